@@ -1,0 +1,146 @@
+"""The cluster file as a tree of frozen Structs: every key, its default and its meaning, written once, here.
+
+A key's documentation is the string below it. Keys of TensorRT-LLM's files have TensorRT-LLM's names and meanings.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Backend = Literal["DEFAULT", "UCX", "NIXL", "MPI", "LOCAL"]
+
+
+class _Section(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class KvCacheConfig(_Section):
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of the KV cache; `auto`: the model's compute type."""
+    tokens_per_block: Literal[8, 16, 32, 64, 128] = 32
+    """Tokens in a block, the unit of allocation and transfer."""
+    free_gpu_memory_fraction: Fraction = 0.9
+    """Share of the device's free memory for the KV cache of all its servers; without GPUs, of the host's free memory."""
+    max_tokens: Count | None = None
+    """Upper bound of the KV cache in tokens. Without one, a server on a CPU takes at most 2 GiB."""
+
+
+class CacheTransceiverConfig(_Section):
+    backend: Backend | None = None
+    """How KV moves. DEFAULT: LOCAL (shared memory) between servers on one host without GPUs, otherwise NIXL. No
+    backend: disaggregated serving is not enabled on this server; servers that `up` starts get DEFAULT."""
+    kv_transfer_timeout_ms: Count = 60_000
+    """Deadline of one transfer, from its start."""
+    kv_lease_ms: Count = 30_000
+    """How long a context server holds blocks that nobody comes for; renewed while a generation server waits or reads."""
+
+
+class RouterConfig(_Section):
+    type: Literal["round_robin"] = "round_robin"
+    """How a server is chosen among those of a role."""
+
+
+class ServerSection(_Section):
+    """`context_servers` and `generation_servers`. Any key but urls and num_instances may also stand at the top level,
+    where both sections inherit it."""
+
+    num_instances: Annotated[int, msgspec.Meta(ge=0)] = 1
+    """How many servers."""
+    urls: list[str] = []
+    """host:port of each. With `model:`, where our servers listen; without, servers that already run."""
+    router: RouterConfig = RouterConfig()
+    tensor_parallel_size: Count = 1
+    """Ranks that share each layer."""
+    pipeline_parallel_size: Count = 1
+    """Ranks that share the layers out."""
+    max_batch_size: Count = 64
+    """Requests that run at once."""
+    max_num_tokens: Count = 2048
+    """Tokens computed in one step; a longer prompt is computed in chunks."""
+    max_seq_len: Count | None = None
+    """Prompt and output together; without it, what the model was trained for."""
+    max_queue_size: Count = 1024
+    """Requests that wait on a server before it answers 429."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Compute type of the weights; `auto`: bfloat16."""
+    kv_cache_config: KvCacheConfig = KvCacheConfig()
+    cache_transceiver_config: CacheTransceiverConfig = CacheTransceiverConfig()
+    gpus: list[str | int] | None = None
+    """GPUs (index or UUID) to divide among this section's servers; without it, all that are visible."""
+    cores: list[int] | None = None
+    """CPU cores to divide among this section's servers; without it, an equal share of all."""
+    env: dict[str, str] = {}
+    """Environment variables added for the servers."""
+    command: list[str] | None = None
+    """Program started in the builtin engine's place, with `--spec FILE` added: a wrapper (numactl, a profiler), or
+    another engine that reads a spec."""
+    extra_llm_api_options: str | None = None
+    """A worker's YAML, merged into this section."""
+
+
+class ModelEntry(_Section):
+    """One of several models in a cluster."""
+
+    name: str
+    """What clients ask for."""
+    model: str
+    context_servers: ServerSection | None = None
+    generation_servers: ServerSection | None = None
+
+
+class SupervisionConfig(_Section):
+    start_timeout_s: Seconds = 300.0
+    """Deadline from the start of a server until it can serve."""
+    drain_timeout_s: Seconds = 30.0
+    """Deadline for running requests when a server is asked to end; then it is stopped."""
+    kill_timeout_s: Seconds = 10.0
+    """From SIGTERM to SIGKILL."""
+    max_restarts: Annotated[int, msgspec.Meta(ge=0)] = 5
+    """Deaths within `restart_window_s` after which a server is given up."""
+    restart_window_s: Seconds = 600.0
+    backoff_s: Seconds = 1.0
+    """Pause before the first restart; doubles with each death, to at most `max_backoff_s`, with jitter."""
+    max_backoff_s: Seconds = 60.0
+
+
+class ProxyConfig(_Section):
+    max_body_bytes: Count = 8 * 1024 * 1024
+    """A larger request body is a 413."""
+    max_queue_size: Count = 1024
+    """Requests in flight; one more is a 429."""
+    first_token_timeout_s: Seconds = 300.0
+    """From a request to its first token."""
+    idle_timeout_s: Seconds = 120.0
+    """Between two tokens of a stream; there is no limit on a stream that flows."""
+
+
+class ClusterFile(_Section):
+    """The whole file."""
+
+    name: str | None = None
+    """Names the cluster to `down`, `status` and `logs`; without it, the file's directory does."""
+    model: str | None = None
+    """An alias (`smollm2-135m-instruct`), a hub id, a directory with safetensors, or a .gguf file. With it, the servers
+    are ours to start."""
+    served_model_name: str | None = None
+    """What clients ask for; without it, `model` as it stands (of a path, its last part)."""
+    models: list[ModelEntry] = []
+    hostname: str = "localhost"
+    """Address the proxy listens on."""
+    port: Port = 8000
+    engine: Literal["builtin"] = "builtin"
+    """Which engine the servers run."""
+    context_servers: ServerSection | None = None
+    generation_servers: ServerSection | None = None
+    max_retries: Annotated[int, msgspec.Meta(ge=0)] = 1
+    """How often a request that failed before its first token is tried elsewhere, both legs together."""
+    secret_file: str | None = None
+    """File (0600) with the cluster's secret; `up` makes one in the runtime directory."""
+    supervision: SupervisionConfig = SupervisionConfig()
+    proxy: ProxyConfig = ProxyConfig()

@@ -1,0 +1,1 @@
+"""One rank of a server: executor, scheduler, runner, sampler, models."""

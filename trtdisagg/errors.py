@@ -1,0 +1,139 @@
+"""One error tree for the whole project.
+
+Each class knows how it looks from outside: the HTTP status and OpenAI error `code` when a client asked for
+something, the exit code when a command did. Nothing here knows aiohttp or click.
+"""
+
+from __future__ import annotations
+
+
+class TrtdisaggError(Exception):
+    """Base of every error that is meant for the outside world.
+
+    The message says what is wrong, where, and the way out, in one or a few lines.
+    """
+
+    http_status = 500
+    exit_code = 1
+    type = "internal_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+class ConfigError(TrtdisaggError):
+    """The cluster file, a spec file or an option is wrong."""
+
+    exit_code = 2
+
+
+class StartupError(TrtdisaggError):
+    """Something the cluster needs is not there: a port, memory, a model, a program."""
+
+
+class NotRunningError(TrtdisaggError):
+    """The command is about a running cluster and none runs."""
+
+    exit_code = 3
+
+
+class NotReadyInTimeError(TrtdisaggError):
+    """The deadline for readiness passed."""
+
+    exit_code = 4
+
+
+class CrashLoopError(TrtdisaggError):
+    """A server died again and again and was given up."""
+
+    exit_code = 5
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+
+class RequestError(TrtdisaggError):
+    """The client's request cannot be served as it stands; asking again will not help."""
+
+    http_status = 400
+    type = "invalid_request_error"
+
+
+class UnsupportedError(RequestError):
+    """A field or feature that is known but not served here."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthError(RequestError):
+    """Prompt and wished output together are longer than the server can hold."""
+
+    code = "context_length_exceeded"
+
+
+class AuthenticationError(RequestError):
+    """The cluster's secret is missing or wrong."""
+
+    http_status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class ModelNotFoundError(RequestError):
+    """No server of this cluster has the model."""
+
+    http_status = 404
+    code = "model_not_found"
+
+
+class BodyTooLargeError(RequestError):
+    """The request body is over the limit."""
+
+    http_status = 413
+    code = "body_too_large"
+
+
+class OverloadedError(TrtdisaggError):
+    """The queue is full; the client may ask again."""
+
+    http_status = 429
+    type = "overloaded_error"
+    code = "queue_full"
+
+
+class UpstreamError(TrtdisaggError):
+    """A server failed the request and retrying was not possible."""
+
+    http_status = 502
+    type = "upstream_error"
+    code = "upstream_failed"
+
+
+class UnavailableError(TrtdisaggError):
+    """No server is ready."""
+
+    http_status = 503
+    type = "unavailable_error"
+    code = "no_server_ready"
+
+
+class DeadlineError(TrtdisaggError):
+    """The request's deadline passed."""
+
+    http_status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+
+
+class HandoverError(TrtdisaggError):
+    """The KV blocks of a request could not be moved: the generation server computes the prefix itself."""
+
+    http_status = 502
+    type = "handover_error"
+    code = "handover_failed"

@@ -1,0 +1,12 @@
+"""Every message that crosses a process, as named types.
+
+    openai    client  <-> proxy <-> server   HTTP bodies in OpenAI's form
+    handover  context  -> proxy  -> generation: what makes two legs one request
+    peers     server  <-> server             the stream that goes with a KV transfer
+    spec      agent    -> child              the spec file a child is started with, and its reports back
+    control   agent   <-> commands, proxy    status, events, membership
+
+`WIRE_VERSION` counts changes that an older process would misread.
+"""
+
+WIRE_VERSION = 1

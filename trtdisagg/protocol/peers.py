@@ -1,0 +1,104 @@
+"""The stream between two servers that hand requests over: length-prefixed msgpack frames.
+
+    generation                                   context
+       | Hello(incarnation, shape, transports) ----> |   refused when the shapes cannot be converted
+       | <---- Welcome(shape, transports, memory)    |
+       | Renew([request ids]) ---------------------> |   every third of a lease, from admission on
+       |   ... one-sided reads of the blocks ...     |
+       | Finish(request id) -----------------------> |   gives the blocks back
+       | <---- Finished(request id, valid)           |   valid: they were held until now, so what was read is right
+       | Release(request id) ----------------------> |   gives the blocks back without having read them
+       | Ping / Pong                                 |
+
+What makes a one-sided read safe is `Finished.valid`: the context server may end a lease at any time, and then what
+was read is thrown away and the prefix computed instead.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from trtdisagg.protocol import WIRE_VERSION
+from trtdisagg.protocol.handover import KvShape
+
+
+class LocalMemory(msgspec.Struct, tag="local", frozen=True, kw_only=True):
+    """A pool in a memfd that a process of the same host and user may map through `/proc/PID/fd/FD`."""
+
+    pid: int
+    fd: int
+    num_bytes: int
+    nonce: bytes
+    """Written at the end of the mapping: proves that it is the pool meant (pid namespaces, reused pids)."""
+
+
+class NixlMemory(msgspec.Struct, tag="nixl", frozen=True, kw_only=True):
+    """A pool registered with a NIXL agent."""
+
+    agent: str
+    metadata: bytes
+    base: int
+    num_bytes: int
+    device_id: int
+    kind: str
+    """`DRAM` or `VRAM`."""
+
+
+Memory = LocalMemory | NixlMemory
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):
+    wire_version: int = WIRE_VERSION
+    server: str
+    incarnation: str
+    shape: KvShape
+    proof: bytes
+    """Keyed digest of the server's challenge: knows the cluster's secret."""
+
+
+class Challenge(msgspec.Struct, tag="challenge", frozen=True, kw_only=True):
+    """First frame on a connection, from the context server."""
+
+    nonce: bytes
+
+
+class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
+    server: str
+    incarnation: str
+    shape: KvShape
+    memory: list[Memory]
+    """One entry per transport this server offers, best first."""
+    lease_ms: int
+
+
+class Refused(msgspec.Struct, tag="refused", frozen=True, kw_only=True):
+    reason: str
+
+
+class Renew(msgspec.Struct, tag="renew", frozen=True, kw_only=True):
+    request_ids: list[int]
+
+
+class Finish(msgspec.Struct, tag="finish", frozen=True, kw_only=True):
+    request_id: int
+
+
+class Finished(msgspec.Struct, tag="finished", frozen=True, kw_only=True):
+    request_id: int
+    valid: bool
+
+
+class Release(msgspec.Struct, tag="release", frozen=True, kw_only=True):
+    request_id: int
+
+
+class Ping(msgspec.Struct, tag="ping", frozen=True, kw_only=True):
+    pass
+
+
+class Pong(msgspec.Struct, tag="pong", frozen=True, kw_only=True):
+    pass
+
+
+FromGeneration = Hello | Renew | Finish | Release | Ping
+FromContext = Challenge | Welcome | Refused | Finished | Pong

@@ -1,0 +1,153 @@
+"""The spec file a child is started with, and the reports it sends back.
+
+    python -m trtdisagg.engine --spec FILE      reads an EngineSpec
+    trtdisagg proxy --spec FILE                 reads a ProxySpec
+
+The same file starts the child again by hand. Reports are JSON lines on the inherited descriptor `report_fd`;
+without one (by hand) they are only logged.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from trtdisagg.protocol import WIRE_VERSION
+
+Role = Literal["context", "generation", "both"]
+Transport = Literal["local", "nixl"]
+Dtype = Literal["bfloat16", "float32"]
+
+
+class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Everything one engine process knows at its start."""
+
+    wire_version: int = WIRE_VERSION
+    cluster: str
+    name: str
+    role: Role
+    incarnation: str
+    model: str
+    """The name clients use."""
+    model_path: str
+    """A directory with safetensors, or a .gguf file."""
+    device: str = "cpu"
+    """`cpu`, or `cuda` (then CUDA_VISIBLE_DEVICES says which)."""
+    dtype: Dtype = "bfloat16"
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0: any free port; the one taken is in the Ready report."""
+    cores: list[int] | None = None
+    """CPU cores to stay on; None: wherever the parent may run."""
+    num_threads: int = 1
+    max_batch_size: int = 64
+    """Requests that run at once."""
+    max_num_tokens: int = 2048
+    """Tokens computed in one step."""
+    max_seq_len: int
+    """Prompt and output together."""
+    max_queue_size: int = 1024
+    """Requests that wait; one more is answered 429."""
+    max_body_bytes: int = 8 * 1024 * 1024
+    tokens_per_block: int = 32
+    num_blocks: int
+    transports: list[Transport] = []
+    """In order of preference; empty: no disaggregated serving."""
+    lease_ms: int = 30_000
+    transfer_timeout_ms: int = 60_000
+    secret_file: str | None = None
+    parent_pid: int | None = None
+    """End when this process ends."""
+    report_fd: int | None = None
+
+
+class UpstreamServer(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A server that the proxy is told of by address: it already runs, somebody else looks after it."""
+
+    name: str
+    role: Role
+    model: str | None
+    """None: asked from /v1/models."""
+    url: str
+    """host:port"""
+
+
+class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Everything the proxy process knows at its start."""
+
+    wire_version: int = WIRE_VERSION
+    cluster: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    servers: list[UpstreamServer] = []
+    """Servers with fixed addresses; those that an agent looks after come over `members_socket`."""
+    members_socket: str | None = None
+    """Unix socket (0600) on which the agent tells who may be routed to."""
+    max_retries: int = 1
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_queue_size: int = 1024
+    first_token_timeout_s: float = 300.0
+    """From the request to its first token; a stream that flows has no total limit."""
+    idle_timeout_s: float = 120.0
+    """Between two tokens."""
+    secret_file: str | None = None
+    parent_pid: int | None = None
+    report_fd: int | None = None
+
+
+# --- reports, child to agent ----------------------------------------------------------------------------------------
+
+
+class Stats(msgspec.Struct, kw_only=True, frozen=True):
+    """Counters of a server or proxy. Names ending in `_total` only grow."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_steps_total: int = 0
+    num_requests_total: int = 0
+    num_failed_total: int = 0
+    num_prompt_tokens_total: int = 0
+    num_generation_tokens_total: int = 0
+    num_blocks: int = 0
+    num_used_blocks: int = 0
+    num_held_blocks: int = 0
+    """Of the used ones, held for a handover."""
+    num_transfers_total: int = 0
+    num_transfer_failures_total: int = 0
+    num_transfer_bytes_total: int = 0
+    transfer_seconds_total: float = 0.0
+
+
+class Loading(msgspec.Struct, tag="loading", kw_only=True, frozen=True):
+    stage: str
+    """For people: `weights`, `warm-up`, ..."""
+
+
+class Ready(msgspec.Struct, tag="ready", kw_only=True, frozen=True):
+    """The child can serve: model loaded, one token generated, sockets open."""
+
+    host: str
+    port: int
+    wire_version: int = WIRE_VERSION
+    max_seq_len: int = 0
+    num_blocks: int = 0
+    tokens_per_block: int = 0
+    dtype: str = ""
+
+
+class Beat(msgspec.Struct, tag="beat", kw_only=True, frozen=True):
+    """Twice a second while the child is alive and its loop makes progress."""
+
+    stats: Stats
+
+
+class Failed(msgspec.Struct, tag="failed", kw_only=True, frozen=True):
+    """The child cannot go on and ends itself; `message` is the one clear line for people."""
+
+    message: str
+    fatal: bool = False
+    """Starting it again cannot help (a missing model, a wrong file)."""
+
+
+Report = Loading | Ready | Beat | Failed

@@ -1,0 +1,1 @@
+"""The OpenAI door: admit, route, hand over, relay."""
