@@ -1,0 +1,122 @@
+"""A cluster brought up by the real program, as a user would, for tests that look at it from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+TRTDISAGG = [sys.executable, "-m", "trtdisagg"]
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Cluster:
+    """One cluster file and the commands of a user on it.
+
+    :param directory: holds the file, the runtime directory and the logs, so that clusters of tests never meet.
+    """
+
+    def __init__(self, directory: Path, text: str) -> None:
+        self.directory = directory
+        self.file = directory / "cluster.yaml"
+        self.file.write_text(text)
+        self.env = environment(directory)
+
+    def run(self, *args: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*TRTDISAGG, *args],
+            cwd=self.directory,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def up(self) -> None:
+        done = self.run("up", str(self.file), "-d", "--wait")
+        if done.returncode:
+            self.down("--force")
+        assert done.returncode == 0, done.stdout + done.stderr + self.logs()
+
+    def down(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return self.run("down", str(self.file), *args)
+
+    def status(self) -> dict[str, Any]:
+        done = self.run("status", str(self.file), "--json")
+        assert done.returncode == 0, done.stderr
+        status: dict[str, Any] = json.loads(done.stdout)
+        return status
+
+    def server(self, name: str) -> dict[str, Any]:
+        return next(s for s in self.status()["servers"] if s["name"] == name)
+
+    def logs(self) -> str:
+        return "".join(f"--- {p.name}\n{p.read_text()}" for p in sorted(self.directory.rglob("*.log")))
+
+    @property
+    def url(self) -> str:
+        url: str = self.status()["url"]
+        return url
+
+    def left_over(self) -> list[str]:
+        """Processes that carry this cluster's environment and still run."""
+        mark = self.env["TRTDISAGG_TEST"]
+        return [" ".join(p.cmdline()) for p in psutil.process_iter() if _environ(p).get("TRTDISAGG_TEST") == mark]
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """An environment of its own for the program: its run and state directories are in `directory`."""
+    run = directory / "run"
+    run.mkdir(mode=0o700, exist_ok=True)
+    return {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "XDG_RUNTIME_DIR": str(run),
+        "XDG_STATE_HOME": str(directory / "state"),
+        "TRTDISAGG_TEST": str(directory),
+        "NO_COLOR": "1",
+    }
+
+
+@contextlib.contextmanager
+def running(directory: Path, text: str) -> Iterator[Cluster]:
+    """A cluster that is up on entry; on exit it is down and has left nothing."""
+    cluster = Cluster(directory, text)
+    cluster.up()
+    try:
+        yield cluster
+    finally:
+        down = cluster.down("-t", "20")
+    assert down.returncode == 0, down.stderr + cluster.logs()
+    assert cluster.left_over() == []
+    shutil.rmtree(directory / "run")
+
+
+def post(url: str, body: dict[str, Any] | bytes, timeout_s: float = 60) -> tuple[int, Any]:
+    """POST JSON; returns status and decoded body, errors too."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as e:
+        with e:
+            return e.code, json.load(e)
+
+
+def _environ(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
