@@ -1,0 +1,96 @@
+"""The pipe on which a child tells its agent how it is: one JSON line a report.
+
+Writing never blocks, because a child's loop must not wait for its agent: a beat that does not fit into the pipe is
+dropped, since the next one says the same and more; anything else is kept and goes first the next time. A pipe without
+a reader means that the agent is gone; ending then is the parent-death signal's job (protocol/parent.py), not this
+file's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+import msgspec
+
+from trtdisagg.protocol.spec import Beat, Report
+
+MAX_LINE_BYTES = 4096
+"""PIPE_BUF of Linux: a line up to this length is written whole or not at all."""
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Report)
+
+
+def decode_report(line: bytes) -> Report:
+    """Decode one line from the pipe.
+
+    :raises msgspec.DecodeError: when it is not a report.
+    """
+    return _decoder.decode(line)
+
+
+class Reporter:
+    """The child's end of the pipe. For one thread only.
+
+    :param fd: the inherited descriptor, which is taken over; None (started by hand): reports go nowhere.
+    """
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        self._unsent: deque[bytes] = deque()
+        if fd is not None:
+            os.set_blocking(fd, False)
+            os.set_inheritable(fd, False)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a reader, as far as known."""
+        return self._fd is not None
+
+    def send(self, report: Report) -> None:
+        """Write a report, or keep it until there is room; never waits."""
+        if self._fd is None:
+            return
+        line = _encode(report)
+        if isinstance(report, Beat):
+            if self._flush():
+                self._write(line)
+        else:
+            self._unsent.append(line)
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, if there is room, and close the pipe."""
+        if self._fd is not None:
+            self._flush()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _flush(self) -> bool:
+        while self._unsent and self._write(self._unsent[0]):
+            self._unsent.popleft()
+        return not self._unsent
+
+    def _write(self, line: bytes) -> bool:
+        if self._fd is None:
+            return False
+        try:
+            os.write(self._fd, line)
+        except BlockingIOError:
+            return False
+        except BrokenPipeError:
+            os.close(self._fd)
+            self._fd = None
+            return False
+        return True
+
+
+def _encode(report: Report) -> bytes:
+    line = _encoder.encode(report) + b"\n"
+    if len(line) <= MAX_LINE_BYTES:
+        return line
+    message = getattr(report, "message", "")
+    # A character takes at most 6 bytes in JSON, so this always fits.
+    return _encoder.encode(msgspec.structs.replace(report, message=message[: MAX_LINE_BYTES // 8] + " ...")) + b"\n"
