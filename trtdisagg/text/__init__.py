@@ -1,1 +1,4 @@
-"""Text in, tokens out, and back: tokenizer, chat template, incremental detokenizer, stop strings. No torch."""
+"""Models as files and text as tokens: what both halves of the house know about a model without loading its weights.
+
+Nothing here imports torch.
+"""
