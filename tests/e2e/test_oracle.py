@@ -1,0 +1,57 @@
+"""The whole cluster says, token for token, what Hugging Face transformers says on the same weights."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from helpers.cluster import Cluster, post, running
+from helpers.oracle import PROMPTS, greedy
+
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
+
+NUM_TOKENS = 64
+
+
+@pytest.fixture(scope="session")
+def expected() -> list[str]:
+    return greedy(PROMPTS, NUM_TOKENS)
+
+
+def complete(cluster: Cluster) -> list[str]:
+    """The cluster's answers to all prompts, asked at once."""
+    url = cluster.url + "/v1/completions"
+
+    def ask(prompt: str) -> str:
+        body = {"model": "smollm2-135m-instruct", "prompt": prompt, "max_tokens": NUM_TOKENS, "temperature": 0}
+        status, answer = post(url, body)
+        assert status == 200, answer
+        text: str = answer["choices"][0]["text"]
+        return text
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(ask, PROMPTS))
+
+
+def test_disaggregated_over_shared_memory(cluster: Cluster, expected: list[str]) -> None:
+    before = cluster.server("generation-0")["stats"]
+    assert complete(cluster) == expected
+    after = cluster.server("generation-0")["stats"]
+    assert after["num_transfers_total"] - before["num_transfers_total"] >= len(PROMPTS) - 2  # some end at token one
+    assert after["num_transfer_failures_total"] == 0
+
+
+def test_disaggregated_over_nixl(tmp_path: Path, in_float32: str, expected: list[str]) -> None:
+    with running(tmp_path, in_float32 + "cache_transceiver_config: {backend: NIXL}\n") as cluster:
+        assert complete(cluster) == expected
+        stats = cluster.server("generation-0")["stats"]
+        assert stats["num_transfers_total"] >= len(PROMPTS) - 2
+        assert stats["num_transfer_failures_total"] == 0
+
+
+def test_aggregated(tmp_path: Path, in_float32: str, expected: list[str]) -> None:
+    text = in_float32.replace("context_servers: {num_instances: 1}", "context_servers: {num_instances: 0}")
+    with running(tmp_path, text) as cluster:
+        assert complete(cluster) == expected
+        assert cluster.server("generation-0")["stats"]["num_transfers_total"] == 0
