@@ -56,6 +56,10 @@ class Seam(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Unix seconds, the same in every chunk."""
     stream: bool = False
     """The client asked for a stream (the context leg itself is never streamed)."""
+    include_usage: bool = False
+    """The client's `stream_options.include_usage`, for chunks that the context server frames: its own leg has none."""
+    continuous_usage_stats: bool = False
+    """Likewise."""
     num_chars_sent: int = 0
     """Characters of the answer that the client already has; generation goes on behind them."""
 

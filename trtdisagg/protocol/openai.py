@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from trtdisagg.errors import RequestError, UnsupportedError
+from trtdisagg.errors import RequestError, TrtdisaggError, UnsupportedError
 from trtdisagg.protocol.handover import DisaggregatedParams, Seam, SeamReply
 
 FinishReason = Literal["stop", "length", "not_finished", "cancelled", "error"]
@@ -282,6 +282,12 @@ class ErrorDetail(msgspec.Struct, kw_only=True, frozen=True):
 
 class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorDetail
+
+
+def encode_error(error: TrtdisaggError) -> bytes:
+    """Encode an error as the body of an answer, or as the data of a server-sent event."""
+    detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
+    return msgspec.json.encode(ErrorBody(detail))
 
 
 class ModelCard(msgspec.Struct, kw_only=True, frozen=True):
