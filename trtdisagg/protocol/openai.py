@@ -74,7 +74,8 @@ class _Common(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
 
 
 class CompletionRequest(_Common, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: str | list[str | int | list[int]]
+    """Text, token ids, or a list of prompts, each either; what is mixed in one list means nothing."""
     max_tokens: Count | None = None
     """None: 16, as OpenAI has it."""
     add_special_tokens: bool = True
@@ -247,7 +248,7 @@ class Completion(msgspec.Struct, kw_only=True, frozen=True):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: Usage | None | msgspec.UnsetType = msgspec.UNSET
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
     prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     """On the context leg: what the server made of the prompt."""
     seam: SeamReply | msgspec.UnsetType = msgspec.UNSET
@@ -270,7 +271,7 @@ class ChatChunk(msgspec.Struct, kw_only=True, frozen=True):
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: Usage | None | msgspec.UnsetType = msgspec.UNSET
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ErrorDetail(msgspec.Struct, kw_only=True, frozen=True):
