@@ -121,8 +121,21 @@ def test_example_client(cluster: Cluster, tmp_path: Path, kind: str, streaming: 
     out = tmp_path / "out.json"
     client = REPOSITORY / "examples" / "clients" / "disagg_client.py"
     subprocess.run(
-        [sys.executable, client, "-c", cluster.file, "-p", prompts, "-e", kind, *streaming]
-        + ["--max-tokens", "8", "-o", out],
+        [
+            sys.executable,
+            client,
+            "-c",
+            cluster.file,
+            "-p",
+            prompts,
+            "-e",
+            kind,
+            *streaming,
+            "--max-tokens",
+            "8",
+            "-o",
+            out,
+        ],
         check=True,
         timeout=60,
     )
