@@ -120,25 +120,8 @@ def test_example_client(cluster: Cluster, tmp_path: Path, kind: str, streaming: 
     prompts.write_text(json.dumps(["The capital of France is", "The capital of Italy is", "2 + 2 ="]))
     out = tmp_path / "out.json"
     client = REPOSITORY / "examples" / "clients" / "disagg_client.py"
-    subprocess.run(
-        [
-            sys.executable,
-            client,
-            "-c",
-            cluster.file,
-            "-p",
-            prompts,
-            "-e",
-            kind,
-            *streaming,
-            "--max-tokens",
-            "8",
-            "-o",
-            out,
-        ],
-        check=True,
-        timeout=60,
-    )
+    command = [sys.executable, client, "-c", cluster.file, "-p", prompts, "-e", kind, "--max-tokens", "8", "-o", out]
+    subprocess.run([*command, *streaming], check=True, timeout=60)
     answers = json.loads(out.read_text())
     assert len(answers) == 3
     assert "Paris" in str(answers[0])
