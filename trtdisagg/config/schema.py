@@ -20,33 +20,34 @@ class _Section(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     pass
 
 
-class KvCacheConfig(_Section):
+class KvCacheConfig(_Section, frozen=True):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the KV cache; `auto`: the model's compute type."""
     tokens_per_block: Literal[8, 16, 32, 64, 128] = 32
     """Tokens in a block, the unit of allocation and transfer."""
     free_gpu_memory_fraction: Fraction = 0.9
-    """Share of the device's free memory for the KV cache of all its servers; without GPUs, of the host's free memory."""
+    """Share of the device's free memory for the KV cache of all its servers; without GPUs, of the host's memory."""
     max_tokens: Count | None = None
     """Upper bound of the KV cache in tokens. Without one, a server on a CPU takes at most 2 GiB."""
 
 
-class CacheTransceiverConfig(_Section):
+class CacheTransceiverConfig(_Section, frozen=True):
     backend: Backend | None = None
     """How KV moves. DEFAULT: LOCAL (shared memory) between servers on one host without GPUs, otherwise NIXL. No
     backend: disaggregated serving is not enabled on this server; servers that `up` starts get DEFAULT."""
     kv_transfer_timeout_ms: Count = 60_000
     """Deadline of one transfer, from its start."""
     kv_lease_ms: Count = 30_000
-    """How long a context server holds blocks that nobody comes for; renewed while a generation server waits or reads."""
+    """How long a context server holds blocks that nobody comes for; renewed while a generation server waits or
+    reads."""
 
 
-class RouterConfig(_Section):
+class RouterConfig(_Section, frozen=True):
     type: Literal["round_robin"] = "round_robin"
     """How a server is chosen among those of a role."""
 
 
-class ServerSection(_Section):
+class ServerSection(_Section, frozen=True):
     """`context_servers` and `generation_servers`. Any key but urls and num_instances may also stand at the top level,
     where both sections inherit it."""
 
@@ -84,7 +85,7 @@ class ServerSection(_Section):
     """A worker's YAML, merged into this section."""
 
 
-class ModelEntry(_Section):
+class ModelEntry(_Section, frozen=True):
     """One of several models in a cluster."""
 
     name: str
@@ -94,7 +95,7 @@ class ModelEntry(_Section):
     generation_servers: ServerSection | None = None
 
 
-class SupervisionConfig(_Section):
+class SupervisionConfig(_Section, frozen=True):
     start_timeout_s: Seconds = 300.0
     """Deadline from the start of a server until it can serve."""
     drain_timeout_s: Seconds = 30.0
@@ -109,7 +110,7 @@ class SupervisionConfig(_Section):
     max_backoff_s: Seconds = 60.0
 
 
-class ProxyConfig(_Section):
+class ProxyConfig(_Section, frozen=True):
     max_body_bytes: Count = 8 * 1024 * 1024
     """A larger request body is a 413."""
     max_queue_size: Count = 1024
@@ -120,7 +121,7 @@ class ProxyConfig(_Section):
     """Between two tokens of a stream; there is no limit on a stream that flows."""
 
 
-class ClusterFile(_Section):
+class ClusterFile(_Section, frozen=True):
     """The whole file."""
 
     name: str | None = None

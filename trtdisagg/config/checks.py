@@ -1,0 +1,74 @@
+"""What must hold between the keys of a cluster file, beyond the type of each.
+
+Knows the file alone: whether the machine can hold the cluster is decided in the supervisor's plan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from trtdisagg.config.located import Located
+from trtdisagg.config.schema import ClusterFile, ModelEntry, ServerSection
+from trtdisagg.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_URL = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@?#\[\]]+):(\d{1,5})")
+
+
+def check(cluster: ClusterFile, root: Located, *, only_routes: bool) -> None:
+    """
+    :param root: the same file with places.
+    :raises ConfigError: with the line and path of what does not fit.
+    """
+    if cluster.name is not None and not _NAME.fullmatch(cluster.name):
+        raise _error(
+            root, "name", f"{cluster.name!r}: letters, digits, dot, dash and underscore only: it is part of paths"
+        )
+    _check_models(cluster, root, only_routes)
+    sections = list(_sections(cluster))
+    for path, section in sections:
+        _check_urls(root, path, section, must_have=only_routes)
+    if not any(section.num_instances for _, section in sections):
+        raise ConfigError(
+            f"{root.place.file}: no servers: name a `model:` to start, or `urls` of servers that run already"
+        )
+    if cluster.supervision.backoff_s > cluster.supervision.max_backoff_s:
+        raise _error(root, "supervision.backoff_s", "longer than max_backoff_s")
+
+
+def _check_models(cluster: ClusterFile, root: Located, only_routes: bool) -> None:
+    if cluster.model is not None and cluster.models:
+        raise _error(root, "models", "the file has `model` as well; use one of the two")
+    if only_routes:
+        return
+    if not cluster.model and not cluster.models:
+        raise _error(root, "model" if "model" in root.children else "models", "names no model")
+    if len(cluster.models) > 1:
+        raise _error(root, "models[1]", "several models in one cluster: not there yet")
+
+
+def _sections(cluster: ClusterFile) -> Iterator[tuple[str, ServerSection]]:
+    entries: list[tuple[str, ClusterFile | ModelEntry]] = [("", cluster)]
+    entries += [(f"models[{i}].", entry) for i, entry in enumerate(cluster.models)]
+    for prefix, entry in entries:
+        for name in ("context_servers", "generation_servers"):
+            if section := getattr(entry, name):
+                yield prefix + name, section
+
+
+def _check_urls(root: Located, path: str, section: ServerSection, *, must_have: bool) -> None:
+    if must_have and section.num_instances and not section.urls:
+        raise _error(root, path, "no `urls`, and the file has no `model` to start servers with")
+    if section.urls and len(section.urls) != section.num_instances:
+        raise _error(root, f"{path}.urls", f"{len(section.urls)} urls, but num_instances is {section.num_instances}")
+    for i, url in enumerate(section.urls):
+        matched = _URL.fullmatch(url)
+        if not matched or not 0 < int(matched[2]) <= 65535:
+            raise _error(root, f"{path}.urls[{i}]", f"expected host:port, got {url!r}")
+        if url in section.urls[:i]:
+            raise _error(root, f"{path}.urls[{i}]", f"{url} stands here twice")
+
+
+def _error(root: Located, path: str, message: str) -> ConfigError:
+    return ConfigError(f"{root.at(path).place}: {path}: {message}")

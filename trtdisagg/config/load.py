@@ -1,0 +1,106 @@
+"""Reads a cluster file: YAML with places -> sections made whole -> keys checked -> frozen Structs.
+
+Every complaint names file, line and path and is raised before any process starts. What the keys mean is in `schema`;
+what a server gets from them is decided in the supervisor's plan.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from trtdisagg.config import shape
+from trtdisagg.config.checks import check
+from trtdisagg.config.keys import Notice, Pruner
+from trtdisagg.config.located import Located, kind, read
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.sections import complete
+from trtdisagg.errors import ConfigError
+
+_WORDING = {
+    "`": "",
+    "Expected": "expected",
+    "Object missing": "missing",
+    " | null": "",
+    "object": "mapping",
+    "array": "list",
+}
+"""The converter's words, and ours."""
+
+
+class Loaded(msgspec.Struct, kw_only=True, frozen=True):
+    """A cluster file that holds together."""
+
+    cluster: ClusterFile
+    path: Path
+    """Absolute."""
+    name: str
+    """The cluster's: `name:`, or the name of the file's directory."""
+    no_effect: list[Notice] = []
+    """Keys that were accepted and change nothing, with the reason; each once."""
+
+
+def load(path: Path | str, *, only_routes: bool = False) -> Loaded:
+    """Read a cluster file.
+
+    :param only_routes: as if there were no `model:`: the servers of the file run already, whoever started them.
+    :raises ConfigError: with file, line and path; see the module's text.
+    """
+    path = Path(path)
+    root = read(path)
+    only_routes = only_routes or not {"model", "models"} & set(root.children)
+    root = complete(root, worker_files=None if only_routes else path.parent)
+    pruner = Pruner(only_routes=only_routes)
+    root = pruner.prune(root, ClusterFile)
+    cluster = _convert(root)
+    check(cluster, root, only_routes=only_routes)
+    if only_routes:
+        cluster = msgspec.structs.replace(cluster, model=None, models=[])
+    return Loaded(
+        cluster=cluster, path=Path(os.path.abspath(path)), name=_name(cluster, path), no_effect=pruner.notices
+    )
+
+
+def _convert(root: Located) -> ClusterFile:
+    """
+    :raises ConfigError: a value has the wrong type or is out of range, or a key that must be there is missing.
+    """
+    try:
+        return msgspec.convert(root.plain(), ClusterFile)
+    except msgspec.ValidationError as e:
+        message, _, path = str(e).partition(" - at `$")
+        raise _explain(root, path.rstrip("`").lstrip("."), message) from None
+
+
+def _explain(root: Located, path: str, message: str) -> ConfigError:
+    """The converter's complaint in our form, with the line, the value and, where it is one of a few words, those."""
+    if path.endswith("[...]"):
+        path = _culprit(root, path.removesuffix("[...]"), message)
+    found = root.at(path)
+    for theirs, ours in _WORDING.items():
+        message = message.replace(theirs, ours)
+    words = shape.words_of(shape.type_of(ClusterFile, path))
+    if message.startswith("Invalid enum value") or (words and "got" in message):
+        message = f"expected one of {', '.join(words)}, got {found.plain()!r}"
+    elif message.startswith("expected") and not isinstance(found.value, dict | list | None):
+        message = f"{message.partition(', got')[0]}, got {kind(found.value)} {found.plain()!r}"
+        message += "; put it in quotes" if message.startswith("expected str,") else ""
+    return ConfigError(f"{found.place}: {path or 'the file'}: {message}")
+
+
+def _culprit(root: Located, path: str, message: str) -> str:
+    """The path of the value that is meant where the converter says only that one in a mapping is wrong."""
+    got = re.search(r"got `(\w+)`", message)
+    for key, child in root.at(path).children.items():
+        if got and kind(child.value) == got[1]:
+            return f"{path}.{key}"
+    return path
+
+
+def _name(cluster: ClusterFile, path: Path) -> str:
+    """A name that can be part of a path: of a directory's name, what is odd becomes a dash."""
+    directory = Path(os.path.abspath(path)).parent.name
+    return cluster.name or re.sub(r"[^A-Za-z0-9._-]+", "-", directory).strip(".-") or "cluster"

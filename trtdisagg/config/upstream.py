@@ -1,0 +1,215 @@
+"""What TensorRT-LLM's files also say: one table of the keys and values that are not (yet) ours.
+
+A file written for TensorRT-LLM is a valid cluster file. Of its keys that the schema lacks, some have no effect here and
+are named once by `check` and `up`, with the reason; the others ask for something that would change results or that
+people rely on, and are refused while it is missing. Knows no files and no lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from trtdisagg.config.schema import (
+    CacheTransceiverConfig,
+    ClusterFile,
+    KvCacheConfig,
+    RouterConfig,
+    ServerSection,
+)
+
+
+class NoEffect(msgspec.Struct, frozen=True):
+    """Any value is accepted and changes nothing; `because` completes the sentence 'no effect here, because ...'."""
+
+    because: str
+
+
+class NotThereYet(msgspec.Struct, frozen=True):
+    """A value that asks for `what` is refused; one that does not is as if it were not written."""
+
+    what: str
+    asks: Callable[[Any], bool] = bool
+
+
+def _other_than(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: value is not None and value not in values
+
+
+def _one_of(*values: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value.upper() in values
+
+
+def _more_than(limit: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and value > limit
+
+
+def _prefills_locally(value: Any) -> bool:
+    """`max_local_prefill_length: 0` sends every prompt to a context server, which is what happens anyway."""
+    return not isinstance(value, dict) or bool(value.get("max_local_prefill_length", 0))
+
+
+_ONE_DEVICE = NotThereYet("more than one rank a server", _more_than(1))
+_EXPERTS = NotThereYet("mixture-of-experts models", _other_than(1, -1, {}))
+_GRAPHS = NoEffect("steps are not captured as CUDA graphs")
+_NO_COMPILER = NoEffect("the builtin engine compiles and tunes nothing")
+_ONE_SAMPLER = NoEffect("there is one sampler")
+_NO_REUSE = NoEffect("the blocks of a finished request are not kept for others")
+_NO_OFFLOAD = NoEffect("KV blocks are not moved to host memory")
+_UNSTAGED = NoEffect("blocks move straight from pool to pool, without a buffer between")
+_ITER_STATS = NoEffect("counters are always kept; see `trtdisagg status` and /metrics")
+_ADMIT_AT_ONCE = NoEffect("a request joins the running batch at the next step")
+_LORA = NotThereYet("LoRA")
+_LOGITS = NotThereYet("returning logits")
+_PERF_METRICS = NoEffect("there are no records of single requests; totals are in /metrics")
+_COMES_WITH_MODEL = NotThereYet("a tokenizer, revision or parser other than the model's own", _other_than("auto"))
+_EVENT_DRIVEN = NoEffect("the end of a transfer is an event, nothing polls for it")
+_COUNTS_NOTHING = NoEffect("round_robin counts neither requests nor tokens")
+
+TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
+    ClusterFile: {
+        "allow_request_chat_template": NotThereYet("chat templates in requests"),
+        "conditional_disagg_config": NotThereYet("conditional disaggregation", _prefills_locally),
+        "disagg_cluster": NotThereYet("service discovery (disagg_cluster)"),
+        "disagg_coordinator_url": NotThereYet("a coordinator of several proxies"),
+        "gen_strip_message_history": NoEffect("the generation leg is sent token ids"),
+        "gen_tokids_ctxbytes": NoEffect("the proxy passes bodies on without decoding them"),
+        "node_id": NoEffect("request ids are random enough to need no node in them"),
+        "num_workers": NoEffect("the proxy is one process"),
+        "otlp_config": NoEffect("no traces are written"),
+        "perf_metrics_max_requests": _PERF_METRICS,
+        "perf_metrics_output_dir": _PERF_METRICS,
+        "schedule_style": NoEffect(
+            "a request always begins on a context server, and its first token is sent from there"
+        ),
+    },
+    ServerSection: {
+        "allreduce_strategy": NoEffect("one rank has nothing to reduce"),
+        "attention_dp_config": NotThereYet("data-parallel attention"),
+        "attn_backend": NoEffect("there is one implementation of attention for each kind of device"),
+        "backend": NotThereYet("an engine other than the builtin one", _other_than("pytorch", "_autodeploy")),
+        "batch_wait_max_tokens_ratio": _ADMIT_AT_ONCE,
+        "batch_wait_timeout_iters": _ADMIT_AT_ONCE,
+        "batch_wait_timeout_ms": _ADMIT_AT_ONCE,
+        "batched_logits_processor": NotThereYet("logits processors"),
+        "build_config": NoEffect("the builtin engine runs the weights, it builds nothing from them"),
+        "checkpoint_format": NoEffect("the format of the weights is seen from the files"),
+        "context_parallel_size": _ONE_DEVICE,
+        "cp_config": NotThereYet("context parallelism"),
+        "cuda_graph_batch_sizes": _GRAPHS,
+        "cuda_graph_config": _GRAPHS,
+        "cuda_graph_padding_enabled": _GRAPHS,
+        "custom_tokenizer": _COMES_WITH_MODEL,
+        "decoding_config": NotThereYet("decoding modes other than sampling"),
+        "disable_flashinfer_sampling": _ONE_SAMPLER,
+        "disable_overlap_scheduler": NoEffect(
+            "there is no overlap scheduler; context and generation servers run alike"
+        ),
+        "enable_attention_dp": NotThereYet("data-parallel attention"),
+        "enable_autotuner": _NO_COMPILER,
+        "enable_chunked_prefill": NoEffect("a prompt longer than max_num_tokens is always computed in chunks"),
+        "enable_iter_perf_stats": _ITER_STATS,
+        "enable_iter_req_stats": _ITER_STATS,
+        "enable_layerwise_nvtx_marker": NoEffect("there are no NVTX ranges"),
+        "enable_lm_head_tp_in_adp": NotThereYet("data-parallel attention"),
+        "enable_lora": _LORA,
+        "enable_min_latency": _NO_COMPILER,
+        "enable_mixed_sampler": _ONE_SAMPLER,
+        "enable_trtllm_sampler": _ONE_SAMPLER,
+        "free_gpu_memory_fraction": NoEffect("kv_cache_config has one of its own, and that one counts"),
+        "force_dynamic_quantization": NotThereYet("quantized weights"),
+        "garbage_collection_gen0_threshold": NoEffect("the engine loop makes little garbage"),
+        "gather_generation_logits": _LOGITS,
+        "gpus_per_node": NoEffect("the GPUs of the node are counted"),
+        "guided_decoding_backend": NotThereYet("guided decoding"),
+        "iter_stats_max_iterations": _ITER_STATS,
+        "kv_connector_config": NotThereYet("KV connectors"),
+        "load_format": NotThereYet("weights that are not the model's own", _other_than("auto", 0)),
+        "lora_config": _LORA,
+        "max_beam_width": NotThereYet("beam search", _more_than(1)),
+        "max_input_len": NoEffect("max_seq_len bounds prompt and output together"),
+        "max_stats_len": _ITER_STATS,
+        "mm_encoder_only": NotThereYet("multimodal models"),
+        "moe_backend": NoEffect("there are no mixture-of-experts models"),
+        "moe_cluster_parallel_size": _EXPERTS,
+        "moe_config": _EXPERTS,
+        "moe_expert_parallel_size": _EXPERTS,
+        "moe_tensor_parallel_size": _EXPERTS,
+        "normalize_log_probs": NotThereYet("beam search"),
+        "num_postprocess_workers": NoEffect("text is made outside the engine loop, by threads"),
+        "nvfp4_gemm_config": NotThereYet("quantized weights"),
+        "orchestrator_type": NoEffect("the supervisor starts the ranks"),
+        "otlp_traces_endpoint": NoEffect("no traces are written"),
+        "peft_cache_config": _LORA,
+        "perf_metrics_max_requests": _PERF_METRICS,
+        "pipeline_parallel_size": _ONE_DEVICE,
+        "postprocess_tokenizer_dir": NoEffect("text is made with the model's own tokenizer"),
+        "pp_partition": NotThereYet("pipeline parallelism"),
+        "print_iter_log": NoEffect("counters go to `trtdisagg status` and /metrics, not to the log"),
+        "quant_config": NotThereYet("quantized weights"),
+        "reasoning_parser": _COMES_WITH_MODEL,
+        "request_stats_max_iterations": _ITER_STATS,
+        "return_perf_metrics": _PERF_METRICS,
+        "revision": _COMES_WITH_MODEL,
+        "sampler_force_async_worker": _ONE_SAMPLER,
+        "sampler_type": _ONE_SAMPLER,
+        "scheduler_config": NoEffect(
+            "a request is admitted when the blocks it may need are free, and then runs to its end"
+        ),
+        "skip_tokenizer_init": NotThereYet("servers without a tokenizer"),
+        "sparse_attention_config": NotThereYet("sparse attention"),
+        "speculative_config": NotThereYet("speculative decoding"),
+        "stream_interval": NoEffect("each token is sent when it is there"),
+        "tensor_parallel_size": _ONE_DEVICE,
+        "tokenizer": _COMES_WITH_MODEL,
+        "tokenizer_mode": _COMES_WITH_MODEL,
+        "tokenizer_revision": _COMES_WITH_MODEL,
+        "tool_parser": _COMES_WITH_MODEL,
+        "torch_compile_config": _NO_COMPILER,
+        "trust_remote_code": NoEffect("no code that comes with a model is ever run"),
+        "use_cuda_graph": _GRAPHS,
+        "use_torch_sampler": _ONE_SAMPLER,
+        "dtype": NotThereYet("this compute type", _one_of("FLOAT16", "FP16", "HALF", "FP8")),
+    },
+    KvCacheConfig: {
+        "attention_dp_events_gather_period_ms": _NO_REUSE,
+        "copy_on_partial_reuse": _NO_REUSE,
+        "cross_kv_cache_fraction": NotThereYet("encoder-decoder models"),
+        "dtype": NotThereYet("a KV cache of this type", _one_of("FLOAT16", "FP16", "HALF", "FP8", "INT8", "NVFP4")),
+        "enable_block_reuse": _NO_REUSE,
+        "enable_partial_reuse": _NO_REUSE,
+        "event_buffer_max_size": _NO_REUSE,
+        "host_cache_size": _NO_OFFLOAD,
+        "mamba_ssm_cache_dtype": NoEffect("there are no state-space models"),
+        "max_attention_window": NotThereYet("sliding-window attention"),
+        "max_gpu_total_bytes": NotThereYet("a KV cache bounded in bytes (max_tokens bounds it in tokens)"),
+        "max_util_for_resume": NoEffect("a running request is never paused"),
+        "onboard_blocks": _NO_OFFLOAD,
+        "secondary_offload_min_priority": _NO_OFFLOAD,
+        "sink_token_length": NotThereYet("sliding-window attention"),
+        "use_kv_cache_manager_v2": NoEffect("there is one KV cache manager"),
+        "use_uvm": NoEffect("KV blocks are ordinary device memory"),
+    },
+    CacheTransceiverConfig: {
+        "backend": NotThereYet("this transfer backend", _one_of("UCX", "MPI", "MOONCAKE")),
+        "enable_cache_transceiver": NotThereYet("servers without a handover", lambda value: value is False),
+        "enable_pipelined_transfer": NoEffect("blocks are handed over when the whole prompt is computed"),
+        "kv_transfer_poll_interval_ms": _EVENT_DRIVEN,
+        "kv_transfer_sender_future_timeout_ms": _EVENT_DRIVEN,
+        "max_num_tokens": _UNSTAGED,
+        "max_tokens_in_buffer": _UNSTAGED,
+        "transceiver_runtime": NoEffect("there is one transceiver"),
+    },
+    RouterConfig: {
+        "max_batch_size": _COUNTS_NOTHING,
+        "max_num_tokens": _COUNTS_NOTHING,
+        "tokens_per_block": _COUNTS_NOTHING,
+        "type": NotThereYet("this router", _one_of("LOAD_BALANCING", "KV_CACHE_AWARE", "CONVERSATION")),
+        "use_tokens": _COUNTS_NOTHING,
+    },
+}
+
+BACKEND_SPELLINGS = {"default": "DEFAULT", "nixl": "NIXL", "local": "LOCAL"}
+"""Transfer backends as older files write them."""
