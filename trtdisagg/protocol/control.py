@@ -16,7 +16,9 @@ import msgspec
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.spec import Role, Stats
 
-ServerState = Literal["starting", "loading", "ready", "draining", "stopping", "backoff", "stopped", "failed"]
+Need = Literal["context", "generation"]
+ServerState = Literal["starting", "loading", "ready", "stalled", "draining", "stopping", "backoff", "stopped", "failed"]
+"""`stalled`: it was ready and shows no sign of life now, so it is not routed to."""
 
 
 class Member(msgspec.Struct, kw_only=True, frozen=True):
@@ -40,6 +42,8 @@ class Members(msgspec.Struct, kw_only=True, frozen=True):
 
     wire_version: int = WIRE_VERSION
     members: list[Member]
+    needs: dict[str, list[Need]] = {}
+    """The models of this cluster and the roles each must have a server of: before the first is ready, too."""
     ttl_ms: int = 5000
     """Without a renewal for this long, the set counts as stale: what is known goes on, `/health` says so."""
 
