@@ -1,1 +1,4 @@
-"""Who may be routed to."""
+"""Who may be routed to: the agent tells (client), the proxy keeps (members).
+
+    agent --- PUT /members, on each change and every second ---> proxy
+"""

@@ -1,0 +1,98 @@
+"""The agent's side against a socket that plays the proxy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import msgspec
+import pytest
+
+from trtdisagg.protocol.control import Member, Members
+from trtdisagg.registry.client import MembersClient, put_members
+
+pytestmark = pytest.mark.anyio
+
+MEMBER = Member(name="context-0", role="context", model="m", url="127.0.0.1:1")
+
+
+class FakeDoor:
+    """Takes members as the proxy does, or answers what it is told to."""
+
+    def __init__(self, path: Path, answer: bytes = b"HTTP/1.1 204 No Content\r\n\r\n") -> None:
+        self.path = path
+        self.answer = answer
+        self.send, self.received = anyio.create_memory_object_stream[Members](100)
+
+    async def serve(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        async with await anyio.create_unix_listener(self.path) as listener:
+            task_status.started()
+            await listener.serve(self._answer)
+
+    async def _answer(self, stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            data = b""
+            while not (data and self._is_whole(data)):
+                data += await stream.receive()
+            head, _, body = data.partition(b"\r\n\r\n")
+            assert head.startswith(b"PUT /members HTTP/1.1\r\n")
+            self.send.send_nowait(msgspec.json.decode(body, type=Members))
+            await stream.send(self.answer)
+
+    @staticmethod
+    def _is_whole(data: bytes) -> bool:
+        head, _, body = data.partition(b"\r\n\r\n")
+        lengths = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length")]
+        return bool(lengths) and len(body) == lengths[0]
+
+
+async def test_a_change_is_told_at_once_and_renewed(tmp_path: Path) -> None:
+    door = FakeDoor(tmp_path / "s")
+    client = MembersClient(door.path)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks, door.send, door.received:
+            await tasks.start(door.serve)
+            tasks.start_soon(client.run)
+            assert (await door.received.receive()).members == []
+            before = anyio.current_time()
+            client.update([MEMBER], {"m": ["context", "generation"]})
+            told = await door.received.receive()
+            assert anyio.current_time() - before < 0.5
+            assert told.members == [MEMBER]
+            assert told.needs == {"m": ["context", "generation"]}
+            assert (await door.received.receive()).members == [MEMBER], "renewed without a change"
+            assert client.last_error is None
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_proxy_that_comes_late_is_told(tmp_path: Path) -> None:
+    door = FakeDoor(tmp_path / "s")
+    client = MembersClient(door.path)
+    client.update([MEMBER])
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks, door.send, door.received:
+            tasks.start_soon(client.run)
+            while client.last_error is None:
+                await anyio.lowlevel.checkpoint()
+            await tasks.start(door.serve)
+            assert (await door.received.receive()).members == [MEMBER]
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\nwhy", b"", b"nonsense"])
+async def test_any_other_answer_is_an_error(tmp_path: Path, answer: bytes) -> None:
+    door = FakeDoor(tmp_path / "s", answer)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks, door.send, door.received:
+            await tasks.start(door.serve)
+            with pytest.raises(OSError, match="refused its members"):
+                await put_members(str(door.path), Members(members=[]))
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_proxy_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trtdisagg.registry.client.TIMEOUT_S", 0.1)
+    async with await anyio.create_unix_listener(tmp_path / "s"):
+        with pytest.raises(TimeoutError):
+            await put_members(str(tmp_path / "s"), Members(members=[]))

@@ -1,0 +1,125 @@
+"""Who may be routed to: whole sets of members from their sources, less those that are in doubt.
+
+A source (an agent, the poller of fixed addresses) always tells its whole set, so a message that was lost does no harm.
+Between two messages the proxy may see for itself that a server is gone: it is then in doubt, and not routed to until a
+probe succeeds or its source replaces it. Nothing here waits, and time is told from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from trtdisagg.protocol.control import Member, Need
+
+
+class Pools(msgspec.Struct, frozen=True):
+    """The servers of one model that may be routed to, by what they can do; one of role `both` is in both."""
+
+    context: tuple[Member, ...] = ()
+    generation: tuple[Member, ...] = ()
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything routing looks at, as a value."""
+
+    pools: Mapping[str, Pools] = {}
+    """By model. A model that was served once stays, so that asking for it is 503 and not 404."""
+    needs: Mapping[str, tuple[Need, ...]] = {}
+
+    def missing(self) -> list[str]:
+        """What is not there of what each model needs, for people; empty: all is well."""
+        if not self.pools:
+            return ["no server"]
+        return [
+            f"no {need} server for {model}"
+            for model, pools in self.pools.items()
+            for need in self.needs.get(model, ("generation",))
+            if not getattr(pools, need)
+        ]
+
+    def can_serve(self) -> bool:
+        """Whether each model can be answered, if only by one server alone."""
+        return bool(self.pools) and all(pools.generation for pools in self.pools.values())
+
+
+class Roster:
+    """The sets of all sources and the doubts about them; `snapshot` is what follows."""
+
+    def __init__(self) -> None:
+        self._sets: dict[str, tuple[Member, ...]] = {}
+        self._needs: dict[str, dict[str, tuple[Need, ...]]] = {}
+        self._until: dict[str, float] = {}
+        self._doubted: set[Member] = set()
+        self._models: set[str] = set()
+        self._snapshot: Snapshot | None = Snapshot()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        if self._snapshot is None:
+            self._snapshot = self._build()
+        return self._snapshot
+
+    @property
+    def members(self) -> list[Member]:
+        """All members of all sources, in doubt or not."""
+        return [m for members in self._sets.values() for m in members]
+
+    @property
+    def doubted(self) -> list[Member]:
+        """Members to probe."""
+        return [m for m in self.members if m in self._doubted]
+
+    def replace(
+        self,
+        source: str,
+        members: Iterable[Member],
+        *,
+        needs: Mapping[str, Iterable[Need]] | None = None,
+        until: float | None = None,
+    ) -> None:
+        """Take a source's set in place of its last one.
+
+        :param needs: which roles each of its models needs.
+        :param until: when the set counts as stale; None: never.
+        """
+        self._sets[source] = tuple(members)
+        self._needs[source] = {model: tuple(roles) for model, roles in (needs or {}).items()}
+        self._until.pop(source, None)
+        if until is not None:
+            self._until[source] = until
+        self._doubted &= set(self.members)
+        self._models |= {m.model for m in self._sets[source]} | set(self._needs[source])
+        self._snapshot = None
+
+    def doubt(self, member: Member) -> None:
+        """Do not route to a member until it is trusted again or replaced by its source."""
+        if member in self.members:
+            self._doubted.add(member)
+            self._snapshot = None
+
+    def trust(self, member: Member) -> None:
+        """A probe succeeded."""
+        self._doubted.discard(member)
+        self._snapshot = None
+
+    def is_stale(self, now: float) -> bool:
+        """Whether a source has not been heard of for longer than it said; what is known goes on all the same."""
+        return any(until < now for until in self._until.values())
+
+    def is_listed(self, member: Member) -> bool:
+        """Whether a source still stands by this member, and no doubt has come up."""
+        return member in self.members and member not in self._doubted
+
+    def _build(self) -> Snapshot:
+        usable = [m for m in self.members if m not in self._doubted]
+        pools = {
+            model: Pools(
+                context=tuple(m for m in usable if m.model == model and m.role != "generation"),
+                generation=tuple(m for m in usable if m.model == model and m.role != "context"),
+            )
+            for model in sorted(self._models)
+        }
+        needs = {model: roles for told in self._needs.values() for model, roles in told.items()}
+        return Snapshot(pools=pools, needs=needs)
