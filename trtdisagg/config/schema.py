@@ -13,7 +13,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Backend = Literal["DEFAULT", "UCX", "NIXL", "MPI", "LOCAL"]
+Backend = Literal["DEFAULT", "NIXL", "LOCAL"]
 
 
 class _Section(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +56,7 @@ class ServerSection(_Section, frozen=True):
     urls: list[str] = []
     """host:port of each. With `model:`, where our servers listen; without, servers that already run."""
     router: RouterConfig = RouterConfig()
+    """Which server gets a request."""
     tensor_parallel_size: Count = 1
     """Ranks that share each layer."""
     pipeline_parallel_size: Count = 1
@@ -71,7 +72,9 @@ class ServerSection(_Section, frozen=True):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute type of the weights; `auto`: bfloat16."""
     kv_cache_config: KvCacheConfig = KvCacheConfig()
+    """Size and form of the KV cache."""
     cache_transceiver_config: CacheTransceiverConfig = CacheTransceiverConfig()
+    """How KV moves from context to generation servers."""
     gpus: list[str | int] | None = None
     """GPUs (index or UUID) to divide among this section's servers; without it, all that are visible."""
     cores: list[int] | None = None
@@ -91,8 +94,11 @@ class ModelEntry(_Section, frozen=True):
     name: str
     """What clients ask for."""
     model: str
+    """As at the top level."""
     context_servers: ServerSection | None = None
+    """As at the top level."""
     generation_servers: ServerSection | None = None
+    """As at the top level."""
 
 
 class SupervisionConfig(_Section, frozen=True):
@@ -103,11 +109,13 @@ class SupervisionConfig(_Section, frozen=True):
     kill_timeout_s: Seconds = 10.0
     """From SIGTERM to SIGKILL."""
     max_restarts: Annotated[int, msgspec.Meta(ge=0)] = 5
-    """Deaths within `restart_window_s` after which a server is given up."""
+    """Restarts within `restart_window_s`; a server that dies once more is given up, and the cluster with it."""
     restart_window_s: Seconds = 600.0
+    """Deaths further back do not count."""
     backoff_s: Seconds = 1.0
     """Pause before the first restart; doubles with each death, to at most `max_backoff_s`, with jitter."""
     max_backoff_s: Seconds = 60.0
+    """Longest pause before a restart."""
 
 
 class ProxyConfig(_Section, frozen=True):
@@ -132,16 +140,22 @@ class ClusterFile(_Section, frozen=True):
     served_model_name: str | None = None
     """What clients ask for; without it, `model` as it stands (of a path, its last part)."""
     models: list[ModelEntry] = []
+    """In place of `model` and the two sections; more than one entry is not there yet."""
     hostname: str = "localhost"
     """Address the proxy listens on."""
     port: Port = 8000
+    """Port the proxy listens on; 0: any that is free, see `trtdisagg status`."""
     engine: Literal["builtin"] = "builtin"
     """Which engine the servers run."""
     context_servers: ServerSection | None = None
+    """Servers that compute prompts."""
     generation_servers: ServerSection | None = None
+    """Servers that take prompts over and compute the answers. With no context server they do both."""
     max_retries: Annotated[int, msgspec.Meta(ge=0)] = 1
     """How often a request that failed before its first token is tried elsewhere, both legs together."""
     secret_file: str | None = None
     """File (0600) with the cluster's secret; `up` makes one in the runtime directory."""
     supervision: SupervisionConfig = SupervisionConfig()
+    """Deadlines and restarts."""
     proxy: ProxyConfig = ProxyConfig()
+    """Limits and deadlines of requests."""

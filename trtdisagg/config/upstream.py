@@ -74,6 +74,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "conditional_disagg_config": NotThereYet("conditional disaggregation", _prefills_locally),
         "disagg_cluster": NotThereYet("service discovery (disagg_cluster)"),
         "disagg_coordinator_url": NotThereYet("a coordinator of several proxies"),
+        "engine": NotThereYet("this engine", _one_of("TRTLLM", "VLLM", "SGLANG")),
         "gen_strip_message_history": NoEffect("the generation leg is sent token ids"),
         "gen_tokids_ctxbytes": NoEffect("the proxy passes bodies on without decoding them"),
         "node_id": NoEffect("request ids are random enough to need no node in them"),
