@@ -33,24 +33,26 @@ class ChatTemplate:
         self._special_tokens = special_tokens
         self._compiled: Template | None = None
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool, **kwargs: Any) -> str:
+    def render(
+        self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool, variables: Mapping[str, Any]
+    ) -> str:
         """Render a conversation.
 
-        :param kwargs: further variables of the template, the request's `chat_template_kwargs`.
+        :param variables: further ones of the template, the request's `chat_template_kwargs`.
         :raises RequestError: when there is no template, or it refuses the conversation.
         """
-        if clash := _RESERVED & kwargs.keys():
+        if clash := _RESERVED & variables.keys():
             raise RequestError(f"`{min(clash)}` cannot be set by chat_template_kwargs", param="chat_template_kwargs")
-        variables: dict[str, Any] = {
+        known: dict[str, Any] = {
             **self._special_tokens,
-            **kwargs,
+            **variables,
             "messages": [_as_dict(m) for m in messages],
             "add_generation_prompt": add_generation_prompt,
             "tools": None,
             "documents": None,
         }
         try:
-            return self._template().render(variables)
+            return self._template().render(known)
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as e:
             why = str(e) or type(e).__name__
             raise RequestError(f"The chat template of {self._model} failed: {why}", param="messages") from e

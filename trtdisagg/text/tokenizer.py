@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,21 @@ class Tokenizer:
         detokenizer = Detokenizer(self, skip_special_tokens=skip_special_tokens)
         return detokenizer.push(token_ids) + detokenizer.flush()
 
-    def render_chat(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True, **kwargs: Any) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """Make one prompt of a conversation; encode it without special tokens.
 
+        :param variables: further ones of the template.
         :raises RequestError: when the model has no chat template, or it refuses the conversation.
         """
-        return self._chat_template.render(messages, add_generation_prompt=add_generation_prompt, **kwargs)
+        return self._chat_template.render(
+            messages, add_generation_prompt=add_generation_prompt, variables=variables or {}
+        )
 
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:
