@@ -37,6 +37,14 @@ class StartupError(TrtdisaggError):
     """Something the cluster needs is not there: a port, memory, a model, a program."""
 
 
+class AlreadyRunningError(StartupError):
+    """An agent already runs this cluster."""
+
+    def __init__(self, message: str, *, pid: int | None) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
 class NotRunningError(TrtdisaggError):
     """The command is about a running cluster and none runs."""
 

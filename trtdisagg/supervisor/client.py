@@ -1,0 +1,117 @@
+"""Talks to a running agent over its control socket: status, events, down.
+
+Plain sockets and http.client, because a command has to answer at once and an HTTP library takes longer to import than
+the answer takes.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import select
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from trtdisagg.errors import NotRunningError, StartupError
+from trtdisagg.protocol.control import ClusterStatus, DownRequest
+from trtdisagg.supervisor.rundir import Place
+
+_TIMEOUT_S = 10.0
+
+
+class ControlClient:
+    """One cluster's agent, seen from a command. Each call is a connection of its own."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def status(self) -> ClusterStatus:
+        """What runs, and how it is.
+
+        :raises NotRunningError: when no agent answers.
+        """
+        return msgspec.json.decode(self._request("GET", "/status"), type=ClusterStatus)
+
+    def down(self, request: DownRequest | None = None) -> int:
+        """Ask the cluster to go down; the answer comes at once, `wait_until_gone` waits for the deed.
+
+        :returns: pid of the agent.
+        :raises NotRunningError: when no agent answers.
+        """
+        pid = self.status().agent_pid
+        self._request("POST", "/down", msgspec.json.encode(request or DownRequest()))
+        return pid
+
+    def events(self) -> Iterator[str]:
+        """What happened, then what happens: one JSON object a line, until the agent ends.
+
+        :raises NotRunningError: when no agent answers.
+        """
+        connection = _Connection(self._place.control_socket, timeout_s=None)
+        try:
+            answer = _answer(connection, "GET", "/events")
+            for line in answer:
+                yield line.decode().rstrip("\n")
+        except (OSError, http.client.HTTPException) as e:
+            raise NotRunningError(_not_running(self._place)) from e
+        finally:
+            connection.close()
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        connection = _Connection(self._place.control_socket, timeout_s=_TIMEOUT_S)
+        try:
+            answer = _answer(connection, method, path, body)
+            content = answer.read()
+        except TimeoutError as e:
+            raise StartupError(
+                f"The agent of {self._place.run_dir.name} does not answer within {_TIMEOUT_S:g} s"
+            ) from e
+        except (OSError, http.client.HTTPException) as e:
+            raise NotRunningError(_not_running(self._place)) from e
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise StartupError(f"The agent refused {path}: {content.decode(errors='replace')}")
+        return content
+
+
+def wait_until_gone(pid: int, timeout_s: float) -> bool:
+    """Wait for the end of a process, which need not be a child.
+
+    :returns: False when the deadline passed first.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], timeout_s)[0])
+    finally:
+        os.close(pidfd)
+
+
+def _answer(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None
+) -> http.client.HTTPResponse:
+    connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+    return connection.getresponse()
+
+
+def _not_running(place: Place) -> str:
+    return f"The cluster is not running: nobody answers at {place.control_socket}"
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, *, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))

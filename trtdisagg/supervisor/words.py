@@ -1,0 +1,112 @@
+"""What happened, in words for people: one line an event."""
+
+from __future__ import annotations
+
+import functools
+import signal
+
+from trtdisagg.protocol.spec import Beat, Failed, Loading, Ready, Report
+from trtdisagg.supervisor.events import (
+    Abandon,
+    BackOff,
+    Event,
+    Exited,
+    GiveUp,
+    Kill,
+    Noticed,
+    Reported,
+    Spawned,
+    Stall,
+    StopAsked,
+    Terminate,
+    Woke,
+)
+
+
+def exit_words(returncode: int) -> str:
+    """What a return code of subprocess means."""
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    try:
+        return f"killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"killed by signal {-returncode}"
+
+
+@functools.singledispatch
+def describe(_event: Event) -> str | None:
+    """One line for people; None for what is only noise to them."""
+    return None
+
+
+@describe.register
+def _spawned(event: Spawned) -> str:
+    return f"{event.name}: started, pid {event.pid}"
+
+
+@describe.register
+def _reported(event: Reported) -> str | None:
+    words = _report(event.report)
+    return words and f"{event.name}: {words}"
+
+
+def _report(report: Report) -> str | None:
+    match report:
+        case Loading(stage=stage):
+            return f"loading {stage}"
+        case Ready(host=host, port=port):
+            return f"ready on {host}:{port}"
+        case Failed(message=message):
+            return f"failed: {message}"
+        case Beat():
+            return None
+
+
+@describe.register
+def _exited(event: Exited) -> str:
+    return f"{event.name}: ended: {event.how}"
+
+
+@describe.register
+def _terminate(event: Terminate) -> str:
+    return f"{event.name}: asked to end"
+
+
+@describe.register
+def _kill(event: Kill) -> str:
+    return f"{event.name}: killed: {event.reason}"
+
+
+@describe.register
+def _stall(event: Stall) -> str:
+    return f"{event.name}: no sign of life; not routed to"
+
+
+@describe.register
+def _back_off(event: BackOff) -> str:
+    return f"{event.name}: starts again in {event.until - event.at:.1f} s"
+
+
+@describe.register
+def _give_up(event: GiveUp) -> str:
+    return f"{event.name}: given up: {event.reason.splitlines()[0]}"
+
+
+@describe.register
+def _abandon(event: Abandon) -> str:
+    return f"{event.name}: does not end even when killed; left alone"
+
+
+@describe.register
+def _stop_asked(event: StopAsked) -> str:
+    return f"{'killing' if event.force else 'draining'} ({event.reason})"
+
+
+@describe.register
+def _woke(event: Woke) -> str:
+    return f"the supervisor was held up for {event.late_s:.1f} s"
+
+
+@describe.register
+def _noticed(event: Noticed) -> str:
+    return event.text
