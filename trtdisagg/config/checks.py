@@ -38,14 +38,13 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool) -> None:
 
 
 def _check_models(cluster: ClusterFile, root: Located, only_routes: bool) -> None:
-    if cluster.model is not None and cluster.models:
-        raise _error(root, "models", "the file has `model` as well; use one of the two")
-    if only_routes:
-        return
-    if not cluster.model and not cluster.models:
-        raise _error(root, "model" if "model" in root.children else "models", "names no model")
+    for key in ("model", "served_model_name", "context_servers", "generation_servers"):
+        if cluster.models and getattr(cluster, key) is not None:
+            raise _error(root, key, "belongs in the entry of `models` that the file has as well")
     if len(cluster.models) > 1:
         raise _error(root, "models[1]", "several models in one cluster: not there yet")
+    if not only_routes and not cluster.model and not cluster.models:
+        raise _error(root, "model" if "model" in root.children else "models", "names no model")
 
 
 def _sections(cluster: ClusterFile) -> Iterator[tuple[str, ServerSection]]:

@@ -88,7 +88,8 @@ def _unknown(child: Located, struct: type[msgspec.Struct], key: str, path: str) 
     message = f"{child.place}: {path}: unknown key"
     if homes := dict.fromkeys(home for home, keys in _homes(ClusterFile) if key in keys):
         return ConfigError(f"{message} here; it belongs in {' or '.join(homes)}")
-    near = shape.nearest(key, (*shape.keys(struct), *TABLE.get(struct, {})))
+    here = (struct, ServerSection) if struct is ClusterFile else (struct,)  # the sections inherit from the top level
+    near = shape.nearest(key, [known for one in here for known in (*shape.keys(one), *TABLE.get(one, {}))])
     return ConfigError(f"{message}; did you mean {near}?" if near else message)
 
 

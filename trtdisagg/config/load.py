@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from trtdisagg.config import shape
 from trtdisagg.config.checks import check
@@ -35,6 +36,7 @@ class Loaded(msgspec.Struct, kw_only=True, frozen=True):
     """A cluster file that holds together."""
 
     cluster: ClusterFile
+    """With `model` and the two sections, also where the file has one entry of `models`."""
     path: Path
     """Absolute."""
     name: str
@@ -57,10 +59,26 @@ def load(path: Path | str, *, only_routes: bool = False) -> Loaded:
     root = pruner.prune(root, ClusterFile)
     cluster = _convert(root)
     check(cluster, root, only_routes=only_routes)
+    cluster = _flat(cluster)
     if only_routes:
-        cluster = msgspec.structs.replace(cluster, model=None, models=[])
+        cluster = replace(cluster, model=None)
     return Loaded(
         cluster=cluster, path=Path(os.path.abspath(path)), name=_name(cluster, path), no_effect=pruner.notices
+    )
+
+
+def _flat(cluster: ClusterFile) -> ClusterFile:
+    """One entry of `models` is the flat form written differently."""
+    if not cluster.models:
+        return cluster
+    (entry,) = cluster.models
+    return replace(
+        cluster,
+        model=entry.model,
+        served_model_name=entry.name,
+        context_servers=entry.context_servers,
+        generation_servers=entry.generation_servers,
+        models=[],
     )
 
 
