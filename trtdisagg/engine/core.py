@@ -1,0 +1,152 @@
+"""The engine loop: three verbs, schedule, run, postprocess.
+
+Single writer: one thread owns all state. Everything from outside comes as a message through `inbox`, which the loop
+drains before each step and waits on when there is nothing to compute. What a step did leaves as one list of outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from trtdisagg.engine.interfaces import Handover, Runner
+from trtdisagg.engine.lifecycle import Lifecycle
+from trtdisagg.engine.limits import Limits
+from trtdisagg.engine.messages import Add, Cancel, Fetched, Message, Released, Shutdown
+from trtdisagg.engine.request import Output
+from trtdisagg.engine.sampler import Row, sample
+from trtdisagg.engine.scheduler import Plan
+from trtdisagg.engine.sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 1.0
+"""An idle loop shows this often that it lives."""
+MAX_FAILED_STEPS = 3
+"""So many in a row, and the engine is broken."""
+
+
+class EngineCore:
+    """The loop over lifecycle and runner.
+
+    :param deliver: takes the outputs of a step; called from the loop's thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        limits: Limits,
+        eos_token_ids: frozenset[int],
+        handover: Handover | None,
+        deliver: Callable[[list[Output]], None],
+    ) -> None:
+        self.inbox: SimpleQueue[Message] = SimpleQueue()
+        self.broken: str | None = None
+        """Why the engine can serve no more; every request then ends with an error."""
+        self._runner = runner
+        self._deliver = deliver
+        self._lifecycle = Lifecycle(limits, eos_token_ids, handover, self.inbox.put)
+        self._num_failed_steps = 0
+        self._end_by: float | None = None
+        self.stats = self._lifecycle.stats()
+        """As of the last round."""
+        self.last_progress = time.monotonic()
+        """When the last round ended, be it an idle one."""
+
+    def run(self) -> None:
+        """Serve until a Shutdown message."""
+        is_busy = False
+        while not self._has_ended():
+            try:
+                self.receive(timeout_s=0 if is_busy else IDLE_S)
+                was_busy, is_busy = is_busy, self.step()
+                if was_busy and not is_busy:
+                    self._lifecycle.check_integrity()
+            except Exception as e:  # the loop outlives its own faults, to say so
+                log.exception("the engine loop failed")
+                self._break(_describe(e))
+                is_busy = False
+
+    def receive(self, timeout_s: float) -> None:
+        """Handle all messages that are there; wait for the first of them."""
+        with contextlib.suppress(Empty):
+            self._handle(self.inbox.get(timeout=timeout_s) if timeout_s else self.inbox.get_nowait())
+            while True:
+                self._handle(self.inbox.get_nowait())
+
+    def step(self) -> bool:
+        """Compute one step and deliver its outputs.
+
+        :return: whether there was anything to compute.
+        """
+        plan = self._lifecycle.schedule()
+        if plan.sequences:
+            self._compute(plan)
+        self._publish()
+        return bool(plan.sequences)
+
+    def check_integrity(self) -> None:
+        self._lifecycle.check_integrity()
+
+    def _compute(self, plan: Plan) -> None:
+        try:
+            logits = self._runner.run(plan.step)
+            tokens = sample(logits.numpy(force=True), [_row(s) for s in plan.sampled])
+        except Exception as e:  # whatever a model raises ends these requests, not the server
+            log.exception("a step with %d requests failed", len(plan.sequences))
+            self._lifecycle.fail(plan, f"The engine failed to compute this request: {_describe(e)}")
+            self._num_failed_steps += 1
+            if self._num_failed_steps >= MAX_FAILED_STEPS:
+                self._break(f"{self._num_failed_steps} steps in a row failed, the last with {_describe(e)}")
+        else:
+            self._num_failed_steps = 0
+            self._lifecycle.postprocess(plan, tokens)
+
+    def _publish(self) -> None:
+        self.stats = self._lifecycle.stats()
+        self.last_progress = time.monotonic()
+        if outputs := self._lifecycle.take_outputs():
+            try:
+                self._deliver(outputs)
+            except Exception:  # the fault of whoever takes them, and no reason to stop serving the others
+                log.exception("outputs of %d requests could not be delivered", len(outputs))
+
+    def _break(self, reason: str) -> None:
+        """Compute nothing any more: all requests end, and those to come."""
+        self.broken = self.broken or reason
+        log.critical("the engine is broken: %s", reason)
+        self._lifecycle.abandon(f"The engine is broken: {reason}")
+        self._publish()
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case Add(request=request) if self.broken:
+                self._lifecycle.refuse(request, f"The engine is broken: {self.broken}")
+            case Add(request=request):
+                self._lifecycle.add(request)
+            case Cancel(request_id=request_id):
+                self._lifecycle.cancel(request_id)
+            case Fetched(request_id=request_id, error=error):
+                self._lifecycle.fetched(request_id, error)
+            case Released(request_id=request_id):
+                self._lifecycle.released(request_id)
+            case Shutdown(timeout_s=timeout_s):
+                self._lifecycle.cancel_all()
+                self._end_by = time.monotonic() + timeout_s
+
+    def _has_ended(self) -> bool:
+        if self._end_by is None:
+            return False
+        return not self._lifecycle.is_fetching or time.monotonic() > self._end_by
+
+
+def _row(sequence: Sequence) -> Row:
+    return Row(sequence.request.sampling, position=len(sequence.tokens), banned_ids=sequence.banned_ids)
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,178 @@
+"""The engine's public Python API: requests in from any thread, outputs out.
+
+The loop runs on a thread of its own; this file passes messages to it and waits for what comes back. It knows no
+model, no HTTP and no text.
+
+    with Executor(runner=runner, limits=limits, eos_token_ids=frozenset({2})) as executor:
+        executor.enqueue_request(Request(id=1, prompt_token_ids=[5, 6], sampling=SamplingParams(max_tokens=8)))
+        outputs = executor.await_responses(1, timeout_s=10)
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from trtdisagg.engine.core import EngineCore
+from trtdisagg.engine.interfaces import Handover, Runner
+from trtdisagg.engine.limits import Limits
+from trtdisagg.engine.messages import Add, Cancel, Shutdown
+from trtdisagg.engine.request import Output, Request
+from trtdisagg.errors import OverloadedError, RequestError, UnavailableError
+from trtdisagg.protocol.spec import Stats
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[list[Output]], None]
+
+
+class Executor:
+    """One engine: a model runner, its blocks and the loop that serves requests with them.
+
+    All methods may be called from any thread.
+
+    :param runner: computes a step; called from the engine thread only.
+    :param limits: sizes of batch, queue and KV cache.
+    :param eos_token_ids: the model's own end-of-sequence tokens.
+    :param handover: moves KV between servers; None: disaggregated requests are refused.
+    :param deliver: called from the engine thread, once a step, with all of its outputs. Without it, outputs are kept
+        for `await_responses`.
+    :param stall_timeout_s: after this long without a step or an idle round, `health` says that the engine hangs.
+    """
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        limits: Limits,
+        eos_token_ids: frozenset[int] = frozenset(),
+        handover: Handover | None = None,
+        deliver: Deliver | None = None,
+        stall_timeout_s: float = 60.0,
+    ) -> None:
+        self._limits = limits
+        self._has_handover = handover is not None
+        self._responses = Responses()
+        self._deliver_to = deliver or self._responses.put
+        self._stall_timeout_s = stall_timeout_s
+        self._core = EngineCore(
+            runner=runner, limits=limits, eos_token_ids=eos_token_ids, handover=handover, deliver=self._deliver
+        )
+        self._thread = threading.Thread(target=self._core.run, name="engine", daemon=True)
+        self._lock = threading.Lock()
+        self._ids: set[int] = set()
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Start the engine loop."""
+        self._thread.start()
+
+    def __enter__(self) -> Executor:
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def check(self, request: Request) -> None:
+        """Refuse what this engine can never serve, before it is enqueued.
+
+        :raises ContextLengthError: with the numbers, when prompt and output are longer than the server can hold.
+        :raises RequestError: when the request is wrong in itself, or disaggregated serving is not enabled.
+        """
+        if (request.type == "context_only" or request.ticket is not None) and not self._has_handover:
+            raise RequestError(
+                "Disaggregated serving is not enabled, please check the configuration: "
+                "set cache_transceiver_config.backend",
+                param="disaggregated_params",
+            )
+        self._limits.check(request)
+
+    def enqueue_request(self, request: Request) -> int:
+        """Hand a request to the engine; its outputs carry its id, and the last one a finish reason.
+
+        :raises RequestError: as `check`, or when a request with this id has not ended yet.
+        :raises OverloadedError: when the queue is full.
+        :raises UnavailableError: when the engine is shut down.
+        """
+        self.check(request)
+        num_waiting = self._core.stats.num_waiting + self._core.inbox.qsize()
+        if num_waiting >= self._limits.max_queue_size:
+            raise OverloadedError(f"{num_waiting} requests wait already (max_queue_size)")
+        with self._lock:
+            if self._is_closed:
+                raise UnavailableError("the engine is shut down")
+            if request.id in self._ids:
+                raise RequestError(f"A request with id {request.id} has not ended yet")
+            self._ids.add(request.id)
+            self._core.inbox.put(Add(request))
+        return request.id
+
+    def await_responses(self, request_id: int | None = None, *, timeout_s: float) -> list[Output]:
+        """Wait until there are outputs and take them, in order.
+
+        :param request_id: only those of this request; None: of all.
+        :return: empty when there were none in time.
+        """
+        return self._responses.take(request_id, timeout_s)
+
+    def cancel_request(self, request_id: int) -> None:
+        """End a request: its last output says `cancelled`. One that has ended already is left as it is."""
+        self._core.inbox.put(Cancel(request_id))
+
+    def shutdown(self, timeout_s: float = 10.0) -> None:
+        """Cancel all requests and end the loop; fetches that still write are waited for until the deadline."""
+        with self._lock:
+            self._is_closed = True
+        if self._thread.ident is None:
+            return
+        self._core.inbox.put(Shutdown(timeout_s))
+        self._thread.join(timeout_s + 5)
+        if self._thread.is_alive():
+            log.error("the engine loop did not end within %.0f s", timeout_s + 5)
+
+    def stats(self) -> Stats:
+        """The counters; bytes and seconds of transfers are the transceiver's to add."""
+        return self._core.stats
+
+    def health(self) -> str | None:
+        """None while the engine can serve and its loop makes progress; otherwise why not."""
+        if self._core.broken:
+            return f"the engine is broken: {self._core.broken}"
+        if not self._thread.is_alive():
+            return "the engine loop does not run"
+        idle_s = time.monotonic() - self._core.last_progress
+        return f"the engine made no progress for {idle_s:.0f} s" if idle_s > self._stall_timeout_s else None
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        with self._lock:
+            self._ids.difference_update(o.request_id for o in outputs if o.finish_reason)
+        self._deliver_to(outputs)
+
+
+class Responses:
+    """Outputs that wait to be taken."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._outputs: list[Output] = []
+
+    def put(self, outputs: list[Output]) -> None:
+        with self._changed:
+            self._outputs += outputs
+            self._changed.notify_all()
+
+    def take(self, request_id: int | None, timeout_s: float) -> list[Output]:
+        def wanted(output: Output) -> bool:
+            return request_id is None or output.request_id == request_id
+
+        with self._changed:
+            self._changed.wait_for(lambda: any(map(wanted, self._outputs)), timeout_s)
+            taken = [o for o in self._outputs if wanted(o)]
+            self._outputs = [o for o in self._outputs if not wanted(o)]
+        return taken

@@ -1,0 +1,54 @@
+"""What the engine loop needs of others: somebody who computes a step, and somebody who moves KV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from trtdisagg.engine.step import Step
+from trtdisagg.protocol.handover import Ticket
+
+
+class Runner(Protocol):
+    """Computes a step; called from the engine thread only."""
+
+    def run(self, step: Step) -> Tensor:
+        """
+        Write the KV of all chunks and give logits.
+
+        :return: float32 [chunks that want logits, vocab], in order.
+        """
+
+
+class Handover(Protocol):
+    """Moves KV between this engine and others.
+
+    The methods are called from the engine thread and return at once; the callbacks may be called from any thread, each
+    exactly once. A request with a ticket makes one of these sequences of calls:
+
+        claim, fetch -> on_fetched        claim, fetch, forget -> on_fetched        claim, forget
+    """
+
+    def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
+        """
+        Offer the KV of the first `num_tokens` tokens, in `blocks`, to a generation server.
+
+        :param on_released: nobody reads the blocks any more: fetched, given back, or the lease ended.
+        :raises TrtdisaggError: when nothing can be offered; then `on_released` is never called.
+        """
+
+    def claim(self, request_id: int, ticket: Ticket) -> None:
+        """A request with this ticket has entered and waits for blocks: its lease is kept alive."""
+
+    def fetch(self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None]) -> None:
+        """
+        Start to write the KV that the request's ticket names.
+
+        :param blocks: as many as `ticket.num_tokens` fill.
+        :param on_fetched: nothing is written any more; with None the blocks are valid, otherwise it says why not.
+        """
+
+    def forget(self, request_id: int) -> None:
+        """The KV is no longer wanted. A fetch that runs may be cut short, and still ends with its callback."""

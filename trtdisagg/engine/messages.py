@@ -1,0 +1,42 @@
+"""What comes into the engine loop from other threads: one inbox, typed messages, in the order they were put."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trtdisagg.engine.request import Request
+
+
+class Add(msgspec.Struct, frozen=True):
+    """A new request, checked against the limits."""
+
+    request: Request
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Nobody wants the rest of this request. One that has ended already is no error."""
+
+    request_id: int
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """A fetch is over: the blocks are written, or, with an error, never will be."""
+
+    request_id: int
+    error: str | None = None
+
+
+class Released(msgspec.Struct, frozen=True):
+    """Held blocks are no longer read by anyone: fetched, given back, or their lease ended."""
+
+    request_id: int
+
+
+class Shutdown(msgspec.Struct, frozen=True):
+    """Cancel everything and end the loop."""
+
+    timeout_s: float
+    """How long to wait for fetches that still write into blocks."""
+
+
+Message = Add | Cancel | Fetched | Released | Shutdown
