@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from trtdisagg.text.tokenizer import Tokenizer
+from trtdisagg.text.token_bytes import TokenBytes
 
 _MAX_CONTEXT = 8
 """Tokens of the prompt to look at: an unfinished character has at most three bytes."""
+
+
+class Vocabulary(Protocol):
+    """What it takes of a tokenizer."""
+
+    token_bytes: TokenBytes
+    special_token_ids: frozenset[int]
 
 
 class Detokenizer:
@@ -20,7 +26,7 @@ class Detokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
+        self, tokenizer: Vocabulary, prompt_token_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
     ) -> None:
         self._bytes = tokenizer.token_bytes
         self._skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset()
