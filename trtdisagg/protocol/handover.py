@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -31,7 +31,7 @@ class DisaggregatedParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unkn
 
     request_type: RequestType
     first_gen_tokens: list[int] | None = None
-    first_gen_log_probs: msgspec.Raw | None = None
+    first_gen_log_probs: Any = None
     ctx_request_id: int | None = None
     disagg_request_id: int | None = None
     encoded_opaque_state: str | None = None
@@ -40,7 +40,7 @@ class DisaggregatedParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unkn
     ctx_dp_rank: int | None = None
     ctx_info_endpoint: str | None = None
     schedule_style: str | None = None
-    ctx_usage: msgspec.Raw | None = None
+    ctx_usage: Any = None
 
 
 class Seam(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
