@@ -1,0 +1,155 @@
+"""Connections to servers, kept open between requests.
+
+    async with pool.exchange(url, "POST", path, body) as answer:
+        answer.status, answer.headers, answer.connection ...
+
+On the way out a connection whose answer was taken whole goes back to the pool; any other is closed at once, which
+cancels the request on the server. Retrying elsewhere is the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from types import TracebackType
+from typing import Self
+
+from trtdisagg.proxy.http1 import Head
+from trtdisagg.proxy.upstream import BrokenError, Connection
+
+CONNECT_TIMEOUT_S = 3.0
+MAX_IDLE_S = 30.0
+"""Longer idle connections are closed: less than any server's own keep-alive limit that we know of."""
+MAX_IDLE_CONNECTIONS = 256
+"""Per server."""
+
+
+class UnreachableError(Exception):
+    """No connection: the server has not seen the request."""
+
+
+class Pool:
+    """All idle connections of this process.
+
+    :param secret: the cluster's; sent with each request.
+    """
+
+    def __init__(self, secret: str | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._idle: defaultdict[str, deque[tuple[float, Connection]]] = defaultdict(deque)
+        authorization = f"Authorization: Bearer {secret}\r\n" if secret else ""
+        self._common = f"Content-Type: application/json\r\n{authorization}".encode()
+
+    def exchange(self, url: str, method: str, path: str, body: bytes = b"", request_id: str = "-") -> Exchange:
+        """Prepare a request; it is sent on entering the result.
+
+        :param url: host:port.
+        :param request_id: visible ASCII; passed on as X-Request-Id.
+        """
+        first = f"{method} {path} HTTP/1.1\r\nHost: {url}\r\nX-Request-Id: {request_id}\r\n".encode()
+        return Exchange(self, url, b"%b%bContent-Length: %d\r\n\r\n%b" % (first, self._common, len(body), body))
+
+    def take_idle(self, url: str) -> Connection | None:
+        """The connection used last, if one is idle."""
+        idle = self._idle[url]
+        while idle:
+            since, connection = idle.pop()
+            if connection.is_open and self._loop.time() - since < MAX_IDLE_S:
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self, url: str) -> Connection:
+        """Open a new connection.
+
+        :raises UnreachableError: when that is not possible in time.
+        """
+        host, _, port = url.rpartition(":")
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(self._loop), host.strip("[]"), int(port)
+                )
+        except TimeoutError:
+            raise UnreachableError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
+        except (OSError, ValueError) as e:
+            raise UnreachableError(str(e)) from e
+        return connection
+
+    def give_back(self, url: str, connection: Connection) -> None:
+        """Keep a connection whose answer was taken whole, close any other."""
+        idle = self._idle[url]
+        if not connection.is_reusable or len(idle) >= MAX_IDLE_CONNECTIONS:
+            connection.abort()
+            return
+        idle.append((self._loop.time(), connection))
+
+    def close_old(self) -> None:
+        """Close connections that were idle for long or were closed by their servers; to be called now and then."""
+        now = self._loop.time()
+        for url, idle in list(self._idle.items()):
+            kept: deque[tuple[float, Connection]] = deque()
+            for since, connection in idle:
+                if now - since < MAX_IDLE_S and connection.is_open:
+                    kept.append((since, connection))
+                else:
+                    connection.abort()
+            if kept:
+                self._idle[url] = kept
+            else:
+                del self._idle[url]
+
+    def close_idle(self, url: str | None = None) -> None:
+        """Close idle connections: to one server, or all."""
+        for key in [url] if url is not None else list(self._idle):
+            for _, connection in self._idle.pop(key, ()):
+                connection.abort()
+
+
+class Exchange:
+    """One request and its answer, from `async with` to the end of the block."""
+
+    def __init__(self, pool: Pool, url: str, request: bytes) -> None:
+        self._pool = pool
+        self._url = url
+        self._request = request
+        self.connection: Connection
+        self.head: Head
+
+    async def __aenter__(self) -> Self:
+        """Connect, send, wait for the head of the answer.
+
+        :raises UnreachableError: the server has not seen the request.
+        :raises BrokenError: it may have.
+        """
+        while (idle := self._pool.take_idle(self._url)) is not None:
+            if await self._try_idle(idle):
+                return self
+        self.connection = await self._pool.connect(self._url)
+        await self._send()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.give_back(self._url, self.connection)
+
+    async def _try_idle(self, connection: Connection) -> bool:
+        self.connection = connection
+        try:
+            await self._send()
+        except BrokenError:
+            if connection.heard:
+                raise
+            # The server closed the idle connection while our request was on its way; the others are as old.
+            self._pool.close_idle(self._url)
+            return False
+        return True
+
+    async def _send(self) -> None:
+        try:
+            self.connection.send(self._request)
+            self.head = await self.connection.head()
+        except BaseException:
+            self.connection.abort()
+            raise

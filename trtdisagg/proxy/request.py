@@ -1,0 +1,118 @@
+"""A client's request: decoded and checked once, then spliced into the bodies of its legs.
+
+Values are looked at only for the check; what goes to the servers are the client's own bytes. What the legs answer with
+is not known here (context.py).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from trtdisagg.errors import RequestError
+from trtdisagg.protocol.handover import DisaggregatedParams, Seam
+from trtdisagg.protocol.openai import ChatRequest, CompletionRequest, decode_request
+from trtdisagg.proxy.context import FirstToken
+from trtdisagg.proxy.ids import make_id
+
+NOT_FROM_CLIENTS = ("disaggregated_params", "seam", "prompt_token_ids")
+
+_encode = msgspec.json.Encoder().encode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Incoming(msgspec.Struct, kw_only=True, frozen=True):
+    """One request of a client, with what is fixed for all its legs."""
+
+    chat: bool
+    model: str
+    stream: bool
+    include_usage: bool
+    continuous_usage_stats: bool
+    fields: Mapping[str, msgspec.Raw]
+    """The client's body, field by field, not decoded."""
+    id: str
+    created: int
+    seed: int | None
+    """Ours, where the client gave none."""
+    request_id: str
+
+    @property
+    def path(self) -> str:
+        return "/v1/chat/completions" if self.chat else "/v1/completions"
+
+    def alone_body(self, *, seam: bool) -> bytes:
+        """For a server that does it all."""
+        fields: dict[str, Any] = dict(self.fields)
+        if seam:
+            self._add_seam(fields)
+        return _encode(fields)
+
+    def context_body(self, disagg_request_id: int, *, seam: bool) -> bytes:
+        """For the context leg, which is never streamed."""
+        fields: dict[str, Any] = dict(self.fields)
+        fields.pop("stream_options", None)
+        fields["stream"] = False
+        fields["disaggregated_params"] = DisaggregatedParams(
+            request_type="context_only", disagg_request_id=disagg_request_id
+        )
+        if seam:
+            self._add_seam(fields)
+        return _encode(fields)
+
+    def generation_body(self, first: FirstToken, params: Mapping[str, Any]) -> bytes:
+        """For the generation leg, which begins behind the first token.
+
+        :param params: `disaggregated_params` of the leg: with the ticket, or without.
+        """
+        fields: dict[str, Any] = dict(self.fields)
+        if first.prompt_token_ids is not None:
+            fields["prompt_token_ids" if self.chat else "prompt"] = first.prompt_token_ids
+        fields["disaggregated_params"] = params
+        if first.seam is not None:
+            self._add_seam(fields, first.seam.num_chars_sent if self.stream else 0)
+        return _encode(fields)
+
+    def _add_seam(self, fields: dict[str, Any], num_chars_sent: int = 0) -> None:
+        fields["seam"] = Seam(
+            id=self.id,
+            created=self.created,
+            stream=self.stream,
+            include_usage=self.include_usage,
+            continuous_usage_stats=self.continuous_usage_stats,
+            num_chars_sent=num_chars_sent,
+        )
+        if self.seed is not None:
+            fields["seed"] = self.seed
+
+
+def decode_incoming(body: bytes, *, chat: bool, request_id: str) -> Incoming:
+    """Decode and check a client's body.
+
+    :raises RequestError: saying which field is wrong and why.
+    """
+    request: ChatRequest | CompletionRequest
+    request = decode_request(body, ChatRequest) if chat else decode_request(body, CompletionRequest)
+    for name in NOT_FROM_CLIENTS:
+        if getattr(request, name) is not None:
+            raise RequestError(f"`{name}` is not for clients; leave it out", param=name)
+    fields = _decode_fields(body)
+    for name in NOT_FROM_CLIENTS:
+        fields.pop(name, None)
+    options = request.stream_options
+    return Incoming(
+        chat=chat,
+        model=request.model,
+        stream=request.stream,
+        include_usage=options is not None and options.include_usage,
+        continuous_usage_stats=options is not None and options.continuous_usage_stats,
+        fields=fields,
+        id=("chatcmpl-" if chat else "cmpl-") + make_id(),
+        created=int(time.time()),
+        seed=random.getrandbits(63) if request.seed is None else None,
+        request_id=request_id,
+    )
