@@ -1,0 +1,56 @@
+"""Ways to move KV between two pools, and the choice among them by name.
+
+local   host memory within a host: the peer's pool is mapped
+nixl    host or device memory, within a host and between hosts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from trtdisagg.cache.pool import KvPool
+from trtdisagg.cache.transports.base import Link, Transport, check_bounds, name_of
+from trtdisagg.errors import StartupError
+
+__all__ = ["Link", "Transport", "check_bounds", "name_of", "open_transports"]
+
+
+@contextmanager
+def open_transports(
+    names: Sequence[str], pool: KvPool, *, incarnation: str, one_host: bool
+) -> Iterator[list[Transport]]:
+    """Open transports over a pool, best first. Takes seconds with `nixl`.
+
+    :param names: `local`, `nixl`.
+    :param incarnation: of our server; names us to NIXL peers.
+    :param one_host: all peers are on this host, as where servers listen on loopback only.
+    :raises StartupError: when one of them cannot work here.
+    """
+    with ExitStack() as stack:
+        transports = []
+        for name in names:
+            transport = _open(name, pool, incarnation, one_host)
+            stack.callback(transport.close)
+            transports.append(transport)
+        yield transports
+
+
+def _open(name: str, pool: KvPool, incarnation: str, one_host: bool) -> Transport:
+    # Each is imported only where it is used: nixl is optional, and heavy.
+    if name == "local":
+        from trtdisagg.cache.transports.local import LocalTransport
+
+        if pool.fd is None:
+            raise StartupError(f"transport local: needs the KV pool in host memory, and it is on {pool.device}")
+        return LocalTransport(pool)
+    assert name == "nixl", name
+    from trtdisagg.cache.transports.nixl import NixlTransport
+
+    transport = NixlTransport(pool, incarnation, one_host=one_host)
+    try:
+        transport.open()
+    except StartupError:
+        transport.close()
+        raise
+    return transport

@@ -1,0 +1,96 @@
+"""KV between two servers of one host: the peer's pool is mapped read-only and copied from.
+
+The pool is a memfd that its owner keeps open; any process of the same user opens it through `/proc/PID/fd/FD`. The
+mapping outlives the owner, so a copy is never cut off, and what was read from a server that died is thrown away by the
+transceiver.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from typing import ClassVar
+
+import numpy as np
+
+from trtdisagg.cache.layout import Runs
+from trtdisagg.cache.pool import KvPool, nonce_offset
+from trtdisagg.cache.transports.base import check_bounds
+from trtdisagg.errors import HandoverError
+from trtdisagg.protocol.peers import LocalMemory, Memory
+
+try:
+    from trtdisagg._csrc import copy_runs
+except ImportError:  # built without a compiler
+
+    def copy_runs(dst_address: int, dst_bytes: int, src_address: int, src_bytes: int, runs: Runs) -> None:
+        """As csrc's, one call a run; memmove releases the GIL too."""
+        del dst_bytes, src_bytes  # the link has compared them
+        for to, from_, num_bytes in runs.tolist():
+            ctypes.memmove(dst_address + to, src_address + from_, num_bytes)
+
+
+class LocalLink:
+    """A peer's pool in our address space."""
+
+    def __init__(self, pool: KvPool, mapping: mmap.mmap, num_bytes: int) -> None:
+        self._pool = pool
+        self._mapping = mapping
+        self._num_bytes = num_bytes
+        self._address = int(np.frombuffer(mapping, np.uint8).ctypes.data)
+
+    def read(self, runs: Runs) -> None:
+        check_bounds(runs, local_bytes=self._pool.num_bytes, remote_bytes=self._num_bytes)
+        copy_runs(self._pool.address, self._pool.num_bytes, self._address, self._num_bytes, runs)
+
+    def abort(self) -> None:
+        """A copy within memory ends by itself."""
+
+    def close(self) -> None:
+        self._mapping.close()
+
+
+class LocalTransport:
+    """Our pool for peers of this host, and theirs for us.
+
+    :param pool: open, on the host, and open until `close`.
+    """
+
+    memory_type: ClassVar[type[Memory]] = LocalMemory
+
+    def __init__(self, pool: KvPool) -> None:
+        assert pool.fd is not None, "the pool is not on the host"
+        self._pool = pool
+
+    def describe(self) -> LocalMemory:
+        assert self._pool.fd is not None
+        return LocalMemory(pid=os.getpid(), fd=self._pool.fd, num_bytes=self._pool.num_bytes, nonce=self._pool.nonce)
+
+    def connect(self, memory: Memory) -> LocalLink:
+        assert isinstance(memory, LocalMemory)
+        path = f"/proc/{memory.pid}/fd/{memory.fd}"
+        try:
+            mapping = _map(path, nonce_offset(memory.num_bytes) + mmap.PAGESIZE)
+        except (OSError, ValueError) as e:
+            raise HandoverError(f"{path} cannot be mapped ({e}): another host, another user, or it has ended") from e
+        offset = nonce_offset(memory.num_bytes)
+        if mapping[offset : offset + len(memory.nonce)] != memory.nonce:
+            mapping.close()
+            raise HandoverError(f"{path} is not the pool meant: another host, or another process by now")
+        return LocalLink(self._pool, mapping, memory.num_bytes)
+
+    def set_serving(self, is_serving: bool) -> None:
+        """The kernel serves."""
+
+    def close(self) -> None:
+        """The pool is its owner's."""
+
+
+def _map(path: str, num_bytes: int) -> mmap.mmap:
+    # Whatever has that number in a wrong process, opening it must not block or make it our terminal.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        return mmap.mmap(fd, num_bytes, prot=mmap.PROT_READ)
+    finally:
+        os.close(fd)
