@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from trtdisagg.config.schema import SupervisionConfig
 from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError
+from trtdisagg.supervisor.child import Child
 from trtdisagg.supervisor.events import (
     Abandon,
     Action,
@@ -24,7 +25,7 @@ from trtdisagg.supervisor.events import (
     Stall,
     Terminate,
 )
-from trtdisagg.supervisor.state import PROXY, Child, ClusterState, Stop
+from trtdisagg.supervisor.state import PROXY, ClusterState, Stop
 
 BEAT_STALE_S = 5.0
 """Without a beat for this long a server is not routed to: ten beats are missing."""

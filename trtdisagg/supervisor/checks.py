@@ -1,0 +1,77 @@
+"""What must hold between the servers of a plan. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from trtdisagg.errors import ConfigError
+from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.supervisor.server_plan import ChildPlan, dtype_of
+from trtdisagg.supervisor.slots import Slot
+
+
+def check_slots(everything: Sequence[Slot], *, with_proxy: bool) -> None:
+    """
+    :raises ConfigError: when something is asked for that is not there, or does not go together.
+    """
+    for slot in everything:
+        for key in ("tensor_parallel_size", "pipeline_parallel_size"):
+            if slot.entry and getattr(slot.section, key) > 1:
+                raise ConfigError(f"{slot.path}.{key}: more than one rank a server is not there yet")
+    if with_proxy and not any(slot.role != "context" for slot in everything):
+        raise ConfigError("generation_servers: none, and nothing else generates")
+    for one in everything:
+        for other in everything:
+            _check_pair(one, other)
+
+
+def _check_pair(one: Slot, other: Slot) -> None:
+    """A context and a generation server of one model read each other's KV blocks."""
+    if one.entry is None or one.entry != other.entry:
+        return
+    if dtype_of(one.section, one.path) != dtype_of(other.section, other.path):
+        raise ConfigError(f"{other.path}.dtype: differs from {one.path}.dtype, but they hand KV blocks over")
+    if one.section.kv_cache_config.tokens_per_block != other.section.kv_cache_config.tokens_per_block:
+        raise ConfigError(
+            f"{other.path}.kv_cache_config.tokens_per_block: differs from {one.path}'s; "
+            "a handover between different block sizes is not there yet"
+        )
+
+
+def check_addresses(children: Sequence[ChildPlan], *, has_secret: bool) -> None:
+    """
+    :raises ConfigError: when two children have one address, or a server is open to a network without a secret.
+    """
+    taken: dict[str, str] = {}
+    for child in children:
+        if child.spec.port and (other := taken.setdefault(child.url, child.name)) != child.name:
+            raise ConfigError(f"{other} and {child.name} have one address, {child.url}")
+        if not (child.role == "proxy" or has_secret or is_loopback(child.spec.host)):
+            raise ConfigError(
+                f"{child.name} would listen on {child.url}, which others can reach, without a secret: "
+                "name a `secret_file`, the same for all servers and the proxy, or an address of this host alone"
+            )
+
+
+def check_transports(servers: Sequence[ChildPlan]) -> None:
+    """
+    :raises ConfigError: when a context and a generation server have no way to hand over.
+    """
+    specs = [server.spec for server in servers if isinstance(server.spec, EngineSpec)]
+    for one in specs:
+        for other in (spec for spec in specs if spec.role != one.role and spec.model == one.model):
+            if not set(one.transports) & set(other.transports):
+                raise ConfigError(
+                    f"{one.name} and {other.name} have no transfer backend in common "
+                    f"({', '.join(one.transports)}; {', '.join(other.transports)}): "
+                    "give both sections one cache_transceiver_config.backend"
+                )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

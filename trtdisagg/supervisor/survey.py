@@ -1,0 +1,91 @@
+"""Looks at this machine and at the models of a cluster file, and makes the plan."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from trtdisagg.config.schema import Backend, ClusterFile, ServerSection
+from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.supervisor.host import discover
+from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
+from trtdisagg.supervisor.slots import Slot, slots
+from trtdisagg.text.dimensions import read_dimensions
+from trtdisagg.text.model_files import resolve_model
+
+
+def survey(
+    cluster: ClusterFile,
+    *,
+    name: str,
+    file: Path | None = None,
+    with_proxy: bool = True,
+    default_backend: Backend | None = "DEFAULT",
+) -> Plan:
+    """Make the plan of a cluster file for this machine. A model that only the hub has is downloaded.
+
+    :param file: where it was read from; paths in it are relative to its directory.
+    :param with_proxy: False: servers alone (`trtdisagg serve`).
+    :param default_backend: the transfer backend of servers whose section names none.
+    :raises ConfigError: when the file asks for what is not there or does not go together.
+    :raises StartupError: when a model or the secret cannot be read, or there is too little memory.
+    """
+    directory = file.parent if file else Path()
+    everything = list(slots(cluster))
+    if cluster.secret_file is not None:
+        cluster = replace(cluster, secret_file=str(_checked_secret(directory / cluster.secret_file)))
+    return make_plan(
+        cluster,
+        name=name,
+        host=discover(slot.host for slot in everything),
+        models={model: _facts(model, directory, users) for model, users in _users(everything).items()},
+        file=str(file) if file else None,
+        with_proxy=with_proxy,
+        default_backend=default_backend,
+    )
+
+
+def _users(everything: list[Slot]) -> dict[str, list[ServerSection]]:
+    """The sections that serve each model."""
+    users: dict[str, list[ServerSection]] = {}
+    for slot in everything:
+        if slot.entry is not None:
+            users.setdefault(slot.entry.model, []).append(slot.section)
+    return users
+
+
+def _facts(model: str, directory: Path, users: list[ServerSection]) -> ModelFacts:
+    """
+    :raises ConfigError, StartupError: when the model cannot be read, unless only programs of the user's own need it.
+    """
+    try:
+        files = resolve_model(_relative(model, directory))
+        dimensions = read_dimensions(files)
+    except (ConfigError, StartupError):
+        if all(section.command for section in users):
+            return ModelFacts(path=model, served_name=Path(model).name, dimensions=None)
+        raise
+    return ModelFacts(path=files.path, served_name=files.served_name, dimensions=dimensions)
+
+
+def _relative(model: str, directory: Path) -> str:
+    """A path is relative to the cluster file; what lies nowhere there is an alias or a hub id."""
+    here = directory / Path(model).expanduser()
+    looks_like_path = "/" in model or model.endswith(".gguf")
+    return str(here) if looks_like_path and here.exists() else model
+
+
+def _checked_secret(path: Path) -> Path:
+    """
+    :raises StartupError: when the file is missing or others may read it.
+    """
+    path = path.expanduser().absolute()
+    try:
+        mode = path.stat().st_mode
+    except OSError as e:
+        raise StartupError(f"The secret_file {path} cannot be read: {e.strerror}") from e
+    if stat.S_IMODE(mode) & 0o077:
+        raise StartupError(f"The secret_file {path} can be read by others; `chmod 600` it")
+    return path
