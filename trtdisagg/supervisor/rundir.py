@@ -84,6 +84,12 @@ def find_by_name(name: str, env: Mapping[str, str] = os.environ) -> list[Place]:
     return [_place(directory, env) for directory in known if directory.rpartition("-")[0] == _safe(name)]
 
 
+def find_running(env: Mapping[str, str] = os.environ) -> list[Place]:
+    """The places of all clusters of this user that run."""
+    known = [_place(path.name, env) for base in _runtime_bases(env) for path in base.glob("*-*")]
+    return [place for place in known if running_pid(place) is not None]
+
+
 def _place(directory: str, env: Mapping[str, str]) -> Place:
     return Place(_runtime_base(env, directory) / directory, _state_base(env) / directory / "logs")
 
