@@ -1,0 +1,66 @@
+"""Which cluster a command is about: that of a file, of a name, or the only one that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trtdisagg.errors import ConfigError, NotRunningError
+from trtdisagg.supervisor import rundir
+from trtdisagg.supervisor.rundir import Place
+
+DEFAULT_FILE = Path("cluster.yaml")
+
+cluster_argument: Callable[[Any], Any] = click.argument("cluster", required=False, metavar="[FILE|NAME]")
+"""What `down` and `status` take; see `find_cluster`."""
+
+
+def find_cluster(word: str | None) -> Place:
+    """The place of a cluster that runs, or ran.
+
+    :param word: a cluster file or a cluster's name; None: cluster.yaml in this directory, or the only one that runs.
+    :raises NotRunningError: there is no such cluster.
+    :raises ConfigError: the word fits several.
+    """
+    if word is None:
+        return _default()
+    if found := rundir.find(Path(word)):
+        return found
+    if named := rundir.find_by_name(word):
+        return _only(named, f"clusters named {word}")
+    missing = "" if Path(word).exists() else "; there is no such file and no cluster of that name"
+    raise NotRunningError(f"{word} is not running{missing}")
+
+
+def _default() -> Place:
+    if found := rundir.find(DEFAULT_FILE):
+        return found
+    running = rundir.find_running()
+    if not running:
+        raise NotRunningError("no cluster is running")
+    return _only(running, "clusters")
+
+
+def _only(places: list[Place], what: str) -> Place:
+    if len(places) > 1:
+        names = ", ".join(sorted(place.run_dir.name for place in places))
+        raise ConfigError(f"several {what} run: {names}; name the file of the one you mean")
+    return places[0]
+
+
+def cluster_file(words: tuple[str | None, ...]) -> Path:
+    """The file that `up` and `check` are about, by argument or option.
+
+    :raises ConfigError: two files were given, or none and there is no cluster.yaml here.
+    """
+    given = {word for word in words if word is not None}
+    if len(given) > 1:
+        raise ConfigError(f"one cluster file, please, not {' and '.join(sorted(given))}")
+    if not given and not DEFAULT_FILE.exists():
+        raise ConfigError(
+            f"there is no {DEFAULT_FILE} here; name a file, or begin with one that says `model: smollm2-135m-instruct`"
+        )
+    return Path(given.pop()) if given else DEFAULT_FILE

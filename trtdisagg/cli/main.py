@@ -1,0 +1,82 @@
+"""The program's front door: which commands there are, and what an error looks like.
+
+Knows the commands by name only and imports one when it is asked for, so that `trtdisagg --help` costs nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from trtdisagg.errors import TrtdisaggError
+
+COMMANDS = {
+    "up": "Bring a cluster up and keep it up.",
+    "down": "Take a cluster down in order.",
+    "status": "Show how a cluster is.",
+    "logs": "Show what servers and proxy wrote.",
+    "check": "Check a cluster file and print its plan.",
+    "serve": "Run one server by hand, supervised, in the foreground.",
+    "proxy": "Route requests to servers that run already.",
+    "engine": "Run one rank from a spec file.",
+    "version": "Print the version.",
+}
+"""Name and first sentence of help; the command is `command` in the module of that name."""
+_ALIASES = {"ps": "status"}
+_SIGPIPE_EXIT = 128 + 13
+
+
+class _Commands(click.Group):
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = _ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"trtdisagg.cli.{name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if not self.get_command(ctx, args[0]):
+            near = difflib.get_close_matches(args[0], [*COMMANDS, *_ALIASES], n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; the number it returns is the exit code."""
+        try:
+            code = super().invoke(ctx)
+        except TrtdisaggError as e:
+            click.echo(f"trtdisagg: error: {e}", err=True)
+            code = e.exit_code
+        except KeyboardInterrupt:
+            code = 130
+        except BrokenPipeError:  # as in `trtdisagg logs | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = _SIGPIPE_EXIT
+        ctx.exit(code or 0)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Disaggregated LLM serving from one file, brought up with one command and kept up.
+
+    Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 not running, 4 not ready in time, 5 a server keeps
+    dying, 128+N signal N.
+    """
+
+
+def main() -> None:
+    """Entry point of the program."""
+    cli(prog_name="trtdisagg")

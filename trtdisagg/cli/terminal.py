@@ -1,0 +1,32 @@
+"""Where words go: data to stdout, what a command has to say beside it to stderr; colour only where it is wanted."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+from rich.console import Console
+
+from trtdisagg.config.load import Loaded
+
+
+def say(message: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(message, err=True)
+
+
+def say_no_effect(loaded: Loaded) -> None:
+    """The keys of a file that change nothing, each once."""
+    for notice in loaded.no_effect:
+        say(str(notice))
+
+
+def console() -> Console:
+    """For tables on stdout: in colour on a terminal, unless NO_COLOR is set; into a pipe plain and nothing cut off."""
+    return Console(width=None if sys.stdout.isatty() else _wide(), highlight=False)
+
+
+def _wide() -> int:
+        columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdigit() else 200
