@@ -1,0 +1,137 @@
+"""The routes of an engine, and the form that every error has on all of them."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from trtdisagg import __version__
+from trtdisagg.engine.http.legs import answer, json_response
+from trtdisagg.engine.http.service import Service
+from trtdisagg.errors import (
+    AuthenticationError,
+    BodyTooLargeError,
+    RequestError,
+    TrtdisaggError,
+    UnavailableError,
+)
+from trtdisagg.protocol.control import Member
+from trtdisagg.protocol.openai import ModelCard, ModelList, encode_error
+
+log = logging.getLogger(__name__)
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(service: Service, *, secret: bytes, address: Callable[[], tuple[str, int]]) -> web.Application:
+    """
+    :param secret: what clients must know; empty: nothing.
+    :param address: where the server listens, once it does.
+    """
+    routes = _Routes(service, secret, address)
+    app = web.Application(middlewares=[routes.errors, routes.guard], client_max_size=service.spec.max_body_bytes)
+    app.add_routes(
+        [
+            web.post("/v1/completions", routes.completions),
+            web.post("/v1/chat/completions", routes.chat_completions),
+            web.get("/v1/models", routes.models),
+            web.get("/health", routes.health),
+            web.get("/version", routes.version),
+            web.get("/server_info", routes.server_info),
+            web.get("/metrics", routes.metrics),
+        ]
+    )
+    return app
+
+
+class _Routes:
+    def __init__(self, service: Service, secret: bytes, address: Callable[[], tuple[str, int]]) -> None:
+        self._service = service
+        self._secret = secret
+        self._address = address
+        self._created = int(time.time())
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        return await answer(self._service, request, self._secret, chat=False)
+
+    async def chat_completions(self, request: web.Request) -> web.StreamResponse:
+        return await answer(self._service, request, self._secret, chat=True)
+
+    async def models(self, _: web.Request) -> web.Response:
+        card = ModelCard(id=self._service.spec.model, created=self._created)
+        return json_response(msgspec.json.encode(ModelList(data=[card])))
+
+    async def health(self, _: web.Request) -> web.Response:
+        if reason := self._service.health():
+            raise UnavailableError(reason)
+        return json_response(b'{"status":"ok"}')
+
+    async def version(self, _: web.Request) -> web.Response:
+        return json_response(msgspec.json.encode({"version": __version__}))
+
+    async def server_info(self, _: web.Request) -> web.Response:
+        spec = self._service.spec
+        host, port = self._address()
+        member = Member(
+            name=spec.name,
+            role=spec.role,
+            model=spec.model,
+            url=f"{host}:{port}",
+            incarnation=spec.incarnation,
+            wire_version=spec.wire_version,
+            max_seq_len=spec.max_seq_len,
+            num_blocks=spec.num_blocks,
+            tokens_per_block=spec.tokens_per_block,
+        )
+        return json_response(msgspec.json.encode(member))
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        body = self._service.metrics.render(self._service.stats())
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    @web.middleware
+    async def guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Let in who knows the secret, with a body that is not too large."""
+        if self._secret and request.path != "/health" and not self._knows_secret(request):
+            raise AuthenticationError("The cluster's secret is missing or wrong: `Authorization: Bearer SECRET`")
+        if (request.content_length or 0) > self._service.spec.max_body_bytes:
+            raise _too_large(self._service.spec.max_body_bytes)
+        return await handler(request)
+
+    @web.middleware
+    async def errors(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Give every error OpenAI's form. A fault of ours ends the request, not the server."""
+        try:
+            return await handler(request)
+        except TrtdisaggError as e:
+            return error_response(e, e.http_status)
+        except web.HTTPRequestEntityTooLarge:
+            return error_response(_too_large(self._service.spec.max_body_bytes), BodyTooLargeError.http_status)
+        except web.HTTPException as e:
+            error = RequestError(f"{request.method} {request.path}: {e.reason}")
+            return error_response(error, e.status, allow=e.headers.get("Allow"))
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return error_response(TrtdisaggError("Internal error; the server's log says more"), 500)
+
+    def _knows_secret(self, request: web.Request) -> bool:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        return hmac.compare_digest(given, b"Bearer " + self._secret)
+
+
+def error_response(error: TrtdisaggError, status: int, *, allow: str | None = None) -> web.Response:
+    """An error as an answer; those that pass say when to ask again."""
+    headers = {"Allow": allow} if allow else {}
+    if status in (429, 503):
+        headers["Retry-After"] = "1"
+    return web.Response(status=status, body=encode_error(error), content_type="application/json", headers=headers)
+
+
+def _too_large(max_body_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"The body is larger than {max_body_bytes} bytes")
