@@ -28,5 +28,5 @@ def console() -> Console:
 
 
 def _wide() -> int:
-        columns = os.environ.get("COLUMNS", "")
+    columns = os.environ.get("COLUMNS", "")
     return int(columns) if columns.isdigit() else 200
