@@ -77,7 +77,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "engine": NotThereYet("this engine", _one_of("TRTLLM", "VLLM", "SGLANG")),
         "gen_strip_message_history": NoEffect("the generation leg is sent token ids"),
         "gen_tokids_ctxbytes": NoEffect("the proxy passes bodies on without decoding them"),
-        "node_id": NoEffect("request ids are random enough to need no node in them"),
+        "node_id": NoEffect("the node in a request id is made from the name of the host"),
         "num_workers": NoEffect("the proxy is one process"),
         "otlp_config": NoEffect("no traces are written"),
         "perf_metrics_max_requests": _PERF_METRICS,

@@ -1,0 +1,26 @@
+"""`trtdisagg check`."""
+
+from __future__ import annotations
+
+import click
+
+from trtdisagg.cli.find import cluster_file
+from trtdisagg.cli.plan_view import plan_view
+from trtdisagg.cli.terminal import console, say, say_no_effect
+from trtdisagg.config.load import load
+from trtdisagg.supervisor.survey import survey
+
+
+@click.command()
+@click.argument("file", required=False)
+def command(file: str | None) -> None:
+    """Check a cluster file and print its plan.
+
+    Nothing is started. A model that only the hub has is downloaded, because the plan needs its dimensions.
+    """
+    loaded = load(cluster_file((file,)))
+    plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
+    console().print(plan_view(plan))
+    say_no_effect(loaded)
+    for notice in plan.notices:
+        say(notice)
