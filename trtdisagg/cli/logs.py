@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -19,9 +20,7 @@ _LOOK_AGAIN_S = 0.2
 @click.command()
 @click.argument("words", nargs=-1, metavar="[FILE] [NAME]...")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the cluster is down.")
-@click.option(
-    "-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Begin with the last N."
-)
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Begin with the last.")
 def command(words: tuple[str, ...], follow: bool, lines: int) -> None:
     """Show what servers and proxy wrote.
 
@@ -54,9 +53,7 @@ class _Reader:
         self._num_lines: int | None = num_lines
         there = self._there()
         if unknown := names - there:
-            raise NotRunningError(
-                f"no log of {', '.join(sorted(unknown))}; there are: {', '.join(sorted(there)) or 'none'}"
-            )
+            raise NotRunningError(f"no log of {_list(unknown)}; there are: {_list(there)}")
 
     def show_new(self) -> None:
         shown = sorted(self._names or self._there())
@@ -68,6 +65,10 @@ class _Reader:
 
     def _there(self) -> set[str]:
         return {path.stem for path in self._log_dir.glob("*.log")}
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def _show(lines: Iterable[str], prefix: str) -> None:
@@ -84,27 +85,36 @@ class Tail:
     def __init__(self, path: Path, num_lines: int | None = None) -> None:
         self._path = path
         self._num_lines = num_lines
-        self._identity: tuple[int, int] | None = None
-        self._offset = 0
+        self._file: BinaryIO | None = None
+        self._unfinished = b""
 
     def read(self) -> list[str]:
         """The lines since the last call."""
-        try:
-            with self._path.open("rb") as file:
-                return self._from(file.fileno())
-        except FileNotFoundError:
-            return []
-
-    def _from(self, fd: int) -> list[str]:
-        status = os.fstat(fd)
-        if self._identity not in (None, (status.st_dev, status.st_ino)):
-            self._offset = 0  # put aside: this is the next file
-        self._identity = (status.st_dev, status.st_ino)
-        content = os.pread(fd, max(0, status.st_size - self._offset), self._offset)
-        whole = content[: content.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        lines = whole.decode(errors="replace").splitlines()
-        if self._num_lines is not None:
+        lines = self._rest()
+        if self._is_next_there():
+            self.close()
+            self._file = self._path.open("rb")
+            lines += self._rest()
+        if lines and self._num_lines is not None:
             lines = lines[-self._num_lines :] if self._num_lines else []
             self._num_lines = None
         return lines
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _rest(self) -> list[str]:
+        if self._file is None:
+            return []
+        *whole, self._unfinished = (self._unfinished + self._file.read()).split(b"\n")
+        return [line.decode(errors="replace") for line in whole]
+
+    def _is_next_there(self) -> bool:
+        """Whether the file of this name is not, or not any more, the open one."""
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return self._file is None or not os.path.samestat(os.fstat(self._file.fileno()), there)
