@@ -1,0 +1,46 @@
+#include "kernels.h"
+
+#include <stdexcept>
+
+namespace trtdisagg {
+
+#define DECLARE(isa)                                   \
+    namespace isa {                                    \
+    extern const AttentionKernels attention_kernels;   \
+    extern const LinearKernels linear_kernels;         \
+    }
+
+DECLARE(baseline)
+#ifdef TRTDISAGG_X86
+DECLARE(avx2)
+DECLARE(avx512)
+#endif
+
+namespace {
+
+std::vector<Kernels> find() {
+    std::vector<Kernels> found;
+#ifdef TRTDISAGG_X86
+    if (__builtin_cpu_supports("avx512f"))
+        found.push_back({"avx512", &avx512::attention_kernels, &avx512::linear_kernels});
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        found.push_back({"avx2", &avx2::attention_kernels, &avx2::linear_kernels});
+#endif
+    found.push_back({"baseline", &baseline::attention_kernels, &baseline::linear_kernels});
+    return found;
+}
+
+}  // namespace
+
+const std::vector<Kernels>& usable_kernels() {
+    static const std::vector<Kernels> kernels = find();
+    return kernels;
+}
+
+const Kernels& pick_kernels(const std::string& isa) {
+    for (const Kernels& k : usable_kernels())
+        if (isa.empty() || k.isa == isa) return k;
+    throw std::invalid_argument("no kernels for " + isa + " on this machine");
+}
+
+}  // namespace trtdisagg

@@ -1,0 +1,26 @@
+// The kernels for the instruction sets this build has, and the choice among them at run time.
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "attention.h"
+#include "linear.h"
+
+namespace trtdisagg {
+
+struct Kernels {
+    std::string isa;
+    const AttentionKernels* attention;
+    const LinearKernels* linear;
+};
+
+// Those this CPU can run, best first; never empty.
+const std::vector<Kernels>& usable_kernels();
+
+// The best, or the one named.
+// Throws std::invalid_argument when this CPU or this build lacks it.
+const Kernels& pick_kernels(const std::string& isa);
+
+}  // namespace trtdisagg

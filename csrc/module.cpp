@@ -1,0 +1,128 @@
+// trtdisagg._csrc: what Python sees. Checks types and bounds, releases the GIL, and leaves the work to the other files.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "copy.h"
+#include "paged_attention.h"
+#include "small_linear.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace trtdisagg;
+
+namespace {
+
+using Matrix = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;  // of bfloat16 or float32
+using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Triples = nb::ndarray<const int64_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
+using Indices = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void require(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+bool is_bf16(const Matrix& m) {
+    const nb::dlpack::dtype bf16 = {uint8_t(nb::dlpack::dtype_code::Bfloat), 16, 1};
+    require(m.dtype() == bf16 || m.dtype() == nb::dtype<float>(), "neither bfloat16 nor float32");
+    return m.dtype() == bf16;
+}
+
+bool has_shape(const Matrix& m, int64_t rows, int64_t columns) {
+    return int64_t(m.shape(0)) == rows && int64_t(m.shape(1)) == columns;
+}
+
+void init_attention(PagedAttention* self, uintptr_t pool_address, int num_blocks, int num_layers, int num_heads,
+                    int num_kv_heads, int head_dim, int tokens_per_block, bool pool_is_bf16, const Floats& cosines,
+                    const Floats& sines, float scale, std::shared_ptr<Workers> workers, const std::string& isa) {
+    const size_t half = head_dim / 2;
+    require(cosines.shape(1) == half && sines.shape(1) == half && cosines.shape(0) == sines.shape(0),
+            "cosines and sines must be [max_positions, head_dim / 2]");
+    AttentionShape shape = {};
+    shape.num_blocks = num_blocks;
+    shape.num_layers = num_layers;
+    shape.num_heads = num_heads;
+    shape.num_kv_heads = num_kv_heads;
+    shape.head_dim = head_dim;
+    shape.tokens_per_block = tokens_per_block;
+    shape.max_positions = int(cosines.shape(0));
+    shape.pool_is_bf16 = pool_is_bf16;
+    shape.scale = scale;
+    new (self) PagedAttention(shape, reinterpret_cast<char*>(pool_address), cosines.data(), sines.data(),
+                              std::move(workers), isa);
+}
+
+void begin_attention(PagedAttention& self, const Triples& chunks, const Indices& blocks) {
+    std::vector<Chunk> list;
+    for (size_t i = 0; i < chunks.shape(0); ++i)
+        list.push_back({int(chunks(i, 0)), int(chunks(i, 1)), chunks(i, 2)});
+    self.begin(list, std::vector<int32_t>(blocks.data(), blocks.data() + blocks.shape(0)));
+}
+
+void run_attention(PagedAttention& self, int layer, const Matrix& qkv, Matrix& out) {
+    const AttentionShape& s = self.shape();
+    require(has_shape(qkv, self.num_rows(), int64_t(s.row_heads) * s.head_dim), "qkv has another shape");
+    require(has_shape(out, self.num_rows(), int64_t(s.num_heads) * s.head_dim), "out has another shape");
+    const bool bf16 = is_bf16(qkv);
+    require(is_bf16(out) == bf16, "qkv and out have different types");
+    nb::gil_scoped_release released;
+    self.run(layer, qkv.data(), out.data(), bf16);
+}
+
+void init_linear(SmallLinear* self, const Matrix& weight, std::shared_ptr<Workers> workers, const std::string& isa) {
+    new (self) SmallLinear(weight.data(), int(weight.shape(0)), int(weight.shape(1)), is_bf16(weight),
+                           std::move(workers), isa);
+}
+
+void run_linear(SmallLinear& self, const Matrix& x, Matrix& out) {
+    require(x.shape(1) == size_t(self.num_inputs()), "x has another shape");
+    require(has_shape(out, x.shape(0), self.num_outputs()), "out has another shape");
+    require(is_bf16(x) == self.is_bf16() && is_bf16(out) == self.is_bf16(), "x, out and weight differ in type");
+    nb::gil_scoped_release released;
+    self.run(x.data(), out.data(), int(x.shape(0)));
+}
+
+void copy(uintptr_t dst, int64_t dst_bytes, uintptr_t src, int64_t src_bytes, const Triples& runs) {
+    const Run* list = reinterpret_cast<const Run*>(runs.data());
+    nb::gil_scoped_release released;
+    copy_runs(reinterpret_cast<char*>(dst), dst_bytes, reinterpret_cast<const char*>(src), src_bytes, list,
+              runs.shape(0));
+}
+
+std::vector<std::string> isas() {
+    std::vector<std::string> names;
+    for (const Kernels& k : usable_kernels()) names.push_back(k.isa);
+    return names;
+}
+
+}  // namespace
+
+NB_MODULE(_csrc, m) {
+    m.doc() = "Attention over KV blocks, small-batch linear layers and block copies on a CPU.";
+
+    m.def("isas", &isas, "Instruction sets that kernels can be picked for here, best first.");
+
+    m.def("copy_runs", &copy, "dst_address"_a, "dst_bytes"_a, "src_address"_a, "src_bytes"_a, "runs"_a,
+          "Copy runs of bytes; `runs` is int64 [n, 3] of (dst_offset, src_offset, length). IndexError, and nothing is "
+          "copied, when one lies outside the given sizes.");
+
+    nb::class_<Workers>(m, "Workers", "Threads that sleep until there is work; `num_threads` counts the caller's.")
+        .def(nb::init<int>(), "num_threads"_a)
+        .def_prop_ro("num_threads", &Workers::num_threads);
+
+    nb::class_<PagedAttention>(m, "PagedAttention", "Rotary attention over a block pool that is bound once.")
+        .def("__init__", &init_attention, "pool_address"_a, nb::kw_only(), "num_blocks"_a, "num_layers"_a,
+             "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "tokens_per_block"_a, "pool_is_bf16"_a, "cosines"_a,
+             "sines"_a, "scale"_a, "workers"_a, "isa"_a = "", nb::keep_alive<1, 10>(), nb::keep_alive<1, 11>())
+        .def("begin", &begin_attention, "chunks"_a, "blocks"_a,
+             "Set the step: `chunks` is int64 [n, 3] of (num_tokens, position, first index in blocks), `blocks` int32.")
+        .def("run", &run_attention, "layer"_a, "qkv"_a, "out"_a,
+             "One layer: qkv [tokens, (num_heads + 2 num_kv_heads) head_dim] to out [tokens, num_heads head_dim].");
+
+    nb::class_<SmallLinear>(m, "SmallLinear", "A weight [outputs, inputs] to multiply a few rows with.")
+        .def("__init__", &init_linear, "weight"_a, "workers"_a, "isa"_a = "", nb::keep_alive<1, 2>())
+        .def("run", &run_linear, "x"_a, "out"_a, "out = x weight^T");
+}
