@@ -62,12 +62,42 @@ class Face:
         assert status == 200, body
         return body
 
+    @asynccontextmanager
+    async def reading(self, path: str, body: object, *, num_tokens: int = 1) -> AsyncIterator[EventReader]:
+        """Begin a stream with so many tokens."""
+        posting = asyncio.create_task(self._open(path, body))
+        await self.executor.enqueued.wait()
+        self.executor.step(num_tokens)
+        async with await posting as answer:
+            assert answer.status == 200, await answer.text()
+            yield EventReader(self.executor, answer)
+
+    async def _open(self, path: str, body: object) -> aiohttp.ClientResponse:
+        return await self.session.post(path, data=_data(body))
+
     async def events(self, path: str, body: object) -> list[Any]:
         """The events of a stream, the last one `[DONE]`."""
         async with self.session.post(path, data=_data(body)) as answer:
             assert answer.status == 200, await answer.text()
             assert answer.content_type == "text/event-stream"
             return parse_events(await answer.text())
+
+
+class EventReader:
+    """A stream whose tokens come when the test says so."""
+
+    def __init__(self, executor: FakeExecutor, answer: aiohttp.ClientResponse) -> None:
+        self._executor = executor
+        self._answer = answer
+
+    async def next(self) -> Any:
+        """The next event that the server sends."""
+        return parse_events((await self._answer.content.readuntil(b"\n\n")).decode())[0]
+
+    async def after(self, num_tokens: int) -> Any:
+        """Have the engine compute tokens, and read an event."""
+        self._executor.step(num_tokens)
+        return await self.next()
 
 
 def parse_events(text: str) -> list[Any]:
