@@ -1,1 +1,16 @@
-"""The OpenAI door: admit, route, hand over, relay."""
+"""One OpenAI endpoint in front of context and generation servers. The life of a request is this list of files:
+
+    app             routes; admission
+    request         the body: decoded, checked, spliced into the bodies of the legs
+    route           which servers
+    relay           context leg, first token, generation leg, retries
+      legs          one server is asked
+      pool          connections that are kept open
+      upstream      one connection
+      http1         its bytes
+      context       what the context leg answered
+      last_token    when that was all
+    client_stream   the client's side
+
+Beside it: serve (the process), listen, http_server, members_door and health (who may be routed to), metrics, ids.
+"""

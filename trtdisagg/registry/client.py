@@ -8,7 +8,7 @@ A proxy that is not there yet, or starts again, is told as soon as it listens. W
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import anyio
 import msgspec
@@ -25,10 +25,12 @@ class MembersClient:
     """Keeps one proxy informed.
 
     :param socket: path of the proxy's members socket.
+    :param on_told: called with each set that the proxy has taken.
     """
 
-    def __init__(self, socket: str | os.PathLike[str]) -> None:
+    def __init__(self, socket: str | os.PathLike[str], on_told: Callable[[Members], None] = lambda _: None) -> None:
         self._socket = os.fspath(socket)
+        self._on_told = on_told
         self._members = Members(members=[])
         self._changed = anyio.Event()
         self.last_error: str | None = None
@@ -52,12 +54,14 @@ class MembersClient:
                 await self._changed.wait()
 
     async def _try_to_tell(self) -> bool:
+        told = self._members
         try:
-            await put_members(self._socket, self._members)
+            await put_members(self._socket, told)
         except OSError as e:
             self.last_error = str(e) or type(e).__name__
             return False
         self.last_error = None
+        self._on_told(told)
         return True
 
 

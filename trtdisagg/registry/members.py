@@ -53,13 +53,9 @@ class Roster:
         self._until: dict[str, float] = {}
         self._doubted: set[Member] = set()
         self._models: set[str] = set()
-        self._snapshot: Snapshot | None = Snapshot()
-
-    @property
-    def snapshot(self) -> Snapshot:
-        if self._snapshot is None:
-            self._snapshot = self._build()
-        return self._snapshot
+        self.snapshot = Snapshot()
+        self.was_complete = False
+        """Every model had what it needs, at least once."""
 
     @property
     def members(self) -> list[Member]:
@@ -91,18 +87,18 @@ class Roster:
             self._until[source] = until
         self._doubted &= set(self.members)
         self._models |= {m.model for m in self._sets[source]} | set(self._needs[source])
-        self._snapshot = None
+        self._change()
 
     def doubt(self, member: Member) -> None:
         """Do not route to a member until it is trusted again or replaced by its source."""
         if member in self.members:
             self._doubted.add(member)
-            self._snapshot = None
+            self._change()
 
     def trust(self, member: Member) -> None:
         """A probe succeeded."""
         self._doubted.discard(member)
-        self._snapshot = None
+        self._change()
 
     def is_stale(self, now: float) -> bool:
         """Whether a source has not been heard of for longer than it said; what is known goes on all the same."""
@@ -111,6 +107,10 @@ class Roster:
     def is_listed(self, member: Member) -> bool:
         """Whether a source still stands by this member, and no doubt has come up."""
         return member in self.members and member not in self._doubted
+
+    def _change(self) -> None:
+        self.snapshot = self._build()
+        self.was_complete = self.was_complete or not self.snapshot.missing()
 
     def _build(self) -> Snapshot:
         usable = [m for m in self.members if m not in self._doubted]

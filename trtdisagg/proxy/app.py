@@ -1,0 +1,188 @@
+"""The proxy's routes: what each answers, and in which form it says no.
+
+POST /v1/completions, /v1/chat/completions   admitted here, answered by a relay
+GET  /v1/models /version /metrics
+GET  /health /readyz                         200 once every model has what it needs
+GET  /livez                                  200 while this process answers at all
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+from aiohttp import web
+
+from trtdisagg import __version__
+from trtdisagg.errors import (
+    BodyTooLargeError,
+    DeadlineError,
+    OverloadedError,
+    RequestError,
+    TrtdisaggError,
+    UnavailableError,
+)
+from trtdisagg.protocol.openai import ModelCard, ModelList, encode_error
+from trtdisagg.proxy.client_stream import ClientStream
+from trtdisagg.proxy.ids import request_id
+from trtdisagg.proxy.legs import RefusedError
+from trtdisagg.proxy.metrics import CLIENT_LEFT
+from trtdisagg.proxy.relay import Means, Relay
+from trtdisagg.proxy.request import Incoming, decode_incoming
+
+COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}
+"""Route -> is it chat."""
+PASSED_ON = ("content-type", "retry-after")
+"""Headers of a server's 4xx that the client gets, too."""
+RETRY_AFTER_S = 1
+JSON = "application/json"
+
+logger = logging.getLogger(__name__)
+
+
+class NotFoundError(RequestError):
+    """No such route."""
+
+    http_status = 404
+    code = "not_found"
+
+
+class WrongMethodError(RequestError):
+    """The route is there, the method is not."""
+
+    http_status = 405
+    code = "method_not_allowed"
+
+
+class App:
+    """Answers every request of a client."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._loop = asyncio.get_running_loop()
+        self._created = int(time.time())
+        self._turn = 0
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._pages: dict[str, Callable[[], web.Response]] = {
+            "/v1/models": self._models,
+            "/health": self._health,
+            "/readyz": self._health,
+            "/livez": lambda: _json({"status": "ok"}),
+            "/version": lambda: _json({"version": __version__}),
+            "/metrics": self._metrics,
+        }
+
+    async def drain(self) -> None:
+        """Take no new requests and wait until those that run are answered."""
+        self._draining = True
+        await self._idle.wait()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request; whatever goes wrong is said in OpenAI's form."""
+        path = request.raw_path.partition("?")[0]
+        post, get = path in COMPLETIONS, path in self._pages
+        if post and request.method == "POST":
+            return await self._complete(request, path)
+        if get and request.method in ("GET", "HEAD"):
+            return self._pages[path]()
+        if not (post or get):
+            return _error(NotFoundError(f"There is no route {path[:200]}"))
+        return _error(WrongMethodError(f"{path} takes {'POST' if post else 'GET'}, not {request.method}"))
+
+    # --- completions ------------------------------------------------------------------------------------------------
+
+    async def _complete(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        started = self._loop.time()
+        self._means.metrics.request_begins()
+        self._idle.clear()
+        id_ = request_id(request.headers.get("X-Request-Id"))
+        incoming: Incoming | None = None
+        status = CLIENT_LEFT
+        try:
+            self._admit()
+            async with asyncio.timeout_at(started + self._means.spec.first_token_timeout_s) as deadline:
+                incoming = decode_incoming(await request.read(), chat=COMPLETIONS[path], request_id=id_)
+                client = ClientStream(request, {"X-Request-Id": id_})
+                self._turn += 1
+                relay = Relay(self._means, incoming, client, turn=self._turn, started=started, deadline=deadline)
+                response = await relay.run()
+            status = response.status
+        except ConnectionError:
+            raise
+        except Exception as e:  # noqa: BLE001 (a bug must be answered, too)
+            response = _explain(e, id_)
+            status = response.status
+        finally:
+            self._count(incoming, path, status, self._loop.time() - started)
+        return response
+
+    def _admit(self) -> None:
+        if self._draining:
+            raise UnavailableError("The proxy is about to end and takes no new requests")
+        if self._means.metrics.num_in_flight > self._means.spec.max_queue_size:
+            raise OverloadedError(f"{self._means.spec.max_queue_size} requests are in flight already; ask again later")
+
+    def _count(self, incoming: Incoming | None, path: str, status: int, seconds: float) -> None:
+        # A model nobody serves is no label: clients could make up any number of them.
+        known = incoming is not None and incoming.model in self._means.roster.snapshot.pools
+        self._means.metrics.request_ends(incoming.model if incoming and known else "", path, status, seconds)
+        if self._means.metrics.num_in_flight == 0:
+            self._idle.set()
+
+    # --- pages ------------------------------------------------------------------------------------------------------
+
+    def _models(self) -> web.Response:
+        pools = self._means.roster.snapshot.pools
+        cards = [ModelCard(id=m, created=self._created) for m, p in pools.items() if p.context or p.generation]
+        return _json(ModelList(data=cards))
+
+    def _health(self) -> web.Response:
+        roster = self._means.roster
+        missing = roster.snapshot.missing()
+        ready = roster.was_complete and roster.snapshot.can_serve() and not self._draining
+        status = "draining" if self._draining else "starting" if not roster.was_complete else "unavailable"
+        body: dict[str, object] = {"status": ("degraded" if missing else "ok") if ready else status}
+        if missing:
+            body["missing"] = missing
+        if roster.is_stale(self._loop.time()):
+            body["stale"] = True
+        return _json(body, 200 if ready else 503)
+
+    def _metrics(self) -> web.Response:
+        page, content_type = self._means.metrics.page()
+        return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+def _explain(error: Exception, id_: str) -> web.Response:
+    """What a client is told of an error that came before the first byte of its answer."""
+    headers = {"X-Request-Id": id_}
+    match error:
+        case TrtdisaggError():
+            return _error(error, headers)
+        case RefusedError():
+            kept = {name: error.headers[name] for name in PASSED_ON if name in error.headers}
+            return web.Response(status=error.status, body=error.body, headers={**kept, **headers})
+        case TimeoutError():
+            return _error(DeadlineError("There was no first token in time"), headers)
+        case web.HTTPRequestEntityTooLarge():
+            return _error(BodyTooLargeError("The request body is over the limit of this server"), headers)
+        case web.RequestPayloadError():
+            return _error(RequestError(f"The body cannot be read: {error}"), headers)
+    logger.error("%s: a bug in the proxy", id_, exc_info=error)
+    return _error(TrtdisaggError("Internal error; the proxy's log has more under this request's id"), headers)
+
+
+def _error(error: TrtdisaggError, headers: Mapping[str, str] | None = None) -> web.Response:
+    told = dict(headers or {})
+    if error.http_status in (429, 503):
+        told["Retry-After"] = str(RETRY_AFTER_S)
+    return web.Response(status=error.http_status, body=encode_error(error), content_type=JSON, headers=told)
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(value), content_type=JSON)

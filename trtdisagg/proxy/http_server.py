@@ -1,0 +1,42 @@
+"""aiohttp's bare server: one handler for every request, no application, no router, no access log.
+
+The handler of a client that leaves is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from aiohttp import web
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+BACKLOG = 1024
+SHUTDOWN_TIMEOUT_S = 0.5
+"""For handlers that still run when the server ends: then they are cancelled."""
+
+
+@contextlib.asynccontextmanager
+async def serving(handler: Handler, sockets: Sequence[socket.socket], max_body_bytes: int) -> AsyncIterator[None]:
+    """Serve on sockets that listen already, while the block runs.
+
+    :param max_body_bytes: reading a longer request body raises aiohttp's HTTPRequestEntityTooLarge.
+    """
+    loop = asyncio.get_running_loop()
+
+    def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)
+
+    server = web.Server(handler, request_factory=make_request, handler_cancellation=True, access_log=None)
+    runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    await runner.setup()
+    try:
+        for sock in sockets:
+            await web.SockSite(runner, sock, backlog=BACKLOG).start()
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,72 @@
+"""Where an agent tells this proxy who may be routed to: a unix socket that only its user can open.
+
+PUT /members {Members} -> 204
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import msgspec
+from aiohttp import web
+
+from trtdisagg.errors import StartupError
+from trtdisagg.protocol import WIRE_VERSION
+from trtdisagg.protocol.control import Members
+from trtdisagg.proxy.http_server import serving
+from trtdisagg.registry.members import Roster
+
+SOURCE = "agent"
+MAX_BODY_BYTES = 16 * 1024 * 1024
+
+
+@contextlib.asynccontextmanager
+async def open_members_door(path: str, roster: Roster) -> AsyncIterator[None]:
+    """Listen while the block runs; the socket file goes with it.
+
+    :raises StartupError: when the socket cannot be made.
+    """
+    with _listening(path) as sock:
+        async with serving(_MembersDoor(roster).handle, [sock], MAX_BODY_BYTES):
+            yield
+
+
+class _MembersDoor:
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        if (request.method, request.path) != ("PUT", "/members"):
+            return web.Response(status=404, text="only PUT /members\n")
+        try:
+            told = msgspec.json.decode(await request.read(), type=Members)
+        except msgspec.DecodeError as e:
+            return web.Response(status=400, text=f"{e}\n")
+        if told.wire_version != WIRE_VERSION:
+            return web.Response(status=400, text=f"wire version {told.wire_version} is not {WIRE_VERSION}\n")
+        until = asyncio.get_running_loop().time() + told.ttl_ms / 1000
+        self._roster.replace(SOURCE, told.members, needs=told.needs, until=until)
+        return web.Response(status=204)
+
+
+@contextlib.contextmanager
+def _listening(path: str) -> Iterator[socket.socket]:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as sock:
+        before = os.umask(0o177)
+        try:
+            sock.bind(path)
+        except OSError as e:
+            raise StartupError(f"cannot make the members socket {path}: {e.strerror or e}") from e
+        finally:
+            os.umask(before)
+        try:
+            yield sock
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)

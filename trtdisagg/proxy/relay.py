@@ -1,0 +1,247 @@
+"""One request from admission to its last byte: context leg, first token to the client, generation leg, relay.
+
+    choose servers ---> context leg ---> first chunk to the client ---> generation leg ---> relay its bytes
+         ^                  |                                                |
+         |                  v failed                                         v failed before its first byte
+         +----- both legs again elsewhere, new id             generation again elsewhere, without the used ticket
+
+Only one of ours may begin behind the first token; with other servers nothing is sent before generation speaks, so a
+failure there means both legs again. From generation's first byte on there is no second try: a stream that breaks ends
+with an error event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+from aiohttp import web
+
+from trtdisagg.errors import TrtdisaggError, UpstreamError
+from trtdisagg.protocol.control import Member
+from trtdisagg.protocol.openai import encode_error
+from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.proxy import last_token, route
+from trtdisagg.proxy.client_stream import ClientStream
+from trtdisagg.proxy.context import FirstToken, decode_first_token
+from trtdisagg.proxy.ids import DisaggIds
+from trtdisagg.proxy.legs import LegFailedError, Legs, RefusedError
+from trtdisagg.proxy.metrics import Metrics
+from trtdisagg.proxy.request import Incoming
+from trtdisagg.registry.members import Roster
+
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+class Means(msgspec.Struct, frozen=True):
+    """What all relays share."""
+
+    spec: ProxySpec
+    roster: Roster
+    legs: Legs
+    metrics: Metrics
+    ids: DisaggIds
+
+
+class Relay:
+    """One request.
+
+    :param turn: counts the requests; which servers are next follows from it.
+    :param client: where a streamed answer goes.
+    :param started: when the request came, on the loop's clock.
+    :param deadline: for the first token, as seen from outside.
+    """
+
+    def __init__(
+        self,
+        means: Means,
+        incoming: Incoming,
+        client: ClientStream,
+        *,
+        turn: int,
+        started: float,
+        deadline: asyncio.Timeout,
+    ) -> None:
+        self._means = means
+        self._incoming = incoming
+        self._client = client
+        self._turn = turn
+        self._started = started
+        self._deadline = deadline
+        self._avoid: set[str] = set()
+        self._first: FirstToken | None = None
+        """From one of ours: generation goes on from it, however often it is asked."""
+        self._ticket_used = False
+        self._generation_spoke = False
+
+    async def run(self) -> web.StreamResponse:
+        """Answer the client.
+
+        :raises Exception: only while nothing was sent; once a stream has begun, it says itself what went wrong.
+        """
+        try:
+            return await self._with_retries()
+        except ConnectionError:
+            raise
+        except Exception as e:
+            if not self._client.begun:
+                raise
+            return await self._break_stream(e)
+
+    async def _break_stream(self, error: Exception) -> web.StreamResponse:
+        self._means.metrics.stream_broke(self._incoming.model)
+        logger.warning("%s: the stream broke: %s", self._incoming.request_id, error)
+        match error:
+            case RefusedError():
+                event = error.as_event()
+            case TrtdisaggError():
+                event = encode_error(error)
+            case _:
+                logger.error("%s: a bug in the proxy", self._incoming.request_id, exc_info=error)
+                event = encode_error(TrtdisaggError("Internal error"))
+        await self._client.fail(event)
+        return self._client.response
+
+    async def _with_retries(self) -> web.StreamResponse:
+        retries_left = self._means.spec.max_retries
+        while True:
+            try:
+                return await self._attempt()
+            except LegFailedError as e:
+                logger.warning("%s: %s", self._incoming.request_id, e)
+                self._means.metrics.leg_failed(e.member)
+                if self._generation_spoke or retries_left == 0:
+                    raise e.as_error() from e
+                self._avoid.add(e.member.name)
+                self._ticket_used = self._ticket_used or e.reached
+            retries_left -= 1
+            self._means.metrics.retry(self._incoming.model)
+
+    async def _attempt(self) -> web.StreamResponse:
+        snapshot, incoming = self._means.roster.snapshot, self._incoming
+        if self._first is not None:
+            successor = route.choose_successor(snapshot, incoming.model, self._turn, self._avoid)
+            return await self._generate(successor, self._generation_body(self._first))
+        self._deadline.reschedule(self._started + self._means.spec.first_token_timeout_s)
+        chosen = route.choose(snapshot, incoming.model, self._turn, self._avoid)
+        if chosen.context is None:
+            seam = route.speaks_seam(chosen.generation)
+            return await self._generate(chosen.generation, incoming.alone_body(seam=seam))
+        seam = route.speaks_seam(chosen.context) and route.speaks_seam(chosen.generation)
+        first = await self._prefill(chosen.context, seam=seam)
+        if first.is_last:
+            return await self._finish_at_first(first)
+        if first.seam is not None:
+            self._first = first
+            if incoming.stream and first.seam.first_chunk:
+                await self._begin(first.seam.first_chunk.encode())
+        return await self._generate(chosen.generation, self._generation_body(first))
+
+    # --- context leg ------------------------------------------------------------------------------------------------
+
+    async def _prefill(self, member: Member, *, seam: bool) -> FirstToken:
+        incoming = self._incoming
+        self._ticket_used = False
+        body = incoming.context_body(self._means.ids.next(), seam=seam)
+        async with self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer:
+            return decode_first_token(await answer.connection.read(MAX_ANSWER_BYTES), seam=seam)
+
+    async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
+        incoming = self._incoming
+        if not incoming.stream:
+            return self._whole(last_token.whole(first.body))
+        events = first.seam.first_chunk.encode() if first.seam and first.seam.first_chunk else None
+        await self._begin(
+            events or last_token.streamed(first.body, chat=incoming.chat, include_usage=incoming.include_usage)
+        )
+        await self._client.end()
+        return self._client.response
+
+    # --- generation leg ---------------------------------------------------------------------------------------------
+
+    def _generation_body(self, first: FirstToken) -> bytes:
+        if self._ticket_used:
+            params = first.params_without_ticket(self._means.ids.next())
+        else:
+            params = first.params_with_ticket()
+        return self._incoming.generation_body(first, params)
+
+    async def _generate(self, member: Member, body: bytes) -> web.StreamResponse:
+        if self._incoming.stream:
+            await self._relay(member, body)
+            return self._client.response
+        return self._whole(await self._fetch(member, body))
+
+    async def _relay(self, member: Member, body: bytes) -> None:
+        incoming, idle_timeout_s = self._incoming, self._means.spec.idle_timeout_s
+        # Before the first token the request's own deadline holds; after it, what holds between any two tokens.
+        limit_s = idle_timeout_s if self._client.begun else None
+        try:
+            async with (
+                asyncio.timeout(limit_s) as limit,
+                self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer,
+            ):
+                piece = await answer.connection.next_piece()
+                limit.reschedule(None)
+                if not piece:
+                    raise LegFailedError(member, "the answer is empty")
+                self._generation_spoke = True
+                await self._begin(piece)
+                await answer.connection.pump(self._client.feed, self._client.drain, idle_timeout_s)
+        except TimeoutError:
+            raise LegFailedError(member, f"no token came for {idle_timeout_s:g} s") from None
+        if not self._client.is_complete:
+            raise UpstreamError(f"The answer of {member.name} broke off")
+        await self._client.end()
+
+    async def _begin(self, data: bytes) -> None:
+        if self._client.begun:
+            self._client.feed(data)
+            return
+        self._deadline.reschedule(None)
+        self._means.metrics.first_token(self._incoming.model, asyncio.get_running_loop().time() - self._started)
+        await self._client.begin(data)
+
+    async def _fetch(self, member: Member, body: bytes) -> bytes:
+        incoming, roster = self._incoming, self._means.roster
+        # A whole answer shows no tokens, so there is nothing to time. It may take as long as its server is listed.
+        self._deadline.reschedule(None)
+        try:
+            async with (
+                _while_true(lambda: roster.is_listed(member), self._means.spec.idle_timeout_s),
+                self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer,
+            ):
+                return await answer.connection.read(MAX_ANSWER_BYTES)
+        except TimeoutError:
+            raise LegFailedError(member, "it left while the answer was awaited") from None
+
+    def _whole(self, body: bytes) -> web.Response:
+        return web.Response(
+            body=body, content_type="application/json", headers={"X-Request-Id": self._incoming.request_id}
+        )
+
+
+@contextlib.asynccontextmanager
+async def _while_true(condition: Callable[[], bool], interval_s: float) -> AsyncIterator[None]:
+    """Like asyncio.timeout, but asks every so often whether there is reason to give up."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def look() -> None:
+        nonlocal timer
+        if condition():
+            timer = loop.call_later(interval_s, look)
+        else:
+            limit.reschedule(loop.time())
+
+    async with asyncio.timeout(None) as limit:
+        timer = loop.call_later(interval_s, look)
+        try:
+            yield
+        finally:
+            timer.cancel()

@@ -1,0 +1,115 @@
+"""The proxy's process: opens, says that it is ready, beats, drains, closes.
+
+The first SIGTERM (or Ctrl-C) drains: new requests get 503, those that run are answered. The second ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from pathlib import Path
+
+import uvloop
+
+from trtdisagg.errors import StartupError
+from trtdisagg.protocol.parent import end_with_parent
+from trtdisagg.protocol.reports import Reporter
+from trtdisagg.protocol.spec import Beat, Failed, ProxySpec, Ready
+from trtdisagg.proxy.app import App
+from trtdisagg.proxy.health import Health
+from trtdisagg.proxy.http_server import serving
+from trtdisagg.proxy.ids import DisaggIds
+from trtdisagg.proxy.legs import Legs
+from trtdisagg.proxy.listen import open_sockets
+from trtdisagg.proxy.members_door import open_members_door
+from trtdisagg.proxy.metrics import Metrics
+from trtdisagg.proxy.pool import Pool
+from trtdisagg.proxy.relay import Means
+from trtdisagg.registry.members import Roster
+
+BEAT_S = 0.5
+
+logger = logging.getLogger(__name__)
+
+
+def run_proxy(spec: ProxySpec) -> int:
+    """Be the proxy until asked to end; returns the exit code."""
+    end_with_parent(spec.parent_pid)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with contextlib.closing(Reporter(spec.report_fd)) as reporter:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_serve(spec, reporter))
+        except StartupError as e:
+            logger.error("%s", e)
+            reporter.send(Failed(message=e.message, fatal=True))
+            return e.exit_code
+
+
+async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
+    signals = _Signals()
+    roster, pool = Roster(), Pool(_read_secret(spec.secret_file))
+    metrics = Metrics(roster)
+    app = App(Means(spec=spec, roster=roster, legs=Legs(pool, roster, metrics), metrics=metrics, ids=DisaggIds()))
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(pool.close_idle)
+        sockets = open_sockets(spec.host, spec.port, stuck_timeout_s=spec.idle_timeout_s)
+        await stack.enter_async_context(serving(app.handle, sockets, spec.max_body_bytes))
+        if spec.members_socket is not None:
+            await stack.enter_async_context(open_members_door(spec.members_socket, roster))
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(Health(pool, roster, spec.servers).run()),
+                tasks.create_task(_beat(reporter, metrics)),
+            ]
+            port = sockets[0].getsockname()[1]
+            logger.info("listening on %s:%d", spec.host, port)
+            reporter.send(Ready(host=spec.host, port=port))
+            exit_code = await _until_asked_to_end(app, signals, tasks)
+            for task in running:
+                task.cancel()
+    return exit_code
+
+
+async def _until_asked_to_end(app: App, signals: _Signals, tasks: asyncio.TaskGroup) -> int:
+    await signals.first.wait()
+    logger.info("draining")
+    drained = tasks.create_task(app.drain())
+    second = tasks.create_task(signals.second.wait())
+    await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)
+    exit_code = 0 if drained.done() else 128 + signals.number
+    drained.cancel()
+    second.cancel()
+    return exit_code
+
+
+async def _beat(reporter: Reporter, metrics: Metrics) -> None:
+    while True:
+        reporter.send(Beat(stats=metrics.stats()))
+        await asyncio.sleep(BEAT_S)
+
+
+def _read_secret(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text().strip()
+    except OSError as e:
+        raise StartupError(f"cannot read the secret file {path}: {e.strerror or e}") from e
+
+
+class _Signals:
+    """Records SIGTERM and SIGINT; what they mean is decided elsewhere."""
+
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        self.number = 0
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._record, number)
+
+    def _record(self, number: int) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+        self.number = number
