@@ -6,6 +6,7 @@ what a server gets from them is decided in the supervisor's plan.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -43,6 +44,11 @@ class Loaded(msgspec.Struct, kw_only=True, frozen=True):
     """The cluster's: `name:`, or the name of the file's directory."""
     no_effect: list[Notice] = []
     """Keys that were accepted and change nothing, with the reason; each once."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for files that mean the same."""
+        return hashlib.blake2b(msgspec.json.encode(self.cluster), digest_size=8).hexdigest()
 
 
 def load(path: Path | str, *, only_routes: bool = False) -> Loaded:

@@ -79,6 +79,8 @@ class ClusterStatus(msgspec.Struct, kw_only=True, frozen=True):
     url: str
     """Where clients go."""
     file: str | None
+    fingerprint: str = ""
+    """Of what the file meant when it was read; another one means that it was changed since."""
     agent_pid: int
     up_s: float
     servers: list[ServerStatus]

@@ -38,6 +38,8 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
 
     cluster: str
     file: str | None
+    fingerprint: str = ""
+    """Of what the file meant; empty without a file."""
     servers: list[ChildPlan]
     """Those that are ours to start."""
     upstream: list[UpstreamServer]
