@@ -35,9 +35,9 @@ UNDEAD_S = 20.0
 """From SIGKILL until a child that is still there is left alone."""
 
 
-def decide(state: ClusterState, rules: SupervisionConfig, now: float) -> list[Action]:
-    """The actions that are due, each with `at` = now."""
-    return [replace(action, at=now) for action in agenda(state, rules) if action.at <= now]
+def decide(state: ClusterState, rules: SupervisionConfig, now: float) -> Action | None:
+    """One action that is due, with `at` = now; to be asked again when that is reduced into the state."""
+    return next((replace(action, at=now) for action in agenda(state, rules) if action.at <= now), None)
 
 
 def next_wake(state: ClusterState, rules: SupervisionConfig) -> float | None:

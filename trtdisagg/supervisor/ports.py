@@ -1,0 +1,51 @@
+"""Finds out before anything starts whether an address can be listened on, and who has it if not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import psutil
+
+from trtdisagg.errors import StartupError
+
+
+def check_free(host: str, port: int, what: str) -> None:
+    """Try an address.
+
+    :param what: who wants it, for the message.
+    :raises StartupError: when it cannot be had; the message names the process that has it.
+    """
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as e:
+        raise StartupError(f"{what} cannot listen on {host}: {e.strerror}") from e
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as e:
+            raise StartupError(f"{what} cannot listen on {host}:{port}: {_why(e, port)}") from e
+
+
+def _why(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"the port is in use by {holder(port)}"
+    return os.strerror(error.errno or 0)
+
+
+def holder(port: int) -> str:
+    """Which process listens on a port, in words."""
+    try:
+        listeners = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    except psutil.AccessDenied:
+        listeners = []
+    pid = next((c.pid for c in listeners if c.laddr[1:] == (port,) and c.pid is not None), None)
+    if pid is None:
+        return "a process of another user"
+    try:
+        return f"pid {pid} ({' '.join(psutil.Process(pid).cmdline())[:80]})"
+    except psutil.Error:
+        return f"pid {pid}"

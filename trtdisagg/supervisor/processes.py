@@ -1,0 +1,205 @@
+"""One child process: started, listened to, and seen to its end with all it has started.
+
+    agent ---- command, environment, SIGTERM, SIGKILL ------> child (own session and process group)
+          <--- lines (stdout and stderr) --------------------
+          <--- reports (a pipe of its own) ------------------
+
+Knows nothing of servers, states or restarts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from trtdisagg.protocol import WIRE_VERSION
+from trtdisagg.protocol.reports import decode_report
+from trtdisagg.protocol.spec import Failed, Ready, Report
+from trtdisagg.supervisor import guardian
+
+NUM_LAST_LINES = 10
+_MAX_LINE_BYTES = 64 * 1024
+_READ_BYTES = 64 * 1024
+_END_OF_PIPES_S = 1.0
+"""From the end of a child and all it started to the end of its pipes."""
+_SWEEP_TIMEOUT_S = 10.0
+_REAP_TIMEOUT_S = 5.0
+
+_NOT_FOR_CHILDREN = {
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+}
+"""What systemd tells its service: a child that followed it would speak in the agent's name."""
+
+
+class Child:
+    """One process of a server or of the proxy.
+
+    :param command: given the descriptor for reports, the command to start.
+    :param env: added to this process's environment.
+    :param mark: value of the run's mark, which everything that the child starts inherits.
+    :param on_line: called with each line it prints, as it is, with its end.
+    :param on_report: called with each report.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[int], Sequence[str]],
+        *,
+        env: Mapping[str, str],
+        mark: str,
+        on_line: Callable[[bytes], None],
+        on_report: Callable[[Report], None],
+    ) -> None:
+        self.last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
+        self._command = command
+        self._env = env
+        self._mark = mark
+        self._on_line = on_line
+        self._on_report = on_report
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early_signal: signal.Signals | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def run(self, on_start: Callable[[int], None]) -> int:
+        """Start the process and see it to its end; then nothing of it is left, however this ends.
+
+        :param on_start: called with the pid.
+        :returns: the return code, as of subprocess.
+        :raises OSError: when it cannot be started.
+        """
+        if self._early_signal is not None:
+            return -self._early_signal
+        with contextlib.ExitStack() as fds:
+            output, reports = self._start(fds)
+            assert self._process is not None
+            try:
+                async with anyio.create_task_group() as readers:
+                    readers.start_soon(self._read_lines, output)
+                    readers.start_soon(self._read_reports, reports)
+                    on_start(self._process.pid)
+                    await self._ended()
+                    await self._clear_remains()
+                    readers.cancel_scope.deadline = anyio.current_time() + _END_OF_PIPES_S
+            finally:
+                if self._process.returncode is None:
+                    await self._put_to_an_end()
+            return self._process.returncode
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process group; before the start, it has the effect that there is none."""
+        if self._process is None:
+            self._early_signal = number
+        elif self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    # --- start and end ----------------------------------------------------------------------------------------------
+
+    def _start(self, fds: contextlib.ExitStack) -> tuple[int, int]:
+        """:returns: our ends of the pipes, for output and reports."""
+        output, output_theirs = os.pipe()
+        reports, reports_theirs = os.pipe()
+        for fd in (output, reports):
+            fds.callback(os.close, fd)
+            os.set_blocking(fd, False)
+        try:
+            self._process = subprocess.Popen(
+                self._command(reports_theirs),
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output_theirs,
+                stderr=output_theirs,
+                pass_fds=[reports_theirs],
+                start_new_session=True,
+            )
+        finally:
+            os.close(output_theirs)
+            os.close(reports_theirs)
+        return output, reports
+
+    def _environment(self) -> dict[str, str]:
+        ours = {key: value for key, value in os.environ.items() if key not in _NOT_FOR_CHILDREN}
+        return {**ours, "PYTHONUNBUFFERED": "1", **self._env, guardian.MARK: self._mark}
+
+    async def _ended(self) -> None:
+        """Wait for the end of the process, and kill what is left of its group while its number is still taken."""
+        assert self._process is not None
+        pidfd = os.pidfd_open(self._process.pid)
+        try:
+            await anyio.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+
+    async def _clear_remains(self) -> None:
+        """Kill what it started in groups of their own."""
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(functools.partial(guardian.sweep, self._mark, timeout_s=_SWEEP_TIMEOUT_S))
+
+    async def _put_to_an_end(self) -> None:
+        self.signal(signal.SIGKILL)
+        with anyio.move_on_after(_REAP_TIMEOUT_S, shield=True):
+            await self._ended()
+        await self._clear_remains()
+
+    # --- what it says -----------------------------------------------------------------------------------------------
+
+    async def _read_lines(self, fd: int) -> None:
+        async for line in _lines(fd):
+            self.last_lines.append(line.decode(errors="replace").rstrip())
+            self._on_line(line)
+
+    async def _read_reports(self, fd: int) -> None:
+        async for line in _lines(fd):
+            self._on_report(_report(line))
+
+
+def _report(line: bytes) -> Report:
+    """A report that cannot be understood is a failure: whatever sent it is not of our kind."""
+    try:
+        report = decode_report(line)
+    except msgspec.DecodeError as e:
+        return Failed(message=f"sent a report that cannot be read ({e}): {line[:200]!r}", fatal=True)
+    if isinstance(report, Ready) and report.wire_version != WIRE_VERSION:
+        message = f"speaks wire version {report.wire_version}, this supervisor {WIRE_VERSION}: they are of two releases"
+        return Failed(message=message, fatal=True)
+    return report
+
+
+async def _lines(fd: int) -> AsyncIterator[bytes]:
+    """Lines with their ends from a pipe that does not block; one that is too long comes in pieces."""
+    rest = b""
+    while chunk := await _read(fd):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+        if len(rest) >= _MAX_LINE_BYTES:
+            yield rest + b"\n"
+            rest = b""
+    if rest:
+        yield rest + b"\n"
+
+
+async def _read(fd: int) -> bytes:
+    while True:
+        await anyio.wait_readable(fd)
+        with contextlib.suppress(BlockingIOError):
+            return os.read(fd, _READ_BYTES)
