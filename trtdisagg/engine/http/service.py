@@ -26,7 +26,7 @@ class Service:
         self.num_requests = 0
         """That are being answered now."""
         self._open: tuple[Engine, Tokenizer, Intake] | None = None
-        self._is_draining = False
+        self.is_draining = False
 
     def open(self, engine: Engine, tokenizer: Tokenizer, secret: bytes) -> None:
         """The engine can serve: requests are taken from now on."""
@@ -34,7 +34,12 @@ class Service:
 
     def drain(self) -> None:
         """Take no new requests."""
-        self._is_draining = True
+        self.is_draining = True
+
+    @property
+    def is_open(self) -> bool:
+        """There is an engine."""
+        return self._open is not None
 
     @property
     def is_drained(self) -> bool:
@@ -49,7 +54,7 @@ class Service:
         """None when it serves, otherwise why not."""
         if self._open is None:
             return "The server is starting"
-        if self._is_draining:
+        if self.is_draining:
             return "The server is draining"
         return self._open[0].health()
 

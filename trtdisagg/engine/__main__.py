@@ -1,0 +1,79 @@
+"""`python -m trtdisagg.engine --spec FILE`: one engine process. Nothing heavy is imported before it has its cores."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from trtdisagg.errors import ConfigError, TrtdisaggError
+from trtdisagg.protocol import WIRE_VERSION
+from trtdisagg.protocol.parent import end_with_parent
+from trtdisagg.protocol.reports import Reporter
+from trtdisagg.protocol.spec import EngineSpec, Failed
+
+log = logging.getLogger("trtdisagg.engine")
+
+
+def main() -> int:
+    """Be an engine until asked to end; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="trtdisagg engine", description="One engine process.")
+    parser.add_argument("--spec", required=True, metavar="FILE", help="what the agent wrote: an EngineSpec as JSON")
+    path = Path(parser.parse_args().spec)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        spec = _read_spec(path)
+    except ConfigError as e:
+        log.error("%s", e)
+        return e.exit_code
+    end_with_parent(spec.parent_pid)
+    with contextlib.closing(Reporter(spec.report_fd)) as reporter:
+        try:
+            return _serve(spec, reporter)
+        except TrtdisaggError as e:
+            return _fail(reporter, e.message, e.exit_code, fatal=isinstance(e, ConfigError))
+        except Exception as e:
+            log.exception("the engine failed")
+            return _fail(reporter, f"{type(e).__name__}: {e}", 1)
+
+
+def _read_spec(path: Path) -> EngineSpec:
+    """
+    :raises ConfigError: when it is no spec that this version understands.
+    """
+    try:
+        spec = msgspec.json.decode(path.read_bytes(), type=EngineSpec)
+    except (OSError, msgspec.DecodeError) as e:
+        raise ConfigError(f"the spec file {path} cannot be read: {e}") from e
+    if spec.wire_version != WIRE_VERSION:
+        raise ConfigError(f"the spec file {path} has wire version {spec.wire_version}, this is {WIRE_VERSION}")
+    return spec
+
+
+def _serve(spec: EngineSpec, reporter: Reporter) -> int:
+    if spec.cores is not None:
+        os.sched_setaffinity(0, spec.cores)  # before torch counts them and starts threads
+
+    import uvloop
+
+    from trtdisagg.engine.assemble import open_engine
+    from trtdisagg.engine.serve import Server
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(spec, reporter, open_engine).run())
+
+
+def _fail(reporter: Reporter, message: str, exit_code: int, *, fatal: bool = False) -> int:
+    log.error("%s", message)
+    reporter.send(Failed(message=message, fatal=fatal))
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

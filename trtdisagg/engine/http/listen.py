@@ -1,0 +1,51 @@
+"""The socket an engine listens on: opened before anything is loaded, so that a port that is taken is known at once."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+
+import psutil
+
+from trtdisagg.errors import ConfigError, StartupError
+
+_BACKLOG = 1024
+
+
+def open_socket(host: str, port: int, *, has_secret: bool) -> socket.socket:
+    """Listen on `host`.
+
+    :param port: 0: any free one.
+    :raises ConfigError: when others could reach it and there is no secret.
+    :raises StartupError: when the port is taken or the host is not here.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as e:
+        raise StartupError(f"cannot listen on {host}: {e.strerror or e}") from e
+    family, _, _, _, address = found[0]
+    if not has_secret and not ipaddress.ip_address(address[0]).is_loopback:
+        raise ConfigError(
+            f"others can reach {host}, and there is no secret: name a `secret_file`, or an address of this host alone"
+        )
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as e:
+        listener.close()
+        why = f"the port is in use by {_holder(port)}" if e.errno == errno.EADDRINUSE else e.strerror
+        raise StartupError(f"cannot listen on {host}:{port}: {why}") from e
+    return listener
+
+
+def _holder(port: int) -> str:
+    """Which process listens on a port, in words."""
+    try:
+        connections = psutil.net_connections("tcp")
+        pid = next((c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr[1:] == (port,)), None)
+        return f"pid {pid} ({psutil.Process(pid).name()})" if pid else "a process of another user"
+    except psutil.Error:
+        return "another process"
