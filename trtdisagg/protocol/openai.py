@@ -6,6 +6,8 @@ OpenAI's or TensorRT-LLM's API and refused, with the reason, when it is set to a
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -168,15 +170,35 @@ def decode_request(body: bytes, kind: type[_Request]) -> _Request:
         raise _wrong_field(str(e)) from None
     except msgspec.DecodeError as e:
         raise RequestError(f"The body is not valid JSON: {e}") from None
+    except UnicodeDecodeError:
+        raise RequestError("The body is not valid UTF-8") from None
     except RecursionError:
         raise RequestError("The body is nested too deeply") from None
-    for name, neutral in NOT_SERVED.items():
-        value = getattr(request, name, neutral[0])
-        if not any(value is n or (type(value) is not bool and value == n) for n in neutral):
-            raise UnsupportedError(f"`{name}` is not supported by this server; leave it out", param=name)
+    if not _asks_for_nothing_more(request):
+        _refuse_not_served(request)
     if request.stream_options is not None and not request.stream:
         raise RequestError("`stream_options` is allowed only with `stream: true`", param="stream_options")
     return request
+
+
+def _refuse_not_served(request: _Common) -> None:
+    for name, neutral in NOT_SERVED.items():
+        value = getattr(request, name, neutral[0])
+        if not any(isinstance(value, bool) is isinstance(n, bool) and value == n for n in neutral):
+            raise UnsupportedError(f"`{name}` is not supported by this server; leave it out", param=name)
+
+
+def _asks_for_nothing_more(request: _Common) -> bool:
+    """Whether all fields of `NOT_SERVED` have their defaults, as almost always: one comparison for all."""
+    get, defaults = _not_served_fields(type(request))
+    return bool(get(request) == defaults)
+
+
+@functools.cache
+def _not_served_fields(kind: type[_Common]) -> tuple[operator.attrgetter[Any], tuple[Any, ...]]:
+    fields = {f.name: f.default for f in msgspec.structs.fields(kind)}
+    names = [name for name in NOT_SERVED if name in fields]
+    return operator.attrgetter(*names), tuple(fields[name] for name in names)
 
 
 def _wrong_field(text: str) -> RequestError:

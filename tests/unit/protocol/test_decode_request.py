@@ -1,0 +1,88 @@
+"""What a client may send: each wrong field is named, and nothing is accepted that would be ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from trtdisagg.errors import RequestError, UnsupportedError
+from trtdisagg.protocol.openai import NOT_SERVED, ChatRequest, CompletionRequest, decode_request
+
+COMPLETION = {"model": "m", "prompt": "p"}
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def decode(fields: dict[str, Any]) -> ChatRequest | CompletionRequest:
+    body = msgspec.json.encode(fields)
+    return decode_request(body, ChatRequest) if "messages" in fields else decode_request(body, CompletionRequest)
+
+
+@pytest.mark.parametrize("base", [COMPLETION, CHAT])
+def test_neutral_values_of_what_is_not_served_are_accepted(base: dict[str, Any]) -> None:
+    kind = ChatRequest if base is CHAT else CompletionRequest
+    types = {f.name: f.type for f in msgspec.structs.fields(kind)}
+    for name in NOT_SERVED.keys() & types.keys():
+        accepted = [v for v in NOT_SERVED[name] if _fits(v, types[name])]
+        assert accepted, name
+        for value in accepted:
+            decode({**base, name: value})
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """`logprobs` is a number in one API and a bool in the other, and so are its neutral values."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "value"),
+    [
+        (COMPLETION, "n", 2),
+        (COMPLETION, "echo", True),
+        (COMPLETION, "logprobs", 0),
+        (COMPLETION, "logprobs", 5),
+        (COMPLETION, "suffix", "x"),
+        (COMPLETION, "presence_penalty", 0.5),
+        (COMPLETION, "detokenize", False),
+        (CHAT, "logprobs", True),
+        (CHAT, "tools", [{"type": "function"}]),
+        (CHAT, "tool_choice", "required"),
+        (CHAT, "response_format", {"type": "json_object"}),
+    ],
+)
+def test_any_other_value_is_refused_by_name(base: dict[str, Any], name: str, value: Any) -> None:
+    with pytest.raises(UnsupportedError, match=f"`{name}`") as e:
+        decode({**base, name: value})
+    assert e.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({**COMPLETION, "temprature": 1}, "temprature"),
+        ({**COMPLETION, "max_tokens": "3"}, "max_tokens"),
+        ({**COMPLETION, "max_tokens": 0}, "max_tokens"),
+        ({**COMPLETION, "temperature": -1}, "temperature"),
+        ({"model": "m"}, "prompt"),
+        ({**COMPLETION, "stream_options": {"include_usage": True}}, "stream_options"),
+        ({**COMPLETION, "stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+        ({**CHAT, "messages": [{"role": "king", "content": "hi"}]}, "messages[0].role"),
+        ({**CHAT, "messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as e:
+        decode(fields)
+    assert e.value.param == param
+    assert param in e.value.message
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"model": "\xff", "prompt": "p"}', b"[" * 100_000])
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(RequestError):
+        decode_request(body, CompletionRequest)
