@@ -1,0 +1,81 @@
+"""`up -d`: the same program again, detached, and waiting for it from outside."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from trtdisagg.errors import NotReadyInTimeError, NotRunningError, StartupError
+from trtdisagg.protocol.control import ClusterStatus
+from trtdisagg.supervisor.client import ControlClient
+from trtdisagg.supervisor.rundir import Place
+
+LOG_NAME = "agent"
+_NUM_LAST_LINES = 20
+_LOOK_AGAIN_S = 0.1
+
+
+class Background:
+    """A detached agent, watched until it can be left alone.
+
+    :param file: absolute path of the cluster file.
+    """
+
+    def __init__(self, file: Path, place: Place) -> None:
+        self._place = place
+        place.log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._log_file = place.log_file(LOG_NAME)
+        with self._log_file.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "trtdisagg", "up", str(file), "--no-tui", "--detached"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def check_alive(self) -> None:
+        """Say what it said, and exit as it did, when it has ended."""
+        code = self._process.poll()
+        if code is not None:
+            lines = self._log_file.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
+            for line in lines[-_NUM_LAST_LINES:]:
+                click.echo(line, err=True)
+            raise click.exceptions.Exit(code if code >= 0 else 128 - code)
+
+
+def wait_for(
+    place: Place, background: Background | None, *, until_ready: bool, timeout_s: float | None
+) -> ClusterStatus:
+    """Wait until the agent answers, or until its cluster can serve. The agent itself sees to it that this has an end.
+
+    :param background: the agent, where it was started here.
+    :raises NotReadyInTimeError: after `timeout_s`; the cluster goes on starting.
+    :raises StartupError: the cluster goes down instead.
+    """
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if background:
+            background.check_alive()
+        status = _status(place, is_starting=background is not None)
+        if status and (status.state == "ready" or not until_ready):
+            return status
+        if status and background is None and status.state in ("stopping", "failed"):
+            raise StartupError(f"{status.cluster} is going down: {status.reason}")
+        time.sleep(_LOOK_AGAIN_S)
+    raise NotReadyInTimeError(f"not ready after {timeout_s:g} s; it goes on starting, see `trtdisagg status`")
+
+
+def _status(place: Place, *, is_starting: bool) -> ClusterStatus | None:
+    try:
+        return ControlClient(place).status()
+    except NotRunningError:
+        if is_starting:
+            return None
+        raise

@@ -1,0 +1,117 @@
+"""An agent in the foreground: the live table on a terminal, otherwise one line for everything that happens."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import anyio
+import click
+from rich.live import Live
+
+from trtdisagg.cli.terminal import console
+from trtdisagg.cli.views import ROLE_STYLES, cluster_view
+from trtdisagg.protocol.control import ClusterStatus
+from trtdisagg.supervisor.agent import run_agent
+from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.rundir import Place
+
+_REDRAW_S = 0.25
+_QUESTION = "What is the capital of France?"
+
+
+def run_with_table(plan: Plan, place: Place) -> int:
+    """Run an agent under a live table.
+
+    :returns: its exit code; raises as `run_agent` does.
+    """
+    out = console()
+    with Live(console=out, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
+        screen = _Screen(live, _hint_once(plan, lambda text: out.print(text, highlight=False, soft_wrap=True)))
+        return anyio.run(functools.partial(run_agent, plan, place, on_status=screen.show))
+
+
+def run_with_lines(plan: Plan, place: Place, *, of_children: bool = True) -> int:
+    """Run an agent and print what happens.
+
+    :param of_children: also what the children print, which their logs have anyway.
+    :returns: its exit code; raises as `run_agent` does.
+    """
+    lines = _Lines(plan)
+    return anyio.run(
+        functools.partial(
+            run_agent,
+            plan,
+            place,
+            on_status=_hint_once(plan, lines.event),
+            on_event=lines.event,
+            on_line=lines.child if of_children else lambda _name, _line: None,
+        )
+    )
+
+
+class _Screen:
+    """Redraws the table, but not with every beat."""
+
+    def __init__(self, live: Live, on_status: Callable[[ClusterStatus], None]) -> None:
+        self._live = live
+        self._on_status = on_status
+        self._drawn_at = 0.0
+        self._drawn = ""
+
+    def show(self, status: ClusterStatus) -> None:
+        self._on_status(status)
+        states = " ".join(server.state for server in status.servers)
+        now = time.monotonic()
+        if now > self._drawn_at + _REDRAW_S or states != self._drawn:
+            self._drawn_at, self._drawn = now, states
+            self._live.update(cluster_view(status, self._live.console.width), refresh=True)
+
+
+class _Lines:
+    """`12:03:04.123 context-0 | text`"""
+
+    def __init__(self, plan: Plan) -> None:
+        self._width = max(len(name) for name in ["agent", *(child.name for child in plan.children)])
+        self._colours = {child.name: ROLE_STYLES[child.role] for child in plan.children}
+        self._broken = False
+
+    def event(self, text: str) -> None:
+        for line in text.splitlines():
+            self.child("agent", line)
+
+    def child(self, name: str, line: str) -> None:
+        if self._broken:
+            return
+        now = datetime.now().strftime("%H:%M:%S.%f")[:-3]
+        padded = click.style(f"{name:<{self._width}}", fg=self._colours.get(name))
+        try:
+            click.echo(f"{now} {padded} | {line}")
+        except OSError:  # whoever read it has gone; the cluster stays, and the logs go on
+            self._broken = True
+
+
+def _hint_once(plan: Plan, say: Callable[[str], None]) -> Callable[[ClusterStatus], None]:
+    """Says how to ask the cluster, once it can answer."""
+    told = False
+
+    def on_status(status: ClusterStatus) -> None:
+        nonlocal told
+        if status.state == "ready" and not told:
+            told = True
+            say(hint(plan, status.url))
+
+    return on_status
+
+
+def hint(plan: Plan, url: str) -> str:
+    """A command to paste."""
+    model = next(iter(plan.needs), None)
+    if model is None:
+        return f"ready: {url}\n  curl {url}/v1/models"
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": _QUESTION}]})
+    header = "-H 'Content-Type: application/json'"
+    return f"ready: {url}\n  curl {url}/v1/chat/completions {header} \\\n    -d '{body}'"
