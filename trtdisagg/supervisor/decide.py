@@ -73,9 +73,13 @@ def _watching(child: Child, rules: SupervisionConfig) -> Iterator[Action]:
     if child.phase in ("starting", "loading"):
         yield _start_deadline(child, rules)
     elif child.phase == "ready":
-        yield Stall(at=child.beat_at + BEAT_STALE_S, name=child.name)
+        yield _stall_deadline(child)
     elif child.phase == "stalled":
         yield Kill(at=child.beat_at + BEAT_DEAD_S, name=child.name, reason=f"no sign of life for {BEAT_DEAD_S:.0f} s")
+
+
+def _stall_deadline(child: Child) -> Action:
+    return Stall(at=child.beat_at + BEAT_STALE_S, name=child.name)
 
 
 def _start_deadline(child: Child, rules: SupervisionConfig) -> Action:
@@ -111,10 +115,8 @@ def _after_death(child: Child, state: ClusterState, rules: SupervisionConfig) ->
     if child.failure is not None and child.failure.fatal:
         return _given_up(child, f"{child.name} cannot go on: {child.reason}", StartupError.exit_code)
     if len(recent) > rules.max_restarts:
-        times = (
-            f"{len(recent)} times within {rules.restart_window_s:g} s" if len(recent) > 1 else "and is not restarted"
-        )
-        return _given_up(child, f"{child.name} died {times}, last: {child.reason}", CrashLoopError.exit_code)
+        times = "once" if len(recent) == 1 else f"{len(recent)} times within {rules.restart_window_s:g} s, the last time"
+        return _given_up(child, f"{child.name} died {times}: {child.reason}", CrashLoopError.exit_code)
     pause_s = _pause_s(len(recent), rules, seed=f"{state.run_id}.{child.name}.{child.num_starts}")
     return BackOff(at=died_at, name=child.name, until=died_at + pause_s)
 
@@ -142,6 +144,8 @@ def _stopping(state: ClusterState, stop: Stop, rules: SupervisionConfig) -> Iter
     drain_s = rules.drain_timeout_s if stop.timeout_s is None else stop.timeout_s
     proxy = state.children.get(PROXY)
     for child in living:
+        if child.phase == "ready":
+            yield _stall_deadline(child)  # the proxy may still route to it
         if child.kill_at is not None:
             yield Abandon(at=child.kill_at + UNDEAD_S, name=child.name)
         elif stop.force:

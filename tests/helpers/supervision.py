@@ -1,0 +1,152 @@
+"""Plays histories into the real reducer and the real rules: a fake clock, and children that do as the history says.
+
+    replay = Replay()
+    replay.play('''
+        1  proxy ready
+        2  context-0 ready
+        9  context-0 dies
+    ''')
+    assert replay.log[-2:] == ["context-0 back_off", "context-0 spawn"]
+
+A child that was started has a pid at once, and beats every second once it is ready unless it is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trtdisagg.config.schema import SupervisionConfig
+from trtdisagg.protocol.spec import Beat, Failed, Loading, Ready, Report, Stats
+from trtdisagg.supervisor.child import Child
+from trtdisagg.supervisor.decide import decide, next_wake
+from trtdisagg.supervisor.events import (
+    Action,
+    Event,
+    Exited,
+    Reported,
+    Routed,
+    Spawn,
+    Spawned,
+    StopAsked,
+    Woke,
+)
+from trtdisagg.supervisor.state import PROXY, initial, reduce
+
+NAMES = (PROXY, "context-0", "generation-0")
+BEAT_S = 1.0
+_LONGEST_S = 100_000.0
+
+
+class Replay:
+    """
+    :ivar log: the actions in order, as `NAME ACTION`.
+    :ivar actions: the same as values, `at` included.
+    """
+
+    def __init__(self, names: tuple[str, ...] = NAMES, rules: SupervisionConfig | None = None) -> None:
+        self.rules = rules or SupervisionConfig()
+        self.state = initial("run", names, 0.0)
+        self.now = 0.0
+        self.actions: list[Action] = []
+        self.frozen: set[str] = set()
+        self._pids = 100
+        self._settle()
+
+    @property
+    def log(self) -> list[str]:
+        return [f"{getattr(a, 'name', 'cluster')} {a.__struct_config__.tag}" for a in self.actions]
+
+    def child(self, name: str) -> Child:
+        return self.state.children[name]
+
+    @property
+    def phases(self) -> dict[str, str]:
+        return {child.name: child.phase for child in self.state.children.values()}
+
+    def times(self, what: str) -> list[float]:
+        """When an action of the log was taken."""
+        return [a.at for a, line in zip(self.actions, self.log, strict=True) if line == what]
+
+    # --- histories --------------------------------------------------------------------------------------------------
+
+    def play(self, history: str) -> Replay:
+        """One line an event: time, child (or `cluster`), what it does."""
+        for line in history.strip().splitlines():
+            at, name, verb, *rest = line.split(maxsplit=3)
+            self.advance(float(at))
+            self.do(name, verb, rest[0] if rest else "")
+        return self
+
+    def do(self, name: str, verb: str, rest: str = "") -> None:
+        verbs: dict[str, Callable[[], None]] = {
+            "loads": lambda: self.report(name, Loading(stage=rest)),
+            "ready": lambda: self.report(name, Ready(host="127.0.0.1", port=7, max_seq_len=64, num_blocks=9)),
+            "fails": lambda: self.report(name, Failed(message=rest)),
+            "fails-for-good": lambda: self.report(name, Failed(message=rest, fatal=True)),
+            "beats": lambda: self.report(name, Beat(stats=Stats())),
+            "freezes": lambda: self.frozen.add(name),
+            "thaws": lambda: self.frozen.discard(name),
+            "dies": lambda: self.exit(name, rest or "exit status 1"),
+            "passes": lambda: None,
+            "routed": lambda: self.handle(Routed(at=self.now, names=rest.split())),
+            "stop": lambda: self.handle(StopAsked(at=self.now, reason="SIGINT", exit_code=130)),
+            "kill": lambda: self.handle(StopAsked(at=self.now, reason="SIGINT", exit_code=130, force=True)),
+            "wakes": lambda: self.handle(Woke(at=self.now, late_s=float(rest))),
+        }
+        verbs[verb]()
+
+    def report(self, name: str, report: Report) -> None:
+        if (incarnation := self.child(name).incarnation) is not None:
+            self.handle(Reported(at=self.now, name=name, incarnation=incarnation, report=report))
+
+    def exit(self, name: str, how: str) -> None:
+        if (incarnation := self.child(name).incarnation) is not None:
+            lines = [f"{name} says goodbye"]
+            self.handle(Exited(at=self.now, name=name, incarnation=incarnation, how=how, last_lines=lines))
+
+    def advance(self, to: float) -> None:
+        """Let time pass: actions are taken when they are due, and children beat."""
+        assert to >= self.now, "histories go forward"
+        while self.now < to:
+            wake = next_wake(self.state, self.rules)
+            self.now = min(to, self.now + BEAT_S, max(self.now, _LONGEST_S if wake is None else wake))
+            for child in list(self.state.children.values()):
+                if child.phase in ("ready", "stalled") and child.name not in self.frozen:
+                    self.report(child.name, Beat(stats=Stats()))
+            self._settle()
+
+    # --- the loop of the agent --------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> None:
+        self.state = reduce(self.state, event)
+        self._settle()
+
+    def _settle(self) -> None:
+        for _ in range(1000):
+            action = decide(self.state, self.rules, self.now)
+            if action is None:
+                return
+            self.state = reduce(self.state, action)
+            self.actions.append(action)
+            self.carry_out(action)
+        raise AssertionError(f"the rules never come to rest: {self.log[-6:]}")
+
+    def carry_out(self, action: Action) -> None:
+        if isinstance(action, Spawn):
+            self.frozen.discard(action.name)
+            self._pids += 1
+            event = Spawned(at=self.now, name=action.name, incarnation=action.incarnation, pid=self._pids)
+            self.state = reduce(self.state, event)
+
+
+def up(rules: SupervisionConfig | None = None) -> Replay:
+    """A cluster of proxy, one context and one generation server that has become ready at 3 s."""
+    replay = Replay(rules=rules)
+    replay.play("""
+        1 proxy ready
+        2 context-0 ready
+        3 generation-0 ready
+        3 cluster routed context-0 generation-0
+    """)
+    replay.actions.clear()
+    return replay
