@@ -28,7 +28,7 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool) -> None:
     _check_models(cluster, root, only_routes)
     sections = list(_sections(cluster))
     for path, section in sections:
-        _check_urls(root, path, section, must_have=only_routes)
+        _check_urls(root, path, section, run_already=only_routes)
     if not any(section.num_instances for _, section in sections):
         raise ConfigError(
             f"{root.place.file}: no servers: name a `model:` to start, or `urls` of servers that run already"
@@ -56,14 +56,14 @@ def _sections(cluster: ClusterFile) -> Iterator[tuple[str, ServerSection]]:
                 yield prefix + name, section
 
 
-def _check_urls(root: Located, path: str, section: ServerSection, *, must_have: bool) -> None:
-    if must_have and section.num_instances and not section.urls:
+def _check_urls(root: Located, path: str, section: ServerSection, *, run_already: bool) -> None:
+    if run_already and section.num_instances and not section.urls:
         raise _error(root, path, "no `urls`, and the file has no `model` to start servers with")
     if section.urls and len(section.urls) != section.num_instances:
         raise _error(root, f"{path}.urls", f"{len(section.urls)} urls, but num_instances is {section.num_instances}")
     for i, url in enumerate(section.urls):
         matched = _URL.fullmatch(url)
-        if not matched or not 0 < int(matched[2]) <= 65535:
+        if not matched or not (1 if run_already else 0) <= int(matched[2]) <= 65535:
             raise _error(root, f"{path}.urls[{i}]", f"expected host:port, got {url!r}")
         if url in section.urls[:i]:
             raise _error(root, f"{path}.urls[{i}]", f"{url} stands here twice")

@@ -58,19 +58,24 @@ def load(path: Path | str, *, only_routes: bool = False) -> Loaded:
     :raises ConfigError: with file, line and path; see the module's text.
     """
     path = Path(path)
-    root = read(path)
-    only_routes = only_routes or not {"model", "models"} & set(root.children)
-    root = complete(root, worker_files=None if only_routes else path.parent)
+    cluster, no_effect = assemble(read(path), path.parent, only_routes=only_routes)
+    return Loaded(cluster=cluster, path=Path(os.path.abspath(path)), name=_name(cluster, path), no_effect=no_effect)
+
+
+def assemble(root: Located, directory: Path, *, only_routes: bool = False) -> tuple[ClusterFile, list[Notice]]:
+    """Make what was written, in a file or elsewhere, into a cluster.
+
+    :param directory: what paths of worker files are relative to.
+    :returns: the cluster, and the keys that change nothing.
+    :raises ConfigError: as `load`.
+    """
+    only_routes = only_routes or not {"model", "models"} & root.children.keys()
     pruner = Pruner(only_routes=only_routes)
-    root = pruner.prune(root, ClusterFile)
+    root = pruner.prune(complete(root, worker_files=None if only_routes else directory), ClusterFile)
     cluster = _convert(root)
     check(cluster, root, only_routes=only_routes)
     cluster = _flat(cluster)
-    if only_routes:
-        cluster = replace(cluster, model=None)
-    return Loaded(
-        cluster=cluster, path=Path(os.path.abspath(path)), name=_name(cluster, path), no_effect=pruner.notices
-    )
+    return replace(cluster, model=None) if only_routes else cluster, pruner.notices
 
 
 def _flat(cluster: ClusterFile) -> ClusterFile:

@@ -22,13 +22,13 @@ _MERGE_TAG = _TAG + "merge"
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A line of a file, as people name it: `cluster.yaml:7`."""
+    """A line of a file, as people name it: `cluster.yaml:7`. What is no file, as `--port`, has no lines."""
 
     file: str
-    line: int
+    line: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
 class Located(msgspec.Struct, frozen=True, eq=False):
