@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -20,6 +22,8 @@ from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place
 
 _REDRAW_S = 0.25
+_AGENT = "agent"
+"""Whose lines are the supervisor's own."""
 _QUESTION = "What is the capital of France?"
 
 
@@ -40,17 +44,16 @@ def run_with_lines(plan: Plan, place: Place, *, of_children: bool = True) -> int
     :param of_children: also what the children print, which their logs have anyway.
     :returns: its exit code; raises as `run_agent` does.
     """
-    lines = _Lines(plan)
-    return anyio.run(
-        functools.partial(
-            run_agent,
-            plan,
-            place,
-            on_status=_hint_once(plan, lines.event),
-            on_event=lines.event,
-            on_line=lines.child if of_children else lambda _name, _line: None,
-        )
+    lines = _Lines(plan, of_children=of_children)
+    run = functools.partial(
+        run_agent,
+        plan,
+        place,
+        on_status=_hint_once(plan, lines.event),
+        on_event=lines.event,
+        on_line=lines.child,
     )
+    return anyio.run(run)
 
 
 class _Screen:
@@ -72,26 +75,38 @@ class _Screen:
 
 
 class _Lines:
-    """`12:03:04.123 context-0 | text`"""
+    """`12:03:04.123 context-0 | text`, or without children `12:03:04.123 text`."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._width = max(len(name) for name in ["agent", *(child.name for child in plan.children)])
+    def __init__(self, plan: Plan, *, of_children: bool) -> None:
+        self._of_children = of_children
+        self._width = max(len(name) for name in [_AGENT, *(child.name for child in plan.children)])
         self._colours = {child.name: ROLE_STYLES[child.role] for child in plan.children}
         self._broken = False
 
     def event(self, text: str) -> None:
         for line in text.splitlines():
-            self.child("agent", line)
+            self._print(self._prefix(_AGENT) + line)
 
     def child(self, name: str, line: str) -> None:
+        if self._of_children:
+            self._print(self._prefix(name) + line)
+
+    def _prefix(self, name: str) -> str:
+        if not self._of_children:
+            return ""
+        return click.style(f"{name:<{self._width}}", fg=self._colours.get(name), bold=name == _AGENT) + " | "
+
+    def _print(self, line: str) -> None:
         if self._broken:
             return
-        now = datetime.now().strftime("%H:%M:%S.%f")[:-3]
-        padded = click.style(f"{name:<{self._width}}", fg=self._colours.get(name))
         try:
-            click.echo(f"{now} {padded} | {line}")
+            click.echo(f"{datetime.now():%H:%M:%S.%f}"[:-3] + f" {line}", color=_wants_colour())
         except OSError:  # whoever read it has gone; the cluster stays, and the logs go on
             self._broken = True
+
+
+def _wants_colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _hint_once(plan: Plan, say: Callable[[str], None]) -> Callable[[ClusterStatus], None]:
