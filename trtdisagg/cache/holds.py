@@ -1,0 +1,115 @@
+"""The blocks that a context server holds for generation servers, each under a lease.
+
+       hold              Renew (a generation server waits or reads)
+    ---------> unclaimed ------> claimed by a peer ---------+
+                   |                 |                      |
+                   | lease ends      | Finish, Release      | lease ends, or the peer is lost
+                   v                 v                      v
+                on_released, exactly once, and the hold is gone
+
+It knows no sockets and no blocks' content. Thread-safe: the engine adds, the event loop does the rest.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from trtdisagg.errors import HandoverError
+
+
+class Hold(msgspec.Struct):
+    """One request's blocks."""
+
+    num_blocks: int
+    deadline: float
+    on_released: Callable[[], None]
+    holder: object | None = None
+    """The peer that renewed it last."""
+
+
+class Holds:
+    """All that is held.
+
+    :param lease_s: how long a hold lives without renewal.
+    :param clock: monotonic seconds.
+    """
+
+    def __init__(self, lease_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lease_s = lease_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._holds: dict[int, Hold] = {}
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._holds)
+
+    @property
+    def num_blocks(self) -> int:
+        with self._lock:
+            return sum(h.num_blocks for h in self._holds.values())
+
+    def add(self, request_id: int, num_blocks: int, on_released: Callable[[], None]) -> None:
+        """
+        :param on_released: called once, from the thread that ends the hold.
+        :raises HandoverError: after `close`.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise HandoverError("the server ends and holds no more blocks")
+            assert request_id not in self._holds
+            self._holds[request_id] = Hold(num_blocks, self._clock() + self._lease_s, on_released)
+
+    def renew(self, request_ids: Iterable[int], holder: object) -> None:
+        """Begin the lease anew for those that are still held; whoever asks about the others learns of it at the end."""
+        with self._lock:
+            deadline = self._clock() + self._lease_s
+            for hold in filter(None, map(self._holds.get, request_ids)):
+                hold.deadline, hold.holder = deadline, holder
+
+    def end(self, request_id: int) -> bool:
+        """
+        :return: whether it was held until now.
+        """
+        with self._lock:
+            hold = self._holds.pop(request_id, None)
+        if hold is not None:
+            hold.on_released()
+        return hold is not None
+
+    def end_expired(self) -> list[int]:
+        """
+        :return: the requests whose lease had ended.
+        """
+        now = self._clock()
+        return self._end_where(lambda hold: hold.deadline <= now)
+
+    def end_of(self, holder: object) -> list[int]:
+        """
+        :return: the requests that this peer had claimed.
+        """
+        return self._end_where(lambda hold: hold.holder is holder)
+
+    def close(self) -> None:
+        """End all, and take no more."""
+        with self._lock:
+            self._is_closed = True
+        self._end_where(lambda _: True)
+
+    def next_deadline(self) -> float | None:
+        """When the first lease ends; None when nothing is held."""
+        with self._lock:
+            return min((h.deadline for h in self._holds.values()), default=None)
+
+    def _end_where(self, ends: Callable[[Hold], bool]) -> list[int]:
+        with self._lock:
+            ended = {i: hold for i, hold in self._holds.items() if ends(hold)}
+            for request_id in ended:
+                del self._holds[request_id]
+        for hold in ended.values():
+            hold.on_released()
+        return list(ended)

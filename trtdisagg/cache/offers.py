@@ -1,0 +1,158 @@
+"""The context side: blocks held for generation servers, and the listener where those come for them.
+
+    hold (engine thread) -> lease -> Renew ... Finish | Release | the lease ends | the peer is lost -> on_released
+
+It tells peers where our pool is, and knows nothing of the reads themselves: those are one-sided. What makes them safe
+is that `Finished` says whether the blocks were still held when they had been read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from trtdisagg.cache.holds import Holds
+from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream, greet
+from trtdisagg.cache.transports import Transport
+from trtdisagg.cache.waiting import wait_out
+from trtdisagg.errors import HandoverError, StartupError
+from trtdisagg.protocol.handover import Ticket
+from trtdisagg.protocol.peers import Finish, Finished, FromGeneration, Ping, Pong, Release, Renew, Welcome
+
+log = logging.getLogger(__name__)
+
+_DECODER = msgspec.msgpack.Decoder(FromGeneration)
+
+
+class Offers:
+    """What we hold for others. `open`, `start`, `stop`.
+
+    :param me: what we tell a peer that is let in.
+    :param transports: told whether anything is held.
+    :param tasks: owns a task per connection, from `start` until all have ended after `stop`.
+    """
+
+    def __init__(
+        self,
+        me: Welcome,
+        transports: Sequence[Transport],
+        tasks: asyncio.TaskGroup,
+        *,
+        secret: bytes,
+        keepalive_s: float,
+    ) -> None:
+        self.holds = Holds(me.lease_ms / 1000)
+        self._me = me
+        self._transports = transports
+        self._tasks = tasks
+        self._secret = secret
+        self._silence_s = keepalive_s * SILENT_BEATS
+        self._own_tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._is_stopped = False
+
+    async def open(self, host: str, port: int) -> None:
+        """Listen.
+
+        :raises StartupError: when the address is not to be had.
+        """
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._listener = await asyncio.start_server(self._accept, host, port)
+        except OSError as e:
+            raise StartupError(f"{self._me.server} cannot listen for KV peers on {host}:{port}: {e}") from e
+        self.host = host
+        self.port: int = self._listener.sockets[0].getsockname()[1]
+
+    def start(self) -> None:
+        """Serve; from here on there are tasks."""
+        self._start(self._watch())
+
+    def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
+        """Hold blocks under a lease from now on. From any thread.
+
+        :param on_released: called once, when nobody may read the blocks any more.
+        :raises HandoverError: when we end.
+        """
+        self.holds.add(request_id, len(blocks), on_released)
+        with suppress(RuntimeError):  # the loop is closed: then so is `holds`, and the callback was called
+            self._loop.call_soon_threadsafe(self._changed.set)
+        return Ticket(
+            server=self._me.server,
+            incarnation=self._me.incarnation,
+            host=self.host,
+            port=self.port,
+            request_id=request_id,
+            num_tokens=num_tokens,
+            blocks=blocks,
+            lease_ms=self._me.lease_ms,
+        )
+
+    def stop(self) -> None:
+        """Hold no more, release what is held, and ask our tasks to end."""
+        self._is_stopped = True
+        self._listener.close()
+        self.holds.close()
+        for task in self._own_tasks:
+            task.cancel()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = self._tasks.create_task(work)
+        self._own_tasks.add(task)
+        task.add_done_callback(self._own_tasks.discard)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_stopped:
+            writer.transport.abort()
+        else:
+            self._start(self._serve(PeerStream(reader, writer, _DECODER)))
+
+    async def _serve(self, stream: PeerStream[FromGeneration]) -> None:
+        """The life of one connection."""
+        name = "a peer"
+        try:
+            hello = await greet(stream, self._me, self._secret)
+            name = hello.server
+            while True:
+                self._handle(stream, await stream.receive(self._silence_s))
+        except HandoverError as e:
+            lost = self.holds.end_of(stream)
+            log.log(
+                logging.WARNING if lost else logging.INFO, "%s: %s; released: %s", name, e.message, lost or "nothing"
+            )
+        finally:
+            self.holds.end_of(stream)
+            self._changed.set()
+            await wait_out(asyncio.ensure_future(stream.close()))
+
+    def _handle(self, stream: PeerStream[FromGeneration], message: FromGeneration) -> None:
+        match message:
+            case Renew(request_ids=request_ids):
+                self.holds.renew(request_ids, holder=stream)
+            case Finish(request_id=request_id):
+                stream.send(Finished(request_id=request_id, valid=self.holds.end(request_id)))
+            case Release(request_id=request_id):
+                self.holds.end(request_id)
+            case Ping():
+                stream.send(Pong())
+            case _:
+                raise PeerLostError(f"it sent {type(message).__name__}, which has no place here")
+        self._changed.set()
+
+    async def _watch(self) -> None:
+        """End leases when they are over, and tell the transports when there is something to read, and when not."""
+        while True:
+            self._changed.clear()
+            for request_id in self.holds.end_expired():
+                log.warning("the lease of request %d ended: its KV was not fetched", request_id)
+            for transport in self._transports:
+                transport.set_serving(bool(self.holds))
+            due = self.holds.next_deadline()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else due - time.monotonic()):
+                    await self._changed.wait()
