@@ -1,0 +1,90 @@
+"""Linear layers: which of the ways to multiply is fastest for this type, this device and this many rows.
+
+    CPU, bfloat16    few rows: csrc, which widens in registers       many: native where the CPU has bfloat16 products,
+                                                                     elsewhere tiles widened to float32 and float32 GEMM
+    CPU, float32     few rows: csrc                                  many: torch
+    other devices    torch
+
+On a CPU without bfloat16 instructions (AVX2) torch's own bfloat16 product runs at 8 to 10 GFLOP/s, its float32 at 30 to
+75; the limits below are where the ways meet there.
+"""
+
+from __future__ import annotations
+
+import platform
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+_FEW_ROWS_WIDENED = 24
+"""Below this csrc is faster than widened tiles."""
+_FEW_ROWS = 8
+"""Below this csrc is faster than torch's native product."""
+_TILE_VALUES = 2**20
+"""Values of a weight that are widened at once: 4 MiB, so that they are still in the cache when they are multiplied."""
+
+
+class Multiplier:
+    """What the linear layers of one model share: type, device, threads and room for a widened tile.
+
+    :param csrc: the extension, with `workers` made by it; both None where it is missing or the device is no CPU.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, csrc: ModuleType | None, workers: object) -> None:
+        self.csrc = csrc
+        self.workers = workers
+        self.widens = device.type == "cpu" and dtype == torch.bfloat16 and not _has_bfloat16_products()
+        few_rows = _FEW_ROWS_WIDENED if self.widens else _FEW_ROWS
+        self.few_rows = few_rows if csrc else int(self.widens)
+        self._tile = torch.empty(_TILE_VALUES if self.widens else 0)
+
+    def widened(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x weight^T with float32 products, of the type of x."""
+        num_outputs, num_inputs = weight.shape
+        rows_at_once = max(1, _TILE_VALUES // num_inputs)
+        wide = x.float()
+        out = x.new_empty(x.shape[0], num_outputs)
+        for begin in range(0, num_outputs, rows_at_once):
+            part = weight[begin : begin + rows_at_once]
+            tile = self._tile[: part.numel()].view(part.shape).copy_(part)
+            out[:, begin : begin + rows_at_once] = torch.mm(wide, tile.t())
+        return out
+
+
+class Linear:
+    """x -> x weight^T + bias
+
+    :param weight: [outputs, inputs]
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, multiplier: Multiplier) -> None:
+        self.weight = weight
+        self.bias = bias
+        self._multiplier = multiplier
+        csrc = multiplier.csrc
+        self._small = csrc.SmallLinear(weight, multiplier.workers) if csrc else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """
+        :param x: [rows, inputs], contiguous.
+        """
+        out = self._multiply(x)
+        return out if self.bias is None else out.add_(self.bias)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        if x.shape[0] > self._multiplier.few_rows and self._multiplier.widens:
+            return self._multiplier.widened(x, self.weight)
+        if x.shape[0] > self._multiplier.few_rows or self._small is None:
+            return linear(x, self.weight)
+        out = x.new_empty(x.shape[0], self.weight.shape[0])
+        self._small.run(x, out)
+        return out
+
+
+def _has_bfloat16_products() -> bool:
+    """Whether this CPU multiplies bfloat16 as such (AVX-512 BF16, AMX). What is no x86 is left to torch."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,87 @@
+"""Rotary position embedding: the angles of a model's positions, and how a head is turned by them.
+
+Formulas: Su et al., "RoFormer" (2021); the scalings as Hugging Face transformers computes them for the same
+`rope_scaling`, so that the same file gives the same model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from trtdisagg.errors import ConfigError
+from trtdisagg.text.dimensions import ModelDimensions
+
+
+class RotaryTables(msgspec.Struct, frozen=True):
+    """Of each position and each pair of values in a head."""
+
+    cosines: Tensor
+    """float32 [num_positions, head_dim / 2]"""
+    sines: Tensor
+
+
+def rotary_tables(
+    dims: ModelDimensions, num_positions: int, *, device: torch.device, factors: Tensor | None = None
+) -> RotaryTables:
+    """Compute the tables for positions 0 to num_positions - 1.
+
+    :param factors: what a file with `frequency_factors` divides the frequencies by, [head_dim / 2].
+    :raises ConfigError: when the model's `rope_scaling` is of a type that is not known here.
+    """
+    frequencies = _scaled(_frequencies(dims), dims.rope_scaling, factors)
+    angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
+    return RotaryTables(angles.cos().to(device), angles.sin().to(device))
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn each pair (i, i + head_dim / 2) by its angle.
+
+    :param x: [tokens, heads, head_dim], of any float type; computed in float32.
+    :param cosines: [tokens, head_dim / 2], as are `sines`.
+    """
+    first, second = x.float().chunk(2, dim=-1)
+    cosines, sines = cosines[:, None], sines[:, None]
+    turned = (first * cosines - second * sines, second * cosines + first * sines)
+    return torch.cat(turned, dim=-1).to(x.dtype)
+
+
+def _frequencies(dims: ModelDimensions) -> Tensor:
+    exponents = torch.arange(0, dims.head_dim, 2, dtype=torch.float32) / dims.head_dim
+    return 1.0 / (dims.rope_theta**exponents)
+
+
+def _scaled(frequencies: Tensor, scaling: dict[str, Any] | None, factors: Tensor | None) -> Tensor:
+    if scaling is None:
+        return frequencies
+    kind = scaling["rope_type"]
+    if kind == "frequency_factors":
+        assert factors is not None, "rope type frequency_factors without the factors"
+        return frequencies / factors.float()
+    if kind not in _SCALINGS:
+        known = ", ".join(sorted(_SCALINGS))
+        raise ConfigError(f"The model's rope_scaling has type {kind}, which is not supported; supported: {known}")
+    try:
+        return _SCALINGS[kind](frequencies, scaling)
+    except KeyError as e:
+        raise ConfigError(f"The model's rope_scaling of type {kind} does not say its {e.args[0]}") from e
+
+
+def _linear(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
+    return frequencies / scaling["factor"]
+
+
+def _llama3(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
+    """Slow turns are scaled, fast ones stay, and those in between go over smoothly."""
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    share = ((turns - low) / (high - low)).clamp(0, 1)
+    return share * frequencies + (1 - share) * frequencies / scaling["factor"]
+
+
+_SCALINGS: dict[str, Callable[[Tensor, dict[str, Any]], Tensor]] = {"linear": _linear, "llama3": _llama3}

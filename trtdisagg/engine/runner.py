@@ -1,0 +1,76 @@
+"""Computes steps: holds the weights, the KV pool and the attention over it, and turns a step into logits.
+
+Which tokens and which blocks is the scheduler's to decide; what becomes of the logits is the sampler's.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from trtdisagg.cache.native import extension
+from trtdisagg.cache.pool import DTYPES, KvPool
+from trtdisagg.engine.attention import Attention, NativeAttention, TorchAttention
+from trtdisagg.engine.linear import Multiplier
+from trtdisagg.engine.models import MODELS
+from trtdisagg.engine.models.weights import open_weights
+from trtdisagg.engine.rotary import rotary_tables
+from trtdisagg.engine.step import Step
+from trtdisagg.protocol.spec import Dtype
+from trtdisagg.text.dimensions import ModelDimensions
+
+
+class ModelRunner:
+    """One rank's model. `load` first, then `run` from one thread at a time.
+
+    :param path: a directory with safetensors, or a .gguf file.
+    :param pool: open while the runner is used; its device is the model's.
+    :param num_threads: for everything that is computed on the CPU; torch's own setting is changed to it.
+    """
+
+    def __init__(self, path: str, dims: ModelDimensions, *, dtype: Dtype, pool: KvPool, num_threads: int = 1) -> None:
+        self._path = path
+        self._dims = dims
+        self._dtype = DTYPES[dtype]
+        self._pool = pool
+        self._num_threads = num_threads
+
+    def load(self) -> None:
+        """Read the weights and set up the attention.
+
+        :raises StartupError: when the weights are missing, damaged or of another model.
+        :raises ConfigError: when the model needs something that is not supported.
+        """
+        torch.set_num_threads(self._num_threads)
+        device = self._pool.device
+        csrc = extension() if device.type == "cpu" else None
+        workers = csrc.Workers(self._num_threads) if csrc else None
+        multiplier = Multiplier(self._dtype, device, csrc, workers)
+        self._model = MODELS[self._dims.architecture](self._dims, self._dtype, device, multiplier)
+        with torch.inference_mode(), open_weights(self._path, self._dims) as source:
+            self._model.load(source)
+        self._attention = self._make_attention(csrc, workers)
+
+    def run(self, step: Step) -> Tensor:
+        """Write the KV of all chunks and give logits.
+
+        :return: float32 [chunks that want logits, vocab_size], in order.
+        """
+        device = self._pool.device
+        ends = accumulate(len(chunk.tokens) for chunk in step.chunks)
+        wanted = [end - 1 for end, chunk in zip(ends, step.chunks, strict=True) if chunk.wants_logits]
+        with torch.inference_mode():
+            tokens = torch.tensor([t for chunk in step.chunks for t in chunk.tokens], device=device)
+            rows = torch.tensor(wanted, dtype=torch.long, device=device)
+            self._attention.begin(step.chunks)
+            return self._model.forward(tokens, rows, self._attention)
+
+    def _make_attention(self, csrc: ModuleType | None, workers: object) -> Attention:
+        num_positions = min(self._dims.max_positions, self._pool.num_blocks * self._pool.shape.tokens_per_block)
+        tables = rotary_tables(self._dims, num_positions, device=self._pool.device, factors=self._model.rope_factors)
+        if csrc is None:
+            return TorchAttention(self._pool, tables, num_heads=self._dims.num_heads)
+        return NativeAttention(csrc, self._pool, tables, num_heads=self._dims.num_heads, workers=workers)
