@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class FakeHandover:
         self.fetches: dict[int, Fetch] = {}
         self.ended_fetches: set[int] = set()
         self.forgotten: list[int] = []
+        self.has_begun = threading.Event()
+        """A fetch has begun."""
         self.is_refusing = False
 
     def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
@@ -48,6 +51,7 @@ class FakeHandover:
 
     def fetch(self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None]) -> None:
         self.fetches[request_id] = Fetch(self.open_claims.pop(request_id), list(blocks), on_fetched)
+        self.has_begun.set()
 
     def forget(self, request_id: int) -> None:
         known = [c for c in (self.open_claims, self.fetches, self.ended_fetches) if request_id in c]

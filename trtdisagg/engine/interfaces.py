@@ -51,4 +51,8 @@ class Handover(Protocol):
         """
 
     def forget(self, request_id: int) -> None:
-        """The KV is no longer wanted. A fetch that runs may be cut short, and still ends with its callback."""
+        """
+        The KV is no longer wanted. A fetch that runs may be cut short, and still ends with its callback.
+
+        It may have ended a moment ago, its callback on the way: then there is nothing to do.
+        """

@@ -1,0 +1,75 @@
+"""A model runner without a model: the next token is a pure function of all tokens before it, as read back from "KV".
+
+A wrong block table, position or a chunk that was left out therefore shows as wrong tokens.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trtdisagg.engine.request import Request
+from trtdisagg.engine.sampler import Row, sample
+from trtdisagg.engine.step import Chunk, Step
+
+VOCAB_SIZE = 50
+
+
+class FakeRunner:
+    """Keeps the token itself as the KV of its position."""
+
+    def __init__(self, tokens_per_block: int) -> None:
+        self.tokens_per_block = tokens_per_block
+        self.kv: dict[tuple[int, int], int] = {}
+        self.steps: list[Step] = []
+        self.failure: Exception | None = None
+        """Raised by the next steps, until it is taken back."""
+        self.nan_tokens: set[int] = set()
+        """A sequence that ends with one of these gets no finite logits."""
+
+    def run(self, step: Step) -> Tensor:
+        self.steps.append(step)
+        for chunk in step.chunks:
+            for i, token in enumerate(chunk.tokens):
+                self.kv[self._place(chunk.blocks, chunk.start + i)] = token
+        if self.failure is not None:
+            raise self.failure
+        rows = [self._logits(chunk) for chunk in step.chunks if chunk.wants_logits]
+        return torch.from_numpy(np.stack(rows) if rows else np.empty((0, VOCAB_SIZE), np.float32))
+
+    def copy_kv(self, blocks: Sequence[int], other: FakeRunner, other_blocks: Sequence[int]) -> None:
+        """Copy whole blocks from `other`'s pool into this one's."""
+        for mine, theirs in zip(blocks, other_blocks, strict=True):
+            for offset in range(self.tokens_per_block):
+                self.kv[mine, offset] = other.kv.get((theirs, offset), -1)
+
+    def _logits(self, chunk: Chunk) -> np.ndarray:
+        num_tokens = chunk.start + len(chunk.tokens)
+        tokens = [self.kv.get(self._place(chunk.blocks, p), -1) for p in range(num_tokens)]
+        return np.full(VOCAB_SIZE, np.nan, np.float32) if tokens[-1] in self.nan_tokens else logits_after(tokens)
+
+    def _place(self, blocks: Sequence[int], position: int) -> tuple[int, int]:
+        return blocks[position // self.tokens_per_block], position % self.tokens_per_block
+
+
+def logits_after(tokens: Sequence[int]) -> np.ndarray:
+    seed = zlib.crc32(np.array(tokens, np.int64).tobytes())
+    return np.random.default_rng(seed).standard_normal(VOCAB_SIZE, np.float32)
+
+
+def tokens_alone(request: Request, num_tokens: int, *, stop_ids: frozenset[int] = frozenset()) -> list[int]:
+    """The output of a request that is computed alone, without an engine."""
+    tokens = request.prompt_token_ids + request.output_token_ids
+    num_prompt, sampling = len(request.prompt_token_ids), request.sampling
+    while len(tokens) - num_prompt < num_tokens:
+        banned = stop_ids if len(tokens) - num_prompt < sampling.min_tokens else ()
+        [token] = sample(logits_after(tokens)[None], [Row(sampling, len(tokens), banned)])
+        assert token is not None
+        tokens.append(token)
+        if token in stop_ids:
+            break
+    return tokens[num_prompt + len(request.output_token_ids) :]

@@ -1,0 +1,93 @@
+"""An engine core driven by hand, step by step, on the test's own thread."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from fakes.handover import FakeHandover
+from fakes.runner import VOCAB_SIZE, FakeRunner
+
+from trtdisagg.engine.core import EngineCore
+from trtdisagg.engine.limits import Limits
+from trtdisagg.engine.messages import Add, Cancel
+from trtdisagg.engine.request import Output, Request, SamplingParams
+from trtdisagg.engine.step import Step
+from trtdisagg.protocol.spec import Stats
+
+EOS = 0
+
+
+def make_limits(**changes: int) -> Limits:
+    sizes = {"max_batch_size": 8, "max_num_tokens": 16, "max_seq_len": 64, "num_blocks": 32, "tokens_per_block": 4}
+    return Limits(**(sizes | {"vocab_size": VOCAB_SIZE} | changes))
+
+
+def make_request(request_id: int, num_prompt: int = 5, max_tokens: int = 6, **fields: Any) -> Request:
+    """A request with a prompt of its own; greedy and without an end of sequence unless `sampling` says otherwise."""
+    sampling = {"max_tokens": max_tokens, "temperature": 0, "ignore_eos": True} | fields.pop("sampling", {})
+    prompt = [(request_id * 7 + i) % (VOCAB_SIZE - 1) + 1 for i in range(num_prompt)]
+    return Request(id=request_id, prompt_token_ids=prompt, sampling=SamplingParams(**sampling), **fields)
+
+
+class HandDriven:
+    """A core with a fake runner and a fake handover, and what came out of it."""
+
+    def __init__(self, **limits: int) -> None:
+        self.limits = make_limits(**limits)
+        self.runner = FakeRunner(self.limits.tokens_per_block)
+        self.handover = FakeHandover()
+        self.outputs: dict[int, list[Output]] = defaultdict(list)
+        self.core = EngineCore(
+            runner=self.runner,
+            limits=self.limits,
+            eos_token_ids=frozenset({EOS}),
+            handover=self.handover,
+            deliver=self._deliver,
+        )
+
+    def add(self, *requests: Request) -> None:
+        for request in requests:
+            self.core.inbox.put(Add(request))
+
+    def cancel(self, request_id: int) -> None:
+        self.core.inbox.put(Cancel(request_id))
+
+    def step(self, num_steps: int = 1) -> Step | None:
+        """Do this many rounds; the last round's step, if it computed anything."""
+        for _ in range(num_steps):
+            num_before = len(self.runner.steps)
+            self.core.receive(timeout_s=0)
+            self.core.step()
+            self.core.check_integrity()
+        return self.runner.steps[-1] if len(self.runner.steps) > num_before else None
+
+    def run(self, max_steps: int = 1000) -> None:
+        """Go on until there is nothing to compute."""
+        for _ in range(max_steps):
+            if self.step() is None and self.core.inbox.empty():
+                return
+        raise AssertionError(f"not idle after {max_steps} steps")
+
+    def tokens(self, request_id: int) -> list[int]:
+        return [t for o in self.outputs[request_id] for t in o.new_token_ids]
+
+    def last(self, request_id: int) -> Output:
+        """The last output; it must be the only one that ends the request."""
+        *others, last = self.outputs[request_id]
+        assert all(o.finish_reason is None for o in others)
+        return last
+
+    @property
+    def stats(self) -> Stats:
+        return self.core.stats
+
+    def assert_empty(self) -> None:
+        """Nothing is left: no request, no block, no claim."""
+        self.core.check_integrity()
+        assert (self.stats.num_running, self.stats.num_waiting, self.stats.num_used_blocks) == (0, 0, 0)
+        assert not self.handover.open_claims
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            self.outputs[output.request_id].append(output)

@@ -1,0 +1,248 @@
+"""The public API over the engine's own thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from fakes.handover import FakeHandover, ticket
+from fakes.runner import FakeRunner, tokens_alone
+from helpers.engine import make_limits, make_request
+from torch import Tensor
+
+from trtdisagg.engine.core import IDLE_S, EngineCore
+from trtdisagg.engine.executor import Executor
+from trtdisagg.engine.request import Output
+from trtdisagg.engine.step import Step
+from trtdisagg.errors import ContextLengthError, OverloadedError, RequestError, UnavailableError
+
+LONG_S = 20.0
+
+
+class GatedRunner(FakeRunner):
+    """Computes a step only once the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__(tokens_per_block=4)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.is_inside = threading.Event()
+
+    def run(self, step: Step) -> Tensor:
+        self.is_inside.set()
+        assert self.gate.wait(LONG_S)
+        return super().run(step)
+
+
+@dataclass
+class Rig:
+    runner: GatedRunner
+    handover: FakeHandover
+    executor: Executor
+
+    def all_of(self, request_id: int) -> list[Output]:
+        outputs: list[Output] = []
+        while not (outputs and outputs[-1].finish_reason):
+            new = self.executor.await_responses(request_id, timeout_s=LONG_S)
+            assert new, "no output in time"
+            outputs += new
+        return outputs
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    runner, handover = GatedRunner(), FakeHandover()
+    limits = make_limits(max_queue_size=4)
+    with Executor(runner=runner, limits=limits, handover=handover) as executor:
+        yield Rig(runner, handover, executor)
+        runner.gate.set()
+    assert executor.stats().num_running == executor.stats().num_waiting == 0
+
+
+def test_a_request_gets_its_tokens_and_others_theirs(rig: Rig) -> None:
+    requests = [make_request(i, num_prompt=3 + i, max_tokens=5) for i in range(4)]
+    for request in requests:
+        assert rig.executor.enqueue_request(request) == request.id
+    for request in reversed(requests):
+        tokens = [t for o in rig.all_of(request.id) for t in o.new_token_ids]
+        assert tokens == tokens_alone(request, 5)
+    assert rig.executor.await_responses(timeout_s=0) == []
+
+
+def test_responses_of_all_requests_can_be_awaited_at_once(rig: Rig) -> None:
+    for request_id in (1, 2):
+        rig.executor.enqueue_request(make_request(request_id, max_tokens=1))
+    outputs: list[Output] = []
+    while len(outputs) < 2:
+        outputs += rig.executor.await_responses(timeout_s=LONG_S)
+    assert sorted(o.request_id for o in outputs) == [1, 2]
+
+
+def test_waiting_for_what_never_comes_has_a_deadline(rig: Rig) -> None:
+    assert rig.executor.await_responses(1, timeout_s=0.01) == []
+
+
+def test_outputs_are_delivered_once_a_step_from_one_thread() -> None:
+    delivered: list[tuple[str, list[Output]]] = []
+    done = threading.Event()
+
+    def deliver(outputs: list[Output]) -> None:
+        delivered.append((threading.current_thread().name, outputs))
+        if sum(o.finish_reason is not None for _, outs in delivered for o in outs) == 2:
+            done.set()
+
+    runner = GatedRunner()
+    runner.gate.clear()
+    with Executor(runner=runner, limits=make_limits(), deliver=deliver) as executor:
+        executor.enqueue_request(make_request(1, max_tokens=3))
+        assert runner.is_inside.wait(LONG_S)
+        executor.enqueue_request(make_request(2, max_tokens=3))
+        runner.gate.set()
+        assert done.wait(LONG_S)
+    assert [[o.request_id for o in outputs] for _, outputs in delivered] == [[1], [1, 2], [1, 2], [2]]
+    assert {name for name, _ in delivered} == {"engine"}
+
+
+def test_a_taker_that_raises_does_not_stop_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    taken: list[Output] = []
+    done = threading.Event()
+
+    def deliver(outputs: list[Output]) -> None:
+        if not taken:
+            taken.extend(outputs)
+            raise RuntimeError("closed")
+        done.set()
+
+    with Executor(runner=GatedRunner(), limits=make_limits(), deliver=deliver) as executor:
+        executor.enqueue_request(make_request(1))
+        assert done.wait(LONG_S)
+        assert executor.health() is None
+    assert "could not be delivered" in caplog.text
+
+
+def test_cancel_and_then_the_id_is_free_again(rig: Rig) -> None:
+    rig.runner.gate.clear()
+    rig.executor.enqueue_request(make_request(1, max_tokens=50))
+    with pytest.raises(RequestError, match="has not ended"):
+        rig.executor.enqueue_request(make_request(1))
+    rig.executor.cancel_request(1)
+    rig.runner.gate.set()
+    assert rig.all_of(1)[-1].finish_reason == "cancelled"
+    rig.executor.enqueue_request(make_request(1, max_tokens=1))
+    assert rig.all_of(1)[-1].finish_reason == "length"
+
+
+def test_a_full_queue_is_said_at_once(rig: Rig) -> None:
+    rig.runner.gate.clear()
+    rig.executor.enqueue_request(make_request(0))
+    assert rig.runner.is_inside.wait(LONG_S)
+    for request_id in range(1, 5):
+        rig.executor.enqueue_request(make_request(request_id))
+    with pytest.raises(OverloadedError, match="4 requests wait"):
+        rig.executor.enqueue_request(make_request(5))
+
+
+def test_what_can_never_be_served_is_refused_before_it_enters(rig: Rig) -> None:
+    for call in (rig.executor.check, rig.executor.enqueue_request):
+        with pytest.raises(ContextLengthError, match="70"):
+            call(make_request(1, num_prompt=20, max_tokens=50))
+    assert rig.executor.stats().num_requests_total == 0
+
+
+def test_disaggregated_requests_need_a_handover() -> None:
+    with Executor(runner=GatedRunner(), limits=make_limits()) as executor:
+        for request in (make_request(1, type="context_only"), make_request(1, ticket=ticket(1, 5, [0, 1]))):
+            with pytest.raises(RequestError, match=r"not enabled, please check .*cache_transceiver_config\.backend"):
+                executor.check(request)
+        executor.check(make_request(1, type="generation_only", output_token_ids=[3]))
+
+
+def test_transfers_end_from_any_thread(rig: Rig) -> None:
+    rig.executor.enqueue_request(make_request(1, type="context_only"))
+    [output] = rig.all_of(1)
+    assert output.ticket is not None
+    rig.executor.enqueue_request(
+        make_request(2, ticket=ticket(2, 5, [0, 1]), type="generation_only", output_token_ids=[3])
+    )
+    assert rig.handover.has_begun.wait(LONG_S)
+    rig.handover.end_fetch(2, "gone")
+    assert rig.all_of(2)[-1].finish_reason == "length"
+    rig.handover.release(1)
+
+
+def test_shutdown_cancels_what_runs_and_takes_nothing_more() -> None:
+    runner = GatedRunner()
+    runner.gate.clear()
+    executor = Executor(runner=runner, limits=make_limits())
+    executor.start()
+    executor.enqueue_request(make_request(1, max_tokens=50))
+    assert runner.is_inside.wait(LONG_S)
+    stopper = threading.Thread(target=executor.shutdown)
+    stopper.start()
+    runner.gate.set()
+    stopper.join(LONG_S)
+    assert executor.await_responses(1, timeout_s=0)[-1].finish_reason == "cancelled"
+    with pytest.raises(UnavailableError):
+        executor.enqueue_request(make_request(2))
+    assert executor.health() == "the engine loop does not run"
+    executor.shutdown()
+
+
+def test_shutdown_waits_for_a_fetch_that_writes_but_not_for_ever(rig: Rig) -> None:
+    rig.executor.enqueue_request(make_request(1, ticket=ticket(1, 5, [0, 1]), output_token_ids=[3]))
+    assert rig.handover.has_begun.wait(LONG_S)
+    stopper = threading.Thread(target=rig.executor.shutdown)
+    stopper.start()
+    assert rig.all_of(1)[-1].finish_reason == "cancelled"
+    assert stopper.is_alive()
+    rig.handover.end_fetch(1)
+    stopper.join(LONG_S)
+    assert not stopper.is_alive()
+    assert rig.executor.stats().num_used_blocks == 0
+
+
+def test_health_says_why() -> None:
+    runner = GatedRunner()
+    executor = Executor(runner=runner, limits=make_limits(), stall_timeout_s=0.05)
+    assert executor.health() == "the engine loop does not run"
+    runner.gate.clear()
+    with executor:
+        executor.enqueue_request(make_request(1))
+        assert runner.is_inside.wait(LONG_S)
+        stalled = threading.Event()
+        while not (reason := executor.health()):
+            stalled.wait(0.01)
+        assert "no progress" in reason
+        runner.gate.set()
+
+
+def test_a_fault_of_the_loop_itself_answers_everybody_and_shows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.runner.gate.clear()
+    rig.executor.enqueue_request(make_request(1))
+    assert rig.runner.is_inside.wait(LONG_S)
+    monkeypatch.setattr("trtdisagg.engine.lifecycle.Scheduler.postprocess", None)
+    rig.runner.gate.set()
+    assert "broken" in (rig.all_of(1)[-1].error or "")
+    assert "broken" in (rig.executor.health() or "")
+    rig.executor.enqueue_request(make_request(2))
+    assert "TypeError" in (rig.all_of(2)[-1].error or "")
+
+
+def test_an_idle_engine_waits_on_its_inbox(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    timeouts: list[float] = []
+    is_idle, receive = threading.Event(), EngineCore.receive
+
+    def watched(core: EngineCore, timeout_s: float) -> None:
+        timeouts.append(timeout_s)
+        if len(timeouts) > 1 and timeout_s:
+            is_idle.set()
+        receive(core, timeout_s)
+
+    monkeypatch.setattr(EngineCore, "receive", watched)
+    rig.executor.enqueue_request(make_request(1, max_tokens=3))
+    assert rig.all_of(1)[-1].finish_reason == "length"
+    assert is_idle.wait(LONG_S)
+    assert timeouts[-1] == IDLE_S
+    assert len(timeouts) <= 6  # one for each step, one that finds nothing, and those that wait
