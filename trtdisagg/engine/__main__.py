@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import sys
 from pathlib import Path
 
 import msgspec
@@ -76,4 +75,7 @@ def _fail(reporter: Reporter, message: str, exit_code: int, *, fatal: bool = Fal
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    # Not sys.exit: a thread that still loads weights must neither hold up the end nor crash it.
+    os._exit(code)

@@ -20,15 +20,11 @@ def open_socket(host: str, port: int, *, has_secret: bool) -> socket.socket:
     :raises ConfigError: when others could reach it and there is no secret.
     :raises StartupError: when the port is taken or the host is not here.
     """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as e:
-        raise StartupError(f"cannot listen on {host}: {e.strerror or e}") from e
-    family, _, _, _, address = found[0]
-    if not has_secret and not ipaddress.ip_address(address[0]).is_loopback:
+    if not has_secret and not is_loopback(host):
         raise ConfigError(
             f"others can reach {host}, and there is no secret: name a `secret_file`, or an address of this host alone"
         )
+    family, address = _resolve(host, port)
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -39,6 +35,40 @@ def open_socket(host: str, port: int, *, has_secret: bool) -> socket.socket:
         why = f"the port is in use by {_holder(port)}" if e.errno == errno.EADDRINUSE else e.strerror
         raise StartupError(f"cannot listen on {host}:{port}: {why}") from e
     return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only processes of this machine can reach what listens on `host`.
+
+    :raises StartupError: when nobody knows the host.
+    """
+    return ipaddress.ip_address(_resolve(host, 0)[1][0]).is_loopback
+
+
+def reachable(host: str) -> str:
+    """The address that others can use of a server that listens on `host`.
+
+    Listening on all addresses, it is the one that this machine uses to reach others.
+    """
+    address = ipaddress.ip_address(_resolve(host, 0)[1][0])
+    if not address.is_unspecified:
+        return host
+    family, elsewhere = (socket.AF_INET, "192.0.2.1") if address.version == 4 else (socket.AF_INET6, "2001:db8::1")
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((elsewhere, 9))  # sends nothing: the kernel only chooses an address
+        except OSError as e:
+            raise StartupError(f"no address of this machine can be reached by others: {e.strerror or e}") from e
+        return str(probe.getsockname()[0])
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as e:
+        raise StartupError(f"cannot listen on {host}: {e.strerror or e}") from e
+    family, _, _, _, address = found[0]
+    return family, (str(address[0]), int(address[1]))
 
 
 def _holder(port: int) -> str:

@@ -1,0 +1,176 @@
+"""Puts one engine together from its spec, and takes it apart in the reverse order.
+
+files -> dimensions, tokenizer -> KV pool -> runner (weights) -> transports -> transceiver -> executor
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TypeVar
+
+import msgspec
+
+from trtdisagg.cache.pool import KvPool
+from trtdisagg.cache.transceiver import Transceiver
+from trtdisagg.cache.transports import open_transports
+from trtdisagg.engine.executor import Executor
+from trtdisagg.engine.handover import TransceiverHandover
+from trtdisagg.engine.http.delivery import Delivery
+from trtdisagg.engine.http.listen import is_loopback, reachable
+from trtdisagg.engine.limits import Limits
+from trtdisagg.engine.request import Request
+from trtdisagg.engine.runner import ModelRunner
+from trtdisagg.engine.serve import Loaded
+from trtdisagg.errors import ConfigError
+from trtdisagg.protocol.handover import KvShape
+from trtdisagg.protocol.spec import EngineSpec, Stats
+from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
+from trtdisagg.text.model_files import files_at
+from trtdisagg.text.tokenizer import load_tokenizer
+
+T = TypeVar("T")
+
+STALL_TIMEOUT_S = 30.0
+"""Longer than any step: the longest is a full one of a large model in float32 on one core."""
+
+
+@asynccontextmanager
+async def open_engine(
+    spec: EngineSpec, secret: bytes, delivery: Delivery, stage: Callable[[str], None]
+) -> AsyncIterator[Loaded]:
+    """Open the engine of a spec, and close it with everything it has.
+
+    :param stage: told what is going on, for people.
+    :raises StartupError: when something it needs is missing.
+    :raises ConfigError: when spec and model do not go together.
+    """
+    stage("model files")
+    files = files_at(spec.model_path, served_name=spec.model)
+    dims = await _in_thread(lambda: read_dimensions(files))
+    tokenizer = await _in_thread(lambda: load_tokenizer(files))
+    _check(spec, dims)
+    async with AsyncExitStack() as stack:
+        stage("KV cache")
+        pool = stack.enter_context(KvPool(_shape(spec, dims), spec.num_blocks, spec.device))
+        stage("weights")
+        runner = ModelRunner(files.path, dims, dtype=spec.dtype, pool=pool, num_threads=spec.num_threads)
+        await _in_thread(runner.load)
+        transceiver = handover = None
+        if spec.transports:
+            stage("transports")
+            transceiver = await _open_transceiver(spec, secret, pool, stack)
+            handover = await stack.enter_async_context(TransceiverHandover(transceiver))
+        executor = Executor(
+            runner=runner,
+            limits=_limits(spec, dims),
+            eos_token_ids=tokenizer.eos_token_ids,
+            handover=handover,
+            deliver=delivery.deliver,
+            stall_timeout_s=STALL_TIMEOUT_S,
+        )
+        stack.push_async_callback(asyncio.to_thread, executor.shutdown)
+        executor.start()
+        yield Loaded(_Engine(executor, transceiver), tokenizer)
+
+
+class _Engine:
+    """An executor whose counters include what was moved for it."""
+
+    def __init__(self, executor: Executor, transceiver: Transceiver | None) -> None:
+        self._executor = executor
+        self._transceiver = transceiver
+
+    def enqueue_request(self, request: Request) -> int:
+        return self._executor.enqueue_request(request)
+
+    def cancel_request(self, request_id: int) -> None:
+        self._executor.cancel_request(request_id)
+
+    def health(self) -> str | None:
+        return self._executor.health()
+
+    def stats(self) -> Stats:
+        stats = self._executor.stats()
+        if self._transceiver is None:
+            return stats
+        moved = self._transceiver.stats()
+        return msgspec.structs.replace(
+            stats,
+            num_transfer_bytes_total=moved.num_transfer_bytes_total,
+            transfer_seconds_total=moved.transfer_seconds_total,
+        )
+
+
+async def _open_transceiver(spec: EngineSpec, secret: bytes, pool: KvPool, stack: AsyncExitStack) -> Transceiver:
+    opening = open_transports(spec.transports, pool, incarnation=spec.incarnation, one_host=is_loopback(spec.host))
+    transports = await _in_thread(lambda: stack.enter_context(opening))
+    transceiver = Transceiver(
+        server=spec.name,
+        incarnation=spec.incarnation,
+        shape=pool.shape,
+        transports=transports,
+        secret=secret,
+        host=reachable(spec.host),
+        lease_ms=spec.lease_ms,
+        transfer_timeout_ms=spec.transfer_timeout_ms,
+    )
+    return await stack.enter_async_context(transceiver)
+
+
+def _check(spec: EngineSpec, dims: ModelDimensions) -> None:
+    if spec.max_seq_len > dims.max_positions:
+        raise ConfigError(
+            f"max_seq_len is {spec.max_seq_len}, but the model {spec.model} knows {dims.max_positions} positions"
+        )
+
+
+def _shape(spec: EngineSpec, dims: ModelDimensions) -> KvShape:
+    return KvShape(
+        model=dims.fingerprint,
+        dtype=spec.dtype,
+        num_layers=dims.num_layers,
+        num_kv_heads=dims.num_kv_heads,
+        head_dim=dims.head_dim,
+        tokens_per_block=spec.tokens_per_block,
+    )
+
+
+def _limits(spec: EngineSpec, dims: ModelDimensions) -> Limits:
+    return Limits(
+        max_batch_size=spec.max_batch_size,
+        max_num_tokens=spec.max_num_tokens,
+        max_seq_len=spec.max_seq_len,
+        max_queue_size=spec.max_queue_size,
+        num_blocks=spec.num_blocks,
+        tokens_per_block=spec.tokens_per_block,
+        vocab_size=dims.vocab_size,
+    )
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Do slow work beside the event loop. The thread is a daemon: who is asked to end does not wait for its weights."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as e:  # noqa: BLE001 - raised again where it is waited for
+            error = e
+        with suppress(RuntimeError):  # the loop is closed, nobody waits
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return await done
