@@ -14,6 +14,7 @@ import anyio
 import click
 from rich.live import Live
 
+from trtdisagg.cli.stdout import lasting_stdout
 from trtdisagg.cli.terminal import console
 from trtdisagg.cli.views import ROLE_STYLES, cluster_view
 from trtdisagg.protocol.control import ClusterStatus
@@ -81,7 +82,8 @@ class _Lines:
         self._of_children = of_children
         self._width = max(len(name) for name in [_AGENT, *(child.name for child in plan.children)])
         self._colours = {child.name: ROLE_STYLES[child.role] for child in plan.children}
-        self._broken = False
+        self._out = lasting_stdout()
+        self._wants_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
     def event(self, text: str) -> None:
         for line in text.splitlines():
@@ -97,16 +99,7 @@ class _Lines:
         return click.style(f"{name:<{self._width}}", fg=self._colours.get(name), bold=name == _AGENT) + " | "
 
     def _print(self, line: str) -> None:
-        if self._broken:
-            return
-        try:
-            click.echo(f"{datetime.now():%H:%M:%S.%f}"[:-3] + f" {line}", color=_wants_colour())
-        except OSError:  # whoever read it has gone; the cluster stays, and the logs go on
-            self._broken = True
-
-
-def _wants_colour() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        click.echo(f"{datetime.now():%H:%M:%S.%f}"[:-3] + f" {line}", file=self._out, color=self._wants_colour)
 
 
 def _hint_once(plan: Plan, say: Callable[[str], None]) -> Callable[[ClusterStatus], None]:

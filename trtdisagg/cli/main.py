@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
-import sys
 from typing import Any
 
 import click
 
+from trtdisagg.cli.stdout import discard_stdout
 from trtdisagg.errors import TrtdisaggError
 
 COMMANDS = {
@@ -63,7 +62,7 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             code = 130
         except BrokenPipeError:  # as in `trtdisagg logs | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_stdout()
             code = _SIGPIPE_EXIT
         ctx.exit(code or 0)
 

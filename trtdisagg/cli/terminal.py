@@ -8,6 +8,7 @@ import sys
 import click
 from rich.console import Console
 
+from trtdisagg.cli.stdout import lasting_stdout
 from trtdisagg.config.load import Loaded
 
 
@@ -24,7 +25,7 @@ def say_no_effect(loaded: Loaded) -> None:
 
 def console() -> Console:
     """For tables on stdout: in colour on a terminal, unless NO_COLOR is set; into a pipe plain and nothing cut off."""
-    return Console(width=None if sys.stdout.isatty() else _wide(), highlight=False)
+    return Console(file=lasting_stdout(), width=None if sys.stdout.isatty() else _wide(), highlight=False)
 
 
 def _wide() -> int:

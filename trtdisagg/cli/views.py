@@ -53,7 +53,7 @@ def _header(status: ClusterStatus) -> Text:
     state = (status.state, _STYLES[status.state])
     line = Text.assemble((status.cluster, "bold"), " ", state, f", up {duration(status.up_s)}, {status.url}")
     if status.reason:
-        line.append(f"\n{status.reason}", "red")
+        line.append(f"\n{status.reason}", _STYLES[status.state])
     return line
 
 
@@ -136,11 +136,11 @@ def _table(servers: list[ServerStatus], width: int) -> Table:
 
 
 def _reasons(servers: Iterable[ServerStatus]) -> list[Text]:
-    """A line for each server of which there is more to say than its state."""
+    """A line for each server of which there is more to say than its state; of one that was stopped there is not."""
     return [
         Text.assemble((s.name, ROLE_STYLES[s.role]), " ", (s.state, _STYLES[s.state]), f": {s.reason}")
         for s in servers
-        if s.reason
+        if s.reason and s.state != "stopped"
     ]
 
 

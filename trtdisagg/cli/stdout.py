@@ -1,0 +1,42 @@
+"""Stdout that may go away: a pipe whose reader has ended, a terminal that was closed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO, cast
+
+
+def lasting_stdout() -> IO[str]:
+    """Stdout for a program that outlives its reader: when nobody reads any more, nothing is written any more."""
+    return cast(IO[str], _Lasting())
+
+
+def discard_stdout() -> None:
+    """Let what is and will be written to stdout go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+class _Lasting:
+    encoding = "utf-8"
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stdout.write(text)
+        except OSError:
+            discard_stdout()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            discard_stdout()
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
+
+    def fileno(self) -> int:
+        return sys.stdout.fileno()
