@@ -1,0 +1,60 @@
+"""The context side of a handover as a process of its own, without an engine: a pool with known content, held blocks.
+
+Says its tickets on stdout as one line of JSON, then each request id when it is released, then waits for the end of
+stdin in its event loop, as an idle server does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+import msgspec
+from helpers.kv import fill
+
+from trtdisagg.cache.pool import KvPool
+from trtdisagg.cache.transceiver import Transceiver
+from trtdisagg.cache.transports import open_transports
+from trtdisagg.protocol.handover import KvShape
+
+SHAPE = KvShape(model="m", dtype="float32", num_layers=4, num_kv_heads=2, head_dim=64, tokens_per_block=32)
+NUM_BLOCKS = 96
+SEED = 11
+
+
+async def serve(transceiver: Transceiver, tables: list[list[int]]) -> None:
+    async with transceiver:
+        tickets = [
+            transceiver.hold(i, blocks, len(blocks) * SHAPE.tokens_per_block, lambda i=i: print(i, flush=True))
+            for i, blocks in enumerate(tables)
+        ]
+        print(msgspec.json.encode(tickets).decode(), flush=True)
+        stdin = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+        await stdin.read()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("transport")
+    parser.add_argument("tables", help="JSON: the block table of each request to hold")
+    args = parser.parse_args()
+    with (
+        KvPool(SHAPE, NUM_BLOCKS) as pool,
+        open_transports([args.transport], pool, incarnation="context-0#1", one_host=True) as transports,
+    ):
+        fill(pool, SEED)
+        transceiver = Transceiver(
+            server="context-0",
+            incarnation="context-0#1",
+            shape=SHAPE,
+            transports=transports,
+            lease_ms=30_000,
+            transfer_timeout_ms=10_000,
+        )
+        asyncio.run(serve(transceiver, msgspec.json.decode(args.tables)))
+
+
+if __name__ == "__main__":
+    main()

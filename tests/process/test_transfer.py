@@ -1,0 +1,189 @@
+"""KV between two real processes, by each transport; and what happens when one of them is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+import torch
+from fakes.context_server import NUM_BLOCKS, SEED, SHAPE
+from helpers.kv import fill
+
+from trtdisagg.cache.pool import KvPool
+from trtdisagg.cache.transceiver import Transceiver
+from trtdisagg.cache.transports import Transport, open_transports
+from trtdisagg.errors import HandoverError
+from trtdisagg.protocol.handover import Ticket
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 5.0
+
+
+class Context:
+    """A context server that runs."""
+
+    def __init__(self, process: asyncio.subprocess.Process, tickets: list[Ticket]) -> None:
+        self.process = process
+        self.tickets = tickets
+
+    async def released(self) -> int:
+        """The next request id that it says it released."""
+        assert self.process.stdout
+        async with asyncio.timeout(TIMEOUT_S):
+            return int(await self.process.stdout.readline())
+
+    def cpu_s(self) -> float:
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
+
+
+@asynccontextmanager
+async def context_server(transport: str, tables: list[list[int]]) -> AsyncIterator[Context]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "fakes.context_server", transport, msgspec.json.encode(tables)),
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        async with asyncio.timeout(60):
+            tickets = msgspec.json.decode(await process.stdout.readline(), type=list[Ticket])
+        yield Context(process, tickets)
+        process.stdin.close()
+        async with asyncio.timeout(10):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+def pool() -> Iterator[KvPool]:
+    with KvPool(SHAPE, NUM_BLOCKS) as pool:
+        fill(pool, seed=0)
+        yield pool
+
+
+@pytest.fixture(params=["local", "nixl"])
+def transport(request: pytest.FixtureRequest, pool: KvPool) -> Iterator[Transport]:
+    with open_transports([request.param], pool, incarnation="generation-0#1", one_host=True) as (transport,):
+        yield transport
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest, transport: Transport) -> str:
+    return str(request.node.callspec.params["transport"])
+
+
+def generation(transport: Transport) -> Transceiver:
+    return Transceiver(
+        server="generation-0",
+        incarnation="generation-0#1",
+        shape=SHAPE,
+        transports=[transport],
+        lease_ms=30_000,
+        transfer_timeout_ms=int(TIMEOUT_S * 1000),
+    )
+
+
+@pytest.fixture(scope="module")
+def content() -> torch.Tensor:
+    """What a context server's pool holds."""
+    with KvPool(SHAPE, NUM_BLOCKS) as pool:
+        return fill(pool, SEED)
+
+
+async def test_random_blocks_arrive_as_they_are(
+    name: str, transport: Transport, pool: KvPool, content: torch.Tensor
+) -> None:
+    order = random.Random(5).sample(range(NUM_BLOCKS), NUM_BLOCKS)
+    tables = [order[:1], order[1:20], order[20:], list(range(30))]  # the last in one run, and it overlaps the others
+    mine = random.Random(6).sample(range(NUM_BLOCKS), NUM_BLOCKS)
+    async with context_server(name, tables) as context, generation(transport) as transceiver:
+        for ticket in context.tickets:
+            before = pool.tensor.clone()
+            blocks = mine[: len(ticket.blocks)] if ticket.request_id < 3 else list(range(50, 80))
+            await (await transceiver.claim(ticket)).fetch(blocks)
+            assert torch.equal(pool.tensor[blocks], content[ticket.blocks])
+            others = sorted(set(range(NUM_BLOCKS)) - set(blocks))
+            assert torch.equal(pool.tensor[others], before[others])
+            assert await context.released() == ticket.request_id
+    assert context.process.returncode == 0
+
+
+async def test_an_idle_server_serves_and_stays_idle(
+    name: str, transport: Transport, pool: KvPool, content: torch.Tensor
+) -> None:
+    async with context_server(name, [[3, 4], [5]]) as context, generation(transport) as transceiver:
+        first, second = context.tickets
+        await (await transceiver.claim(first)).fetch([0, 1])
+        await (await transceiver.claim(second)).fetch([2])
+        assert [await context.released(), await context.released()] == [0, 1]
+        us, them = psutil.Process(), context.cpu_s()
+        before = sum(us.cpu_times()[:2])
+        await asyncio.sleep(1)  # the time that is measured
+        assert context.cpu_s() - them <= 0.1
+        assert sum(us.cpu_times()[:2]) - before <= 0.1
+        assert torch.equal(pool.tensor[[0, 1, 2]], content[[3, 4, 5]])
+
+
+async def test_a_context_server_killed_before_the_fetch(name: str, transport: Transport) -> None:
+    async with context_server(name, [[3, 4], [5]]) as context, generation(transport) as transceiver:
+        claims = [await transceiver.claim(t) for t in context.tickets]
+        context.process.kill()
+        await context.process.wait()
+        begun = time.monotonic()
+        for claim in claims:
+            with pytest.raises(HandoverError, match="context-0"):
+                await claim.fetch([0, 1])
+        with pytest.raises(HandoverError, match="context-0 cannot be reached"):
+            await transceiver.claim(context.tickets[0])
+        assert time.monotonic() - begun < TIMEOUT_S
+        assert transceiver.stats().num_claims == 0
+
+
+async def test_a_context_server_killed_during_the_fetch(
+    name: str, transport: Transport, pool: KvPool, content: torch.Tensor
+) -> None:
+    tables = [random.Random(5).sample(range(NUM_BLOCKS), 64)]
+    async with context_server(name, tables) as context, generation(transport) as transceiver:
+        claim = await transceiver.claim(context.tickets[0])
+        fetch = asyncio.create_task(claim.fetch(list(range(64))))
+        await asyncio.sleep(0)  # it has begun
+        context.process.kill()
+        async with asyncio.timeout(TIMEOUT_S):
+            try:
+                await fetch
+            except HandoverError:
+                assert transceiver.stats().num_transfer_failures_total == 1
+            else:  # it was over before the signal: then what has come is right
+                assert torch.equal(pool.tensor[:64], content[tables[0]])
+            await claim.settled()
+
+
+@pytest.mark.parametrize("transport", ["local"], indirect=True)
+async def test_a_frozen_context_server_fails_the_fetch_in_time(name: str, transport: Transport) -> None:
+    async with context_server(name, [[3, 4]]) as context, generation(transport) as transceiver:
+        transceiver._claims.transfer_timeout_s = 0.3
+        claim = await transceiver.claim(context.tickets[0])
+        context.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(HandoverError, match=r"no transfer within 0.3 s"):
+            await claim.fetch([0, 1])
+        await claim.settled()
+        context.process.send_signal(signal.SIGCONT)
+        assert await context.released() == 0  # it sees that the connection is gone
