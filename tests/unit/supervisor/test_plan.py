@@ -1,0 +1,310 @@
+"""The plan as tables: what a cluster file becomes on a given machine."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from tests.helpers.plans import GIB, TINY, cluster_file, host, plan_of
+from trtdisagg.config.schema import (
+    CacheTransceiverConfig,
+    ClusterFile,
+    KvCacheConfig,
+    ModelEntry,
+    ProxyConfig,
+    ServerSection,
+)
+from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.protocol.spec import EngineSpec, ProxySpec
+from trtdisagg.supervisor.plan import ModelFacts, Plan
+
+
+def engine(plan: Plan, name: str) -> EngineSpec:
+    spec = next(child.spec for child in plan.servers if child.name == name)
+    assert isinstance(spec, EngineSpec)
+    return spec
+
+
+# --- which servers --------------------------------------------------------------------------------------------------
+
+
+def test_the_servers_of_a_file_and_the_proxy() -> None:
+    plan = plan_of(cluster_file(context_servers=ServerSection(num_instances=2), port=8123, max_retries=3))
+    assert [(s.name, s.role, s.url) for s in plan.servers] == [
+        ("context-0", "context", "127.0.0.1:0"),
+        ("context-1", "context", "127.0.0.1:0"),
+        ("generation-0", "generation", "127.0.0.1:0"),
+    ]
+    assert plan.proxy is not None
+    assert isinstance(plan.proxy.spec, ProxySpec)
+    assert (plan.proxy.url, plan.proxy.spec.max_retries) == ("127.0.0.1:8123", 3)
+    assert plan.servers[0].argv == [sys.executable, "-m", "trtdisagg.engine"]
+    assert plan.needs == {"tiny": ["context", "generation"]}
+    assert plan.makes_secret
+
+
+def test_urls_of_this_host_are_where_our_servers_listen() -> None:
+    machine = host(local_names=frozenset({"10.0.0.5"}))
+    plan = plan_of(
+        cluster_file(
+            context_servers=ServerSection(urls=["localhost:8001", "10.0.0.5:8002"], num_instances=2),
+            generation_servers=ServerSection(urls=["[::1]:8003"]),
+        ),
+        machine,
+    )
+    assert [s.url for s in plan.servers] == ["127.0.0.1:8001", "10.0.0.5:8002", "[::1]:8003"]
+
+
+def test_urls_of_other_hosts_are_routed_to_and_not_started() -> None:
+    plan = plan_of(cluster_file(context_servers=ServerSection(urls=["node7:8001", "localhost:8002"], num_instances=2)))
+    assert [s.name for s in plan.servers] == ["context-1", "generation-0"]
+    assert [(u.name, u.url, u.model) for u in plan.upstream] == [("context-0", "node7:8001", "tiny")]
+    assert plan.proxy is not None
+    assert isinstance(plan.proxy.spec, ProxySpec)
+    assert plan.proxy.spec.servers == plan.upstream
+    assert not plan.makes_secret, "the others could not know it"
+
+
+def test_a_file_without_a_model_starts_only_the_proxy() -> None:
+    sections = {
+        "context_servers": ServerSection(urls=["localhost:8001", "localhost:8002"], num_instances=2),
+        "generation_servers": ServerSection(urls=["localhost:8003"]),
+    }
+    plan = plan_of(ClusterFile(**sections))
+    assert plan.servers == []
+    assert [(u.name, u.role, u.model, u.url) for u in plan.upstream] == [
+        ("context-0", "context", None, "localhost:8001"),
+        ("context-1", "context", None, "localhost:8002"),
+        ("generation-0", "generation", None, "localhost:8003"),
+    ]
+    assert not plan.makes_secret
+
+
+def test_one_url_in_both_sections_is_one_server_of_both_roles() -> None:
+    section = ServerSection(urls=["localhost:8001"])
+    plan = plan_of(cluster_file(context_servers=section, generation_servers=section))
+    assert [(s.name, s.role, s.url) for s in plan.servers] == [("both-0", "both", "127.0.0.1:8001")]
+    assert plan.needs == {"tiny": ["context", "generation"]}
+
+
+def test_several_models_are_in_the_names() -> None:
+    entries = [
+        ModelEntry(name=name, model=name, context_servers=ServerSection(), generation_servers=ServerSection())
+        for name in ("small", "large")
+    ]
+    plan = plan_of(ClusterFile(models=entries))
+    assert [s.name for s in plan.servers] == [
+        "small.context-0",
+        "small.generation-0",
+        "large.context-0",
+        "large.generation-0",
+    ]
+    assert [s.model for s in plan.servers] == ["small", "small", "large", "large"]
+
+
+def test_a_server_started_by_hand_has_no_proxy_no_secret_and_no_transport() -> None:
+    file = ClusterFile(model="tiny", context_servers=ServerSection(urls=["localhost:8001"]))
+    plan = plan_of(file, with_proxy=False, default_backend=None)
+    assert [child.name for child in plan.children] == ["context-0"]
+    assert engine(plan, "context-0").transports == []
+    assert not plan.makes_secret
+
+
+# --- where they run -------------------------------------------------------------------------------------------------
+
+
+def test_without_gpus_servers_divide_the_cores() -> None:
+    plan = plan_of(cluster_file(context_servers=ServerSection(num_instances=2)), host(num_cores=8))
+    assert [s.cores for s in plan.servers] == [[0, 1], [2, 3, 4], [5, 6, 7]]
+    assert [engine(plan, s.name).num_threads for s in plan.servers] == [2, 3, 3]
+    assert {s.env["CUDA_VISIBLE_DEVICES"] for s in plan.servers} == {""}
+    assert engine(plan, "context-0").device == "cpu"
+
+
+def test_more_servers_than_cores_share_them_with_a_warning() -> None:
+    plan = plan_of(cluster_file(context_servers=ServerSection(num_instances=2)), host(num_cores=2))
+    assert [s.cores for s in plan.servers] == [[0], [1], [0]]
+    assert {engine(plan, s.name).num_threads for s in plan.servers} == {1}
+    assert "context-0, generation-0 share CPU core 0: they slow each other down" in plan.notices
+
+
+def test_with_gpus_each_server_has_one() -> None:
+    plan = plan_of(cluster_file(context_servers=ServerSection(num_instances=2)), host(num_gpus=4))
+    assert [s.gpus for s in plan.servers] == [["0"], ["1"], ["2"]]
+    assert plan.servers[1].env["CUDA_VISIBLE_DEVICES"] == "1"
+    assert plan.servers[1].env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert (engine(plan, "context-0").device, plan.servers[0].cores) == ("cuda", [])
+
+
+def test_sections_may_name_their_gpus_and_cores() -> None:
+    plan = plan_of(
+        cluster_file(
+            context_servers=ServerSection(gpus=["GPU-3"]), generation_servers=ServerSection(gpus=[], cores=[5, 6])
+        ),
+        host(num_gpus=4),
+    )
+    assert [s.gpus for s in plan.servers] == [["3"], []]
+    assert plan.servers[1].cores == [5, 6]
+    assert engine(plan, "generation-0").num_threads == 2
+
+
+def test_what_one_section_names_the_other_does_not_get() -> None:
+    plan = plan_of(
+        cluster_file(context_servers=ServerSection(gpus=[0, 1], num_instances=2)), host(num_gpus=3, num_cores=4)
+    )
+    assert [s.gpus for s in plan.servers] == [["0"], ["1"], ["2"]]
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_pools_divide_the_free_memory() -> None:
+    plan = plan_of(cluster_file(), host(memory_bytes=1 * GIB))
+    share = int(0.9 * (GIB - 2 * TINY.weight_bytes("bfloat16")) / 2)
+    block_bytes = TINY.kv_bytes_per_token("bfloat16") * 32
+    assert engine(plan, "context-0").num_blocks == share // block_bytes
+    assert plan.servers[0].pool_bytes == share // block_bytes * block_bytes
+
+
+def test_a_pool_on_the_cpu_is_bounded_unless_the_file_bounds_it() -> None:
+    assert plan_of(cluster_file(), host(memory_bytes=64 * GIB)).servers[0].pool_bytes == 2 * GIB
+    wanted = ServerSection(kv_cache_config=KvCacheConfig(max_tokens=5000))
+    plan = plan_of(cluster_file(context_servers=wanted), host(memory_bytes=64 * GIB))
+    assert engine(plan, "context-0").num_blocks == -(-5000 // 32)
+
+
+def test_a_pool_on_a_gpu_takes_its_share_of_that_gpu() -> None:
+    plan = plan_of(cluster_file(), host(num_gpus=1))
+    share = int(0.9 * (80 * GIB - 2 * TINY.weight_bytes("bfloat16")) / 2)
+    assert 0 <= share - (plan.servers[0].pool_bytes or 0) < TINY.kv_bytes_per_token("bfloat16") * 32
+    assert "context-0, generation-0 share GPU 0: they slow each other down" in plan.notices
+
+
+def test_too_little_memory_is_said_with_numbers() -> None:
+    with pytest.raises(StartupError, match=r"context-0: too little memory on this host: .* max_seq_len 512 needs"):
+        plan_of(cluster_file(), host(memory_bytes=500_000))
+
+
+def test_max_tokens_bounds_the_longest_request_where_the_file_does_not() -> None:
+    section = ServerSection(kv_cache_config=KvCacheConfig(max_tokens=100))
+    plan = plan_of(cluster_file(context_servers=section))
+    assert engine(plan, "context-0").max_seq_len == 100
+    assert any("max_seq_len is 100" in notice for notice in plan.notices)
+    assert engine(plan, "generation-0").max_seq_len == TINY.max_positions
+
+
+def test_a_model_that_only_the_users_program_knows() -> None:
+    section = ServerSection(command=["my-engine", "-v"])
+    facts = {"tiny": ModelFacts(path="tiny", served_name="tiny", dimensions=None)}
+    plan = plan_of(cluster_file(context_servers=section, generation_servers=section), models=facts)
+    assert plan.servers[0].argv == ["my-engine", "-v"]
+    assert (engine(plan, "context-0").num_blocks, engine(plan, "context-0").max_seq_len) == (1024, 2048)
+    assert plan.servers[0].pool_bytes is None
+
+
+# --- how they hand over ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("backend", "num_gpus", "transports"),
+    [
+        (None, 0, ["local", "nixl"]),
+        ("DEFAULT", 0, ["local", "nixl"]),
+        ("DEFAULT", 2, ["nixl"]),
+        ("NIXL", 0, ["nixl"]),
+        ("LOCAL", 0, ["local"]),
+    ],
+)
+def test_transports(backend: Any, num_gpus: int, transports: list[str]) -> None:
+    section = ServerSection(cache_transceiver_config=CacheTransceiverConfig(backend=backend))
+    plan = plan_of(cluster_file(context_servers=section, generation_servers=section), host(num_gpus=num_gpus))
+    assert engine(plan, "context-0").transports == transports
+
+
+def test_the_generation_leg_may_be_larger_than_what_the_client_sent() -> None:
+    plan = plan_of(cluster_file(proxy=ProxyConfig(max_body_bytes=1000)))
+    assert engine(plan, "generation-0").max_body_bytes > 1000 + len("1234567,") * 500
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+_LOCAL = CacheTransceiverConfig(backend="LOCAL")
+_NIXL = CacheTransceiverConfig(backend="NIXL")
+_SAME_URL = ServerSection(urls=["localhost:8001"])
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "tp": (
+        {"context_servers": ServerSection(tensor_parallel_size=2)},
+        "context_servers.tensor_parallel_size: more than one rank a server is not there yet",
+    ),
+    "pp": (
+        {"generation_servers": ServerSection(pipeline_parallel_size=2)},
+        "generation_servers.pipeline_parallel_size",
+    ),
+    "ucx": (
+        {"context_servers": ServerSection(cache_transceiver_config=CacheTransceiverConfig(backend="UCX"))},
+        "context_servers.cache_transceiver_config.backend: UCX is not there yet, use NIXL",
+    ),
+    "no transport in common": (
+        {
+            "context_servers": ServerSection(cache_transceiver_config=_LOCAL),
+            "generation_servers": ServerSection(cache_transceiver_config=_NIXL),
+        },
+        "context-0 and generation-0 have no transfer backend in common",
+    ),
+    "kv dtype": (
+        {"context_servers": ServerSection(kv_cache_config=KvCacheConfig(dtype="float32"))},
+        "context_servers.kv_cache_config.dtype",
+    ),
+    "dtypes differ": (
+        {"context_servers": ServerSection(dtype="float32")},
+        "generation_servers.dtype: differs from context_servers.dtype",
+    ),
+    "block sizes differ": (
+        {"context_servers": ServerSection(kv_cache_config=KvCacheConfig(tokens_per_block=64))},
+        "generation_servers.kv_cache_config.tokens_per_block",
+    ),
+    "no such core": ({"context_servers": ServerSection(cores=[99])}, "context_servers.cores: there is no CPU core 99"),
+    "no cores": ({"context_servers": ServerSection(cores=[])}, "context_servers.cores: names none"),
+    "no such gpu": ({"context_servers": ServerSection(gpus=[1])}, "context_servers.gpus: there is no GPU 1 here"),
+    "pin by environment": (
+        {"context_servers": ServerSection(env={"CUDA_VISIBLE_DEVICES": "1"})},
+        "context_servers.env.CUDA_VISIBLE_DEVICES",
+    ),
+    "longer than trained": (
+        {"context_servers": ServerSection(max_seq_len=600)},
+        "max_seq_len 600 is more than the 512",
+    ),
+    "longer than the pool": (
+        {"context_servers": ServerSection(max_seq_len=200, kv_cache_config=KvCacheConfig(max_tokens=100))},
+        "max_seq_len 200 does not fit into kv_cache_config.max_tokens 100",
+    ),
+    "nobody generates": ({"generation_servers": ServerSection(num_instances=0)}, "generation_servers: none"),
+    "one address for two": (
+        {"port": 8001, "context_servers": ServerSection(urls=["localhost:8001"])},
+        "have one address, 127.0.0.1:8001",
+    ),
+    "both, but different": (
+        {"context_servers": _SAME_URL, "generation_servers": ServerSection(urls=["localhost:8001"], max_batch_size=1)},
+        "generation_servers: localhost:8001 stands in both sections",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str) -> None:
+    keys, message = REFUSED[case]
+    with pytest.raises(ConfigError) as caught:
+        plan_of(cluster_file(**keys))
+    assert message in caught.value.message
+
+
+def test_a_server_that_others_can_reach_needs_a_secret() -> None:
+    machine = host(local_names=frozenset({"10.0.0.5"}))
+    file = ClusterFile(model="tiny", context_servers=ServerSection(urls=["10.0.0.5:8001"]))
+    with pytest.raises(ConfigError, match="name a `secret_file`"):
+        plan_of(file, machine, with_proxy=False)
+    with_secret = ClusterFile(model="tiny", context_servers=file.context_servers, secret_file="/etc/secret")
+    assert plan_of(with_secret, machine, with_proxy=False).secret_file == "/etc/secret"

@@ -1,0 +1,128 @@
+"""Directories that only their user may enter, and a lock that is never held by two."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trtdisagg.errors import AlreadyRunningError, StartupError
+from trtdisagg.supervisor import rundir
+from trtdisagg.supervisor.rundir import Place
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The runtime directory is near the root, so that the addresses of sockets fit."""
+    with tempfile.TemporaryDirectory() as run:
+        yield {"XDG_RUNTIME_DIR": run, "XDG_STATE_HOME": str(tmp_path / "state")}
+
+
+@pytest.fixture
+def place(env: dict[str, str]) -> Place:
+    return Place.of("a key", "my cluster", env)
+
+
+def test_directories_are_private_and_gone_afterwards(place: Place) -> None:
+    with rundir.hold(place, "run"):
+        for directory in (place.run_dir.parent, place.run_dir, place.log_dir):
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        secret = rundir.make_secret(place)
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+        assert len(secret.read_text()) == 64
+    assert not place.run_dir.exists()
+    assert place.log_dir.exists()
+
+
+def test_only_one_holds_it(place: Place) -> None:
+    assert rundir.running_pid(place) is None
+    with rundir.hold(place, "run"):
+        assert rundir.running_pid(place) == os.getpid()
+        with pytest.raises(AlreadyRunningError, match=f"pid {os.getpid()}") as caught, rundir.hold(place, "other"):
+            pass
+        assert caught.value.pid == os.getpid()
+        assert place.run_dir.exists(), "the loser leaves the winner's files alone"
+    assert rundir.running_pid(place) is None
+    with rundir.hold(place, "again"):
+        pass
+
+
+def test_a_new_agent_waits_while_the_guardian_of_a_killed_one_clears_up(place: Place) -> None:
+    place.run_dir.mkdir(parents=True, mode=0o700)
+    place.run_dir.parent.chmod(0o700)
+    fd = os.open(place.lock_file, os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"999999999 deadbeef\n")
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    guardian = subprocess.Popen(["sleep", "0.3"], pass_fds=[fd])
+    os.close(fd)
+    with rundir.hold(place, "next"):
+        assert guardian.poll() == 0
+        assert rundir.running_pid(place) == os.getpid()
+
+
+def test_what_a_killed_run_left_is_killed(place: Place) -> None:
+    """Agent and guardian were both killed: the mark in the lock file finds the rest."""
+    place.run_dir.mkdir(parents=True, mode=0o700)
+    place.run_dir.parent.chmod(0o700)
+    place.lock_file.write_text("999999999 deadbeef\n")
+    left = subprocess.Popen(["sleep", "60"], env={"TRTDISAGG_RUN": "deadbeef.context-0.1"})
+    with rundir.hold(place, "new"):
+        assert left.wait(5) == -9
+
+
+def test_a_foreign_directory_is_refused(place: Place) -> None:
+    place.run_dir.parent.mkdir(mode=0o755)
+    place.run_dir.parent.chmod(0o755)
+    with pytest.raises(StartupError, match="only this user may enter"), rundir.hold(place, "run"):
+        pass
+    place.run_dir.parent.rmdir()
+    place.run_dir.parent.symlink_to("/")
+    with pytest.raises(StartupError, match="only this user may enter"), rundir.hold(place, "run"):
+        pass
+    place.run_dir.parent.unlink()
+
+
+def test_a_cluster_is_found_by_its_file_and_by_its_name(env: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    place = Place.of(file, "the-name", env)
+    assert rundir.find(file, env) is None
+    with rundir.hold(place, "run"):
+        assert rundir.find(file, env) == place
+        assert rundir.find_by_name("the-name", env) == [place]
+        assert rundir.find_by_name("the", env) == []
+        assert rundir.find_running(env) == [place]
+    assert rundir.find(file, env) == place, "its logs are still there"
+    assert rundir.find_by_name("the-name", env) == []
+
+
+def test_addresses_of_sockets_are_never_too_long(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    place = Place.of("key", "name" * 20, {"XDG_RUNTIME_DIR": str(deep)})
+    assert len(str(place.control_socket)) <= 107
+    assert place.run_dir.parent == Path(f"/tmp/trtdisagg-{os.geteuid()}")
+
+
+def test_private_files_are_private_from_the_first_byte(tmp_path: Path) -> None:
+    rundir.write_private(tmp_path / "spec.json", b"{}")
+    assert stat.S_IMODE((tmp_path / "spec.json").stat().st_mode) == 0o600
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["spec.json"]
+
+
+def test_another_process_sees_the_lock(place: Place, env: dict[str, str]) -> None:
+    code = (
+        "import sys; from trtdisagg.supervisor import rundir; "
+        "print(rundir.running_pid(rundir.Place.of('a key', 'my cluster')))"
+    )
+    with rundir.hold(place, "run"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, check=True
+        )
+    assert done.stdout.strip() == str(os.getpid())
