@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from pathlib import Path
 
@@ -35,7 +36,10 @@ logger = logging.getLogger(__name__)
 
 
 def run_proxy(spec: ProxySpec) -> int:
-    """Be the proxy until asked to end; returns the exit code."""
+    """Be the proxy until asked to end.
+
+    :returns: the exit code: 0 after a drain; started by hand, 128+N after signal N, as of any command.
+    """
     end_with_parent(spec.parent_pid)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with contextlib.closing(Reporter(spec.report_fd)) as reporter:
@@ -70,7 +74,8 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
             exit_code = await _until_asked_to_end(app, signals, tasks)
             for task in running:
                 task.cancel()
-    return exit_code
+    by_hand = spec.parent_pid is None and "NOTIFY_SOCKET" not in os.environ
+    return 128 + signals.number if by_hand else exit_code
 
 
 async def _until_asked_to_end(app: App, signals: _Signals, tasks: asyncio.TaskGroup) -> int:
