@@ -15,20 +15,11 @@ from typing import ClassVar
 import numpy as np
 
 from trtdisagg.cache.layout import Runs
+from trtdisagg.cache.native import extension
 from trtdisagg.cache.pool import KvPool, nonce_offset
 from trtdisagg.cache.transports.base import check_bounds
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.peers import LocalMemory, Memory
-
-try:
-    from trtdisagg._csrc import copy_runs
-except ImportError:  # built without a compiler
-
-    def copy_runs(dst_address: int, dst_bytes: int, src_address: int, src_bytes: int, runs: Runs) -> None:
-        """As csrc's, one call a run; memmove releases the GIL too."""
-        del dst_bytes, src_bytes  # the link has compared them
-        for to, from_, num_bytes in runs.tolist():
-            ctypes.memmove(dst_address + to, src_address + from_, num_bytes)
 
 
 class LocalLink:
@@ -42,7 +33,12 @@ class LocalLink:
 
     def read(self, runs: Runs) -> None:
         check_bounds(runs, local_bytes=self._pool.num_bytes, remote_bytes=self._num_bytes)
-        copy_runs(self._pool.address, self._pool.num_bytes, self._address, self._num_bytes, runs)
+        pool = self._pool
+        if csrc := extension():
+            csrc.copy_runs(pool.address, pool.num_bytes, self._address, self._num_bytes, runs)
+            return
+        for to, from_, num_bytes in runs.tolist():
+            ctypes.memmove(pool.address + to, self._address + from_, num_bytes)  # releases the GIL, as csrc does
 
     def abort(self) -> None:
         """A copy within memory ends by itself."""
