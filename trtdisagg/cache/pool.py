@@ -25,6 +25,7 @@ from typing import Self
 import psutil
 import torch
 
+from trtdisagg.cache.layout import block_bytes
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.handover import KvShape
 
@@ -114,12 +115,6 @@ class KvPool:
             f"the KV pool of {self.num_blocks} blocks x {self.block_bytes} bytes = {_mib(self.num_bytes)} "
             f"cannot be allocated: {why}; lower kv_cache_config.max_tokens or free_gpu_memory_fraction"
         )
-
-
-def block_bytes(shape: KvShape) -> int:
-    """Size of one block, the K and V of `tokens_per_block` tokens in all layers and heads."""
-    num_values = shape.num_layers * shape.num_kv_heads * 2 * shape.tokens_per_block * shape.head_dim
-    return num_values * int(DTYPES[shape.dtype].itemsize)
 
 
 def nonce_offset(num_bytes: int) -> int:

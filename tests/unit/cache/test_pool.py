@@ -8,7 +8,8 @@ import os
 import pytest
 import torch
 
-from trtdisagg.cache.pool import KvPool, block_bytes, nonce_offset
+from trtdisagg.cache.layout import block_bytes
+from trtdisagg.cache.pool import KvPool, nonce_offset
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.handover import KvShape
 
