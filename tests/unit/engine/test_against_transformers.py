@@ -1,0 +1,127 @@
+"""The real engine on a tiny random Llama: the tokens transformers gives, aggregated and disaggregated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes.handover import ticket
+from helpers import tiny_llama
+
+from trtdisagg.cache.pool import KvPool
+from trtdisagg.engine.executor import Executor
+from trtdisagg.engine.request import Output, Request, SamplingParams
+from trtdisagg.protocol.handover import Ticket
+
+LONG_S = 60.0
+MAX_TOKENS = 20
+LENGTHS = [1, 2, 7, 8, 9, 24, 25, 70]
+PROMPTS = [[(31 * n + 17 * i * i + 3 * i) % tiny_llama.VOCAB_SIZE for i in range(n)] for n in LENGTHS]
+
+Model = tuple[Path, list[list[int]]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Its directory, and what it says to each of `PROMPTS`."""
+    directory = tmp_path_factory.mktemp("tiny-llama")
+    reference = tiny_llama.build(directory)
+    return directory, [tiny_llama.greedy(reference, prompt, MAX_TOKENS) for prompt in PROMPTS]
+
+
+def greedy_request(request_id: int, prompt: list[int], **fields: object) -> Request:
+    sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=0)
+    return Request(id=request_id, prompt_token_ids=prompt, sampling=sampling, **fields)  # type: ignore[arg-type]
+
+
+def collect(executor: Executor, num_requests: int) -> dict[int, list[Output]]:
+    """Wait until so many requests have ended."""
+    outputs: dict[int, list[Output]] = {}
+    while sum(outs[-1].finish_reason is not None for outs in outputs.values()) < num_requests:
+        new = executor.await_responses(timeout_s=LONG_S)
+        assert new, "no output in time"
+        for output in new:
+            outputs.setdefault(output.request_id, []).append(output)
+    return outputs
+
+
+def tokens_of(outputs: list[Output]) -> list[int]:
+    return [token for output in outputs for token in output.new_token_ids]
+
+
+def test_a_batch_of_prompts_gives_the_tokens_of_transformers(model: Model) -> None:
+    directory, expected = model
+    with tiny_llama.open_executor(directory) as (executor, _):
+        for i, prompt in enumerate(PROMPTS):
+            executor.enqueue_request(greedy_request(i, prompt))
+        outputs = collect(executor, len(PROMPTS))
+        assert [tokens_of(outputs[i]) for i in range(len(PROMPTS))] == expected
+        assert executor.health() is None
+    assert executor.stats().num_used_blocks == 0
+
+
+class PoolOffer:
+    """The context side of a handover between two pools of this process."""
+
+    pool: KvPool
+
+    def __init__(self) -> None:
+        self.released: dict[int, Callable[[], None]] = {}
+
+    def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
+        self.released[request_id] = on_released
+        return ticket(request_id, num_tokens, blocks)
+
+
+class PoolFetch:
+    """The generation side."""
+
+    pool: KvPool
+
+    def __init__(self, offer: PoolOffer, error: str | None) -> None:
+        self.offer = offer
+        self.error = error
+        self.claims: dict[int, Ticket] = {}
+
+    def claim(self, request_id: int, ticket: Ticket) -> None:
+        self.claims[request_id] = ticket
+
+    def fetch(self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None]) -> None:
+        claim = self.claims.pop(request_id)
+        if self.error is None:
+            self.pool.tensor[blocks] = self.offer.pool.tensor[claim.blocks]
+        self.offer.released.pop(claim.request_id)()
+        on_fetched(self.error)
+
+    def forget(self, request_id: int) -> None:
+        raise AssertionError("nobody was cancelled")
+
+
+@pytest.mark.parametrize("error", [None, "the lease ended"])
+def test_two_engines_give_what_one_gives(model: Model, error: str | None) -> None:
+    directory, expected = model
+    offer = PoolOffer()
+    with tiny_llama.open_executor(directory, handover=offer) as (context, offer.pool):
+        for i, prompt in enumerate(PROMPTS):
+            context.enqueue_request(greedy_request(i, prompt, type="context_only"))
+        firsts = collect(context, len(PROMPTS))
+        fetch = PoolFetch(offer, error)
+        with tiny_llama.open_executor(directory, num_blocks=48, handover=fetch) as (generation, fetch.pool):
+            for i, prompt in enumerate(PROMPTS):
+                [first] = firsts[i]
+                assert first.finish_reason == "not_finished"
+                request = greedy_request(
+                    100 + i,
+                    prompt,
+                    type="generation_only",
+                    output_token_ids=first.new_token_ids,
+                    ticket=first.ticket,
+                )
+                generation.enqueue_request(request)
+            outputs = collect(generation, len(PROMPTS))
+    for i, tokens in enumerate(expected):
+        assert tokens_of(firsts[i]) + tokens_of(outputs[100 + i]) == tokens
+    num_computed = generation.stats().num_prompt_tokens_total
+    assert num_computed == (0 if error is None else sum(LENGTHS))
+    assert context.stats().num_used_blocks == generation.stats().num_used_blocks == 0
