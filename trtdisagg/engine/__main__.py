@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +19,9 @@ from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.parent import end_with_parent
 from trtdisagg.protocol.reports import Reporter
 from trtdisagg.protocol.spec import EngineSpec, Failed
+
+if TYPE_CHECKING:
+    from trtdisagg.engine.serve import Loaded
 
 log = logging.getLogger("trtdisagg.engine")
 
@@ -61,11 +67,18 @@ def _serve(spec: EngineSpec, reporter: Reporter) -> int:
 
     import uvloop
 
-    from trtdisagg.engine.assemble import open_engine
     from trtdisagg.engine.serve import Server
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(spec, reporter, open_engine).run())
+        return runner.run(Server(spec, reporter, _open_engine).run())
+
+
+@contextlib.asynccontextmanager
+async def _open_engine(*args: Any) -> AsyncIterator[Loaded]:
+    """`assemble.open_engine`; importing it imports torch, which takes seconds that `/health` can do without."""
+    module = await asyncio.to_thread(importlib.import_module, "trtdisagg.engine.assemble")
+    async with module.open_engine(*args) as loaded:
+        yield loaded
 
 
 def _fail(reporter: Reporter, message: str, exit_code: int, *, fatal: bool = False) -> int:
