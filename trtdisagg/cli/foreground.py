@@ -45,7 +45,7 @@ def run_with_lines(plan: Plan, place: Place, *, of_children: bool = True) -> int
     :param of_children: also what the children print, which their logs have anyway.
     :returns: its exit code; raises as `run_agent` does.
     """
-    lines = _Lines(plan, of_children=of_children)
+    lines = Lines(plan, of_children=of_children)
     run = functools.partial(
         run_agent,
         plan,
@@ -75,7 +75,7 @@ class _Screen:
             self._live.update(cluster_view(status, self._live.console.width), refresh=True)
 
 
-class _Lines:
+class Lines:
     """`12:03:04.123 context-0 | text`, or without children `12:03:04.123 text`."""
 
     def __init__(self, plan: Plan, *, of_children: bool) -> None:

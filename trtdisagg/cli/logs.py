@@ -31,11 +31,11 @@ def command(words: tuple[str, ...], follow: bool, lines: int) -> None:
     if len(files) > 1:
         raise ConfigError(f"one cluster file, please, not {' and '.join(files)}")
     place = find_cluster(files[0] if files else None)
-    reader = _Reader(place.log_dir, {word for word in words if word not in files}, lines)
-    reader.show_new()
-    while follow and running_pid(place) is not None:
-        time.sleep(_LOOK_AGAIN_S)
+    with _Reader(place.log_dir, {word for word in words if word not in files}, lines) as reader:
         reader.show_new()
+        while follow and running_pid(place) is not None:
+            time.sleep(_LOOK_AGAIN_S)
+            reader.show_new()
 
 
 class _Reader:
@@ -54,6 +54,13 @@ class _Reader:
         there = self._there()
         if unknown := names - there:
             raise NotRunningError(f"no log of {_list(unknown)}; there are: {_list(there)}")
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for tail in self._tails.values():
+            tail.close()
 
     def show_new(self) -> None:
         shown = sorted(self._names or self._there())

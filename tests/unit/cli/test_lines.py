@@ -1,0 +1,82 @@
+"""What the foreground prints: lines, the hint, and how it lives on when nobody reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trtdisagg.cli.foreground import Lines, hint
+from trtdisagg.config.schema import SupervisionConfig
+from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.server_plan import ChildPlan
+
+PLAN = Plan(
+    cluster="c",
+    file=None,
+    servers=[],
+    upstream=[],
+    proxy=ChildPlan(name="generation-0", role="generation", spec=ProxySpec(cluster="c"), argv=[]),
+    supervision=SupervisionConfig(),
+    needs={"m": ["generation"]},
+    secret_file=None,
+    makes_secret=False,
+    notices=[],
+)
+
+
+def without_time(text: str) -> str:
+    assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} ", line) for line in text.splitlines())
+    return "".join(line[13:] + "\n" for line in text.splitlines())
+
+
+def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(PLAN, of_children=True)
+    lines.event("two\nlines")
+    lines.child("generation-0", "says")
+    assert without_time(capsys.readouterr().out) == ("agent        | two\nagent        | lines\ngeneration-0 | says\n")
+
+
+def test_lines_without_children(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(PLAN, of_children=False)
+    lines.event("up")
+    lines.child("generation-0", "says")
+    assert without_time(capsys.readouterr().out) == "up\n"
+
+
+def test_hint_is_a_command() -> None:
+    command = hint(PLAN, "http://h:1").split("\n", 1)[1]
+    words = subprocess.run(
+        ["/bin/sh", "-c", f"curl() {{ printf '%s\\n' \"$@\"; }}\n{command}"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert words[0] == "http://h:1/v1/chat/completions"
+    assert '"model": "m"' in words[-1]
+
+
+def test_nobody_reads_any_more() -> None:
+    """After its reader has gone a program goes on, and ends as it would have."""
+    code = (
+        "import sys\n"
+        "from trtdisagg.cli.stdout import lasting_stdout\n"
+        "out = lasting_stdout()\n"
+        "for i in range(3): print('x' * 10000, file=out, flush=True)\n"
+        "sys.exit(7)"
+    )
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    root = str(Path(__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root},
+        timeout=30,
+        check=False,
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (7, b"")
