@@ -27,7 +27,7 @@ async def serve(transceiver: Transceiver, tables: list[list[int]]) -> None:
     async with transceiver:
         tickets = [
             transceiver.hold(i, blocks, len(blocks) * SHAPE.tokens_per_block, lambda i=i: print(i, flush=True))
-            for i, blocks in enumerate(tables)
+            for i, blocks in enumerate(tables, 1)
         ]
         print(msgspec.json.encode(tickets).decode(), flush=True)
         stdin = asyncio.StreamReader()

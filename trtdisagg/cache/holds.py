@@ -7,11 +7,15 @@
                    v                 v                      v
                 on_released, exactly once, and the hold is gone
 
+A hold has a number of its own, which is never used again: were it the request's, a server that reuses those would
+call one request's KV valid because another's is held.
+
 It knows no sockets and no blocks' content. Thread-safe: the engine adds, the event loop does the rest.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -24,6 +28,8 @@ from trtdisagg.errors import HandoverError
 class Hold(msgspec.Struct):
     """One request's blocks."""
 
+    request_id: int
+    """For logs."""
     num_blocks: int
     deadline: float
     on_released: Callable[[], None]
@@ -42,6 +48,7 @@ class Holds:
         self._lease_s = lease_s
         self._clock = clock
         self._lock = threading.Lock()
+        self._hold_ids = itertools.count(1)
         self._holds: dict[int, Hold] = {}
         self._is_closed = False
 
@@ -53,30 +60,32 @@ class Holds:
         with self._lock:
             return sum(h.num_blocks for h in self._holds.values())
 
-    def add(self, request_id: int, num_blocks: int, on_released: Callable[[], None]) -> None:
+    def add(self, request_id: int, num_blocks: int, on_released: Callable[[], None]) -> int:
         """
         :param on_released: called once, from the thread that ends the hold.
+        :return: the hold's number.
         :raises HandoverError: after `close`.
         """
         with self._lock:
             if self._is_closed:
                 raise HandoverError("the server ends and holds no more blocks")
-            assert request_id not in self._holds
-            self._holds[request_id] = Hold(num_blocks, self._clock() + self._lease_s, on_released)
+            hold_id = next(self._hold_ids)
+            self._holds[hold_id] = Hold(request_id, num_blocks, self._clock() + self._lease_s, on_released)
+            return hold_id
 
-    def renew(self, request_ids: Iterable[int], holder: object) -> None:
+    def renew(self, hold_ids: Iterable[int], holder: object) -> None:
         """Begin the lease anew for those that are still held; whoever asks about the others learns of it at the end."""
         with self._lock:
             deadline = self._clock() + self._lease_s
-            for hold in filter(None, map(self._holds.get, request_ids)):
+            for hold in filter(None, map(self._holds.get, hold_ids)):
                 hold.deadline, hold.holder = deadline, holder
 
-    def end(self, request_id: int) -> bool:
+    def end(self, hold_id: int) -> bool:
         """
         :return: whether it was held until now.
         """
         with self._lock:
-            hold = self._holds.pop(request_id, None)
+            hold = self._holds.pop(hold_id, None)
         if hold is not None:
             hold.on_released()
         return hold is not None
@@ -108,8 +117,8 @@ class Holds:
     def _end_where(self, ends: Callable[[Hold], bool]) -> list[int]:
         with self._lock:
             ended = {i: hold for i, hold in self._holds.items() if ends(hold)}
-            for request_id in ended:
-                del self._holds[request_id]
+            for hold_id in ended:
+                del self._holds[hold_id]
         for hold in ended.values():
             hold.on_released()
-        return list(ended)
+        return [hold.request_id for hold in ended.values()]

@@ -73,13 +73,14 @@ class Offers:
         """Serve; from here on there are tasks."""
         self._start(self._watch())
 
-    def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
+    def hold(self, request_id: int, blocks: Sequence[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
         """Hold blocks under a lease from now on. From any thread.
 
+        :param request_id: for logs; the ticket carries the number of the hold.
         :param on_released: called once, when nobody may read the blocks any more.
         :raises HandoverError: when we end.
         """
-        self.holds.add(request_id, len(blocks), on_released)
+        hold_id = self.holds.add(request_id, len(blocks), on_released)
         with suppress(RuntimeError):  # the loop is closed: then so is `holds`, and the callback was called
             self._loop.call_soon_threadsafe(self._changed.set)
         return Ticket(
@@ -87,9 +88,9 @@ class Offers:
             incarnation=self._me.incarnation,
             host=self.host,
             port=self.port,
-            request_id=request_id,
+            request_id=hold_id,
             num_tokens=num_tokens,
-            blocks=blocks,
+            blocks=list(blocks),
             lease_ms=self._me.lease_ms,
         )
 
@@ -132,12 +133,12 @@ class Offers:
 
     def _handle(self, stream: PeerStream[FromGeneration], message: FromGeneration) -> None:
         match message:
-            case Renew(request_ids=request_ids):
-                self.holds.renew(request_ids, holder=stream)
-            case Finish(request_id=request_id):
-                stream.send(Finished(request_id=request_id, valid=self.holds.end(request_id)))
-            case Release(request_id=request_id):
-                self.holds.end(request_id)
+            case Renew(request_ids=hold_ids):
+                self.holds.renew(hold_ids, holder=stream)
+            case Finish(request_id=hold_id):
+                stream.send(Finished(request_id=hold_id, valid=self.holds.end(hold_id)))
+            case Release(request_id=hold_id):
+                self.holds.end(hold_id)
             case Ping():
                 stream.send(Pong())
             case _:

@@ -85,7 +85,7 @@ class Peer:
         """
         self._check()
         if request_id in self._claimed or request_id in self._finishing:
-            raise HandoverError(f"request {request_id} of {self.name} is claimed already")
+            raise HandoverError(f"hold {request_id} of {self.name} is claimed already")
         self._claimed.add(request_id)
         self._stream.send(Renew(request_ids=[request_id]))
 

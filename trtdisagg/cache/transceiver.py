@@ -99,10 +99,10 @@ class Transceiver:
         finally:
             self._claims.close()
 
-    def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
+    def hold(self, request_id: int, blocks: Sequence[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
         """Hold blocks for a generation server. From any thread.
 
-        :param request_id: not held already.
+        :param request_id: for logs; the ticket carries a number of its own.
         :param blocks: in token order.
         :param on_released: called exactly once, from the event loop's thread, when nobody may read the blocks any more:
             they were fetched or given back, the lease ended, the peer that had claimed them is lost, or we close.

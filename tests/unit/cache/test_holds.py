@@ -25,8 +25,8 @@ class Ledger:
         for request_id in request_ids:
             self.add(request_id)
 
-    def add(self, request_id: int) -> None:
-        self.holds.add(request_id, request_id, lambda: self.released.append(request_id))
+    def add(self, request_id: int) -> int:
+        return self.holds.add(request_id, request_id, lambda: self.released.append(request_id))
 
 
 def test_a_hold_ends_with_its_lease_and_once() -> None:
@@ -69,6 +69,15 @@ def test_a_lost_peer_frees_what_it_claimed_and_no_more() -> None:
     assert ledger.holds.end_of(one) == []
     assert ledger.released == [1]
     assert ledger.holds.num_blocks == 2 + 3
+
+
+def test_a_request_held_again_is_another_hold() -> None:
+    ledger = Ledger(1)
+    ledger.holds.end(1)
+    again = ledger.add(1)
+    assert again != 1
+    assert not ledger.holds.end(1)
+    assert ledger.holds.end(again)
 
 
 def test_nothing_is_held_after_the_end() -> None:

@@ -120,6 +120,23 @@ async def test_what_was_given_back_during_a_read_is_not_valid() -> None:
             await fetch
 
 
+async def test_a_request_id_used_again_does_not_make_old_reads_valid() -> None:
+    gate = GatedTransport()
+    async with (
+        server("context-0", transports=[gate]) as context,
+        server("generation-0", transports=[gate]) as generation,
+    ):
+        claim = await generation.transceiver.claim(context.hold(1, [3]))
+        await claim.release()
+        await context.releases.wait(1)
+        old = asyncio.create_task((await generation.transceiver.claim(claim.ticket)).fetch([0]))
+        await gate.begun()
+        context.hold(1, [4])
+        gate.may_end.set()
+        with pytest.raises(HandoverError, match="no longer held"):
+            await old
+
+
 async def test_a_peer_that_is_lost_frees_what_it_claimed() -> None:
     async with server("context-0") as context:
         async with server("generation-0") as generation:
@@ -241,7 +258,7 @@ async def test_a_claim_is_taken_once() -> None:
     async with server("context-0") as context, server("generation-0") as generation:
         ticket = context.hold(1, [3])
         claim = await generation.transceiver.claim(ticket)
-        with pytest.raises(HandoverError, match="request 1 of context-0 is claimed already"):
+        with pytest.raises(HandoverError, match="hold 1 of context-0 is claimed already"):
             await generation.transceiver.claim(ticket)
         await claim.fetch([0])
 
