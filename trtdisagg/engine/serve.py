@@ -176,7 +176,8 @@ async def _warm_up(loaded: Loaded, delivery: Delivery) -> None:
         except TimeoutError as e:
             raise StartupError(f"no token was generated within {WARM_UP_TIMEOUT_S:.0f} s") from e
     if outputs[-1].finish_reason != "length":
-        raise StartupError(f"no token could be generated: {outputs[-1].error or outputs[-1].finish_reason}")
+        why = outputs[-1].error or str(outputs[-1].finish_reason)
+        raise StartupError(f"no token could be generated: {why.splitlines()[0]}")
 
 
 def _read_secret(path: str | None) -> bytes:
