@@ -121,7 +121,7 @@ def test_example_client(cluster: Cluster, tmp_path: Path, kind: str, streaming: 
     out = tmp_path / "out.json"
     client = REPOSITORY / "examples" / "clients" / "disagg_client.py"
     command = [sys.executable, client, "-c", cluster.file, "-p", prompts, "-e", kind, "--max-tokens", "8", "-o", out]
-    subprocess.run([*command, *streaming], check=True, timeout=60)
+    subprocess.run([*command, *streaming], check=True, timeout=60, env=cluster.env)
     answers = json.loads(out.read_text())
     assert len(answers) == 3
     assert "Paris" in str(answers[0])

@@ -31,12 +31,12 @@ def wait_for_restart(cluster: Cluster, name: str, old_pid: int) -> None:
 
 def test_killed_servers_come_back(tmp_path: Path, in_float32: str) -> None:
     with running(tmp_path, in_float32) as cluster:
-        assert ask(cluster) == (200, " Paris.\n\nThe")
+        assert ask(cluster) == (200, " Paris.\n\n")
         for name in ("context-0", "generation-0", "proxy"):
             pid = cluster.server(name)["pid"]
             os.kill(pid, signal.SIGKILL)
             wait_for_restart(cluster, name, pid)
-            assert ask(cluster) == (200, " Paris.\n\nThe"), name
+            assert ask(cluster) == (200, " Paris.\n\n"), name
             assert cluster.server(name)["restarts"] == 1
 
 
