@@ -58,11 +58,25 @@ void rotate(const LayerCall& c, const T* in, int position, float scale, O* out) 
     const int half = c.shape.head_dim / 2;
     const float* cosines = c.cosines + int64_t(position) * half;
     const float* sines = c.sines + int64_t(position) * half;
-    for (int i = 0; i < half; ++i) {
+    int i = 0;
+    for (; i + kLanes <= half; i += kLanes) {
+        const Vec a = load(in + i), b = load(in + i + half), cosine = load(cosines + i), sine = load(sines + i);
+        store(out + i, (a * cosine - b * sine) * scale);
+        store(out + i + half, (b * cosine + a * sine) * scale);
+    }
+    for (; i < half; ++i) {
         const float a = to_float(in[i]), b = to_float(in[i + half]);
         from_float((a * cosines[i] - b * sines[i]) * scale, out + i);
         from_float((b * cosines[i] + a * sines[i]) * scale, out + i + half);
     }
+}
+
+// out = in * scale, from one type to the other.
+template <typename T, typename O>
+void convert(const T* in, int count, float scale, O* out) {
+    int i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(out + i, load(in + i) * scale);
+    for (; i < count; ++i) from_float(to_float(in[i]) * scale, out + i);
 }
 
 template <typename T, typename S>
@@ -74,9 +88,8 @@ void write_tile(const LayerCall& c, const Tile& t) {
         for (int h = 0; h < s.num_kv_heads; ++h) {
             S* keys = keys_of<S>(c, t, position, h) + slot;
             S* values = keys + s.tokens_per_block * s.head_dim;
-            const T* value = row_of<T>(c, t.row + i, s.num_heads + s.num_kv_heads + h);
             rotate(c, row_of<T>(c, t.row + i, s.num_heads + h), position, 1.0f, keys);
-            for (int d = 0; d < s.head_dim; ++d) from_float(to_float(value[d]), values + d);
+            convert(row_of<T>(c, t.row + i, s.num_heads + s.num_kv_heads + h), s.head_dim, 1.0f, values);
         }
     }
 }
@@ -101,9 +114,7 @@ void store_out(const LayerCall& c, const Tile& t, int kv_head, const Scratch& m)
     for (int r = 0; r < t.num_tokens * group; ++r) {
         const int64_t head = int64_t(t.row + r / group) * c.shape.num_heads + kv_head * group + r % group;
         T* out = static_cast<T*>(c.out) + head * c.shape.head_dim;
-        const float* sums = m.sums + int64_t(r) * dim;
-        const float inverse = 1.0f / m.weight[r];
-        for (int d = 0; d < c.shape.head_dim; ++d) from_float(sums[d] * inverse, out + d);
+        convert(m.sums + int64_t(r) * dim, c.shape.head_dim, 1.0f / m.weight[r], out);
     }
 }
 
@@ -138,7 +149,7 @@ void load_pass(const LayerCall& c, const Tile& t, int kv_head, int begin, int co
         const S* key = keys_of<S>(c, t, position, kv_head) + int64_t(position % s.tokens_per_block) * s.head_dim;
         const S* value = key + s.tokens_per_block * s.head_dim;
         for (int d = 0; d < s.head_dim; ++d) m.keys[d * kTokensAtOnce + j] = to_float(key[d]);
-        for (int d = 0; d < s.head_dim; ++d) m.values[j * dim + d] = to_float(value[d]);
+        convert(value, s.head_dim, 1.0f, m.values + j * dim);
     }
     for (int d = 0; d < s.head_dim; ++d)
         for (int j = count; j < padded(count); ++j) m.keys[d * kTokensAtOnce + j] = 0.0f;

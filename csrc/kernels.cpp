@@ -4,11 +4,13 @@
 
 namespace trtdisagg {
 
-#define DECLARE(isa)                                   \
-    namespace isa {                                    \
-    extern const AttentionKernels attention_kernels;   \
-    extern const LinearKernels linear_kernels;         \
+#define DECLARE(isa)                                  \
+    namespace isa {                                   \
+    extern const AttentionKernels attention_kernels;  \
+    extern const LinearKernels linear_kernels;        \
+    extern const RowwiseKernels rowwise_kernels;      \
     }
+#define KERNELS(isa) {#isa, &isa::attention_kernels, &isa::linear_kernels, &isa::rowwise_kernels}
 
 DECLARE(baseline)
 #ifdef TRTDISAGG_X86
@@ -21,12 +23,10 @@ namespace {
 std::vector<Kernels> find() {
     std::vector<Kernels> found;
 #ifdef TRTDISAGG_X86
-    if (__builtin_cpu_supports("avx512f"))
-        found.push_back({"avx512", &avx512::attention_kernels, &avx512::linear_kernels});
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        found.push_back({"avx2", &avx2::attention_kernels, &avx2::linear_kernels});
+    if (__builtin_cpu_supports("avx512f")) found.push_back(KERNELS(avx512));
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(KERNELS(avx2));
 #endif
-    found.push_back({"baseline", &baseline::attention_kernels, &baseline::linear_kernels});
+    found.push_back(KERNELS(baseline));
     return found;
 }
 

@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "rowwise.h"
 
 namespace trtdisagg {
 
@@ -14,6 +15,7 @@ struct Kernels {
     std::string isa;
     const AttentionKernels* attention;
     const LinearKernels* linear;
+    const RowwiseKernels* rowwise;
 };
 
 // Those this CPU can run, best first; never empty.

@@ -1,4 +1,8 @@
-// trtdisagg._csrc: what Python sees. Checks types and bounds, releases the GIL, and leaves the work to the other files.
+// trtdisagg._csrc: what Python sees. Checks what comes once by type and shape, releases the GIL, and leaves the work to the
+// other files.
+//
+// What is called some hundred times a step takes addresses of contiguous rows: describing a tensor costs 5 us and more,
+// its address a tenth of that. engine/ops.py, linear.py and attention.py check shapes before they pass them.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -8,6 +12,7 @@
 
 #include "copy.h"
 #include "paged_attention.h"
+#include "rowwise_ops.h"
 #include "small_linear.h"
 
 namespace nb = nanobind;
@@ -31,9 +36,7 @@ bool is_bf16(const Matrix& m) {
     return m.dtype() == bf16;
 }
 
-bool has_shape(const Matrix& m, int64_t rows, int64_t columns) {
-    return int64_t(m.shape(0)) == rows && int64_t(m.shape(1)) == columns;
-}
+void* at(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 void init_attention(PagedAttention* self, uintptr_t pool_address, int num_blocks, int num_layers, int num_heads,
                     int num_kv_heads, int head_dim, int tokens_per_block, bool pool_is_bf16, const Floats& cosines,
@@ -51,7 +54,7 @@ void init_attention(PagedAttention* self, uintptr_t pool_address, int num_blocks
     shape.max_positions = int(cosines.shape(0));
     shape.pool_is_bf16 = pool_is_bf16;
     shape.scale = scale;
-    new (self) PagedAttention(shape, reinterpret_cast<char*>(pool_address), cosines.data(), sines.data(),
+    new (self) PagedAttention(shape, static_cast<char*>(at(pool_address)), cosines.data(), sines.data(),
                               std::move(workers), isa);
 }
 
@@ -62,14 +65,10 @@ void begin_attention(PagedAttention& self, const Triples& chunks, const Indices&
     self.begin(list, std::vector<int32_t>(blocks.data(), blocks.data() + blocks.shape(0)));
 }
 
-void run_attention(PagedAttention& self, int layer, const Matrix& qkv, Matrix& out) {
-    const AttentionShape& s = self.shape();
-    require(has_shape(qkv, self.num_rows(), int64_t(s.row_heads) * s.head_dim), "qkv has another shape");
-    require(has_shape(out, self.num_rows(), int64_t(s.num_heads) * s.head_dim), "out has another shape");
-    const bool bf16 = is_bf16(qkv);
-    require(is_bf16(out) == bf16, "qkv and out have different types");
+void run_attention(PagedAttention& self, int layer, uintptr_t qkv, uintptr_t out, int num_rows, bool is_bf16) {
+    require(num_rows == self.num_rows(), "not the rows of the step that was begun");
     nb::gil_scoped_release released;
-    self.run(layer, qkv.data(), out.data(), bf16);
+    self.run(layer, at(qkv), at(out), is_bf16);
 }
 
 void init_linear(SmallLinear* self, const Matrix& weight, std::shared_ptr<Workers> workers, const std::string& isa) {
@@ -77,19 +76,26 @@ void init_linear(SmallLinear* self, const Matrix& weight, std::shared_ptr<Worker
                            std::move(workers), isa);
 }
 
-void run_linear(SmallLinear& self, const Matrix& x, Matrix& out) {
-    require(x.shape(1) == size_t(self.num_inputs()), "x has another shape");
-    require(has_shape(out, x.shape(0), self.num_outputs()), "out has another shape");
-    require(is_bf16(x) == self.is_bf16() && is_bf16(out) == self.is_bf16(), "x, out and weight differ in type");
+void run_linear(SmallLinear& self, uintptr_t x, uintptr_t out, int num_rows) {
     nb::gil_scoped_release released;
-    self.run(x.data(), out.data(), int(x.shape(0)));
+    self.run(at(x), at(out), num_rows);
+}
+
+void run_norm(RowwiseOps& self, uintptr_t x, uintptr_t delta, uintptr_t weight, uintptr_t out, int num_rows, int width,
+              float eps) {
+    nb::gil_scoped_release released;
+    self.norm({width, eps, at(x), at(delta), at(weight), at(out)}, num_rows);
+}
+
+void run_gate(RowwiseOps& self, uintptr_t gate_up, uintptr_t out, int num_rows, int width) {
+    nb::gil_scoped_release released;
+    self.gate({width, at(gate_up), at(out)}, num_rows);
 }
 
 void copy(uintptr_t dst, int64_t dst_bytes, uintptr_t src, int64_t src_bytes, const Triples& runs) {
     const Run* list = reinterpret_cast<const Run*>(runs.data());
     nb::gil_scoped_release released;
-    copy_runs(reinterpret_cast<char*>(dst), dst_bytes, reinterpret_cast<const char*>(src), src_bytes, list,
-              runs.shape(0));
+    copy_runs(static_cast<char*>(at(dst)), dst_bytes, static_cast<const char*>(at(src)), src_bytes, list, runs.shape(0));
 }
 
 std::vector<std::string> isas() {
@@ -119,10 +125,18 @@ NB_MODULE(_csrc, m) {
              "sines"_a, "scale"_a, "workers"_a, "isa"_a = "", nb::keep_alive<1, 10>(), nb::keep_alive<1, 11>())
         .def("begin", &begin_attention, "chunks"_a, "blocks"_a,
              "Set the step: `chunks` is int64 [n, 3] of (num_tokens, position, first index in blocks), `blocks` int32.")
-        .def("run", &run_attention, "layer"_a, "qkv"_a, "out"_a,
-             "One layer: qkv [tokens, (num_heads + 2 num_kv_heads) head_dim] to out [tokens, num_heads head_dim].");
+        .def("run", &run_attention, "layer"_a, "qkv_address"_a, "out_address"_a, "num_rows"_a, "is_bf16"_a,
+             "One layer: qkv [rows, (num_heads + 2 num_kv_heads) head_dim] to out [rows, num_heads head_dim].");
 
     nb::class_<SmallLinear>(m, "SmallLinear", "A weight [outputs, inputs] to multiply a few rows with.")
         .def("__init__", &init_linear, "weight"_a, "workers"_a, "isa"_a = "", nb::keep_alive<1, 2>())
-        .def("run", &run_linear, "x"_a, "out"_a, "out = x weight^T");
+        .def("run", &run_linear, "x_address"_a, "out_address"_a, "num_rows"_a,
+             "out [rows, outputs] = x [rows, inputs] weight^T, all of the weight's type.");
+
+    nb::class_<RowwiseOps>(m, "RowwiseOps", "Normalization and gated activation of rows of one type.")
+        .def(nb::init<bool, std::shared_ptr<Workers>, const std::string&>(), "is_bf16"_a, "workers"_a, "isa"_a = "")
+        .def("norm", &run_norm, "x_address"_a, "delta_address"_a, "weight_address"_a, "out_address"_a, "num_rows"_a,
+             "width"_a, "eps"_a, "x += delta (unless that is 0), then out = x / root mean square of its row * weight.")
+        .def("gate", &run_gate, "gate_up_address"_a, "out_address"_a, "num_rows"_a, "width"_a,
+             "out [rows, width] = silu(gate) * up of gate_up [rows, 2 width].");
 }

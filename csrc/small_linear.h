@@ -36,10 +36,6 @@ public:
         });
     }
 
-    int num_inputs() const { return num_inputs_; }
-    int num_outputs() const { return num_outputs_; }
-    bool is_bf16() const { return is_bf16_; }
-
 private:
     static constexpr int kOutputsPerTask = 64;
 

@@ -73,6 +73,15 @@ inline void from_float(float x, uint16_t* p) {
     *p = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// As above, for all lanes.
+inline void store(uint16_t* p, Vec v) {
+    const VecU bits = (VecU)v;
+    const VecU rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const VecU quiet = (bits >> 16) | 0x40;
+    const VecH half = __builtin_convertvector(v == v ? rounded : quiet, VecH);
+    memcpy(p, &half, sizeof half);
+}
+
 inline float sum(Vec v) {
     float lanes[kLanes];
     memcpy(lanes, &v, sizeof v);

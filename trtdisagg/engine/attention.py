@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from trtdisagg.cache.pool import KvPool
+from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.rotary import RotaryTables, rotate
 from trtdisagg.engine.step import Chunk
 
@@ -38,12 +38,14 @@ class Attention(Protocol):
 class NativeAttention:
     """The csrc kernels: blocks are read where they lie, K and V once for all query heads that share them."""
 
-    def __init__(
-        self, csrc: ModuleType, pool: KvPool, tables: RotaryTables, *, num_heads: int, workers: object
-    ) -> None:
+    def __init__(self, backend: Backend, pool: KvPool, tables: RotaryTables, *, num_heads: int) -> None:
+        assert backend.csrc is not None
         shape = pool.shape
-        self._width = num_heads * shape.head_dim
-        self._kernel = csrc.PagedAttention(
+        self._dtype = backend.dtype
+        self._is_bf16 = backend.is_bf16
+        self._row_width = (num_heads + 2 * shape.num_kv_heads) * shape.head_dim
+        self._out_width = num_heads * shape.head_dim
+        self._kernel = backend.csrc.PagedAttention(
             pool.address,
             num_blocks=pool.num_blocks,
             num_layers=shape.num_layers,
@@ -55,7 +57,7 @@ class NativeAttention:
             cosines=tables.cosines,
             sines=tables.sines,
             scale=shape.head_dim**-0.5,
-            workers=workers,
+            workers=backend.workers,
         )
 
     def begin(self, chunks: Sequence[Chunk]) -> None:
@@ -65,8 +67,12 @@ class NativeAttention:
         self._kernel.begin(np.asarray(rows, np.int64), blocks)
 
     def run(self, layer: int, qkv: Tensor) -> Tensor:
-        out = qkv.new_empty(qkv.shape[0], self._width)
-        self._kernel.run(layer, qkv, out)
+        num_rows, width = qkv.shape
+        assert width == self._row_width
+        assert qkv.dtype == self._dtype
+        assert qkv.is_contiguous()
+        out = qkv.new_empty(num_rows, self._out_width)
+        self._kernel.run(layer, qkv.data_ptr(), out.data_ptr(), num_rows, self._is_bf16)
         return out
 
 
@@ -116,3 +122,13 @@ class TorchAttention:
             queries.transpose(0, 1)[None], kv[0][None], kv[1][None], attn_mask=visible, enable_gqa=True
         )
         return out[0].transpose(0, 1)
+
+
+def make_attention(backend: Backend, pool: KvPool, tables: RotaryTables, *, num_heads: int) -> Attention:
+    """The fastest there is for the device.
+
+    :param pool: on the device of `backend`, and open while the attention is used.
+    """
+    if backend.csrc:
+        return NativeAttention(backend, pool, tables, num_heads=num_heads)
+    return TorchAttention(pool, tables, num_heads=num_heads)

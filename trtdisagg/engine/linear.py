@@ -12,11 +12,12 @@ On a CPU without bfloat16 instructions (AVX2) torch's own bfloat16 product runs 
 from __future__ import annotations
 
 import platform
-from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+
+from trtdisagg.engine.backend import Backend
 
 _FEW_ROWS_WIDENED = 24
 """Below this csrc is faster than widened tiles."""
@@ -27,17 +28,13 @@ _TILE_VALUES = 2**20
 
 
 class Multiplier:
-    """What the linear layers of one model share: type, device, threads and room for a widened tile.
+    """What the linear layers of one model share: the choice, and room for a widened tile."""
 
-    :param csrc: the extension, with `workers` made by it; both None where it is missing or the device is no CPU.
-    """
-
-    def __init__(self, dtype: torch.dtype, device: torch.device, csrc: ModuleType | None, workers: object) -> None:
-        self.csrc = csrc
-        self.workers = workers
-        self.widens = device.type == "cpu" and dtype == torch.bfloat16 and not _has_bfloat16_products()
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.widens = backend.device.type == "cpu" and backend.is_bf16 and not _has_bfloat16_products()
         few_rows = _FEW_ROWS_WIDENED if self.widens else _FEW_ROWS
-        self.few_rows = few_rows if csrc else int(self.widens)
+        self.few_rows = few_rows if backend.csrc else int(self.widens)
         self._tile = torch.empty(_TILE_VALUES if self.widens else 0)
 
     def widened(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -63,8 +60,8 @@ class Linear:
         self.weight = weight
         self.bias = bias
         self._multiplier = multiplier
-        csrc = multiplier.csrc
-        self._small = csrc.SmallLinear(weight, multiplier.workers) if csrc else None
+        backend = multiplier.backend
+        self._small = backend.csrc.SmallLinear(weight, backend.workers) if backend.csrc else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """
@@ -78,8 +75,11 @@ class Linear:
             return self._multiplier.widened(x, self.weight)
         if x.shape[0] > self._multiplier.few_rows or self._small is None:
             return linear(x, self.weight)
+        assert x.shape[1] == self.weight.shape[1]
+        assert x.dtype == self.weight.dtype
+        assert x.is_contiguous()
         out = x.new_empty(x.shape[0], self.weight.shape[0])
-        self._small.run(x, out)
+        self._small.run(x.data_ptr(), out.data_ptr(), x.shape[0])
         return out
 
 

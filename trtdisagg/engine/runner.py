@@ -6,15 +6,13 @@ Which tokens and which blocks is the scheduler's to decide; what becomes of the 
 from __future__ import annotations
 
 from itertools import accumulate
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from trtdisagg.cache.native import extension
 from trtdisagg.cache.pool import DTYPES, KvPool
-from trtdisagg.engine.attention import Attention, NativeAttention, TorchAttention
-from trtdisagg.engine.linear import Multiplier
+from trtdisagg.engine.attention import make_attention
+from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.models import MODELS
 from trtdisagg.engine.models.weights import open_weights
 from trtdisagg.engine.rotary import rotary_tables
@@ -44,15 +42,14 @@ class ModelRunner:
         :raises StartupError: when the weights are missing, damaged or of another model.
         :raises ConfigError: when the model needs something that is not supported.
         """
-        torch.set_num_threads(self._num_threads)
-        device = self._pool.device
-        csrc = extension() if device.type == "cpu" else None
-        workers = csrc.Workers(self._num_threads) if csrc else None
-        multiplier = Multiplier(self._dtype, device, csrc, workers)
-        self._model = MODELS[self._dims.architecture](self._dims, self._dtype, device, multiplier)
+        backend = Backend(self._dtype, self._pool.device, self._num_threads)
+        backend.open()
+        self._model = MODELS[self._dims.architecture](self._dims, backend)
         with torch.inference_mode(), open_weights(self._path, self._dims) as source:
             self._model.load(source)
-        self._attention = self._make_attention(csrc, workers)
+        num_positions = min(self._dims.max_positions, self._pool.num_blocks * self._pool.shape.tokens_per_block)
+        tables = rotary_tables(self._dims, num_positions, device=backend.device, factors=self._model.rope_factors)
+        self._attention = make_attention(backend, self._pool, tables, num_heads=self._dims.num_heads)
 
     def run(self, step: Step) -> Tensor:
         """Write the KV of all chunks and give logits.
@@ -67,10 +64,3 @@ class ModelRunner:
             rows = torch.tensor(wanted, dtype=torch.long, device=device)
             self._attention.begin(step.chunks)
             return self._model.forward(tokens, rows, self._attention)
-
-    def _make_attention(self, csrc: ModuleType | None, workers: object) -> Attention:
-        num_positions = min(self._dims.max_positions, self._pool.num_blocks * self._pool.shape.tokens_per_block)
-        tables = rotary_tables(self._dims, num_positions, device=self._pool.device, factors=self._model.rope_factors)
-        if csrc is None:
-            return TorchAttention(self._pool, tables, num_heads=self._dims.num_heads)
-        return NativeAttention(csrc, self._pool, tables, num_heads=self._dims.num_heads, workers=workers)

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.linear import Linear, Multiplier
 from trtdisagg.engine.models.weights import WeightSource
 from trtdisagg.errors import StartupError
 
 
 class Parts:
-    def __init__(self, source: WeightSource, dtype: torch.dtype, device: torch.device, multiplier: Multiplier) -> None:
+    def __init__(self, source: WeightSource, backend: Backend) -> None:
         self._source = source
-        self._dtype = dtype
-        self._device = device
-        self._multiplier = multiplier
+        self._dtype = backend.dtype
+        self._device = backend.device
+        self._multiplier = Multiplier(backend)
         self._unused = {n for n in source.names if not n.endswith("rotary_emb.inv_freq")}
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -36,6 +37,10 @@ class Parts:
         weight = self._stacked([f"{n}.weight" for n in names], num_outputs, (num_inputs,))
         biases = self._stacked([f"{n}.bias" for n in names], num_outputs, ()) if bias else None
         return Linear(weight, biases, self._multiplier)
+
+    def linear_of(self, weight: Tensor) -> Linear:
+        """A linear layer that shares its weight with another part."""
+        return Linear(weight, None, self._multiplier)
 
     def ignore(self, name: str) -> None:
         self._unused.discard(name)

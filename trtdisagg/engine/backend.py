@@ -1,0 +1,36 @@
+"""What a model computes with: a device, a type, threads, and the C++ extension where it serves that device."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from trtdisagg.cache.native import extension
+
+
+class Backend:
+    """
+    :param num_threads: for everything computed on the CPU, torch's own work included: its setting is changed by `open`.
+    """
+
+    csrc: ModuleType | None = None
+    """None: plain torch."""
+    workers: object = None
+    """The extension's threads."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, num_threads: int = 1) -> None:
+        self.dtype = dtype
+        self.device = device
+        self.num_threads = num_threads
+
+    def open(self) -> None:
+        """Start the threads. They sleep while there is no work, and end with the last object that uses them."""
+        torch.set_num_threads(self.num_threads)
+        if self.device.type == "cpu" and (csrc := extension()):
+            self.csrc = csrc
+            self.workers = csrc.Workers(self.num_threads)
+
+    @property
+    def is_bf16(self) -> bool:
+        return bool(self.dtype == torch.bfloat16)
