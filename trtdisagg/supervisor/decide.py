@@ -115,7 +115,9 @@ def _after_death(child: Child, state: ClusterState, rules: SupervisionConfig) ->
     if child.failure is not None and child.failure.fatal:
         return _given_up(child, f"{child.name} cannot go on: {child.reason}", StartupError.exit_code)
     if len(recent) > rules.max_restarts:
-        times = "once" if len(recent) == 1 else f"{len(recent)} times within {rules.restart_window_s:g} s, the last time"
+        times = (
+            "once" if len(recent) == 1 else f"{len(recent)} times within {rules.restart_window_s:g} s, the last time"
+        )
         return _given_up(child, f"{child.name} died {times}: {child.reason}", CrashLoopError.exit_code)
     pause_s = _pause_s(len(recent), rules, seed=f"{state.run_id}.{child.name}.{child.num_starts}")
     return BackOff(at=died_at, name=child.name, until=died_at + pause_s)

@@ -24,6 +24,9 @@ from collections.abc import Iterable, Iterator
 MARK = "TRTDISAGG_RUN"
 """Environment variable of every child: `RUN_ID.NAME.NUMBER`, which begins with the run's id."""
 
+LOCK = "lock"
+"""Name of the file in the run directory that says who holds it."""
+
 _SWEEP_TIMEOUT_S = 15.0
 _PAUSE_S = 0.01
 _NUM_EMPTY_SWEEPS = 3
@@ -108,11 +111,19 @@ def _kill_if_marked(pid: int, mark: str) -> bool:
 
 
 def remove_directory(path: str) -> None:
-    """Remove a directory of files and sockets, the lock last: until then nobody else puts anything there."""
+    """Remove the run directory, the lock last: until then nobody else puts anything there."""
+    remove_files(path)
     with contextlib.suppress(OSError):
-        for entry in sorted(os.listdir(path), key="lock".__eq__):
-            os.unlink(os.path.join(path, entry))
+        os.unlink(os.path.join(path, LOCK))
         os.rmdir(path)
+
+
+def remove_files(path: str) -> None:
+    """Remove what is in the run directory, but the lock."""
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(path):
+            if entry != LOCK:
+                os.unlink(os.path.join(path, entry))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Place(msgspec.Struct, frozen=True):
 
     @property
     def lock_file(self) -> Path:
-        return self.run_dir / "lock"
+        return self.run_dir / guardian.LOCK
 
     @property
     def control_socket(self) -> Path:
@@ -119,7 +119,7 @@ def hold(place: Place, run_id: str) -> Iterator[int]:
     place.log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = _locked(place)
     try:
-        _clear_remains(fd)
+        _clear_remains(place, fd)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()} {run_id}\n".encode(), 0)
         yield fd
@@ -190,8 +190,9 @@ def _exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def _clear_remains(fd: int) -> None:
+def _clear_remains(place: Place, fd: int) -> None:
     """Where agent and guardian were killed together, their children may still be there: they bear the run's mark."""
+    guardian.remove_files(str(place.run_dir))
     _, run_id = _owner(fd)
     if run_id is not None:
         guardian.sweep(run_id, timeout_s=_CLEARING_TIMEOUT_S)

@@ -63,7 +63,7 @@ def test_a_new_agent_waits_while_the_guardian_of_a_killed_one_clears_up(place: P
     guardian = subprocess.Popen(["sleep", "0.3"], pass_fds=[fd])
     os.close(fd)
     with rundir.hold(place, "next"):
-        assert guardian.poll() == 0
+        assert guardian.wait(5) == 0
         assert rundir.running_pid(place) == os.getpid()
 
 
@@ -72,9 +72,11 @@ def test_what_a_killed_run_left_is_killed(place: Place) -> None:
     place.run_dir.mkdir(parents=True, mode=0o700)
     place.run_dir.parent.chmod(0o700)
     place.lock_file.write_text("999999999 deadbeef\n")
+    place.control_socket.touch()
     left = subprocess.Popen(["sleep", "60"], env={"TRTDISAGG_RUN": "deadbeef.context-0.1"})
     with rundir.hold(place, "new"):
         assert left.wait(5) == -9
+        assert not place.control_socket.exists()
 
 
 def test_a_foreign_directory_is_refused(place: Place) -> None:

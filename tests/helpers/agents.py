@@ -1,0 +1,138 @@
+"""An agent run inside a test, with real children that are fake engines, and a look at what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+
+from tests.helpers.plans import FAKE_ENGINE, host
+from trtdisagg.config.schema import ClusterFile, ServerSection, SupervisionConfig
+from trtdisagg.protocol.control import ClusterStatus, ServerStatus
+from trtdisagg.supervisor.agent import run_agent
+from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
+from trtdisagg.supervisor.rundir import Place
+
+TEST_MARK = "TRTDISAGG_TEST"
+"""Environment variable by which a test finds all that it started, however far down."""
+
+
+def fake_plan(*misbehaviour: str, with_proxy: bool = False, num_servers: int = 1, **supervision: Any) -> Plan:
+    """A plan whose servers are fake engines with these flags: one context server, or as many pairs."""
+    section = ServerSection(command=[*FAKE_ENGINE, *misbehaviour], num_instances=num_servers)
+    cluster = ClusterFile(
+        model="fake",
+        port=0,
+        context_servers=section,
+        generation_servers=section if with_proxy else None,
+        supervision=SupervisionConfig(**{"backoff_s": 0.1, "kill_timeout_s": 5, "drain_timeout_s": 5, **supervision}),
+    )
+    facts = {"fake": ModelFacts(path="fake", served_name="fake", dimensions=None)}
+    machine = host(num_cores=2, cores=sorted(os.sched_getaffinity(0)))
+    return make_plan(cluster, name="test", host=machine, models=facts, with_proxy=with_proxy)
+
+
+class RunningAgent:
+    """An agent in a task of this test.
+
+    :ivar outcome: its exit code, or what it raised; None while it runs.
+    """
+
+    def __init__(self, plan: Plan, place: Place) -> None:
+        self.plan = plan
+        self.place = place
+        self.outcome: int | Exception | None = None
+        self.events: list[str] = []
+        self.lines: list[tuple[str, str]] = []
+        self._status: ClusterStatus | None = None
+        self._changed = anyio.Event()
+
+    async def run(self) -> None:
+        try:
+            self.outcome = await run_agent(
+                self.plan,
+                self.place,
+                on_status=self._see,
+                on_event=self.events.append,
+                on_line=lambda name, line: self.lines.append((name, line)),
+            )
+        except Exception as e:  # noqa: BLE001 (the test looks at it)
+            self.outcome = e
+        self._changed.set()
+
+    def _see(self, status: ClusterStatus) -> None:
+        self._status = status
+        self._changed.set()
+
+    @property
+    def status(self) -> ClusterStatus:
+        assert self._status is not None
+        return self._status
+
+    def server(self, name: str) -> ServerStatus:
+        return next(server for server in self.status.servers if server.name == name)
+
+    async def until(self, is_so: Callable[[], bool], timeout_s: float = 30) -> None:
+        """Wait until something holds; looked at whenever the agent tells of a change."""
+        await self._wait(lambda: self.outcome is not None or (self._status is not None and is_so()), timeout_s)
+        assert self._status is not None, repr(self.outcome)
+        assert is_so(), f"the agent ended before: {self.outcome!r}"
+
+    async def until_ready(self) -> None:
+        await self.until(lambda: self.status.state == "ready")
+
+    async def until_over(self, timeout_s: float = 30) -> int | Exception:
+        """
+        :returns: the outcome.
+        """
+        await self._wait(lambda: self.outcome is not None, timeout_s)
+        assert self.outcome is not None
+        return self.outcome
+
+    async def _wait(self, is_so: Callable[[], bool], timeout_s: float) -> None:
+        with anyio.move_on_after(timeout_s) as waiting:
+            while not is_so():
+                self._changed = anyio.Event()
+                await self._changed.wait()
+        assert not waiting.cancelled_caught, "never came true\n" + "\n".join(self.events)
+
+
+@contextlib.asynccontextmanager
+async def running_agent(plan: Plan, place: Place) -> AsyncIterator[RunningAgent]:
+    """An agent that runs in the block; whatever is left of it at the end is cancelled."""
+    agent = RunningAgent(plan, place)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(agent.run)
+        yield agent
+        tasks.cancel_scope.cancel()
+
+
+def left_over(mark: str) -> list[str]:
+    """Command lines of all processes that a test started and that still run."""
+    found = []
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit() and int(directory.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if f"{TEST_MARK}={mark}".encode() in (directory / "environ").read_bytes().split(b"\0"):
+                    found.append((directory / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+@contextlib.contextmanager
+def nothing_left(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[Place]:
+    """A place for an agent; at the end there must be no process, no descriptor and no run directory of it."""
+    monkeypatch.setenv(TEST_MARK, str(directory))
+    monkeypatch.setenv("XDG_STATE_HOME", str(directory / "state"))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    place = Place.of(str(directory), "test")
+    num_fds = len(os.listdir("/proc/self/fd"))
+    yield place
+    assert left_over(str(directory)) == []
+    assert not place.run_dir.exists()
+    assert len(os.listdir("/proc/self/fd")) == num_fds

@@ -1,0 +1,338 @@
+"""The agent with real children: fake engines that do as they are told, and the real proxy where one is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import msgspec
+import psutil
+import pytest
+
+from tests.helpers.agents import fake_plan, left_over, nothing_left, running_agent
+from trtdisagg.errors import (
+    AlreadyRunningError,
+    CrashLoopError,
+    NotReadyInTimeError,
+    NotRunningError,
+    StartupError,
+)
+from trtdisagg.protocol.control import DownRequest
+from trtdisagg.supervisor import decide
+from trtdisagg.supervisor.client import ControlClient, wait_until_gone
+from trtdisagg.supervisor.rundir import Place
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
+    with nothing_left(monkeypatch, tmp_path) as place:
+        yield place
+
+
+async def down(place: Place, **request: float | bool) -> None:
+    await anyio.to_thread.run_sync(ControlClient(place).down, msgspec.convert(request, DownRequest))
+
+
+# --- up and down ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_cluster_comes_up_and_goes_down(place: Place) -> None:
+    async with running_agent(fake_plan(with_proxy=True), place) as agent:
+        await agent.until_ready()
+        status = await anyio.to_thread.run_sync(ControlClient(place).status)
+        assert {s.name: s.state for s in status.servers} == {
+            "proxy": "ready",
+            "context-0": "ready",
+            "generation-0": "ready",
+        }
+        assert status.agent_pid == os.getpid()
+        assert status.url.startswith("http://127.0.0.1:")
+        pids = [s.pid for s in status.servers if s.pid]
+        assert len({os.getsid(pid) for pid in pids} - {os.getsid(0)}) == 3, "each in a session of its own"
+        await down(place)
+        assert await agent.until_over() == 0
+    assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    with pytest.raises(NotRunningError):
+        ControlClient(place).status()
+
+
+async def test_lines_are_in_the_log_and_told(place: Place) -> None:
+    async with running_agent(fake_plan(), place) as agent:
+        await agent.until_ready()
+        await agent.until(lambda: bool(agent.lines))
+        (name, line), *_ = agent.lines
+        await down(place)
+        await agent.until_over()
+    assert (name, line.split(" serves")[0]) == ("context-0", "fake engine: context-0")
+    assert place.log_file("context-0").read_text().splitlines()[0] == line
+
+
+async def test_events_are_streamed_past_then_future(place: Place) -> None:
+    async with running_agent(fake_plan(), place) as agent:
+        await agent.until_ready()
+        lines: list[str] = []
+
+        def follow() -> None:
+            for line in ControlClient(place).events():
+                lines.append(line)
+                if '"event":"reported"' in line and '"type":"ready"' in line:
+                    ControlClient(place).down()
+
+        await anyio.to_thread.run_sync(follow)
+        await agent.until_over()
+    kinds = [json.loads(line)["event"]["event"] for line in lines]
+    assert kinds[:3] == ["spawn", "spawned", "reported"]
+    assert kinds[-4:] == ["stop_asked", "terminate", "exited", "finish"]
+
+
+async def test_children_know_nothing_of_systemd(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    async with running_agent(fake_plan(), place) as agent:
+        await agent.until_ready()
+        environ = psutil.Process(agent.server("context-0").pid).environ()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await agent.until_over() == 0, "a completed drain is no failure to systemd"
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & environ.keys()
+    assert environ["TRTDISAGG_RUN"].endswith(".context-0.1")
+    assert "TRTDISAGG_RUN" not in os.environ
+
+
+# --- deaths ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_killed_server_comes_back(place: Place) -> None:
+    async with running_agent(fake_plan(with_proxy=True), place) as agent:
+        await agent.until_ready()
+        for name in ("context-0", "generation-0"):
+            pid = agent.server(name).pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await agent.until(lambda name=name: agent.server(name).restarts == 1)  # type: ignore[misc]
+            await agent.until_ready()
+            assert agent.server(name).pid not in (None, pid)
+        assert f"{name}: ended: killed by SIGKILL" in agent.events
+        await down(place)
+        assert await agent.until_over() == 0
+
+
+async def test_a_killed_proxy_comes_back_and_knows_the_servers(place: Place) -> None:
+    async with running_agent(fake_plan(with_proxy=True), place) as agent:
+        await agent.until_ready()
+        proxy = agent.server("proxy")
+        assert proxy.pid is not None
+        os.kill(proxy.pid, signal.SIGKILL)
+        await agent.until(lambda: agent.server("proxy").restarts == 1)
+        await agent.until_ready()
+        await down(place)
+        assert await agent.until_over() == 0
+
+
+async def test_a_server_that_keeps_dying_takes_the_cluster_down(place: Place) -> None:
+    async with running_agent(fake_plan("--die-after", "0.2", max_restarts=2), place) as agent:
+        outcome = await agent.until_over()
+    assert isinstance(outcome, CrashLoopError)
+    assert outcome.exit_code == 5
+    first, *lines = outcome.message.splitlines()
+    assert first == "context-0 died 3 times within 600 s, the last time: exit status 1"
+    assert lines[-1].strip() == "fake engine: dying after the time asked for"
+
+
+async def test_a_server_that_dies_while_loading_is_an_error_with_its_last_lines(place: Place) -> None:
+    async with running_agent(fake_plan("--fail-loading", with_proxy=True), place) as agent:
+        outcome = await agent.until_over()
+    assert isinstance(outcome, StartupError)
+    assert "did not start: cannot load the weights\n    fake engine: cannot load the weights" in outcome.message
+
+
+async def test_a_server_that_is_not_ready_in_time(place: Place) -> None:
+    async with running_agent(fake_plan("--ready-after", "60", start_timeout_s=0.5), place) as agent:
+        outcome = await agent.until_over()
+    assert isinstance(outcome, NotReadyInTimeError)
+    assert outcome.message.startswith("context-0 was not ready within 0.5 s (still ")
+
+
+async def test_a_program_that_is_not_there(place: Place) -> None:
+    plan = fake_plan()
+    server = msgspec.structs.replace(plan.servers[0], argv=["/no/such/program"])
+    async with running_agent(msgspec.structs.replace(plan, servers=[server]), place) as agent:
+        outcome = await agent.until_over()
+    assert isinstance(outcome, StartupError)
+    assert "cannot be started: [Errno 2] No such file or directory: '/no/such/program'" in outcome.message
+
+
+async def test_a_silent_server_is_not_routed_to_and_at_last_replaced(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "BEAT_STALE_S", 1.2)
+    async with running_agent(fake_plan(), place) as agent:
+        await agent.until_ready()
+        pid = agent.server("context-0").pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        await agent.until(lambda: agent.server("context-0").state == "stalled")
+        assert agent.status.state == "degraded"
+        os.kill(pid, signal.SIGCONT)
+        await agent.until_ready()
+        assert agent.server("context-0").pid == pid
+        monkeypatch.setattr(decide, "BEAT_DEAD_S", 2.5)
+        os.kill(pid, signal.SIGSTOP)
+        await agent.until(lambda: agent.server("context-0").restarts == 1)
+        await agent.until_ready()
+        await down(place)
+        assert await agent.until_over() == 0
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+async def test_one_that_ignores_sigterm_is_killed_at_the_deadline(place: Place) -> None:
+    plan = fake_plan("--ignore-sigterm", "--spawn-grandchild", kill_timeout_s=0.3)
+    async with running_agent(plan, place) as agent:
+        await agent.until_ready()
+        await down(place, timeout_s=0.2)
+        assert await agent.until_over() == 0
+    assert "context-0: killed: still there after 0.5 s" in agent.events
+
+
+async def test_the_first_signal_drains_and_the_second_kills(place: Place) -> None:
+    plan = fake_plan("--ignore-sigterm", drain_timeout_s=60, kill_timeout_s=60)
+    async with running_agent(plan, place) as agent:
+        await agent.until_ready()
+        os.kill(os.getpid(), signal.SIGINT)
+        await agent.until(lambda: agent.server("context-0").state == "draining")
+        os.kill(os.getpid(), signal.SIGINT)
+        assert await agent.until_over() == 130
+
+
+async def test_down_by_force_kills(place: Place) -> None:
+    plan = fake_plan("--ignore-sigterm", drain_timeout_s=60, kill_timeout_s=60)
+    async with running_agent(plan, place) as agent:
+        await agent.until_ready()
+        await down(place, force=True)
+        assert await agent.until_over() == 0
+
+
+async def test_a_stop_while_servers_load(place: Place) -> None:
+    async with running_agent(fake_plan("--ready-after", "60"), place) as agent:
+        await agent.until(lambda: agent.server("context-0").state == "loading")
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await agent.until_over() == 143
+
+
+async def test_a_cancelled_agent_leaves_nothing(place: Place) -> None:
+    async with running_agent(fake_plan("--spawn-grandchild"), place) as agent:
+        await agent.until_ready()
+
+
+# --- what is in the way ---------------------------------------------------------------------------------------------
+
+
+async def test_a_port_in_use_is_found_before_anything_starts(place: Place) -> None:
+    plan = fake_plan()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        spec = msgspec.structs.replace(plan.servers[0].spec, port=listener.getsockname()[1])
+        server = msgspec.structs.replace(plan.servers[0], spec=spec)
+        async with running_agent(msgspec.structs.replace(plan, servers=[server]), place) as agent:
+            outcome = await agent.until_over()
+    assert isinstance(outcome, StartupError)
+    assert f"the port is in use by pid {os.getpid()}" in outcome.message
+    assert agent.events == []
+
+
+async def test_a_second_agent_is_turned_away(place: Place) -> None:
+    async with running_agent(fake_plan(), place) as agent:
+        await agent.until_ready()
+        async with running_agent(fake_plan(), place) as second:
+            outcome = await second.until_over()
+        assert isinstance(outcome, AlreadyRunningError)
+        assert outcome.pid == os.getpid()
+        assert (await anyio.to_thread.run_sync(ControlClient(place).status)).state == "ready"
+        await down(place)
+        assert await agent.until_over() == 0
+
+
+# --- the agent itself is killed -------------------------------------------------------------------------------------
+
+AGENT = """
+import os, sys, anyio
+from pathlib import Path
+from tests.helpers.agents import fake_plan
+from trtdisagg.supervisor.agent import run_agent
+from trtdisagg.supervisor.rundir import Place
+
+def tell(status):
+    if status.state == "ready":
+        print("ready", flush=True)
+
+run_dir, log_dir, *flags = sys.argv[1:]
+anyio.run(lambda: run_agent(fake_plan(*flags), Place(Path(run_dir), Path(log_dir)), on_status=tell))
+"""
+
+
+def agent_process(place: Place, *flags: str) -> subprocess.Popen[str]:
+    """An agent in a process of its own, ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", AGENT, str(place.run_dir), str(place.log_dir), *flags], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+async def test_nothing_outlives_a_killed_agent(place: Place, tmp_path: Path) -> None:
+    """Not a child, not what a child started in a session of its own; and the next agent starts at once."""
+    with agent_process(place, "--ignore-sigterm", "--spawn-grandchild") as process:
+        assert len(left_over(str(tmp_path))) == 4, "agent, guardian, server, grandchild"
+        process.kill()
+        process.wait()
+        async with running_agent(fake_plan(), place) as agent:
+            await agent.until_ready()
+            assert len(left_over(str(tmp_path))) == 2, "the new guardian and server"
+            await down(place)
+            assert await agent.until_over() == 0
+
+
+async def test_the_guardian_clears_up_by_itself(place: Place, tmp_path: Path) -> None:
+    with agent_process(place, "--spawn-grandchild") as process:
+        guardians = [p for p in psutil.process_iter() if "guardian.py" in " ".join(p.cmdline()[-3:])]
+        (guardian,) = [p for p in guardians if str(place.run_dir) in p.cmdline()]
+        process.kill()
+        process.wait()
+    assert wait_until_gone(guardian.pid, timeout_s=10)
+    assert left_over(str(tmp_path)) == []
+
+
+async def test_a_killed_guardian_is_replaced(place: Place, tmp_path: Path) -> None:
+    async with running_agent(fake_plan("--spawn-grandchild"), place) as agent:
+        await agent.until_ready()
+        (guardian,) = [p for p in psutil.Process().children() if str(place.run_dir) in p.cmdline()]
+        guardian.kill()
+        await agent.until(lambda: "the guardian was killed; another one is started" in agent.events)
+        await down(place)
+        assert await agent.until_over() == 0
+
+
+async def test_agent_and_guardian_killed_together(place: Place, tmp_path: Path) -> None:
+    """The kernel ends the server, and the next agent finds the rest by the mark."""
+    with agent_process(place, "--spawn-grandchild") as process:
+        (guardian,) = [p for p in psutil.Process(process.pid).children() if str(place.run_dir) in p.cmdline()]
+        process.send_signal(signal.SIGSTOP)
+        guardian.kill()
+        process.kill()
+        process.wait()
+        assert left_over(str(tmp_path)) != []
+        async with running_agent(fake_plan(), place) as agent:
+            await agent.until_ready()
+            await down(place)
+            await agent.until_over()
