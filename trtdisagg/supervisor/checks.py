@@ -11,7 +11,7 @@ from trtdisagg.supervisor.server_plan import ChildPlan, dtype_of
 from trtdisagg.supervisor.slots import Slot
 
 
-def check_slots(everything: Sequence[Slot], *, with_proxy: bool) -> None:
+def check_slots(everything: Sequence[Slot], ours: Sequence[Slot], *, with_proxy: bool) -> None:
     """
     :raises ConfigError: when something is asked for that is not there, or does not go together.
     """
@@ -19,6 +19,9 @@ def check_slots(everything: Sequence[Slot], *, with_proxy: bool) -> None:
         for key in ("tensor_parallel_size", "pipeline_parallel_size"):
             if slot.entry and getattr(slot.section, key) > 1:
                 raise ConfigError(f"{slot.path}.{key}: more than one rank a server is not there yet")
+    if not with_proxy and len(ours) < len(everything):
+        hosts = ", ".join(slot.host for slot in everything if slot not in ours)
+        raise ConfigError(f"{hosts} is no address of this machine, so no server can be started there")
     if with_proxy and not any(slot.role != "context" for slot in everything):
         raise ConfigError("generation_servers: none, and nothing else generates")
     for one in everything:

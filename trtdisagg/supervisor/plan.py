@@ -80,7 +80,7 @@ def make_plan(
     everything = list(slots(cluster))
     ours = [slot for slot in everything if slot.entry is not None and _is_here(slot, host)]
     upstream = [_upstream(slot, models) for slot in everything if slot not in ours]
-    check_slots(everything, with_proxy=with_proxy)
+    check_slots(everything, ours, with_proxy=with_proxy)
     spots, notices = place([_claim(slot) for slot in ours], host)
     pools = _pools(ours, spots, host, models)
     servers = []

@@ -114,12 +114,9 @@ class Child:
 
     def _start(self, fds: contextlib.ExitStack) -> tuple[int, int]:
         """:returns: our ends of the pipes, for output and reports."""
-        output, output_theirs = os.pipe()
-        reports, reports_theirs = os.pipe()
-        for fd in (output, reports):
-            fds.callback(os.close, fd)
-            os.set_blocking(fd, False)
-        try:
+        with contextlib.ExitStack() as theirs:
+            output, output_theirs = _pipe(fds, theirs)
+            reports, reports_theirs = _pipe(fds, theirs)
             self._process = subprocess.Popen(
                 self._command(reports_theirs),
                 env=self._environment(),
@@ -129,9 +126,6 @@ class Child:
                 pass_fds=[reports_theirs],
                 start_new_session=True,
             )
-        finally:
-            os.close(output_theirs)
-            os.close(reports_theirs)
         return output, reports
 
     def _environment(self) -> dict[str, str]:
@@ -170,6 +164,15 @@ class Child:
     async def _read_reports(self, fd: int) -> None:
         async for line in _lines(fd):
             self._on_report(_report(line))
+
+
+def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe whose reading end, ours, does not block."""
+    read, write = os.pipe()
+    ours.callback(os.close, read)
+    theirs.callback(os.close, write)
+    os.set_blocking(read, False)
+    return read, write
 
 
 def _report(line: bytes) -> Report:

@@ -301,6 +301,12 @@ def test_refused(case: str) -> None:
     assert message in caught.value.message
 
 
+def test_a_server_by_hand_is_started_here() -> None:
+    file = ClusterFile(model="tiny", context_servers=ServerSection(urls=["node7:8001"]))
+    with pytest.raises(ConfigError, match="node7 is no address of this machine"):
+        plan_of(file, with_proxy=False)
+
+
 def test_a_server_that_others_can_reach_needs_a_secret() -> None:
     machine = host(local_names=frozenset({"10.0.0.5"}))
     file = ClusterFile(model="tiny", context_servers=ServerSection(urls=["10.0.0.5:8001"]))

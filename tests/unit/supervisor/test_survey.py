@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trtdisagg.config.schema import ClusterFile, ServerSection
+from trtdisagg.errors import StartupError
+from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.supervisor import survey as module
+from trtdisagg.supervisor.survey import survey
+
+_COMMAND = ServerSection(command=["my-engine"])
+
+
+def test_a_program_of_the_users_own_may_know_a_model_that_we_do_not() -> None:
+    plan = survey(ClusterFile(model="dir/unknown", generation_servers=_COMMAND), name="test", with_proxy=False)
+    spec = plan.servers[0].spec
+    assert isinstance(spec, EngineSpec)
+    assert (spec.model, spec.model_path) == ("unknown", "dir/unknown")
+
+
+def test_the_builtin_engine_needs_a_model() -> None:
+    file = ClusterFile(model="no-such-model", context_servers=_COMMAND, generation_servers=ServerSection())
+    with pytest.raises(StartupError, match="There is no model `no-such-model`"):
+        survey(file, name="test")
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def resolve(name: str) -> None:
+        asked.append(name)
+        raise StartupError("enough")
+
+    monkeypatch.setattr(module, "resolve_model", resolve)
+    (tmp_path / "weights.gguf").touch()
+    for model in ("weights.gguf", "org/model", "an-alias"):
+        survey(ClusterFile(model=model, generation_servers=_COMMAND), name="test", file=tmp_path / "cluster.yaml")
+    assert asked == [str(tmp_path / "weights.gguf"), "org/model", "an-alias"]
+
+
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    cluster = ClusterFile(model="x", generation_servers=_COMMAND, secret_file="secret")
+    with pytest.raises(StartupError, match="cannot be read: No such file"):
+        survey(cluster, name="test", file=tmp_path / "cluster.yaml")
+    secret.write_text("word")
+    secret.chmod(0o644)
+    with pytest.raises(StartupError, match=r"can be read by others; `chmod 600` it"):
+        survey(cluster, name="test", file=tmp_path / "cluster.yaml")
+    secret.chmod(0o600)
+    plan = survey(cluster, name="test", file=tmp_path / "cluster.yaml")
+    assert (plan.secret_file, plan.makes_secret) == (str(secret), False)
