@@ -24,9 +24,10 @@ class ClientStream:
 
     def __init__(self, request: web.BaseRequest, headers: dict[str, str]) -> None:
         self._request = request
+        self._headers = headers
         self._chunked = request.version >= HttpVersion11
-        self.response = web.StreamResponse(headers={**_HEADERS, **headers})
         self.begun = False
+        self.response: web.StreamResponse
         self._writer: AbstractStreamWriter
         self._transport: asyncio.Transport
         self._last = self._before_last = b""
@@ -37,6 +38,7 @@ class ClientStream:
         :raises ConnectionError: when the client is gone.
         """
         self.begun = True
+        self.response = web.StreamResponse(headers={**_HEADERS, **self._headers})
         writer = await self.response.prepare(self._request)
         await self.response.write(data)
         if writer is None or self._request.transport is None:

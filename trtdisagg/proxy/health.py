@@ -129,8 +129,8 @@ class Health:
         return [card.id for card in msgspec.json.decode(body, type=ModelList).data]
 
     async def _get(self, url: str, path: str) -> tuple[int, bytes]:
-        async with asyncio.timeout(TIMEOUT_S), self._pool.exchange(url, "GET", path) as answer:
-            return answer.head.status, await answer.connection.read(MAX_BODY_BYTES)
+        async with asyncio.timeout(TIMEOUT_S), self._pool.exchange(url, "GET", path) as (head, connection):
+            return head.status, await connection.read(MAX_BODY_BYTES)
 
 
 def needs_of(servers: Iterable[UpstreamServer], found: Iterable[Member]) -> dict[str, list[Need]]:

@@ -6,16 +6,16 @@ What to do about either is the relay's.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
+import asyncio
+from types import TracebackType
 
 from trtdisagg.errors import TrtdisaggError, UnavailableError, UpstreamError
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.openai import encode_error
-from trtdisagg.proxy.http1 import BadAnswerError
+from trtdisagg.proxy.http1 import BadAnswerError, Head
 from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.pool import Exchange, Pool, UnreachableError
-from trtdisagg.proxy.upstream import BrokenError
+from trtdisagg.proxy.upstream import BrokenError, Connection
 from trtdisagg.registry.members import Roster
 
 MAX_ERROR_BYTES = 1024 * 1024
@@ -61,41 +61,82 @@ class Legs:
     """Asks servers."""
 
     def __init__(self, pool: Pool, roster: Roster, metrics: Metrics) -> None:
-        self._pool = pool
-        self._roster = roster
-        self._metrics = metrics
+        self.pool = pool
+        self.roster = roster
+        self.metrics = metrics
 
-    @contextlib.asynccontextmanager
-    async def open(self, member: Member, path: str, body: bytes, request_id: str) -> AsyncIterator[Exchange]:
-        """Ask a server; in the block its answer has status 200 and its body is to be taken.
+    def open(self, member: Member, path: str, body: bytes, request_id: str, *, patience_s: float | None = None) -> Leg:
+        """Prepare to ask a server; it is asked on entering the result.
+
+        :param patience_s: for an answer that may take any time, how often to look whether its server is still listed.
+        """
+        return Leg(self, member, self.pool.exchange(member.url, "POST", path, body, request_id), patience_s)
+
+
+class Leg:
+    """One server and its answer, from `async with` to the end of the block."""
+
+    def __init__(self, legs: Legs, member: Member, exchange: Exchange, patience_s: float | None) -> None:
+        self._legs = legs
+        self._member = member
+        self._exchange = exchange
+        self._patience_s = patience_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Connection:
+        """Ask; in the block the answer has status 200 and its body is to be taken.
 
         :raises LegFailedError: also for what goes wrong in the block.
         :raises RefusedError: when the answer is a 4xx.
         """
-        self._metrics.leg_begins(member)
+        self._legs.metrics.leg_begins(self._member)
+        self._look_again_later()
         try:
-            async with self._pool.exchange(member.url, "POST", path, body, request_id) as answer:
-                if answer.head.status != 200:
-                    await _raise_for_status(member, answer)
-                yield answer
-        except UnreachableError as e:
-            self._roster.doubt(member)
-            raise LegFailedError(member, str(e), reached=False) from e
-        except BrokenError as e:
-            self._roster.doubt(member)
-            raise LegFailedError(member, str(e)) from e
-        except BadAnswerError as e:
-            raise LegFailedError(member, str(e)) from e
-        finally:
-            self._metrics.leg_ends(member)
+            head, connection = await self._exchange.__aenter__()
+        except BaseException as e:
+            self._end(e)
+            raise
+        if head.status != 200:
+            try:
+                await _raise_for_status(self._member, head, connection)
+            except BaseException as e:
+                await self.__aexit__(type(e), e, None)
+                raise
+        return connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exchange.__aexit__(kind, error, trace)
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._legs.metrics.leg_ends(self._member)
+        if self._timer is not None:
+            self._timer.cancel()
+        if isinstance(error, UnreachableError | BrokenError):
+            self._legs.roster.doubt(self._member)
+            raise LegFailedError(self._member, str(error), reached=isinstance(error, BrokenError)) from error
+        if isinstance(error, BadAnswerError):
+            raise LegFailedError(self._member, str(error)) from error
+
+    def _look_again_later(self) -> None:
+        if self._patience_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._patience_s, self._look)
+
+    def _look(self) -> None:
+        if self._legs.roster.is_listed(self._member):
+            self._look_again_later()
+        else:
+            self._exchange.give_up()
 
 
-async def _raise_for_status(member: Member, answer: Exchange) -> None:
-    status, headers = answer.head
-    body = await answer.connection.read(MAX_ERROR_BYTES)
+async def _raise_for_status(member: Member, head: Head, connection: Connection) -> None:
+    status = head.status
+    body = await connection.read(MAX_ERROR_BYTES)
     if status in (401, 403):
         raise LegFailedError(member, f"it does not accept the cluster's secret (status {status})", status=status)
     if 400 <= status < 500:
-        raise RefusedError(status, body, headers)
+        raise RefusedError(status, body, head.headers)
     text = body[:500].decode(errors="replace")
     raise LegFailedError(member, f"status {status}: {text}", status=status)

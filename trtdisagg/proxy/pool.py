@@ -1,7 +1,7 @@
 """Connections to servers, kept open between requests.
 
-    async with pool.exchange(url, "POST", path, body) as answer:
-        answer.status, answer.headers, answer.connection ...
+    async with pool.exchange(url, "POST", path, body) as (head, connection):
+        body = await connection.read(max_bytes)
 
 On the way out a connection whose answer was taken whole goes back to the pool; any other is closed at once, which
 cancels the request on the server. Retrying elsewhere is the caller's.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from types import TracebackType
-from typing import Self
 
 from trtdisagg.proxy.http1 import Head
 from trtdisagg.proxy.upstream import BrokenError, Connection
@@ -113,43 +112,37 @@ class Exchange:
         self._pool = pool
         self._url = url
         self._request = request
-        self.connection: Connection
-        self.head: Head
+        self._connection: Connection | None = None
 
-    async def __aenter__(self) -> Self:
-        """Connect, send, wait for the head of the answer.
+    async def __aenter__(self) -> tuple[Head, Connection]:
+        """Connect, send, wait for the head of the answer; the body is to be taken from the connection.
 
         :raises UnreachableError: the server has not seen the request.
         :raises BrokenError: it may have.
         """
-        while (idle := self._pool.take_idle(self._url)) is not None:
-            if await self._try_idle(idle):
-                return self
-        self.connection = await self._pool.connect(self._url)
-        await self._send()
-        return self
+        while True:
+            idle = self._pool.take_idle(self._url)
+            self._connection = connection = idle or await self._pool.connect(self._url)
+            try:
+                connection.send(self._request)
+                return await connection.head(), connection
+            except BrokenError:
+                connection.abort()
+                if idle is None or idle.heard:
+                    raise
+                # The server closed the idle connection while our request was on its way; the others are as old.
+                self._pool.close_idle(self._url)
+            except BaseException:
+                connection.abort()
+                raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.give_back(self._url, self.connection)
+        assert self._connection is not None
+        self._pool.give_back(self._url, self._connection)
 
-    async def _try_idle(self, connection: Connection) -> bool:
-        self.connection = connection
-        try:
-            await self._send()
-        except BrokenError:
-            if connection.heard:
-                raise
-            # The server closed the idle connection while our request was on its way; the others are as old.
-            self._pool.close_idle(self._url)
-            return False
-        return True
-
-    async def _send(self) -> None:
-        try:
-            self.connection.send(self._request)
-            self.head = await self.connection.head()
-        except BaseException:
-            self.connection.abort()
-            raise
+    def give_up(self) -> None:
+        """Close the connection, so that whoever waits for the answer gets a `BrokenError`."""
+        if self._connection is not None:
+            self._connection.abort()

@@ -13,9 +13,7 @@ with an error event.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
 
 import msgspec
 from aiohttp import web
@@ -78,6 +76,7 @@ class Relay:
         """From one of ours: generation goes on from it, however often it is asked."""
         self._ticket_used = False
         self._generation_spoke = False
+        self._first_token_at = deadline.when()
 
     async def run(self) -> web.StreamResponse:
         """Answer the client.
@@ -121,13 +120,14 @@ class Relay:
                 self._ticket_used = self._ticket_used or e.reached
             retries_left -= 1
             self._means.metrics.retry(self._incoming.model)
+            if self._first is None:
+                self._deadline.reschedule(self._first_token_at)
 
     async def _attempt(self) -> web.StreamResponse:
         snapshot, incoming = self._means.roster.snapshot, self._incoming
         if self._first is not None:
             successor = route.choose_successor(snapshot, incoming.model, self._turn, self._avoid)
             return await self._generate(successor, self._generation_body(self._first))
-        self._deadline.reschedule(self._started + self._means.spec.first_token_timeout_s)
         chosen = route.choose(snapshot, incoming.model, self._turn, self._avoid)
         if chosen.context is None:
             seam = route.speaks_seam(chosen.generation)
@@ -149,7 +149,7 @@ class Relay:
         self._ticket_used = False
         body = incoming.context_body(self._means.ids.next(), seam=seam)
         async with self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer:
-            return decode_first_token(await answer.connection.read(MAX_ANSWER_BYTES), seam=seam)
+            return decode_first_token(await answer.read(MAX_ANSWER_BYTES), seam=seam)
 
     async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
         incoming = self._incoming
@@ -186,13 +186,13 @@ class Relay:
                 asyncio.timeout(limit_s) as limit,
                 self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer,
             ):
-                piece = await answer.connection.next_piece()
+                piece = await answer.next_piece()
                 limit.reschedule(None)
                 if not piece:
                     raise LegFailedError(member, "the answer is empty")
                 self._generation_spoke = True
                 await self._begin(piece)
-                await answer.connection.pump(self._client.feed, self._client.drain, idle_timeout_s)
+                await answer.pump(self._client.feed, self._client.drain, idle_timeout_s)
         except TimeoutError:
             raise LegFailedError(member, f"no token came for {idle_timeout_s:g} s") from None
         if not self._client.is_complete:
@@ -208,40 +208,16 @@ class Relay:
         await self._client.begin(data)
 
     async def _fetch(self, member: Member, body: bytes) -> bytes:
-        incoming, roster = self._incoming, self._means.roster
+        incoming = self._incoming
         # A whole answer shows no tokens, so there is nothing to time. It may take as long as its server is listed.
         self._deadline.reschedule(None)
-        try:
-            async with (
-                _while_true(lambda: roster.is_listed(member), self._means.spec.idle_timeout_s),
-                self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer,
-            ):
-                return await answer.connection.read(MAX_ANSWER_BYTES)
-        except TimeoutError:
-            raise LegFailedError(member, "it left while the answer was awaited") from None
+        leg = self._means.legs.open(
+            member, incoming.path, body, incoming.request_id, patience_s=self._means.spec.idle_timeout_s
+        )
+        async with leg as answer:
+            return await answer.read(MAX_ANSWER_BYTES)
 
     def _whole(self, body: bytes) -> web.Response:
         return web.Response(
             body=body, content_type="application/json", headers={"X-Request-Id": self._incoming.request_id}
         )
-
-
-@contextlib.asynccontextmanager
-async def _while_true(condition: Callable[[], bool], interval_s: float) -> AsyncIterator[None]:
-    """Like asyncio.timeout, but asks every so often whether there is reason to give up."""
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle | None = None
-
-    def look() -> None:
-        nonlocal timer
-        if condition():
-            timer = loop.call_later(interval_s, look)
-        else:
-            limit.reschedule(loop.time())
-
-    async with asyncio.timeout(None) as limit:
-        timer = loop.call_later(interval_s, look)
-        try:
-            yield
-        finally:
-            timer.cancel()
