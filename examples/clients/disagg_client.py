@@ -76,7 +76,7 @@ async def events(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]
 
 
 async def run(args: argparse.Namespace) -> list[str]:
-    cluster = load(args.config, only_routes=True).cluster
+    cluster = load(args.config).cluster
     prompts = json.loads(args.prompts.read_text())
     timeout = aiohttp.ClientTimeout(total=None, sock_read=300)
     async with aiohttp.ClientSession(f"http://{cluster.hostname}:{cluster.port}", timeout=timeout) as session:
