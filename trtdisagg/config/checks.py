@@ -58,7 +58,8 @@ def _sections(cluster: ClusterFile) -> Iterator[tuple[str, ServerSection]]:
 
 def _check_urls(root: Located, path: str, section: ServerSection, *, run_already: bool) -> None:
     if run_already and section.num_instances and not section.urls:
-        raise _error(root, path, "no `urls`, and the file has no `model` to start servers with")
+        no_model = "" if "model" in root.children else ", and the file has no `model` to start some with"
+        raise _error(root, path, f"no `urls` of servers that run already{no_model}")
     if section.urls and len(section.urls) != section.num_instances:
         raise _error(root, f"{path}.urls", f"{len(section.urls)} urls, but num_instances is {section.num_instances}")
     for i, url in enumerate(section.urls):

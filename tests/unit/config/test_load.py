@@ -227,6 +227,11 @@ def test_what_running_servers_were_started_with_is_not_our_business(load_text: L
         }
 
 
+def test_who_only_routes_needs_urls(load_text: Load) -> None:
+    with pytest.raises(ConfigError, match=r"context_servers: no `urls` of servers that run already$"):
+        load_text("model: m", only_routes=True)
+
+
 def test_but_their_keys_must_be_known(load_text: Load) -> None:
     with pytest.raises(ConfigError, match="tensor_paralel_size: unknown key; did you mean tensor_parallel_size"):
         load_text("context_servers: {urls: ['a:1'], tensor_paralel_size: 2}")
@@ -289,7 +294,7 @@ def test_a_wrong_file_is_told_where_it_is_wrong(load_text: Load, text: str, mess
         ("", "c.yaml: no servers"),
         ("model:", "c.yaml:1: model: names no model"),
         ("models: []", "c.yaml:1: models: names no model"),
-        ("context_servers: {num_instances: 2}", "c.yaml:1: context_servers: no `urls`, and the file has no `model`"),
+        ("context_servers: {num_instances: 2}", "c.yaml:1: context_servers: no `urls` of servers that run already, and the"),
     ],
 )
 def test_a_file_without_servers(load_text: Load, text: str, message: str) -> None:
