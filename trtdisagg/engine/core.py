@@ -59,24 +59,33 @@ class EngineCore:
 
     def run(self) -> None:
         """Serve until a Shutdown message."""
-        is_busy = False
+        is_busy, is_checked = False, True
         while not self._has_ended():
             try:
-                self.receive(timeout_s=0 if is_busy else IDLE_S)
-                was_busy, is_busy = is_busy, self.step()
-                if was_busy and not is_busy:
-                    self._lifecycle.check_integrity()
+                has_news = self.receive(timeout_s=0 if is_busy else IDLE_S)
+                if not (is_busy or has_news or is_checked):  # idle for a while: nobody waits for this
+                    self.check_integrity()
+                    is_checked = True
+                is_busy = self.step()
+                is_checked = is_checked and not is_busy
             except Exception as e:  # the loop outlives its own faults, to say so
                 log.exception("the engine loop failed")
                 self._break(_describe(e))
                 is_busy = False
 
-    def receive(self, timeout_s: float) -> None:
-        """Handle all messages that are there; wait for the first of them."""
+    def receive(self, timeout_s: float) -> bool:
+        """Handle all messages that are there; wait for the first of them.
+
+        :return: whether there were any.
+        """
+        has_news = False
         with contextlib.suppress(Empty):
-            self._handle(self.inbox.get(timeout=timeout_s) if timeout_s else self.inbox.get_nowait())
+            message = self.inbox.get(timeout=timeout_s) if timeout_s else self.inbox.get_nowait()
+            has_news = True
             while True:
-                self._handle(self.inbox.get_nowait())
+                self._handle(message)
+                message = self.inbox.get_nowait()
+        return has_news
 
     def step(self) -> bool:
         """Compute one step and deliver its outputs.

@@ -71,7 +71,10 @@ class TransceiverHandover:
         self._tasks.create_task(self._run(request_id, errand))
 
     def _fetch(self, request_id: int, fetch: Fetch) -> None:
-        self._errands[request_id].fetch(fetch)
+        if errand := self._errands.get(request_id):
+            errand.fetch(fetch)
+        else:  # its claim ended with a fault of ours
+            fetch.on_fetched(_GIVEN_UP)
 
     def _forget(self, request_id: int) -> None:
         if errand := self._errands.get(request_id):  # its fetch may have ended meanwhile

@@ -115,8 +115,8 @@ def _hash(ids: Ids, key: int) -> Bits:
     z += np.uint32(key & 0xFFFFFFFF)
     z ^= z >> np.uint32(16)
     z *= np.uint32(0x85EBCA6B)
-    z ^= z >> np.uint32(13)
     z ^= np.uint32(key >> 32)
+    z ^= z >> np.uint32(13)
     z *= np.uint32(0xC2B2AE35)
     z ^= z >> np.uint32(16)
     return z

@@ -39,12 +39,14 @@ class Sequence:
     """Every token that ends it: stop tokens and, unless ignored, the model's end of sequence."""
     ticket: Ticket | None = None
     """Where its first KV is fetched; None: all of it is computed here."""
+    num_prompt: int = field(init=False)
     tokens: list[int] = field(init=False)
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
     state: State = State.WAITING
 
     def __post_init__(self) -> None:
+        self.num_prompt = len(self.request.prompt_token_ids)
         self.tokens = self.request.prompt_token_ids + self.request.output_token_ids
 
     @property
@@ -55,10 +57,6 @@ class Sequence:
     def is_active(self) -> bool:
         """Whether somebody waits for its tokens."""
         return self.state in (State.WAITING, State.FETCHING, State.RUNNING)
-
-    @property
-    def num_prompt(self) -> int:
-        return len(self.request.prompt_token_ids)
 
     @property
     def num_output(self) -> int:

@@ -55,7 +55,7 @@ class FakeTransceiver:
         self.may_claim = asyncio.Event()
         self.may_claim.set()
         self.claiming = asyncio.Event()
-        self.error: HandoverError | None = None
+        self.error: Exception | None = None
 
     async def claim(self, ticket: Ticket) -> FakeClaim:
         assert ticket is TICKET
@@ -176,3 +176,15 @@ async def test_fault_in_a_fetch_is_told_too(caplog: pytest.LogCaptureFixture) ->
         handover.fetch(1, [4], told)
         assert await told.error() == "ZeroDivisionError: oops"
     assert "Traceback" in caplog.text
+
+
+async def test_fault_in_a_claim_is_told_to_a_fetch_that_comes_later(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_handover() as (transceiver, handover, told):
+        transceiver.error = ZeroDivisionError("oops")
+        handover.claim(1, TICKET)
+        await transceiver.claiming.wait()
+        while handover._errands:
+            await asyncio.sleep(0)
+        handover.fetch(1, [4], told)
+        assert "no longer wanted" in str(await told.error())
+    assert "oops" in caplog.text

@@ -234,11 +234,11 @@ def test_an_idle_engine_waits_on_its_inbox(rig: Rig, monkeypatch: pytest.MonkeyP
     timeouts: list[float] = []
     is_idle, receive = threading.Event(), EngineCore.receive
 
-    def watched(core: EngineCore, timeout_s: float) -> None:
+    def watched(core: EngineCore, timeout_s: float) -> bool:
         timeouts.append(timeout_s)
         if len(timeouts) > 1 and timeout_s:
             is_idle.set()
-        receive(core, timeout_s)
+        return receive(core, timeout_s)
 
     monkeypatch.setattr(EngineCore, "receive", watched)
     rig.executor.enqueue_request(make_request(1, max_tokens=3))
@@ -246,3 +246,17 @@ def test_an_idle_engine_waits_on_its_inbox(rig: Rig, monkeypatch: pytest.MonkeyP
     assert is_idle.wait(LONG_S)
     assert timeouts[-1] == IDLE_S
     assert len(timeouts) <= 6  # one for each step, one that finds nothing, and those that wait
+
+
+def test_an_idle_engine_looks_for_lost_blocks(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trtdisagg.engine.core.IDLE_S", 0.01)
+    rig.runner.gate.clear()
+    rig.executor.enqueue_request(make_request(1, max_tokens=1))
+    assert rig.runner.is_inside.wait(LONG_S)
+    rig.executor._core._lifecycle._blocks.allocate(1)
+    rig.runner.gate.set()
+    assert rig.all_of(1)[-1].finish_reason == "length"
+    a_while = threading.Event()
+    while not (reason := rig.executor.health()):
+        a_while.wait(0.01)
+    assert "counts 1 owners and has 0" in reason

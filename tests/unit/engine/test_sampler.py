@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from trtdisagg.engine.request import SamplingParams
-from trtdisagg.engine.sampler import Row, sample
+from trtdisagg.engine.sampler import Row, _hash, _key, sample
 
 PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
 LOGITS = np.log(PROBABILITIES).astype(np.float32)
@@ -127,6 +127,26 @@ def test_seed_choice_and_position_each_change_what_is_drawn() -> None:
     assert same == again
     others = [row(seed=1), row(choice=1), row(position=1), row(seed=1, choice=1), row(seed=1, position=1)]
     assert len({same, *(sample(logits, [r])[0] for r in others)}) == 6
+
+
+def test_all_bits_of_the_key_count() -> None:
+    ids = np.arange(1000)
+    assert len({_hash(ids, key).tobytes() for key in (0, *(1 << bit for bit in range(64)))}) == 65
+
+
+def test_noise_of_neighbours_is_unlike() -> None:
+    """Half of the bits differ between one position, seed or choice and the next, and between one token and the next."""
+    ids = np.arange(20_000)
+    noise = _hash(ids, _key(5, 0, 9))
+    others = [_hash(ids, _key(*parts)) for parts in ((5, 0, 10), (6, 0, 9), (5, 1, 9), (0, 5, 9), (9, 0, 5))]
+    for other in (*others, np.roll(noise, 1), np.roll(others[0], 1)):
+        assert 0.495 < np.unpackbits((noise ^ other).view(np.uint8)).mean() < 0.505
+
+
+def test_what_is_drawn_is_the_same_in_every_version() -> None:
+    """Servers of two versions may share a request; a change here is one of the wire version."""
+    rows = [row(), row(seed=1), row(position=1), row(choice=1), row(seed=2**63 + 5, position=8191)]
+    assert sample(np.zeros((5, 50_000), np.float32), rows) == [1398, 39359, 48393, 6978, 2449]
 
 
 def test_small_differences_rarely_change_what_is_drawn() -> None:
