@@ -97,7 +97,7 @@ class Lifecycle:
         if sequence is None:
             return  # given up since
         self.counters.num_transfers_total += 1
-        if error is not None:
+        if error is not None and sequence.is_active:
             self.counters.num_transfer_failures_total += 1
             log.warning("request %d: its KV could not be fetched and is computed here: %s", request_id, error)
         assert sequence.ticket is not None
@@ -141,7 +141,7 @@ class Lifecycle:
             if not sequence.is_active:
                 continue
             self.refuse(sequence.request, error)
-            with contextlib.suppress(TrtdisaggError):
+            with contextlib.suppress(Exception):  # what broke us may be the handover; the lease ends by itself
                 self._forget_claim(sequence)
         self._start_over()
 

@@ -222,6 +222,7 @@ def test_cancel_in_a_fetch_answers_at_once_and_keeps_the_blocks_until_nothing_wr
         generation.handover.end_fetch(1, error)
         generation.run()
         assert generation.tokens(1) == []
+        assert generation.stats.num_transfer_failures_total == 0
         generation.assert_empty()
 
 
