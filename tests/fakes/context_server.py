@@ -9,18 +9,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from contextlib import AbstractContextManager
 
 import msgspec
 from helpers.kv import fill
 
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transceiver import Transceiver
-from trtdisagg.cache.transports import open_transports
+from trtdisagg.cache.transports import Transport, open_transports
 from trtdisagg.protocol.handover import KvShape
 
 SHAPE = KvShape(model="m", dtype="float32", num_layers=4, num_kv_heads=2, head_dim=64, tokens_per_block=32)
 NUM_BLOCKS = 96
 SEED = 11
+
+
+def open_named(name: str, pool: KvPool, incarnation: str) -> AbstractContextManager[list[Transport]]:
+    """`local`, `nixl`, or `nixl-far`: as if peers were on other hosts."""
+    transport, _, far = name.partition("-")
+    return open_transports([transport], pool, incarnation=incarnation, one_host=not far)
 
 
 async def serve(transceiver: Transceiver, tables: list[list[int]]) -> None:
@@ -42,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     with (
         KvPool(SHAPE, NUM_BLOCKS) as pool,
-        open_transports([args.transport], pool, incarnation="context-0#1", one_host=True) as transports,
+        open_named(args.transport, pool, "context-0#1") as transports,
     ):
         fill(pool, SEED)
         transceiver = Transceiver(

@@ -16,12 +16,12 @@ import msgspec
 import psutil
 import pytest
 import torch
-from fakes.context_server import NUM_BLOCKS, SEED, SHAPE
+from fakes.context_server import NUM_BLOCKS, SEED, SHAPE, open_named
 from helpers.kv import fill
 
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transceiver import Transceiver
-from trtdisagg.cache.transports import Transport, open_transports
+from trtdisagg.cache.transports import Transport
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import Ticket
 
@@ -80,24 +80,30 @@ def pool() -> Iterator[KvPool]:
 
 
 @pytest.fixture(params=["local", "nixl"])
-def transport(request: pytest.FixtureRequest, pool: KvPool) -> Iterator[Transport]:
-    with open_transports([request.param], pool, incarnation="generation-0#1", one_host=True) as (transport,):
-        yield transport
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which transport; `nixl-far` as between hosts, where each read needs the target's help."""
+    if request.param == "nixl-far":
+        monkeypatch.setenv("UCX_TLS", "tcp")
+    return str(request.param)
 
 
 @pytest.fixture
-def name(request: pytest.FixtureRequest, transport: Transport) -> str:
-    return str(request.node.callspec.params["transport"])
+def transport(name: str, pool: KvPool) -> Iterator[Transport]:
+    with open_named(name, pool, "generation-0#1") as (transport,):
+        yield transport
 
 
-def generation(transport: Transport) -> Transceiver:
+also_far = pytest.mark.parametrize("name", ["local", "nixl", "nixl-far"], indirect=True)
+
+
+def generation(transport: Transport, *, timeout_s: float = TIMEOUT_S) -> Transceiver:
     return Transceiver(
         server="generation-0",
         incarnation="generation-0#1",
         shape=SHAPE,
         transports=[transport],
         lease_ms=30_000,
-        transfer_timeout_ms=int(TIMEOUT_S * 1000),
+        transfer_timeout_ms=int(timeout_s * 1000),
     )
 
 
@@ -108,6 +114,7 @@ def content() -> torch.Tensor:
         return fill(pool, SEED)
 
 
+@also_far
 async def test_random_blocks_arrive_as_they_are(
     name: str, transport: Transport, pool: KvPool, content: torch.Tensor
 ) -> None:
@@ -157,6 +164,7 @@ async def test_a_context_server_killed_before_the_fetch(name: str, transport: Tr
         assert transceiver.stats().num_claims == 0
 
 
+@also_far
 async def test_a_context_server_killed_during_the_fetch(
     name: str, transport: Transport, pool: KvPool, content: torch.Tensor
 ) -> None:
@@ -176,10 +184,9 @@ async def test_a_context_server_killed_during_the_fetch(
             await claim.settled()
 
 
-@pytest.mark.parametrize("transport", ["local"], indirect=True)
+@pytest.mark.parametrize("name", ["local"], indirect=True)
 async def test_a_frozen_context_server_fails_the_fetch_in_time(name: str, transport: Transport) -> None:
-    async with context_server(name, [[3, 4]]) as context, generation(transport) as transceiver:
-        transceiver._claims.transfer_timeout_s = 0.3
+    async with context_server(name, [[3, 4]]) as context, generation(transport, timeout_s=0.3) as transceiver:
         claim = await transceiver.claim(context.tickets[0])
         context.process.send_signal(signal.SIGSTOP)
         with pytest.raises(HandoverError, match=r"no transfer within 0.3 s"):
