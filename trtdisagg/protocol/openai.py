@@ -36,10 +36,10 @@ class _Common(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: NonNegative | None = None
-    """None: 1. 0: greedy."""
+    """0: greedy. None, here and in the next two: what the model's makers recommend, else OpenAI's default."""
     top_p: Probability | None = None
     top_k: int | None = None
-    """None, 0 or -1: all."""
+    """0 or -1: all."""
     min_tokens: CountOrZero | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None

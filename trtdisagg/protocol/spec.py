@@ -20,6 +20,15 @@ Transport = Literal["local", "nixl"]
 Dtype = Literal["bfloat16", "float32"]
 
 
+class SamplingDefaults(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What a request that does not say is sampled with."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all."""
+
+
 class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Everything one engine process knows at its start."""
 
@@ -32,6 +41,7 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """The name clients use."""
     model_path: str
     """A directory with safetensors, or a .gguf file."""
+    sampling_defaults: SamplingDefaults = SamplingDefaults()
     device: str = "cpu"
     """`cpu`, or `cuda` (then CUDA_VISIBLE_DEVICES says which)."""
     dtype: Dtype = "bfloat16"

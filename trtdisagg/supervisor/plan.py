@@ -14,7 +14,7 @@ import msgspec
 
 from trtdisagg.config.schema import Backend, ClusterFile, ModelEntry, SupervisionConfig
 from trtdisagg.protocol.control import Need
-from trtdisagg.protocol.spec import UpstreamServer
+from trtdisagg.protocol.spec import SamplingDefaults, UpstreamServer
 from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports, is_loopback
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.memory import Pool, Room, size_pool
@@ -31,6 +31,7 @@ class ModelFacts(msgspec.Struct, kw_only=True, frozen=True):
     served_name: str
     dimensions: ModelDimensions | None
     """None: it cannot be read here, and a program of the user's own (`command`) serves it."""
+    sampling_defaults: SamplingDefaults = SamplingDefaults()
 
 
 class Plan(msgspec.Struct, kw_only=True, frozen=True):
@@ -91,6 +92,7 @@ def make_plan(
             cluster=name,
             model=_served_name(slot.entry, models),
             model_path=models[slot.entry.model].path,
+            sampling_defaults=models[slot.entry.model].sampling_defaults,
             spot=spots[slot.name],
             pool=pools[slot.name],
             backend=slot.section.cache_transceiver_config.backend or default_backend,

@@ -13,7 +13,7 @@ import msgspec
 
 from trtdisagg.config.schema import Backend, ClusterFile, ServerSection
 from trtdisagg.errors import ConfigError
-from trtdisagg.protocol.spec import Dtype, EngineSpec, ProxySpec, Role, Transport, UpstreamServer
+from trtdisagg.protocol.spec import Dtype, EngineSpec, ProxySpec, Role, SamplingDefaults, Transport, UpstreamServer
 from trtdisagg.supervisor.memory import Pool
 from trtdisagg.supervisor.placement import Spot
 from trtdisagg.supervisor.slots import LOOPBACK, Slot, join_address
@@ -56,6 +56,7 @@ def plan_server(
     cluster: str,
     model: str,
     model_path: str,
+    sampling_defaults: SamplingDefaults,
     spot: Spot,
     pool: Pool,
     backend: Backend | None,
@@ -78,6 +79,7 @@ def plan_server(
             incarnation="",
             model=model,
             model_path=model_path,
+            sampling_defaults=sampling_defaults,
             device="cuda" if spot.gpus else "cpu",
             dtype=dtype_of(section, slot.path),
             host=bind_host(slot.host),

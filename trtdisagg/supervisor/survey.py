@@ -14,6 +14,7 @@ from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 from trtdisagg.supervisor.slots import Slot, slots
 from trtdisagg.text.dimensions import read_dimensions
 from trtdisagg.text.model_files import resolve_model
+from trtdisagg.text.sampling_defaults import read_sampling_defaults
 
 
 def survey(
@@ -67,7 +68,12 @@ def _facts(model: str, directory: Path, users: list[ServerSection]) -> ModelFact
         if all(section.command for section in users):
             return ModelFacts(path=model, served_name=Path(model).name, dimensions=None)
         raise
-    return ModelFacts(path=files.path, served_name=files.served_name, dimensions=dimensions)
+    return ModelFacts(
+        path=files.path,
+        served_name=files.served_name,
+        dimensions=dimensions,
+        sampling_defaults=read_sampling_defaults(files),
+    )
 
 
 def _relative(model: str, directory: Path) -> str:

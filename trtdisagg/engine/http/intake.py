@@ -20,7 +20,7 @@ from trtdisagg.errors import HandoverError, ModelNotFoundError, RequestError, Un
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.handover import DisaggregatedParams, Seam, Ticket, unseal
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest, StreamOptions, decode_request
-from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.protocol.spec import EngineSpec, SamplingDefaults
 from trtdisagg.text.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 16
@@ -137,7 +137,7 @@ class Intake:
             type=type_,
             prompt_token_ids=prompt,
             output_token_ids=(params.first_gen_tokens or []) if params and type_ == "generation_only" else [],
-            sampling=_sampling(wish, max_tokens),
+            sampling=_sampling(wish, max_tokens, self._spec.sampling_defaults),
             ticket=self._ticket(params) if params and type_ == "generation_only" else None,
         )
         options = wish.stream_options or StreamOptions()
@@ -195,8 +195,9 @@ def _stops(stop: str | list[str] | None) -> list[str]:
     return stops
 
 
-def _sampling(wish: CompletionRequest | ChatRequest, max_tokens: int) -> SamplingParams:
-    min_tokens, top_k = wish.min_tokens or 0, wish.top_k or 0
+def _sampling(wish: CompletionRequest | ChatRequest, max_tokens: int, defaults: SamplingDefaults) -> SamplingParams:
+    min_tokens = wish.min_tokens or 0
+    top_k = defaults.top_k if wish.top_k is None else wish.top_k
     if min_tokens > max_tokens:
         raise RequestError(f"`min_tokens` is {min_tokens}, more than max_tokens, {max_tokens}", param="min_tokens")
     if top_k < -1:
@@ -204,9 +205,9 @@ def _sampling(wish: CompletionRequest | ChatRequest, max_tokens: int) -> Samplin
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
-        temperature=1.0 if wish.temperature is None else wish.temperature,
+        temperature=defaults.temperature if wish.temperature is None else wish.temperature,
         top_k=max(top_k, 0),
-        top_p=1.0 if wish.top_p is None else wish.top_p,
+        top_p=defaults.top_p if wish.top_p is None else wish.top_p,
         seed=random.getrandbits(63) if wish.seed is None else wish.seed,
         ignore_eos=wish.ignore_eos,
         stop_token_ids=frozenset(wish.stop_token_ids or ()),
