@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 import msgspec
+from fakes.words import chat_ids, token_id, token_text, tokenize
 
-from tests.fakes.words import chat_ids, token_id, token_text, tokenize
 from trtdisagg.errors import ContextLengthError, ModelNotFoundError, RequestError, UnsupportedError
 from trtdisagg.protocol.handover import DisaggregatedParams, Seam, SeamReply
 from trtdisagg.protocol.openai import (
