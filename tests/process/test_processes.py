@@ -16,7 +16,7 @@ from tests.helpers.agents import TEST_MARK, left_over
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.spec import Failed, Loading, Ready, Report
 from trtdisagg.supervisor import processes
-from trtdisagg.supervisor.processes import Child
+from trtdisagg.supervisor.processes import ChildProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ class Script:
         self.lines: list[bytes] = []
         self.reports: list[Report] = []
         self.line_came = anyio.Event()
-        self.child = Child(
+        self.child = ChildProcess(
             lambda fd: ["sh", "-c", text.replace("$REPORTS", f"/proc/self/fd/{fd}")],
             env=env,
             mark=f"{os.getpid()}.script.1",
@@ -162,7 +162,7 @@ async def test_a_child_gets_no_descriptor_but_its_own() -> None:
 
 
 async def test_a_program_that_is_not_there_is_an_error() -> None:
-    child = Child(lambda _: ["/no/such"], env={}, mark="m", on_line=lambda _: None, on_report=lambda _: None)
+    child = ChildProcess(lambda _: ["/no/such"], env={}, mark="m", on_line=lambda _: None, on_report=lambda _: None)
     with pytest.raises(FileNotFoundError):
         await child.run(lambda _: None)
 

@@ -2,14 +2,18 @@
 
 Commands need four doors:
 
-    survey.survey(file, ...)        look at this machine and the models, and make the plan of a cluster file
+    survey.survey(cluster, name=)   look at this machine and the models, and make the plan of a cluster file
     rundir.Place.of(file, name)     where a cluster's sockets, lock and logs are; `rundir.find` finds one that runs
-    agent.run_agent(plan, place)    run it: brings everything up, keeps it up, takes it down, returns the exit code
+    agent.run_agent(plan, place)    bring it up, keep it up, take it down; returns the exit code
     client.ControlClient(place)     talk to a running agent: status, events, down
 
-    ClusterFile -> plan.py -> agent.py -> processes.py (children)
-                                ^   |         |
-                 decide.py <- state.py <- events.py          view.py: state -> what people and the proxy see
+Inside, a straight line:
 
-`plan`, `placement`, `memory`, `events`, `state`, `decide` and `view` are pure; the others touch the world.
+    ClusterFile -> slots -> placement, memory -> server_plan, checks -> plan
+    plan -> agent -> nursery -> processes        guarded -> guardian: clears up if the agent is killed
+              ^  \\-> control, journal -> client
+              |
+    events -> child, state -> decide -> events (the actions)        view, words: what people and the proxy see
+
+`slots` to `plan`, `events` to `decide`, `view` and `words` are pure; the others touch the world.
 """

@@ -19,7 +19,7 @@ from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawned
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.logfile import LogFile
-from trtdisagg.supervisor.processes import Child
+from trtdisagg.supervisor.processes import ChildProcess
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.words import exit_words
@@ -48,7 +48,7 @@ class Nursery:
         self._guardian = guardian
         self._on_event = on_event
         self._on_line = on_line
-        self._children: dict[str, Child] = {}
+        self._children: dict[str, ChildProcess] = {}
         self._logs: dict[str, LogFile] = {}
         self._failing_logs: set[str] = set()
 
@@ -64,7 +64,7 @@ class Nursery:
 
         :returns: the task that runs it, from its start until nothing of it is left.
         """
-        child = Child(
+        child = ChildProcess(
             functools.partial(self._command, plan, incarnation),
             env=plan.env,
             mark=incarnation,
@@ -82,7 +82,7 @@ class Nursery:
 
     # --- one incarnation --------------------------------------------------------------------------------------------
 
-    async def _run(self, child: Child, name: str, incarnation: str) -> None:
+    async def _run(self, child: ChildProcess, name: str, incarnation: str) -> None:
         def started(pid: int) -> None:
             self._guardian.add(pid)
             self._on_event(Spawned(at=time.monotonic(), name=name, incarnation=incarnation, pid=pid))

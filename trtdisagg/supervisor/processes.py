@@ -45,7 +45,7 @@ _NOT_FOR_CHILDREN = {
 """What systemd tells its service: a child that followed it would speak in the agent's name."""
 
 
-class Child:
+class ChildProcess:
     """One process of a server or of the proxy.
 
     :param command: given the descriptor for reports, the command to start.
