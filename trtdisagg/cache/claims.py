@@ -18,21 +18,19 @@ from typing import NamedTuple
 
 import msgspec
 
-from trtdisagg.cache.layout import check_compatible, transfer_runs
+from trtdisagg.cache.connecting import CONNECT_TIMEOUT_S, Connector
+from trtdisagg.cache.layout import transfer_runs
 from trtdisagg.cache.peers import Peer
-from trtdisagg.cache.streams import PeerStream, introduce
-from trtdisagg.cache.transports import Link, Transport, name_of
-from trtdisagg.cache.waiting import in_thread, wait_out
+from trtdisagg.cache.transports import Transport
+from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import Ticket
-from trtdisagg.protocol.peers import FromContext, Hello, Welcome
+from trtdisagg.protocol.peers import Hello
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 5.0
 NUM_COPY_THREADS = 2
 """Copies at once: one does not fill a memory bus, and more only share it."""
-_DECODER = msgspec.msgpack.Decoder(FromContext)
 
 
 class Counters(msgspec.Struct):
@@ -103,9 +101,7 @@ class Claim:
         return num_bytes
 
     async def _read(self, blocks: Sequence[int]) -> int:
-        runs = transfer_runs(
-            self._claims.me.shape, blocks, self._peer.shape, self.ticket.blocks, self.ticket.num_tokens
-        )
+        runs = transfer_runs(self._claims.shape, blocks, self._peer.shape, self.ticket.blocks, self.ticket.num_tokens)
         self._copy = self._peer.copy(runs)
         try:
             await asyncio.shield(self._copy)
@@ -139,14 +135,12 @@ class Claims:
         keepalive_s: float,
         transfer_timeout_s: float,
     ) -> None:
-        self.me = me
+        self.shape = me.shape
         self.counters = Counters()
         self.transfer_timeout_s = transfer_timeout_s
-        self._transports = transports
         self._tasks = tasks
-        self._secret = secret
-        self._keepalive_s = keepalive_s
         self._threads = ThreadPoolExecutor(NUM_COPY_THREADS, "kv-copy")
+        self._connector = Connector(me, transports, self._threads, secret=secret, keepalive_s=keepalive_s)
         self._visits: dict[str, Visit] = {}
         """By incarnation."""
         self._is_stopped = False
@@ -186,7 +180,7 @@ class Claims:
         while not self._is_stopped:
             visit = self._visits.get(ticket.incarnation) or self._visit(ticket)
             peer = await asyncio.shield(visit.opened)
-            if not peer.is_lost:
+            if peer.lost is None:
                 return peer
             # The next connection must not meet what the last one has not yet given back.
             _, pending = await asyncio.wait([visit.task], timeout=CONNECT_TIMEOUT_S)
@@ -198,63 +192,25 @@ class Claims:
         opened: asyncio.Future[Peer] = asyncio.get_running_loop().create_future()
         opened.add_done_callback(asyncio.Future.exception)  # seen, also when all who waited are gone
         visit = Visit(opened, self._tasks.create_task(self._attend(ticket, opened)))
+        visit.task.add_done_callback(lambda _: self._forget(ticket, opened))  # also of one that never began
         self._visits[ticket.incarnation] = visit
         return visit
 
     async def _attend(self, ticket: Ticket, opened: asyncio.Future[Peer]) -> None:
         """The life of one peer."""
-        peer = None
         try:
-            peer = await self._open(ticket)
-            opened.set_result(peer)
-            await peer.run()
+            peer = await self._connector.connect(ticket)
         except HandoverError as e:
             opened.set_exception(e)
+            return
+        opened.set_result(peer)
+        try:
+            await peer.run()
+            log.info("no more KV from %s", peer.lost)
         finally:
-            if not opened.done():
-                opened.set_exception(HandoverError("the server ends"))
-            try:
-                if peer is not None:
-                    await wait_out(asyncio.ensure_future(peer.close()))
-            finally:
-                del self._visits[ticket.incarnation]
+            await wait_out(asyncio.ensure_future(peer.close()))
 
-    async def _open(self, ticket: Ticket) -> Peer:
-        address = f"{ticket.host}:{ticket.port}"
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(ticket.host, ticket.port)
-        except (OSError, TimeoutError) as e:
-            raise HandoverError(f"{ticket.server} cannot be reached at {address}: {e or 'no answer'}") from e
-        stream = PeerStream(reader, writer, _DECODER)
-        try:
-            welcome = await introduce(stream, self.me, self._secret)
-            if welcome.incarnation != ticket.incarnation:
-                raise HandoverError("it was started anew since it made the ticket")
-            check_compatible(self.me.shape, welcome.shape)
-            link = await self._link(welcome)
-        except HandoverError as e:
-            stream.abort()
-            raise HandoverError(f"{ticket.server} at {address}: {e.message}") from e
-        except BaseException:
-            stream.abort()
-            raise
-        return Peer(stream, welcome, link, self._threads, self._keepalive_s)
-
-    async def _link(self, welcome: Welcome) -> Link:
-        """The first of our transports that the peer has too and that connects."""
-        reasons = []
-        for transport in self._transports:
-            name = name_of(transport.memory_type)
-            memory = next((m for m in welcome.memory if isinstance(m, transport.memory_type)), None)
-            if memory is None:
-                reasons.append(f"not {name}: {welcome.server} does not have it")
-                continue
-            try:
-                link = await in_thread(self._threads, transport.connect, memory)
-            except HandoverError as e:
-                reasons.append(f"not {name}: {e.message}")
-                continue
-            log.info("KV of %s (%s) comes by %s", welcome.server, welcome.incarnation, "; ".join([name, *reasons]))
-            return link
-        raise HandoverError(f"no transport connects: {'; '.join(reasons)}")
+    def _forget(self, ticket: Ticket, opened: asyncio.Future[Peer]) -> None:
+        del self._visits[ticket.incarnation]
+        if not opened.done():
+            opened.set_exception(HandoverError("the server ends"))

@@ -102,16 +102,19 @@ class Offers:
         for task in self._own_tasks:
             task.cancel()
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = self._tasks.create_task(work)
         self._own_tasks.add(task)
         task.add_done_callback(self._own_tasks.discard)
+        return task
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_stopped:
             writer.transport.abort()
         else:
-            self._start(self._serve(PeerStream(reader, writer, _DECODER)))
+            stream = PeerStream(reader, writer, _DECODER)
+            task = self._start(self._serve(stream))
+            task.add_done_callback(lambda _: stream.abort())  # also of one that never began
 
     async def _serve(self, stream: PeerStream[FromGeneration]) -> None:
         """The life of one connection."""

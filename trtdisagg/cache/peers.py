@@ -39,15 +39,12 @@ class Peer:
         self._claimed: set[int] = set()
         self._finishing: dict[int, asyncio.Future[bool]] = {}
         self._copies: set[asyncio.Future[None]] = set()
-        self._lost: str | None = None
+        self.lost: str | None = None
+        """Why it can be used no more."""
 
     @property
     def num_claims(self) -> int:
         return len(self._claimed)
-
-    @property
-    def is_lost(self) -> bool:
-        return self._lost is not None
 
     async def run(self) -> None:
         """Keep the connection and the leases alive until the peer is lost."""
@@ -142,15 +139,15 @@ class Peer:
                 raise PeerLostError(f"the peer sent {type(message).__name__}, which has no place here")
 
     def _check(self) -> None:
-        if self._lost is not None:
-            raise HandoverError(self._lost)
+        if self.lost is not None:
+            raise HandoverError(self.lost)
 
     def _lose(self, reason: str) -> None:
         """Remember why the peer can be used no more, and tell all who wait."""
-        if self._lost is not None:
+        if self.lost is not None:
             return
-        self._lost = f"{self.name}: {reason}"
+        self.lost = f"{self.name}: {reason}"
         self._claimed.clear()
         for answer in self._finishing.values():
             if not answer.done():
-                answer.set_exception(HandoverError(self._lost))
+                answer.set_exception(HandoverError(self.lost))

@@ -166,6 +166,17 @@ async def test_a_context_server_that_ends_fails_its_claims() -> None:
             await generation.transceiver.claim(claim.ticket)
 
 
+async def test_a_claim_that_meets_our_end_is_told() -> None:
+    async with server("context-0") as context:
+        async with server("generation-0") as generation:
+            claiming = asyncio.create_task(generation.transceiver.claim(context.hold(1, [3])))
+            await asyncio.sleep(0)  # it has asked for a connection, whose task has not begun
+        with pytest.raises(HandoverError, match="the server ends"):
+            await claiming
+        with pytest.raises(HandoverError, match="the server ends"):
+            await generation.transceiver.claim(context.hold(2, [3]))
+
+
 async def test_a_server_started_anew_is_not_taken_for_the_old_one() -> None:
     async with server("generation-0") as generation:
         async with server("context-0") as old:
