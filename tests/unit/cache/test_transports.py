@@ -54,6 +54,13 @@ def test_a_link_reads_again_and_again(transports: list[Transport], pools: tuple[
         assert torch.equal(ours.tensor[[first, first + 2, first + 1]], theirs.tensor[[5, 4, first]])
 
 
+def test_a_pool_can_be_read_into_itself(transports: list[Transport], pools: tuple[KvPool, KvPool]) -> None:
+    link = transports[0].connect(transports[0].describe())
+    link.read(transfer_runs(SHAPE, [1], SHAPE, [2], 4))
+    link.close()
+    assert torch.equal(pools[0].tensor[1], pools[0].tensor[2])
+
+
 def test_a_read_outside_a_pool_copies_nothing(transports: list[Transport], pools: tuple[KvPool, KvPool]) -> None:
     before, size = pools[0].tensor.clone(), pools[0].num_bytes
     link = transports[0].connect(transports[1].describe())
