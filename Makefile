@@ -37,7 +37,7 @@ $(STAMPS)/venv:
 # Before the package, so that its requirements are met by this build of torch.
 $(STAMPS)/torch: constraints.txt | $(STAMPS)/venv
 	@echo "Installing torch ..."
-	$(PIP) torch
+	$(subst --quiet,,$(PIP)) torch
 	@touch $@
 
 $(STAMPS)/package: pyproject.toml constraints.txt $(SOURCES) $(STAMPS)/torch

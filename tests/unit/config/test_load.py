@@ -294,7 +294,10 @@ def test_a_wrong_file_is_told_where_it_is_wrong(load_text: Load, text: str, mess
         ("", "c.yaml: no servers"),
         ("model:", "c.yaml:1: model: names no model"),
         ("models: []", "c.yaml:1: models: names no model"),
-        ("context_servers: {num_instances: 2}", "c.yaml:1: context_servers: no `urls` of servers that run already, and the"),
+        (
+            "context_servers: {num_instances: 2}",
+            "c.yaml:1: context_servers: no `urls` of servers that run already, and",
+        ),
     ],
 )
 def test_a_file_without_servers(load_text: Load, text: str, message: str) -> None:
