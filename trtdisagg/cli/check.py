@@ -6,7 +6,7 @@ import click
 
 from trtdisagg.cli.find import cluster_file
 from trtdisagg.cli.plan_view import plan_view
-from trtdisagg.cli.terminal import console, say, say_no_effect
+from trtdisagg.cli.terminal import console, say
 from trtdisagg.config.load import load
 from trtdisagg.supervisor.survey import survey
 
@@ -21,6 +21,4 @@ def command(file: str | None) -> None:
     loaded = load(cluster_file((file,)))
     plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
     console().print(plan_view(plan))
-    say_no_effect(loaded)
-    for notice in plan.notices:
-        say(notice)
+    say(*loaded.no_effect, *plan.notices)

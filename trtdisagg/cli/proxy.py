@@ -8,7 +8,7 @@ import click
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.cli.terminal import say_no_effect
+from trtdisagg.cli.terminal import say
 from trtdisagg.config.load import load
 from trtdisagg.config.located import read
 from trtdisagg.errors import ConfigError
@@ -45,7 +45,7 @@ def _read(path: Path) -> ProxySpec:
 
 def _make(file: str) -> ProxySpec:
     loaded = load(file, only_routes=True)
-    say_no_effect(loaded)
+    say(*loaded.no_effect)
     plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
     assert plan.proxy is not None
     assert isinstance(plan.proxy.spec, ProxySpec)

@@ -105,9 +105,6 @@ def _plan(role: Role, section: dict[str, Located], top: dict[str, str | None], *
     root = {key: Located(value, place) for key, value in top.items() if value is not None}
     root |= {r: Located(section, place) for r in roles}
     cluster, no_effect = assemble(Located(root, place), Path())
-    for notice in no_effect:
-        say(str(notice))
     plan = survey(cluster, name=name, with_proxy=False, default_backend=None if role == "both" else "DEFAULT")
-    for text in plan.notices:
-        say(text)
+    say(*no_effect, *plan.notices)
     return plan

@@ -9,18 +9,12 @@ import click
 from rich.console import Console
 
 from trtdisagg.cli.stdout import lasting_stdout
-from trtdisagg.config.load import Loaded
 
 
-def say(message: str) -> None:
-    """A line for people, on stderr."""
-    click.echo(message, err=True)
-
-
-def say_no_effect(loaded: Loaded) -> None:
-    """The keys of a file that change nothing, each once."""
-    for notice in loaded.no_effect:
-        say(str(notice))
+def say(*messages: object) -> None:
+    """Lines for people, on stderr."""
+    for message in messages:
+        click.echo(str(message), err=True)
 
 
 def console() -> Console:

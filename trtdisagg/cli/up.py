@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from trtdisagg.cli.background import Background, wait_for
 from trtdisagg.cli.find import cluster_file
-from trtdisagg.cli.terminal import say, say_no_effect
+from trtdisagg.cli.terminal import say
 from trtdisagg.config.load import Loaded, load
 from trtdisagg.errors import AlreadyRunningError, StartupError
 from trtdisagg.supervisor import rundir
@@ -45,34 +45,26 @@ def command(
     if wait and not detach:
         raise click.UsageError("--wait is for -d; without it, `up` stays in the foreground")
     loaded = load(cluster_file((file, option)))
-    place = _running_place(loaded)
-    if place is None:
-        place = Place.of(loaded.path, loaded.name)
-        plan = _plan(loaded)
-        if detach:
-            status = wait_for(place, Background(loaded.path, place), until_ready=wait, timeout_s=wait_timeout)
-            click.echo(status.url)
-            return 0
-        try:
-            return _stay(plan, place, show_table=sys.stdout.isatty() and not no_tui, of_children=not detached)
-        except AlreadyRunningError:  # somebody was faster
-            pass
-    return _join(loaded, place, until_ready=wait, timeout_s=wait_timeout)
+    if running := _running_place(loaded):
+        return _join(loaded, running, until_ready=wait, timeout_s=wait_timeout)
+    place = Place.of(loaded.path, loaded.name)
+    plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
+    if not detached:  # the foreground has said it
+        say(*loaded.no_effect, *plan.notices)
+    if detach:
+        click.echo(wait_for(place, Background(loaded.path, place), until_ready=wait, timeout_s=wait_timeout).url)
+        return 0
+    plan = replace(plan, fingerprint=loaded.fingerprint)
+    try:
+        return _stay(plan, place, show_table=sys.stdout.isatty() and not no_tui, of_children=not detached)
+    except AlreadyRunningError:  # somebody was faster
+        return _join(loaded, place, until_ready=wait, timeout_s=wait_timeout)
 
 
 def _running_place(loaded: Loaded) -> Place | None:
     """Where a cluster of this file runs, under whatever name it was started."""
     place = rundir.find(loaded.path)
     return place if place and rundir.running_pid(place) is not None else None
-
-
-def _plan(loaded: Loaded) -> Plan:
-    """The plan, after everything there is to say about it."""
-    say_no_effect(loaded)
-    plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
-    for notice in plan.notices:
-        say(notice)
-    return replace(plan, fingerprint=loaded.fingerprint)
 
 
 def _stay(plan: Plan, place: Place, *, show_table: bool, of_children: bool) -> int:
