@@ -193,7 +193,8 @@ def test_a_terminal_that_goes_away(tmp_path: Path, how: list[str]) -> None:
     """Drained and down, although nothing can be written any more."""
     cluster = Cluster(tmp_path, cluster_text(free_port()))
     process, master = in_a_terminal(cluster, *how)
-    until(master, b"curl http://127.0.0.1")
+    seen = until(master, b"curl http://127.0.0.1")
+    assert not re.search(rb"\x1b\[[0-9;]*3\dm", seen), "NO_COLOR is set"
     os.close(master)
     os.kill(process.pid, signal.SIGHUP)  # as the kernel sends where the terminal is the controlling one
     assert process.wait(30) == 128 + signal.SIGHUP

@@ -12,11 +12,19 @@ import msgspec
 
 from trtdisagg.config import shape
 from trtdisagg.config.located import Located, Place
-from trtdisagg.config.schema import ClusterFile, ServerSection
+from trtdisagg.config.schema import (
+    CacheTransceiverConfig,
+    ClusterFile,
+    KvCacheConfig,
+    RouterConfig,
+    ServerSection,
+)
 from trtdisagg.config.upstream import TABLE, NoEffect, NotThereYet
 from trtdisagg.errors import ConfigError
 
 _ROUTED_TO = {"num_instances", "urls", "router"}
+_OF_A_SERVER = (ServerSection, KvCacheConfig, CacheTransceiverConfig, RouterConfig)
+"""Where TensorRT-LLM takes `null` for: as if it were not written."""
 _RUNS_ALREADY = NoEffect("the servers of this file run already and are only routed to")
 
 
@@ -78,6 +86,8 @@ class Pruner:
         if isinstance(known, NoEffect):
             inherited = (child.place, key) in self._notices
             self._notices[child.place, key] = Notice(child.place, key if inherited else path, known.because)
+            return False
+        if child.value is None and struct in _OF_A_SERVER:
             return False
         if isinstance(known, NotThereYet) and known.asks(child.plain()):
             raise ConfigError(f"{child.place}: {path}: {_short(child.plain())}: {known.what}: not there yet")

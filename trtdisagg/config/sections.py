@@ -103,6 +103,8 @@ def _modernize(children: _Children) -> _Children:
         fraction = children.pop("free_gpu_memory_fraction")
         place = kv_cache.place if kv_cache else fraction.place
         children["kv_cache_config"] = Located({**kv_children, "free_gpu_memory_fraction": fraction}, place)
+    if "env_overrides" in children and "env" not in children:
+        children["env"] = children.pop("env_overrides")
     if transceiver := children.get("cache_transceiver_config"):
         children["cache_transceiver_config"] = _modernize_transceiver(transceiver)
     urls = children.get("urls")

@@ -120,6 +120,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "enable_mixed_sampler": _ONE_SAMPLER,
         "enable_trtllm_sampler": _ONE_SAMPLER,
         "free_gpu_memory_fraction": NoEffect("kv_cache_config has one of its own, and that one counts"),
+        "env_overrides": NoEffect("the section has an `env` as well, and that one counts"),
         "force_dynamic_quantization": NotThereYet("quantized weights"),
         "garbage_collection_gen0_threshold": NoEffect("the engine loop makes little garbage"),
         "gather_generation_logits": _LOGITS,

@@ -81,6 +81,14 @@ def test_nothing_runs_is_3(args: list[str]) -> None:
     assert result.stdout == ""
 
 
+def test_which_of_several_must_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [rundir.Place.of(f"file {name}", name) for name in ("one", "two")]
+    monkeypatch.setattr(rundir, "find_running", lambda: places)
+    result = run("down")
+    assert result.exit_code == 2
+    assert "several clusters run: one-" in result.stderr
+
+
 def test_a_wrong_file_is_2_and_one_line() -> None:
     Path("cluster.yaml").write_text("model: smollm2-135m-instruct\nprot: 1\n")
     for args in (["check"], ["up"], ["up", "-d"], ["up", "-f", "cluster.yaml"]):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from trtdisagg.config.load import Loaded, load
+from trtdisagg.config.schema import CacheTransceiverConfig, ServerSection
 from trtdisagg.errors import ConfigError
 
 Load = Callable[..., Loaded]
@@ -60,6 +61,22 @@ def test_the_flat_fraction_belongs_to_the_kv_cache(load_text: Load) -> None:
     assert section is not None
     assert section.kv_cache_config.free_gpu_memory_fraction == 0.5
     assert section.kv_cache_config.max_tokens == 9
+
+
+def test_environment_of_servers_in_both_spellings(load_text: Load) -> None:
+    text = "model: m\ncontext_servers: {env_overrides: {A: '1'}}\ngeneration_servers: {env: {B: '2'}}"
+    cluster = load_text(text).cluster
+    assert cluster.context_servers is not None
+    assert cluster.generation_servers is not None
+    assert (cluster.context_servers.env, cluster.generation_servers.env) == ({"A": "1"}, {"B": "2"})
+
+
+def test_null_in_a_section_is_the_default(load_text: Load) -> None:
+    text = "model: m\nmax_batch_size: null\ncache_transceiver_config: {kv_transfer_timeout_ms: null, backend: null}\n"
+    section = load_text(text).cluster.generation_servers
+    assert section is not None
+    assert section.max_batch_size == ServerSection().max_batch_size
+    assert section.cache_transceiver_config == CacheTransceiverConfig()
 
 
 def test_one_entry_of_models_is_the_flat_form(load_text: Load) -> None:
