@@ -1,0 +1,63 @@
+"""`check`: the plan on stdout, what there is to say about it on stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from trtdisagg.cli.main import cli
+from trtdisagg.cli.plan_view import size
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+def check(file: str) -> Result:
+    result = CliRunner().invoke(cli, ["check", str(EXAMPLES / file)])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def rows(result: Result) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split() for line in result.stdout.splitlines() if line}
+
+
+def test_servers_that_run_already() -> None:
+    result = check("trtllm_disagg_config.yaml")
+    table = rows(result)
+    assert table["context-1"][:4] == ["context-1", "context", "-", "localhost:8002"]
+    assert result.stdout.count("(runs already)") == 3
+    assert result.stderr.count("no effect here, because the servers of this file run already") == 1
+
+
+@pytest.mark.real_model
+def test_servers_that_are_ours() -> None:
+    result = check("two_by_one.yaml")
+    table = rows(result)
+    assert [name for name in table if name.startswith("context-")] == ["context-0", "context-1"]
+    row = " ".join(table["generation-0"])
+    assert "generation smollm2-135m-instruct 127.0.0.1 any port cpu " in row
+    assert "1024 blocks of 32, 720 MiB python -m trtdisagg.engine" in row
+    assert "python -m trtdisagg proxy" in " ".join(table["proxy"])
+
+
+@pytest.mark.real_model
+def test_each_key_without_effect_once() -> None:
+    stderr = check("trtllm_model_and_urls.yaml").stderr
+    assert stderr.count("disable_overlap_scheduler: no effect here, because") == 1
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "words"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (737_280, "720 KiB"),
+        (2 << 30, "2.0 GiB"),
+        (5 << 50, "5120 TiB"),
+    ],
+)
+def test_size(num_bytes: int, words: str) -> None:
+    assert size(num_bytes) == words
