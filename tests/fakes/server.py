@@ -66,7 +66,7 @@ class Server:
         self.idle = asyncio.Event()
         """Nothing runs and no ticket is held."""
         self.idle.set()
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._may_generate = asyncio.Event()
         if not flags.hold_generation:
             self._may_generate.set()
@@ -134,8 +134,9 @@ class Server:
     async def _wait(self, request: web.Request) -> web.Response:
         name, at_least = request.query["name"], int(request.query.get("at_least", "1"))
         try:
-            async with asyncio.timeout(20), self._changed:
-                await self._changed.wait_for(lambda: getattr(self.counters, name) >= at_least)
+            async with asyncio.timeout(20):
+                while getattr(self.counters, name) < at_least:
+                    await self._changed.wait()
         except TimeoutError:
             return web.Response(status=504, text=f"{name} is {getattr(self.counters, name)}, not {at_least}")
         return await self._state(request)
@@ -150,7 +151,7 @@ class Server:
 
     async def _release(self, request: web.Request) -> web.Response:
         released = self.tickets.drop((await request.json())["request_id"])
-        await self._tell_change()
+        self._tell_change()
         return web.Response(status=200 if released else 410)
 
     # --- legs -------------------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ class Server:
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         self.counters.running += 1
-        await self._tell_change()
+        self._tell_change()
         try:
             yield
             self.counters.finished += 1
@@ -190,8 +191,7 @@ class Server:
             self.counters.cancelled += 1
         finally:
             self.counters.running -= 1
-            self._look_if_idle()
-            await asyncio.shield(self._tell_change())
+            self._tell_change()
 
     def _refuse_some(self, flag: str, num_so_far: int) -> None:
         if num_so_far <= getattr(self.flags, flag):
@@ -208,7 +208,7 @@ class Server:
         request_id = next(self._request_ids)
         if job.max_tokens > 1:
             ticket = self.tickets.hold(request_id, len(job.prompt), self.port)
-            await self._tell_change()
+            self._tell_change()
         body = bodies.context_answer(job, ticket, request_id, speaks_seam=not self.flags.foreign)
         return web.Response(body=body, content_type="application/json")
 
@@ -231,6 +231,7 @@ class Server:
             valid = False
         self.counters.fetched += valid
         self.counters.recomputed += not valid
+        self._tell_change()
 
     async def _one_token(self, position: int) -> None:
         if position == self.flags.die_at_token:
@@ -271,7 +272,7 @@ class Server:
 
     def _expired(self) -> None:
         self.counters.expired += 1
-        self._look_if_idle()
+        self._tell_change()
 
     def _look_if_idle(self) -> None:
         self.counters.held = len(self.tickets.held)
@@ -280,10 +281,10 @@ class Server:
         else:
             self.idle.clear()
 
-    async def _tell_change(self) -> None:
+    def _tell_change(self) -> None:
         self._look_if_idle()
-        async with self._changed:
-            self._changed.notify_all()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 @web.middleware

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,10 @@ class Serving:
     def tell(self, *members: Member, needs: dict[str, list[Need]] | None = None, ttl_ms: int = 600_000) -> None:
         """Tell the proxy who may be routed to, as the agent does."""
         assert self._socket is not None
-        asyncio.run(put_members(self._socket, Members(members=list(members), needs=needs or {}, ttl_ms=ttl_ms)))
+        told = Members(members=list(members), needs=needs or {}, ttl_ms=ttl_ms)
+        # In a thread of its own, so that tests with and without an event loop can call it.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, put_members(self._socket, told)).result()
 
 
 @contextlib.contextmanager
@@ -169,6 +173,7 @@ def serving(
         if not fixed:
             both.tell(*(e.member for e in started.values()))
         yield both
+        assert "Traceback" not in (log := proxy.log.read_text()), log
 
 
 def _start_proxy(directory: Path, stack: contextlib.ExitStack, **fields: Any) -> Child:

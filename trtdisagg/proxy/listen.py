@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 
-import psutil
-
 from trtdisagg.errors import StartupError
 from trtdisagg.proxy.http_server import BACKLOG
 
@@ -66,6 +64,8 @@ def _explain(host: str, port: int, error: OSError) -> str:
 
 
 def _listener(port: int) -> int | None:
+    import psutil
+
     try:
         connections = psutil.net_connections("tcp")
     except psutil.Error:
@@ -74,6 +74,8 @@ def _listener(port: int) -> int | None:
 
 
 def _name(pid: int) -> str:
+    import psutil
+
     try:
         return psutil.Process(pid).name()
     except psutil.Error:

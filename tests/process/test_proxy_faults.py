@@ -1,0 +1,331 @@
+"""Servers that refuse, break off, are silent or die, and clients that leave: what each sees, and what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+from fakes import words
+from helpers.serving import MODEL, Serving, serving
+
+pytestmark = pytest.mark.anyio
+
+NEVER = "--token-delay-ms=3600000"
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        yield session
+
+
+def body(prompt: str, num_tokens: int, *, stream: bool = True) -> dict[str, Any]:
+    return {"model": MODEL, "prompt": prompt, "max_tokens": num_tokens, "stream": stream}
+
+
+async def complete(
+    cluster: Serving, http: aiohttp.ClientSession, prompt: str, num_tokens: int, *, stream: bool = True
+) -> tuple[int, str, dict[str, Any] | None]:
+    """Ask and read to the end.
+
+    :returns: status, text, and the error, be it the body or an event of the stream.
+    """
+    async with http.post(f"{cluster.url}/v1/completions", json=body(prompt, num_tokens, stream=stream)) as answer:
+        text = await answer.text()
+    if answer.status != 200 or not stream:
+        whole = json.loads(text)
+        return answer.status, whole.get("choices", [{"text": ""}])[0]["text"], whole.get("error")
+    assert text.endswith("\n\n")
+    events = [e.removeprefix("data: ") for e in text.split("\n\n")[:-1]]
+    values = [json.loads(e) for e in events if e != "[DONE]"]
+    errors = [v["error"] for v in values if "error" in v]
+    assert bool(errors) == (events[-1] != "[DONE]"), "a stream ends with its end mark or an error, never silently"
+    return 200, "".join(c["text"] for v in values for c in v.get("choices", [])), errors[0] if errors else None
+
+
+async def metric(cluster: Serving, http: aiohttp.ClientSession, name: str) -> float:
+    """The sum of a metric over its labels."""
+    async with http.get(f"{cluster.url}/metrics") as answer:
+        page = await answer.text()
+    return sum(float(v) for v in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE))
+
+
+# --- clients that leave ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_cancels_the_context_leg(
+    tmp_path: Path, http: aiohttp.ClientSession, stream: bool
+) -> None:
+    with serving(tmp_path, {"context-0": [NEVER], "generation-0": []}) as cluster:
+        asking = asyncio.create_task(complete(cluster, http, "bye", 4, stream=stream))
+        await cluster["context-0"].wait("running")
+        asking.cancel()
+        state = await cluster["context-0"].wait("cancelled")
+        assert state["running"] == 0
+        assert cluster["generation-0"].state()["generation"] == 0
+        assert await metric(cluster, http, "trtdisagg_proxy_requests_in_flight") == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_cancels_the_generation_leg(
+    tmp_path: Path, http: aiohttp.ClientSession, stream: bool
+) -> None:
+    with serving(tmp_path, {"context-0": [], "generation-0": ["--hold-generation"]}) as cluster:
+        asking = asyncio.create_task(complete(cluster, http, "bye", 4, stream=stream))
+        await cluster["generation-0"].wait("fetched")
+        asking.cancel()
+        state = await cluster["generation-0"].wait("cancelled")
+        assert state["running"] == 0
+        assert cluster["context-0"].state()["held_tickets"] == []
+
+
+async def test_a_storm_of_clients_that_leave_leaves_nothing(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    engines = {"context-0": ["--token-delay-ms=20"], "generation-0": ["--token-delay-ms=5"]}
+    with serving(tmp_path, engines, engine_lease_ms=1000) as cluster:
+
+        async def leave_after(delay_s: float) -> None:
+            async with asyncio.timeout(delay_s):
+                await complete(cluster, http, f"storm {delay_s}", 100)
+
+        left = await asyncio.gather(*(leave_after(0.01 + i * 0.005) for i in range(32)), return_exceptions=True)
+        assert all(isinstance(e, TimeoutError) for e in left)
+        assert await complete(cluster, http, "after", 5) == (200, words.answer("after", 5), None)
+        for engine in cluster.engines.values():
+            # The tickets whose clients left between the legs go with their leases.
+            while (state := engine.state())["running"] or state["held_tickets"]:
+                await asyncio.sleep(0.05)
+        assert await metric(cluster, http, "trtdisagg_proxy_requests_in_flight") == 0
+        assert await metric(cluster, http, "trtdisagg_proxy_server_legs_in_flight") == 0
+
+
+# --- context servers that fail --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("flags", [["--fail-context=100"], ["--die-at-token=0"]])
+async def test_a_context_leg_that_fails_is_asked_elsewhere(
+    tmp_path: Path, http: aiohttp.ClientSession, flags: Sequence[str], stream: bool
+) -> None:
+    with serving(tmp_path, {"context-0": flags, "context-1": [], "generation-0": []}) as cluster:
+        for i in range(4):
+            expected = (200, words.answer(f"p{i}", 6), None)
+            assert await complete(cluster, http, f"p{i}", 6, stream=stream) == expected
+        assert cluster["generation-0"].state()["fetched"] == 4
+        assert cluster["context-1"].state()["held_tickets"] == []
+        assert await metric(cluster, http, "trtdisagg_proxy_retries_total") >= 1
+
+
+async def test_a_new_attempt_has_a_new_id(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    engines = {"context-0": ["--fail-context=1"], "context-1": ["--fail-context=1"], "generation-0": []}
+    with serving(tmp_path, engines, max_retries=2) as cluster:
+        assert await complete(cluster, http, "p", 3) == (200, words.answer("p", 3), None)
+        legs = [cluster[name].state()["bodies"]["context"] for name in ("context-0", "context-1")]
+        assert len({leg["disaggregated_params"]["disagg_request_id"] for leg in legs}) == 2
+        assert len({leg["seam"]["id"] for leg in legs}) == 1
+
+
+async def test_without_a_context_server_generation_does_it_all(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    with serving(tmp_path, {"context-0": [], "generation-0": []}) as cluster:
+        cluster["context-0"].process.kill()
+        cluster["context-0"].process.wait()
+        for stream in (False, True):
+            assert await complete(cluster, http, "alone", 5, stream=stream) == (200, words.answer("alone", 5), None)
+        assert cluster["generation-0"].state()["aggregated"] == 2
+        async with http.get(f"{cluster.url}/health") as answer:
+            assert (answer.status, (await answer.json())["status"]) == (200, "ok")
+
+
+async def test_what_is_wrong_with_the_request_is_not_asked_again(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    flags = ["--fail-context=1", "--fail-status=422"]
+    with serving(tmp_path, {"context-0": flags, "context-1": flags, "generation-0": []}) as cluster:
+        status, _, error = await complete(cluster, http, "p", 3)
+        assert status == 422
+        assert error is not None
+        assert error["message"] == "fail_context"
+        assert cluster["context-0"].state()["context"] + cluster["context-1"].state()["context"] == 1
+
+
+async def test_retries_come_to_an_end(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    engines = {
+        f"{role}-{i}": [f"--fail-{role}=100", "--fail-status=500"] for role in ("context", "generation") for i in (0, 1)
+    }
+    with serving(tmp_path, engines, max_retries=1) as cluster:
+        status, _, error = await complete(cluster, http, "p", 3)
+        assert status == 502
+        assert error is not None
+        assert "fail_context" in error["message"]
+        assert sum(cluster[f"context-{i}"].state()["context"] for i in (0, 1)) == 2
+
+
+# --- generation servers that fail -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_generation_leg_that_is_refused_goes_on_without_the_used_ticket(
+    tmp_path: Path, http: aiohttp.ClientSession, stream: bool
+) -> None:
+    with serving(tmp_path, {"context-0": [], "generation-0": ["--fail-generation=1"]}) as cluster:
+        assert await complete(cluster, http, "again", 6, stream=stream) == (200, words.answer("again", 6), None)
+        assert cluster["context-0"].state()["context"] == 1
+        state = cluster["generation-0"].state()
+        assert (state["generation"], state["recomputed"], state["fetched"]) == (2, 1, 0)
+        params = state["bodies"]["generation"]["disaggregated_params"]
+        assert params.keys() == {"request_type", "disagg_request_id", "first_gen_tokens"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_generation_server_that_is_not_there_costs_nothing(
+    tmp_path: Path, http: aiohttp.ClientSession, stream: bool
+) -> None:
+    with serving(tmp_path, {"context-0": [], "generation-0": [], "generation-1": []}) as cluster:
+        cluster["generation-0"].process.kill()
+        cluster["generation-0"].process.wait()
+        for i in range(3):
+            assert await complete(cluster, http, f"p{i}", 6, stream=stream) == (200, words.answer(f"p{i}", 6), None)
+        assert cluster["context-0"].state()["context"] == 3
+        assert cluster["generation-1"].state()["fetched"] == 3, "a ticket nobody has seen is still good"
+
+
+@pytest.mark.parametrize("flag", ["--die-at-token=3", "--cut-at-token=3"])
+async def test_a_stream_that_breaks_says_so(tmp_path: Path, http: aiohttp.ClientSession, flag: str) -> None:
+    with serving(tmp_path, {"context-0": [], "generation-0": [flag]}) as cluster:
+        status, text, error = await complete(cluster, http, "broken", 6)
+        assert (status, text) == (200, words.answer("broken", 3))
+        assert error is not None
+        assert error["code"] == "upstream_failed"
+        assert "generation-0" in error["message"]
+        assert await metric(cluster, http, "trtdisagg_proxy_broken_streams_total") == 1
+
+
+async def test_the_openai_client_raises_when_a_stream_breaks(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, {"context-0": [], "generation-0": ["--die-at-token=3"]}) as cluster,
+        openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client,
+        client.completions.create(model=MODEL, prompt="broken", max_tokens=6, stream=True) as stream,
+        pytest.raises(openai.APIError, match="generation-0"),
+    ):
+        list(stream)
+
+
+async def test_a_refusal_behind_the_first_token_is_an_event(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    flags = ["--fail-generation=1", "--fail-status=400"]
+    with serving(tmp_path, {"context-0": [], "generation-0": flags}) as cluster:
+        status, text, error = await complete(cluster, http, "refused", 6)
+        assert (status, text) == (200, words.answer("refused", 1))
+        assert error is not None
+        assert error["message"] == "fail_generation"
+
+
+async def test_an_answer_that_is_not_streamed_is_asked_elsewhere_when_it_breaks(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    engines = {"context-0": [], "generation-0": ["--die-at-token=3"], "generation-1": []}
+    with serving(tmp_path, engines) as cluster:
+        for i in range(2):
+            expected = (200, words.answer(f"p{i}", 6), None)
+            assert await complete(cluster, http, f"p{i}", 6, stream=False) == expected
+
+
+async def test_with_nobody_left_the_answer_is_503(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    with serving(tmp_path, {"context-0": [], "generation-0": []}) as cluster:
+        for engine in cluster.engines.values():
+            engine.process.kill()
+            engine.process.wait()
+        for stream in (False, True):
+            async with http.post(f"{cluster.url}/v1/completions", json=body("p", 3, stream=stream)) as answer:
+                assert answer.status == 503
+                assert answer.headers["Retry-After"] == "1"
+                assert (await answer.json())["error"]["code"] == "no_server_ready"
+
+
+# --- deadlines ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_first_token_has_a_deadline(tmp_path: Path, http: aiohttp.ClientSession, stream: bool) -> None:
+    with serving(tmp_path, {"context-0": [NEVER], "generation-0": []}, first_token_timeout_s=0.3) as cluster:
+        status, _, error = await complete(cluster, http, "late", 3, stream=stream)
+        assert status == 504
+        assert error is not None
+        assert error["code"] == "deadline_exceeded"
+        await cluster["context-0"].wait("cancelled")
+
+
+async def test_silence_in_a_stream_has_a_deadline(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    with serving(tmp_path, {"generation-0": ["--token-delay-ms=10"]}, idle_timeout_s=0.5) as cluster:
+        generation = cluster["generation-0"]
+        async with http.post(f"{cluster.url}/v1/completions", json=body("silent", 2000)) as answer:
+            await answer.content.readline()
+            generation.ask("hold", {})
+            rest = await answer.text()
+        assert "nothing came for 0.5 s" in rest
+        await generation.wait("cancelled")
+
+
+async def test_silence_before_generations_first_token_is_tried_elsewhere(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    engines = {"context-0": [], "generation-0": ["--hold-generation"], "generation-1": []}
+    with serving(tmp_path, engines, idle_timeout_s=0.3) as cluster:
+        for i in range(2):
+            assert await complete(cluster, http, f"p{i}", 6) == (200, words.answer(f"p{i}", 6), None)
+        state = await cluster["generation-0"].wait("cancelled")
+        assert state["fetched"] == 1
+        assert cluster["generation-1"].state()["recomputed"] == 1
+
+
+async def test_a_whole_answer_may_take_as_long_as_its_server_is_listed(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    engines = {"context-0": [], "generation-0": ["--token-delay-ms=100"]}
+    with serving(tmp_path, engines, idle_timeout_s=0.2, first_token_timeout_s=1.0) as cluster:
+        assert await complete(cluster, http, "slow", 16, stream=False) == (200, words.answer("slow", 16), None)
+
+
+async def test_a_whole_answer_is_given_up_when_its_server_is_listed_no_more(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    with serving(tmp_path, {"context-0": [], "generation-0": ["--hold-generation"]}, idle_timeout_s=0.2) as cluster:
+        asking = asyncio.create_task(complete(cluster, http, "gone", 6, stream=False))
+        await cluster["generation-0"].wait("fetched")
+        await asyncio.to_thread(cluster.tell, cluster["context-0"].member)
+        status, _, error = await asking
+        assert status == 503
+        assert error is not None
+        await cluster["generation-0"].wait("cancelled")
+
+
+# --- servers that speak only upstream's protocol --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("roles", [("context-0",), ("generation-0",), ("context-0", "generation-0")])
+async def test_with_a_foreign_server_no_token_comes_twice(
+    tmp_path: Path, http: aiohttp.ClientSession, roles: tuple[str, ...], stream: bool
+) -> None:
+    engines = {name: ["--foreign"] if name in roles else [] for name in ("context-0", "generation-0")}
+    with serving(tmp_path, engines) as cluster:
+        assert await complete(cluster, http, "abroad", 5, stream=stream) == (200, words.answer("abroad", 5), None)
+        assert await complete(cluster, http, "one", 1, stream=stream) == (200, words.answer("one", 1), None)
+        for name, leg in (("context-0", "context"), ("generation-0", "generation")):
+            assert "seam" not in cluster[name].state()["bodies"][leg]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_with_a_foreign_server_both_legs_are_asked_again(
+    tmp_path: Path, http: aiohttp.ClientSession, stream: bool
+) -> None:
+    engines = {"context-0": ["--foreign"], "generation-0": ["--foreign", "--fail-generation=1"]}
+    with serving(tmp_path, engines, engine_lease_ms=500) as cluster:
+        assert await complete(cluster, http, "abroad", 5, stream=stream) == (200, words.answer("abroad", 5), None)
+        assert cluster["context-0"].state()["context"] == 2
+        assert cluster["generation-0"].state()["fetched"] == 1
+        await cluster["context-0"].wait("expired")
