@@ -23,8 +23,8 @@ _FEW_ROWS_WIDENED = 24
 """Below this csrc is faster than widened tiles."""
 _FEW_ROWS = 8
 """Below this csrc is faster than torch's native product."""
-_TILE_VALUES = 2**20
-"""Values of a weight that are widened at once: 4 MiB, so that they are still in the cache when they are multiplied."""
+_TILE_VALUES = 2**21
+"""Values of a weight that are widened at once: 8 MiB, so that they are still in the cache when they are multiplied."""
 
 
 class Multiplier:

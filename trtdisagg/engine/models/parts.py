@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from trtdisagg.engine.arena import Arena
 from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.linear import Linear, Multiplier
 from trtdisagg.engine.models.weights import WeightSource
@@ -20,13 +20,13 @@ class Parts:
     def __init__(self, source: WeightSource, backend: Backend) -> None:
         self._source = source
         self._dtype = backend.dtype
-        self._device = backend.device
+        self._arena = Arena(backend.device)
         self._multiplier = Multiplier(backend)
         self._unused = {n for n in source.names if not n.endswith("rotary_emb.inv_freq")}
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """One tensor as it is."""
-        whole = torch.empty(shape, dtype=self._dtype, device=self._device)
+        whole = self._arena.empty(shape, self._dtype)
         self._read_into(whole, name)
         return whole
 
@@ -53,7 +53,7 @@ class Parts:
             raise StartupError(f"The weights hold tensors that this model does not have: {_listed(self._unused)}")
 
     def _stacked(self, names: Sequence[str], heights: Sequence[int], rest: tuple[int, ...]) -> Tensor:
-        whole = torch.empty((sum(heights), *rest), dtype=self._dtype, device=self._device)
+        whole = self._arena.empty((sum(heights), *rest), self._dtype)
         for name, part in zip(names, whole.split(list(heights)), strict=True):
             self._read_into(part, name)
         return whole
