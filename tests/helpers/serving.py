@@ -21,7 +21,7 @@ import msgspec
 from trtdisagg.protocol.control import Member, Members, Need
 from trtdisagg.protocol.reports import decode_report
 from trtdisagg.protocol.spec import EngineSpec, ProxySpec, Ready, Report, UpstreamServer
-from trtdisagg.registry.client import put_members
+from trtdisagg.registry.client import put_body
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py")]
@@ -127,7 +127,7 @@ class Serving:
     def __init__(self, proxy: Child, engines: dict[str, FakeEngine], socket: str | None) -> None:
         self.proxy = proxy
         self.engines = engines
-        self._socket = socket
+        self.socket = socket
 
     @property
     def url(self) -> str:
@@ -138,11 +138,13 @@ class Serving:
 
     def tell(self, *members: Member, needs: dict[str, list[Need]] | None = None, ttl_ms: int = 600_000) -> None:
         """Tell the proxy who may be routed to, as the agent does."""
-        assert self._socket is not None
-        told = Members(members=list(members), needs=needs or {}, ttl_ms=ttl_ms)
+        self.tell_raw(msgspec.json.encode(Members(members=list(members), needs=needs or {}, ttl_ms=ttl_ms)))
+
+    def tell_raw(self, body: bytes) -> None:
+        assert self.socket is not None
         # In a thread of its own, so that tests with and without an event loop can call it.
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, put_members(self._socket, told)).result()
+            thread.submit(asyncio.run, put_body(self.socket, body)).result()
 
 
 @contextlib.contextmanager

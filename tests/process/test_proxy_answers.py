@@ -304,5 +304,5 @@ async def test_metrics_count_what_happened(cluster: Serving, http: aiohttp.Clien
 
 
 def test_the_socket_for_members_is_for_its_user_alone(cluster: Serving, tmp_path: Path) -> None:
-    assert cluster._socket is not None
-    assert Path(cluster._socket).stat().st_mode & 0o777 == 0o600
+    assert cluster.socket is not None
+    assert Path(cluster.socket).stat().st_mode & 0o777 == 0o600

@@ -70,7 +70,11 @@ async def put_members(socket: str, members: Members) -> None:
 
     :raises OSError: when there is no answer in time (TimeoutError), or another one than 204.
     """
-    body = msgspec.json.encode(members)
+    await put_body(socket, msgspec.json.encode(members))
+
+
+async def put_body(socket: str, body: bytes) -> None:
+    """The same, encoded already."""
     head = f"PUT /members HTTP/1.1\r\nHost: proxy\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     with anyio.fail_after(TIMEOUT_S):
         async with await anyio.connect_unix(socket) as stream:
