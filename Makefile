@@ -16,7 +16,7 @@ test: install
 	$(BIN)/python -m pytest
 
 soak: install
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest --soak
 
 check: install
 	$(BIN)/ruff check

@@ -9,7 +9,7 @@ import openai
 import pytest
 from helpers.cluster import Cluster
 
-pytestmark = [pytest.mark.real_model, pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real_model, pytest.mark.anyio, pytest.mark.timeout(900)]
 
 
 async def stream(client: openai.AsyncOpenAI, number: int) -> str:
@@ -28,25 +28,32 @@ async def stream(client: openai.AsyncOpenAI, number: int) -> str:
     return text
 
 
+async def ask_64(client: openai.AsyncOpenAI) -> dict[int, str]:
+    """64 streams at once; number -> answer."""
+    answers: dict[int, str] = {}
+
+    async def ask(number: int) -> None:
+        answers[number] = await stream(client, number)
+
+    async with anyio.create_task_group() as tasks:
+        for i in range(64):
+            tasks.start_soon(ask, 10 * i)
+    assert len(answers) == 64
+    return answers
+
+
 def used_blocks(cluster: Cluster) -> dict[str, int]:
     return {s["name"]: s["stats"]["num_used_blocks"] for s in cluster.status()["servers"] if s["role"] != "proxy"}
 
 
-async def test_64_at_once(cluster: Cluster) -> None:
-    answers: dict[int, str] = {}
+async def test_64_at_once(cluster: Cluster, num_rounds: int) -> None:
     async with openai.AsyncOpenAI(base_url=cluster.url + "/v1", api_key="-", max_retries=0) as client:
-
-        async def ask(number: int) -> None:
-            answers[number] = await stream(client, number)
-
-        async with anyio.create_task_group() as tasks:
-            for i in range(64):
-                tasks.start_soon(ask, 10 * i)
         alone = {n: await stream(client, n) for n in (0, 310, 630)}
-    assert len(answers) == 64
-    assert {n: answers[n] for n in alone} == alone
-    for number, text in answers.items():
-        assert str(number + 3) in text, f"{number} got {text!r}"
+        for _ in range(num_rounds):
+            answers = await ask_64(client)
+            assert {n: answers[n] for n in alone} == alone
+            for number, text in answers.items():
+                assert str(number + 3) in text, f"{number} got {text!r}"
 
     deadline = time.monotonic() + 10
     while any(used := used_blocks(cluster).values()) and time.monotonic() < deadline:

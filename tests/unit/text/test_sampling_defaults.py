@@ -47,7 +47,7 @@ def test_gguf(tmp_path: Path) -> None:
     assert read_sampling_defaults(gguf_file(tmp_path, "m.gguf", 0.5)) == SamplingDefaults(temperature=0.5)
 
 
-def test_what_a_file_says_goes_before_the_card_of_an_alias(tmp_path: Path) -> None:
+def test_what_a_file_says_goes_before_the_table(tmp_path: Path) -> None:
     alias = "smollm2-135m-instruct"
     assert read_sampling_defaults(gguf_file(tmp_path, alias, 0.5)).temperature == 0.5
-    assert read_sampling_defaults(gguf_file(tmp_path, alias, None)) == SamplingDefaults(temperature=0.2, top_p=0.9)
+    assert read_sampling_defaults(gguf_file(tmp_path, alias, None)) == SamplingDefaults(temperature=0.0)
