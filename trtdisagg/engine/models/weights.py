@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import gcd, prod
 from pathlib import Path
 from typing import Protocol
 
@@ -92,6 +93,9 @@ _GGUF_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 
+_ROWS = 64
+"""A tensor is dequantized in a few pieces: hundreds take long, and one would need several times the tensor's memory."""
+
 
 class GgufWeights:
     """All tensors of a GGUF file, dequantized to float32."""
@@ -124,10 +128,11 @@ def _dequantized(path: str, tensor: GgufTensor) -> np.ndarray:
     try:
         kind = GGMLQuantizationType(tensor.type)
         values_per_unit, bytes_per_unit = GGML_QUANT_SIZES[kind]
-        row_bytes = tensor.shape[-1] // values_per_unit * bytes_per_unit
-        shape = (*tensor.shape[:-1], row_bytes)
-        raw = np.memmap(path, np.uint8, mode="r", offset=tensor.offset, shape=shape)
-        return np.array(dequantize(raw, kind)).reshape(tensor.shape)
+        num_bytes = prod(tensor.shape) // values_per_unit * bytes_per_unit
+        raw = np.asarray(np.memmap(path, np.uint8, mode="r", offset=tensor.offset, shape=(num_bytes,)))
+        # The library goes through 16 rows at a time; where a row ends means nothing to it, so they may be long ones.
+        rows = raw.reshape(gcd(num_bytes // bytes_per_unit, _ROWS), -1)
+        return np.array(dequantize(rows, kind)).reshape(tensor.shape)
     except (ValueError, NotImplementedError) as e:
         raise StartupError(f"{path}: the tensor {tensor.name} cannot be read: {e}") from e
 
