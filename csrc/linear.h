@@ -1,4 +1,4 @@
-// out[row][output] = sum over i of x[row][i] * weight[output][i], for a few rows: what the binding and the kernels share.
+// out[row][output] = sum over i of x[row][i] * weight[output][i], for a few rows: what binding and kernels share.
 //
 // With few rows the time goes into reading the weight, so it is read once, where it lies, and bfloat16 is widened in
 // registers. With many rows a matrix library does better (engine/linear.py chooses).

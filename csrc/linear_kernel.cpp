@@ -54,8 +54,8 @@ inline void add_step(const float* x, int n, Vec first, Vec second, Vec (*acc)[2]
     }
 }
 
-// R rows of x with one output, so that the weight is one stream of bytes, which the hardware fetches ahead best. A single
-// row alternates between two pairs of sums: one pair would wait for its own additions.
+// R rows of x with one output, so that the weight is one stream of bytes, which the hardware fetches ahead best. A
+// single row alternates between two pairs of sums: one pair would wait for its own additions.
 template <int R, typename T>
 inline void multiply_output(const LinearCall& c, int row, int output) {
     const int n = c.num_inputs, full = n / kStep * kStep;

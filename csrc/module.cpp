@@ -1,8 +1,8 @@
-// trtdisagg._csrc: what Python sees. Checks what comes once by type and shape, releases the GIL, and leaves the work to the
-// other files.
+// trtdisagg._csrc: what Python sees. Checks what comes once by type and shape, releases the GIL, and leaves the work to
+// the other files.
 //
 // What is called some hundred times a step takes addresses of contiguous rows: describing a tensor costs 5 us and more,
-// its address a tenth of that. engine/ops.py, linear.py and attention.py check shapes before they pass them.
+// its address a tenth of that. engine/attention.py, linear.py and rowwise.py check shapes before they pass them.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -95,7 +95,8 @@ void run_gate(RowwiseOps& self, uintptr_t gate_up, uintptr_t out, int num_rows, 
 void copy(uintptr_t dst, int64_t dst_bytes, uintptr_t src, int64_t src_bytes, const Triples& runs) {
     const Run* list = reinterpret_cast<const Run*>(runs.data());
     nb::gil_scoped_release released;
-    copy_runs(static_cast<char*>(at(dst)), dst_bytes, static_cast<const char*>(at(src)), src_bytes, list, runs.shape(0));
+    const size_t count = runs.shape(0);
+    copy_runs(static_cast<char*>(at(dst)), dst_bytes, static_cast<const char*>(at(src)), src_bytes, list, count);
 }
 
 std::vector<std::string> isas() {

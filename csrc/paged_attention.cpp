@@ -40,13 +40,15 @@ void PagedAttention::begin(const std::vector<Chunk>& chunks, std::vector<int32_t
     for (int32_t b : blocks_) require(b >= 0 && b < shape_.num_blocks, "block index outside the pool");
     for (const Chunk& c : chunks) {
         const int64_t end = int64_t(c.position) + c.num_tokens, per_block = shape_.tokens_per_block;
-        require(c.num_tokens > 0 && c.position >= 0 && end <= shape_.max_positions, "position outside the model's range");
+        require(c.num_tokens > 0, "a chunk without tokens");
+        require(c.position >= 0 && end <= shape_.max_positions, "position outside the model's range");
         require(c.table >= 0 && c.table + (end + per_block - 1) / per_block <= int64_t(blocks_.size()),
                 "block table too short");
         add_tiles(c);
     }
     // The tiles with most keys first, so that no thread is left with a long one at the end.
-    std::stable_sort(tiles_.begin(), tiles_.end(), [](const Tile& a, const Tile& b) { return a.position > b.position; });
+    const auto has_more_keys = [](const Tile& a, const Tile& b) { return a.position > b.position; };
+    std::stable_sort(tiles_.begin(), tiles_.end(), has_more_keys);
 }
 
 void PagedAttention::add_tiles(const Chunk& c) {

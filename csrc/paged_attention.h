@@ -28,7 +28,8 @@ public:
     // Set the step that the following `run` are about. Throws std::invalid_argument when an index is out of bounds.
     void begin(const std::vector<Chunk>& chunks, std::vector<int32_t> blocks);
 
-    // One layer: rotate, store K and V of the step's tokens in the pool, then attend. `qkv` and `out` have num_rows rows.
+    // One layer: rotate, store K and V of the step's tokens in the pool, then attend. `qkv` and `out` have num_rows()
+    // rows.
     void run(int layer, const void* qkv, void* out, bool rows_are_bf16);
 
     const AttentionShape& shape() const { return shape_; }

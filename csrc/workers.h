@@ -24,8 +24,8 @@ public:
 
     int num_threads() const { return int(threads_.size()) + 1; }
 
-    // Call body(task, thread) for each task in [0, num_tasks), thread in [0, num_threads), and return when all are done.
-    // Tasks are handed out in order to whoever is free. The body must not throw.
+    // Call body(task, thread) for each task in [0, num_tasks), thread in [0, num_threads), and return when all are
+    // done. Tasks are handed out in order to whoever is free. The body must not throw.
     void run(int num_tasks, int num_threads, const Body& body);
 
 private:
