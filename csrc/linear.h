@@ -13,9 +13,10 @@ struct LinearCall {
     int num_rows;
     int num_inputs;
     const void* weight;  // [num_outputs][num_inputs]
-    const void* x;       // [num_rows][num_inputs], of the weight's type, as is `out`
+    const void* x;       // [num_rows][num_inputs], of the weight's type
     float* widened;      // [num_rows][num_inputs]: x as `widen` leaves it
-    void* out;           // [num_rows][num_outputs]
+    void* out;           // [num_rows][num_outputs], of the weight's type or, with `out_is_float`, float
+    bool out_is_float;
     int num_outputs;
 };
 

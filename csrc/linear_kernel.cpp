@@ -73,11 +73,14 @@ inline void multiply_output(const LinearCall& c, int row, int output) {
         load_step(weight + i, first, second);
         add_step<R>(x + i, n, first, second, acc);
     }
-    T* out = static_cast<T*>(c.out) + int64_t(row) * c.num_outputs + output;
     for (int r = 0; r < R; ++r) {
         float total = sum((acc[r][0] + acc[r][1]) + (more[r][0] + more[r][1]));
         for (int j = full; j < n; ++j) total += x[int64_t(r) * n + j] * to_float(weight[j]);
-        from_float(total, out + int64_t(r) * c.num_outputs);
+        const int64_t at = int64_t(row + r) * c.num_outputs + output;
+        if (c.out_is_float)
+            from_float(total, static_cast<float*>(c.out) + at);
+        else
+            from_float(total, static_cast<T*>(c.out) + at);
     }
 }
 

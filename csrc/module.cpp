@@ -76,9 +76,9 @@ void init_linear(SmallLinear* self, const Matrix& weight, std::shared_ptr<Worker
                            std::move(workers), isa);
 }
 
-void run_linear(SmallLinear& self, uintptr_t x, uintptr_t out, int num_rows) {
+void run_linear(SmallLinear& self, uintptr_t x, uintptr_t out, int num_rows, bool out_is_float) {
     nb::gil_scoped_release released;
-    self.run(at(x), at(out), num_rows);
+    self.run(at(x), at(out), num_rows, out_is_float);
 }
 
 void run_norm(RowwiseOps& self, uintptr_t x, uintptr_t delta, uintptr_t weight, uintptr_t out, int num_rows, int width,
@@ -131,8 +131,8 @@ NB_MODULE(_csrc, m) {
 
     nb::class_<SmallLinear>(m, "SmallLinear", "A weight [outputs, inputs] to multiply a few rows with.")
         .def("__init__", &init_linear, "weight"_a, "workers"_a, "isa"_a = "", nb::keep_alive<1, 2>())
-        .def("run", &run_linear, "x_address"_a, "out_address"_a, "num_rows"_a,
-             "out [rows, outputs] = x [rows, inputs] weight^T, all of the weight's type.");
+        .def("run", &run_linear, "x_address"_a, "out_address"_a, "num_rows"_a, "out_is_float"_a = false,
+             "out [rows, outputs] = x [rows, inputs] weight^T, all of the weight's type, or out of float.");
 
     nb::class_<RowwiseOps>(m, "RowwiseOps", "Normalization and gated activation of rows of one type.")
         .def(nb::init<bool, std::shared_ptr<Workers>, const std::string&>(), "is_bf16"_a, "workers"_a, "isa"_a = "")

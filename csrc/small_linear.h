@@ -21,11 +21,11 @@ public:
         : weight_(weight), num_outputs_(num_outputs), num_inputs_(num_inputs), is_bf16_(is_bf16),
           workers_(std::move(workers)), kernels_(*pick_kernels(isa).linear) {}
 
-    // x is [num_rows][num_inputs], out [num_rows][num_outputs], both of the weight's type.
-    void run(const void* x, void* out, int num_rows) {
+    // x is [num_rows][num_inputs] of the weight's type, out [num_rows][num_outputs] of that type or float.
+    void run(const void* x, void* out, int num_rows, bool out_is_float) {
         thread_local std::vector<float> widened;
         widened.resize(size_t(num_rows) * num_inputs_);
-        const LinearCall call = {num_rows, num_inputs_, weight_, x, widened.data(), out, num_outputs_};
+        const LinearCall call = {num_rows, num_inputs_, weight_, x, widened.data(), out, out_is_float, num_outputs_};
         (is_bf16_ ? kernels_.widen_bf16 : kernels_.widen_f32)(call);
         const auto multiply = is_bf16_ ? kernels_.multiply_bf16 : kernels_.multiply_f32;
         const int num_tasks = (num_outputs_ + kOutputsPerTask - 1) / kOutputsPerTask;

@@ -12,6 +12,7 @@ On a CPU without bfloat16 instructions (AVX2) torch's own bfloat16 product runs 
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,17 +33,18 @@ class Multiplier:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.widens = backend.device.type == "cpu" and backend.is_bf16 and not _has_bfloat16_products()
+        self.can_widen = backend.device.type == "cpu" and backend.is_bf16
+        self.widens = self.can_widen and not _has_bfloat16_products()
         few_rows = _FEW_ROWS_WIDENED if self.widens else _FEW_ROWS
         self.few_rows = few_rows if backend.csrc else int(self.widens)
-        self._tile = torch.empty(_TILE_VALUES if self.widens else 0)
+        self._tile = torch.empty(_TILE_VALUES if self.can_widen else 0)
 
-    def widened(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x weight^T with float32 products, of the type of x."""
+    def widened(self, x: Tensor, weight: Tensor, out_type: torch.dtype) -> Tensor:
+        """x weight^T with float32 products."""
         num_outputs, num_inputs = weight.shape
         rows_at_once = max(1, _TILE_VALUES // num_inputs)
         wide = x.float()
-        out = x.new_empty(x.shape[0], num_outputs)
+        out = x.new_empty(x.shape[0], num_outputs, dtype=out_type)
         for begin in range(0, num_outputs, rows_at_once):
             part = weight[begin : begin + rows_at_once]
             tile = self._tile[: part.numel()].view(part.shape).copy_(part)
@@ -54,10 +56,15 @@ class Linear:
     """x -> x weight^T + bias
 
     :param weight: [outputs, inputs]
+    :param out_type: float32 for what must not be rounded to the type of the weight; None: that type.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, multiplier: Multiplier) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, multiplier: Multiplier, out_type: torch.dtype | None = None
+    ) -> None:
         self.weight = weight
+        self._out_type = out_type or weight.dtype
+        self._is_wider = self._out_type != weight.dtype
         self.bias = bias
         self._multiplier = multiplier
         backend = multiplier.backend
@@ -71,15 +78,19 @@ class Linear:
         return out if self.bias is None else out.add_(self.bias)
 
     def _multiply(self, x: Tensor) -> Tensor:
-        if x.shape[0] > self._multiplier.few_rows and self._multiplier.widens:
-            return self._multiplier.widened(x, self.weight)
-        if x.shape[0] > self._multiplier.few_rows or self._small is None:
-            return linear(x, self.weight)
+        has_few_rows = x.shape[0] <= self._multiplier.few_rows
+        if has_few_rows and self._small is not None:
+            return self._multiply_few(x, self._small)
+        if self._multiplier.can_widen and (self._is_wider or (self._multiplier.widens and not has_few_rows)):
+            return self._multiplier.widened(x, self.weight, self._out_type)
+        return linear(x, self.weight).to(self._out_type)
+
+    def _multiply_few(self, x: Tensor, small: Any) -> Tensor:
         assert x.shape[1] == self.weight.shape[1]
         assert x.dtype == self.weight.dtype
         assert x.is_contiguous()
-        out = x.new_empty(x.shape[0], self.weight.shape[0])
-        self._small.run(x.data_ptr(), out.data_ptr(), x.shape[0])
+        out = x.new_empty(x.shape[0], self.weight.shape[0], dtype=self._out_type)
+        small.run(x.data_ptr(), out.data_ptr(), x.shape[0], self._is_wider)
         return out
 
 

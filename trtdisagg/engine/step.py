@@ -11,8 +11,8 @@ import msgspec
 class Chunk(msgspec.Struct, frozen=True):
     """Consecutive tokens of one request, computed in one step: a whole prompt, a piece of one, or one new token.
 
-        positions   0 ............ start ............ start + len(tokens)
-                    | KV in blocks | computed in this step
+    positions   0 ............ start ............ start + len(tokens)
+                | KV in blocks | computed in this step
     """
 
     tokens: list[int]

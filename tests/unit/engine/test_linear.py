@@ -44,6 +44,8 @@ def test_equal_to_double(
                 got = Linear(weight, b, shared)(x)
                 assert got.dtype == dtype
                 torch.testing.assert_close(got.double(), expected, **tolerance)
+            logits = Linear(weight, None, shared, out_type=torch.float32)(x)
+            torch.testing.assert_close(logits, linear(x.float(), weight.float()), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.skipif(extension() is None, reason="the C++ extension is not built")

@@ -39,10 +39,10 @@ class Llama:
         self._layers = [_Layer(dims, parts, self._rowwise, f"model.layers.{i}.") for i in range(dims.num_layers)]
         self._norm = parts.tensor("model.norm.weight", (dims.hidden_size,))
         if dims.tie_word_embeddings:
-            self._lm_head = parts.linear_of(self._embedding)
+            self._lm_head = parts.head(self._embedding)
             parts.ignore("lm_head.weight")
         else:
-            self._lm_head = parts.linear(["lm_head"], [dims.vocab_size], dims.hidden_size)
+            self._lm_head = parts.head(parts.tensor("lm_head.weight", (dims.vocab_size, dims.hidden_size)))
         if ROPE_FACTORS in source.names:
             self.rope_factors = parts.tensor(ROPE_FACTORS, (dims.head_dim // 2,)).float().cpu()
         parts.check_all_used()
@@ -60,7 +60,7 @@ class Llama:
         for i, layer in enumerate(self._layers):
             delta = layer.forward(x, delta, i, attention)
         x = self._rowwise.norm(x, self._norm, eps, delta)
-        return self._lm_head(x[wanted]).float()
+        return self._lm_head(x[wanted])
 
 
 class _Layer:

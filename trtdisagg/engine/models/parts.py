@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from trtdisagg.engine.arena import Arena
@@ -38,9 +39,9 @@ class Parts:
         biases = self._stacked([f"{n}.bias" for n in names], num_outputs, ()) if bias else None
         return Linear(weight, biases, self._multiplier)
 
-    def linear_of(self, weight: Tensor) -> Linear:
-        """A linear layer that shares its weight with another part."""
-        return Linear(weight, None, self._multiplier)
+    def head(self, weight: Tensor) -> Linear:
+        """The layer that gives logits: in float32, since bfloat16 tells no two of them apart that differ by 0.1."""
+        return Linear(weight, None, self._multiplier, out_type=torch.float32)
 
     def ignore(self, name: str) -> None:
         self._unused.discard(name)
