@@ -1,6 +1,28 @@
 #include "workers.h"
 
+#include <chrono>
+
 namespace trtdisagg {
+
+namespace {
+
+constexpr std::chrono::microseconds kAwake{50};
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+// Look out for `is_time` for as long as a thread stays awake.
+template <typename Condition>
+void look_out(const Condition& is_time) {
+    const auto until = std::chrono::steady_clock::now() + kAwake;
+    while (!is_time() && std::chrono::steady_clock::now() < until)
+        for (int i = 0; i < 16 && !is_time(); ++i) pause();
+}
+
+}  // namespace
 
 Workers::Workers(int num_threads) {
     for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { loop(i); });
@@ -33,21 +55,28 @@ void Workers::run(int num_tasks, int num_threads, const Body& body) {
     }
     start_.notify_all();
     work(0, body);
+    {
+        std::lock_guard lock(mutex_);
+        body_ = nullptr;  // a thread that wakes only now finds nothing to do, and nobody waits for it
+    }
+    const auto all_done = [this] { return num_busy_ == 0; };
+    look_out(all_done);
     std::unique_lock lock(mutex_);
-    body_ = nullptr;  // a thread that wakes only now finds nothing to do, and nobody waits for it
-    done_.wait(lock, [this] { return num_busy_ == 0; });
+    done_.wait(lock, all_done);
 }
 
 void Workers::loop(int thread) {
-    unsigned long long last_run = 0;
-    std::unique_lock lock(mutex_);
+    uint64_t last_run = 0;
+    const auto is_time = [&] { return closing_ || run_ != last_run; };
     for (;;) {
-        start_.wait(lock, [&] { return closing_ || run_ != last_run; });
+        look_out(is_time);
+        std::unique_lock lock(mutex_);
+        start_.wait(lock, is_time);
         if (closing_) return;
         last_run = run_;
         if (body_ == nullptr || thread > num_wanted_) continue;
-        ++num_busy_;
         const Body& body = *body_;
+        ++num_busy_;
         lock.unlock();
         work(thread, body);
         lock.lock();

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -11,8 +12,12 @@
 
 namespace trtdisagg {
 
-// Runs numbered tasks on up to `num_threads` threads, the caller's included. The threads wait on a condition variable
-// and never spin, since servers share cores. One `run` at a time; a second caller waits for the first.
+// Runs numbered tasks on up to `num_threads` threads, the caller's included. One `run` at a time; a second caller waits
+// for the first.
+//
+// A step is some hundred runs with a few microseconds between them, while to wake a sleeping thread takes ten and more.
+// So a thread looks out for the next run for kAwake before it sleeps on a condition variable: it stays awake through a
+// step and does not spin while the server is idle.
 class Workers {
 public:
     using Body = std::function<void(int task, int thread)>;
@@ -34,19 +39,20 @@ private:
 
     std::vector<std::thread> threads_;
     std::mutex one_run_;
-    std::mutex mutex_;
+    std::mutex mutex_;  // guards what follows; the atomics are also looked at without it, to see whether it is time
     std::condition_variable start_;
     std::condition_variable done_;
     const Body* body_ = nullptr;
     int num_tasks_ = 0;
     int num_wanted_ = 0;
-    int num_busy_ = 0;
-    unsigned long long run_ = 0;
-    bool closing_ = false;
+    std::atomic<int> num_busy_{0};
+    std::atomic<uint64_t> run_{0};
+    std::atomic<bool> closing_{false};
+
     std::atomic<int> next_{0};
 };
 
-// How many threads some work is worth: waking one costs some microseconds, so each gets at least as much as this.
+// How many threads some work is worth: each must have enough to make up for being called.
 inline int threads_worth(double num_operations, int num_threads) {
     const double operations_per_thread = 1e6;
     const double worth = num_operations / operations_per_thread;
