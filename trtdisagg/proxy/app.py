@@ -105,7 +105,7 @@ class App:
         status = CLIENT_LEFT
         try:
             self._admit()
-            async with asyncio.timeout_at(started + self._means.spec.first_token_timeout_s) as deadline:
+            async with self._means.deadlines.by(started + self._means.spec.first_token_timeout_s) as deadline:
                 incoming = decode_incoming(await request.read(), chat=COMPLETIONS[path], request_id=id_)
                 client = ClientStream(request, {"X-Request-Id": id_})
                 self._turn += 1

@@ -7,6 +7,7 @@ in the wrong place, and bounded wherever a server decides how much is kept.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -28,6 +29,9 @@ class Head(NamedTuple):
     """Names in lower case; values of a repeated name are joined by commas."""
 
 
+_State = Callable[["ResponseParser", bytes], bytes]
+
+
 class ResponseParser:
     """Parses one answer.
 
@@ -42,7 +46,8 @@ class ResponseParser:
         self.complete = False
         self.keep_alive = False
         """The connection may carry another request once this answer is complete."""
-        self._state = self._in_head
+        self._state: _State = ResponseParser._in_head
+        """A function, not a bound method: that would be a cycle, and work for the garbage collector."""
         self._kept = b""
         """The beginning of a line or head whose end has not come."""
         self._left = 0
@@ -58,14 +63,14 @@ class ResponseParser:
         if self._kept:
             data = self._kept + data
             self._kept = b""
-        return self._state(data)
+        return self._state(self, data)
 
     def feed_eof(self) -> None:
         """The server has closed the connection.
 
         :raises BadAnswerError: in the middle of an answer.
         """
-        if self._state == self._in_rest:
+        if self._state is ResponseParser._in_rest:
             self.complete = True
         if not self.complete:
             raise BadAnswerError("the connection was closed before the end of the answer")
@@ -80,7 +85,7 @@ class ResponseParser:
                 return b""
             self._take_head(data[:end].decode("latin-1"))
             data = data[end + 4 :]
-        return self._state(data) if data else b""
+        return self._state(self, data) if data else b""
 
     def _take_head(self, text: str) -> None:
         first, *lines = text.split("\r\n")
@@ -106,17 +111,17 @@ class ResponseParser:
                 raise BadAnswerError(f"transfer encoding {encoding[:40]!r} is not understood")
             # With both, somebody in between may count otherwise than we do.
             self.keep_alive = self.keep_alive and length is None
-            self._state = self._in_chunks
+            self._state = ResponseParser._in_chunks
         elif length is not None:
             if not (length.isascii() and length.isdigit()):
                 raise BadAnswerError(f"content length {length[:40]!r} is not a number")
             self._left = int(length)
-            self._state = self._in_sized
+            self._state = ResponseParser._in_sized
             if self._left == 0:
                 self._finish()
         else:
             self.keep_alive = False
-            self._state = self._in_rest
+            self._state = ResponseParser._in_rest
 
     def _in_sized(self, data: bytes) -> bytes:
         body = data[: self._left]
@@ -162,7 +167,7 @@ class ResponseParser:
         return self._left > 0
 
     def _in_trailers(self, data: bytes) -> bytes:
-        self._state = self._in_trailers
+        self._state = ResponseParser._in_trailers
         while (end := data.find(b"\r\n")) >= 0:
             self._num_trailer_bytes += end + 2
             if self._num_trailer_bytes > MAX_TRAILER_BYTES:
@@ -181,7 +186,7 @@ class ResponseParser:
 
     def _finish(self, excess: bytes = b"") -> None:
         self.complete = True
-        self._state = self._in_excess
+        self._state = ResponseParser._in_excess
         self._in_excess(excess)
 
     def _in_excess(self, data: bytes) -> bytes:

@@ -7,11 +7,13 @@ What to do about either is the relay's.
 from __future__ import annotations
 
 import asyncio
+import math
 from types import TracebackType
 
 from trtdisagg.errors import TrtdisaggError, UnavailableError, UpstreamError
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.openai import encode_error
+from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.http1 import BadAnswerError, Head
 from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.pool import Exchange, Pool, UnreachableError
@@ -60,8 +62,9 @@ class RefusedError(Exception):
 class Legs:
     """Asks servers."""
 
-    def __init__(self, pool: Pool, roster: Roster, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, roster: Roster, metrics: Metrics, deadlines: Deadlines) -> None:
         self.pool = pool
+        self.deadlines = deadlines
         self.roster = roster
         self.metrics = metrics
 
@@ -81,7 +84,7 @@ class Leg:
         self._member = member
         self._exchange = exchange
         self._patience_s = patience_s
-        self._timer: asyncio.TimerHandle | None = None
+        self.due = math.inf
 
     async def __aenter__(self) -> Connection:
         """Ask; in the block the answer has status 200 and its body is to be taken.
@@ -90,7 +93,9 @@ class Leg:
         :raises RefusedError: when the answer is a 4xx.
         """
         self._legs.metrics.leg_begins(self._member)
-        self._look_again_later()
+        if self._patience_s is not None:
+            self._look_again_in(self._patience_s)
+            self._legs.deadlines.add(self)
         try:
             head, connection = await self._exchange.__aenter__()
         except BaseException as e:
@@ -112,23 +117,24 @@ class Leg:
 
     def _end(self, error: BaseException | None) -> None:
         self._legs.metrics.leg_ends(self._member)
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._patience_s is not None:
+            self._legs.deadlines.remove(self)
         if isinstance(error, UnreachableError | BrokenError):
             self._legs.roster.doubt(self._member)
             raise LegFailedError(self._member, str(error), reached=isinstance(error, BrokenError)) from error
         if isinstance(error, BadAnswerError):
             raise LegFailedError(self._member, str(error)) from error
 
-    def _look_again_later(self) -> None:
-        if self._patience_s is not None:
-            self._timer = asyncio.get_running_loop().call_later(self._patience_s, self._look)
-
-    def _look(self) -> None:
+    def pass_by(self) -> None:
+        """It is time to look whether the server is still there."""
+        assert self._patience_s is not None
         if self._legs.roster.is_listed(self._member):
-            self._look_again_later()
+            self._look_again_in(self._patience_s)
         else:
             self._exchange.give_up()
+
+    def _look_again_in(self, seconds: float) -> None:
+        self.due = asyncio.get_running_loop().time() + seconds
 
 
 async def _raise_for_status(member: Member, head: Head, connection: Connection) -> None:

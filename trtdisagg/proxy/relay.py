@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
 import msgspec
 from aiohttp import web
@@ -25,6 +26,7 @@ from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy import last_token, route
 from trtdisagg.proxy.client_stream import ClientStream
 from trtdisagg.proxy.context import FirstToken, decode_first_token
+from trtdisagg.proxy.deadlines import Deadline, Deadlines
 from trtdisagg.proxy.ids import DisaggIds
 from trtdisagg.proxy.legs import LegFailedError, Legs, RefusedError
 from trtdisagg.proxy.metrics import Metrics
@@ -44,6 +46,7 @@ class Means(msgspec.Struct, frozen=True):
     legs: Legs
     metrics: Metrics
     ids: DisaggIds
+    deadlines: Deadlines
 
 
 class Relay:
@@ -63,7 +66,7 @@ class Relay:
         *,
         turn: int,
         started: float,
-        deadline: asyncio.Timeout,
+        deadline: Deadline,
     ) -> None:
         self._means = means
         self._incoming = incoming
@@ -76,7 +79,7 @@ class Relay:
         """From one of ours: generation goes on from it, however often it is asked."""
         self._ticket_used = False
         self._generation_spoke = False
-        self._first_token_at = deadline.when()
+        self._first_token_at = deadline.due
 
     async def run(self) -> web.StreamResponse:
         """Answer the client.
@@ -121,7 +124,7 @@ class Relay:
             retries_left -= 1
             self._means.metrics.retry(self._incoming.model)
             if self._first is None:
-                self._deadline.reschedule(self._first_token_at)
+                self._deadline.due = self._first_token_at
 
     async def _attempt(self) -> web.StreamResponse:
         snapshot, incoming = self._means.roster.snapshot, self._incoming
@@ -180,14 +183,14 @@ class Relay:
     async def _relay(self, member: Member, body: bytes) -> None:
         incoming, idle_timeout_s = self._incoming, self._means.spec.idle_timeout_s
         # Before the first token the request's own deadline holds; after it, what holds between any two tokens.
-        limit_s = idle_timeout_s if self._client.begun else None
+        due = asyncio.get_running_loop().time() + idle_timeout_s if self._client.begun else math.inf
         try:
             async with (
-                asyncio.timeout(limit_s) as limit,
+                self._means.deadlines.by(due) as silence,
                 self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer,
             ):
                 piece = await answer.next_piece()
-                limit.reschedule(None)
+                silence.lift()
                 if not piece:
                     raise LegFailedError(member, "the answer is empty")
                 self._generation_spoke = True
@@ -203,14 +206,14 @@ class Relay:
         if self._client.begun:
             self._client.feed(data)
             return
-        self._deadline.reschedule(None)
+        self._deadline.lift()
         self._means.metrics.first_token(self._incoming.model, asyncio.get_running_loop().time() - self._started)
         await self._client.begin(data)
 
     async def _fetch(self, member: Member, body: bytes) -> bytes:
         incoming = self._incoming
         # A whole answer shows no tokens, so there is nothing to time. It may take as long as its server is listed.
-        self._deadline.reschedule(None)
+        self._deadline.lift()
         leg = self._means.legs.open(
             member, incoming.path, body, incoming.request_id, patience_s=self._means.spec.idle_timeout_s
         )

@@ -19,6 +19,7 @@ from trtdisagg.protocol.parent import end_with_parent
 from trtdisagg.protocol.reports import Reporter
 from trtdisagg.protocol.spec import Beat, Failed, ProxySpec, Ready
 from trtdisagg.proxy.app import App
+from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.health import Health
 from trtdisagg.proxy.http_server import serving
 from trtdisagg.proxy.ids import DisaggIds
@@ -55,8 +56,9 @@ def run_proxy(spec: ProxySpec) -> int:
 async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
     signals = _Signals()
     roster, pool = Roster(), Pool(_read_secret(spec.secret_file))
-    metrics = Metrics(roster)
-    app = App(Means(spec=spec, roster=roster, legs=Legs(pool, roster, metrics), metrics=metrics, ids=DisaggIds()))
+    metrics, deadlines = Metrics(roster), Deadlines()
+    legs = Legs(pool, roster, metrics, deadlines)
+    app = App(Means(spec=spec, roster=roster, legs=legs, metrics=metrics, ids=DisaggIds(), deadlines=deadlines))
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(pool.close_idle)
         sockets = open_sockets(spec.host, spec.port, stuck_timeout_s=spec.idle_timeout_s)
