@@ -148,6 +148,7 @@ class Errand:
         except HandoverError as e:
             return e.message
         finally:
+            await claim.release()  # a fetch that is cut short before it began has not done so
             await wait_out(asyncio.ensure_future(claim.settled()))
         return None
 

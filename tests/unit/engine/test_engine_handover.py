@@ -103,6 +103,19 @@ async def test_claim_then_fetch() -> None:
         assert await told.error() is None
 
 
+async def test_a_fetch_forgotten_before_it_began_gives_the_claim_back() -> None:
+    async with open_handover() as (transceiver, handover, told):
+        handover.claim(1, TICKET)
+        await transceiver.claiming.wait()
+        await asyncio.sleep(0)  # the claim is made
+        handover.fetch(1, [4], told)
+        await asyncio.sleep(0)  # the errand is told, and goes on just before it is to forget
+        handover.forget(1)
+        assert await told.error() is not None
+        assert transceiver.claim_made.blocks is None
+        assert transceiver.claim_made.is_released
+
+
 async def test_fetch_that_fails_is_told_when_nothing_is_written_any_more() -> None:
     async with open_handover() as (transceiver, handover, told):
         claim = transceiver.claim_made
