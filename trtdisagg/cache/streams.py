@@ -71,14 +71,18 @@ class PeerStream(Generic[Incoming]):
             raise PeerLostError(f"the peer was silent for {timeout_s:g} s") from None
         except (OSError, asyncio.IncompleteReadError) as e:
             raise PeerLostError("the connection to the peer was lost") from e
-        except msgspec.DecodeError as e:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             raise PeerLostError(f"the peer sent what is not of our protocol: {e}") from e
 
     def send(self, message: FromContext | FromGeneration) -> None:
-        """Send without waiting: messages are few and small, and a peer that takes none is silent soon."""
+        """Send without waiting: messages are few and small, and a peer that takes none is silent soon.
+
+        That the connection is lost is for `receive` to say.
+        """
         body = msgspec.msgpack.encode(message)
         assert len(body) <= MAX_FRAME_BYTES
-        self._writer.write(_LENGTH.pack(len(body)) + body)
+        if not self._writer.is_closing():  # uvloop raises where asyncio says nothing
+            self._writer.write(_LENGTH.pack(len(body)) + body)
 
     def abort(self) -> None:
         """End the connection now; whoever receives gets a PeerLostError."""

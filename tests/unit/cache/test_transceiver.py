@@ -325,7 +325,15 @@ async def test_a_silent_context_server_is_taken_for_gone() -> None:
         assert heard
 
 
-@pytest.mark.parametrize("sent", [b"\xff\xff\xff\xff", b"\0\0\0\2hi", b"\0\0\0\x10", b""])
+def frame(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + body
+
+
+NOT_UTF8 = frame(b"\x82\xa4type\xa5hello\xa6server\xa1\xff")
+NESTED = frame(b"\x82\xa4type\xa4ping\xa1x" + b"\x91" * 100_000)
+
+
+@pytest.mark.parametrize("sent", [b"\xff\xff\xff\xff", b"\0\0\0\2hi", b"\0\0\0\x10", b"", NOT_UTF8, NESTED])
 async def test_nonsense_on_the_port_hurts_nobody(sent: bytes) -> None:
     async with server("context-0", seed=1) as context, server("generation-0") as generation:
         ticket = context.hold(1, [3])
