@@ -44,6 +44,10 @@ class FakeHandover:
         self.held[request_id] = Held(list(blocks), num_tokens, on_released)
         return ticket(request_id, num_tokens, blocks)
 
+    def withdraw(self, ticket: Ticket) -> None:
+        if ticket.request_id in self.held:
+            self.release(ticket.request_id)
+
     def claim(self, request_id: int, ticket: Ticket) -> None:
         assert request_id not in self.open_claims
         assert request_id not in self.fetches

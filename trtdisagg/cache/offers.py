@@ -1,6 +1,7 @@
 """The context side: blocks held for generation servers, and the listener where those come for them.
 
     hold (engine thread) -> lease -> Renew ... Finish | Release | the lease ends | the peer is lost -> on_released
+                       withdraw (engine thread) ---------------------------------------------------------^
 
 It tells peers where our pool is, and knows nothing of the reads themselves: those are one-sided. What makes them safe
 is that `Finished` says whether the blocks were still held when they had been read.
@@ -81,8 +82,7 @@ class Offers:
         :raises HandoverError: when we end.
         """
         hold_id = self.holds.add(request_id, len(blocks), on_released)
-        with suppress(RuntimeError):  # the loop is closed: then so is `holds`, and the callback was called
-            self._loop.call_soon_threadsafe(self._changed.set)
+        self._tell_watch()
         return Ticket(
             server=self._me.server,
             incarnation=self._me.incarnation,
@@ -94,6 +94,11 @@ class Offers:
             lease_ms=self._me.lease_ms,
         )
 
+    def withdraw(self, ticket: Ticket) -> None:
+        """Release what a ticket of ours names, if it is still held. From any thread."""
+        if self.holds.end(ticket.request_id):
+            self._tell_watch()
+
     def stop(self) -> None:
         """Hold no more, release what is held, and ask our tasks to end."""
         self._is_stopped = True
@@ -101,6 +106,10 @@ class Offers:
         self.holds.close()
         for task in self._own_tasks:
             task.cancel()
+
+    def _tell_watch(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: then so is `holds`, and the callbacks were called
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = self._tasks.create_task(work)

@@ -104,11 +104,15 @@ class Transceiver:
 
         :param request_id: for logs; the ticket carries a number of its own.
         :param blocks: in token order.
-        :param on_released: called exactly once, from the event loop's thread, when nobody may read the blocks any more:
-            they were fetched or given back, the lease ended, the peer that had claimed them is lost, or we close.
+        :param on_released: called exactly once, from any thread, when nobody may read the blocks any more: they were
+            fetched, given back or withdrawn, the lease ended, the peer that had claimed them is lost, or we close.
         :raises HandoverError: when we are closed; `on_released` is not called then.
         """
         return self._offers.hold(request_id, blocks, num_tokens, on_released)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Release what a ticket of ours names before its lease ends, if it is still held. From any thread."""
+        self._offers.withdraw(ticket)
 
     async def claim(self, ticket: Ticket) -> Claim:
         """Claim what a ticket names, and keep its lease alive until the claim is fetched or released.

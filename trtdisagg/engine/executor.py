@@ -122,7 +122,10 @@ class Executor:
         return self._responses.take(request_id, timeout_s)
 
     def cancel_request(self, request_id: int) -> None:
-        """End a request: its last output says `cancelled`. One that has ended already is left as it is."""
+        """End a request: its last output says `cancelled`. One that has ended has none more.
+
+        Blocks that it holds for another server are given back: not to be called once somebody has its ticket.
+        """
         self._core.inbox.put(Cancel(request_id))
 
     def shutdown(self, timeout_s: float = 10.0) -> None:

@@ -55,6 +55,9 @@ class TransceiverHandover:
     def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
         return self._transceiver.hold(request_id, blocks, num_tokens, on_released)
 
+    def withdraw(self, ticket: Ticket) -> None:
+        self._transceiver.withdraw(ticket)
+
     def claim(self, request_id: int, ticket: Ticket) -> None:
         self._loop.call_soon_threadsafe(self._claim, request_id, ticket)
 

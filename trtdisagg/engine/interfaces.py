@@ -39,6 +39,9 @@ class Handover(Protocol):
         :raises TrtdisaggError: when nothing can be offered; then `on_released` is never called.
         """
 
+    def withdraw(self, ticket: Ticket) -> None:
+        """Take back what `hold` offered, because nobody has the ticket; without effect on what is released already."""
+
     def claim(self, request_id: int, ticket: Ticket) -> None:
         """A request with this ticket has entered and waits for blocks: its lease is kept alive."""
 

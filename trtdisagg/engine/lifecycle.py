@@ -83,9 +83,16 @@ class Lifecycle:
         self._outputs.append(Output(request_id=request.id, finish_reason="error", error=error))
 
     def cancel(self, request_id: int) -> None:
+        """Nobody wants the rest of it; of blocks that are held, nobody has the ticket."""
         sequence = self._sequences.get(request_id)
-        if sequence is not None and sequence.is_active:
+        if sequence is None:
+            return
+        if sequence.is_active:
             self._end(sequence, "cancelled")
+        elif sequence.state is State.HELD:
+            assert self._handover is not None
+            assert sequence.offer is not None
+            self._handover.withdraw(sequence.offer)
 
     def cancel_all(self) -> None:
         for sequence in list(self._sequences.values()):
@@ -238,7 +245,7 @@ class Lifecycle:
         assert self._handover is not None
         released = partial(self._post, Released(sequence.id))
         try:
-            ticket = self._handover.hold(sequence.id, sequence.blocks, sequence.num_computed, released)
+            ticket = sequence.offer = self._handover.hold(sequence.id, sequence.blocks, sequence.num_computed, released)
         except TrtdisaggError as e:
             self._end(sequence, "error", error=f"The KV could not be offered for handover: {e}")
             return

@@ -14,7 +14,7 @@ class Add(msgspec.Struct, frozen=True):
 
 
 class Cancel(msgspec.Struct, frozen=True):
-    """Nobody wants the rest of this request. One that has ended already is no error."""
+    """Nobody wants the rest of this request, nor its ticket. One that has ended already is no error."""
 
     request_id: int
 

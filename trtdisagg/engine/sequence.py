@@ -39,6 +39,8 @@ class Sequence:
     """Every token that ends it: stop tokens and, unless ignored, the model's end of sequence."""
     ticket: Ticket | None = None
     """Where its first KV is fetched; None: all of it is computed here."""
+    offer: Ticket | None = None
+    """What its KV is fetched with by others, once it is held."""
     num_prompt: int = field(init=False)
     tokens: list[int] = field(init=False)
     num_computed: int = 0

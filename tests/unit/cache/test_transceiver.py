@@ -83,6 +83,18 @@ async def test_a_lease_that_nobody_claims_ends() -> None:
     assert context.releases.counts == {1: 1}
 
 
+async def test_withdrawn_blocks_are_free_at_once_and_nobody_else_is_hurt() -> None:
+    async with server("context-0", seed=1) as context, server("generation-0") as generation:
+        kept, withdrawn = context.hold(1, [3]), context.hold(2, [4])
+        await asyncio.to_thread(context.transceiver.withdraw, withdrawn)  # as the engine's thread does
+        assert context.releases.counts == {2: 1}
+        context.transceiver.withdraw(withdrawn)
+        await (await generation.transceiver.claim(kept)).fetch([0])
+        with pytest.raises(HandoverError, match="no longer held"):
+            await (await generation.transceiver.claim(withdrawn)).fetch([1])
+    assert context.releases.counts == {1: 1, 2: 1}
+
+
 async def test_a_claim_keeps_the_lease_alive() -> None:
     async with server("context-0", seed=1, lease_ms=300) as context, server("generation-0") as generation:
         claim = await generation.transceiver.claim(context.hold(1, [3]))

@@ -52,15 +52,14 @@ def test_held_blocks_are_free_when_released_and_a_second_release_does_nothing() 
     engine.assert_empty()
 
 
-def test_cancel_leaves_held_blocks_to_their_lease() -> None:
+def test_cancel_withdraws_held_blocks_at_once() -> None:
     engine = HandDriven()
     context_leg(engine)
     engine.cancel(1)
+    engine.cancel(1)
     engine.run()
-    assert engine.stats.num_held_blocks == 2
+    assert not engine.handover.held
     assert engine.last(1).finish_reason == "not_finished"
-    engine.handover.release(1)
-    engine.run()
     engine.assert_empty()
 
 
