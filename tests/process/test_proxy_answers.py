@@ -210,6 +210,22 @@ async def test_an_http_1_0_client_is_streamed_to_without_chunks(cluster: Serving
     assert text.endswith(b"data: [DONE]\n\n")
 
 
+async def test_a_client_that_asks_before_it_sends_its_body(cluster: Serving) -> None:
+    body = json.dumps({"model": MODEL, "prompt": "may I", "max_tokens": 2}).encode()
+    host, port = cluster.proxy.url.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    async with asyncio.timeout(20):
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\n"
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert words.answer("may I", 2).encode() in answer
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 

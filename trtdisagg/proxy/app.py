@@ -106,7 +106,7 @@ class App:
         try:
             self._admit()
             async with self._means.deadlines.by(started + self._means.spec.first_token_timeout_s) as deadline:
-                incoming = decode_incoming(await request.read(), chat=COMPLETIONS[path], request_id=id_)
+                incoming = decode_incoming(await _read(request), chat=COMPLETIONS[path], request_id=id_)
                 client = ClientStream(request, {"X-Request-Id": id_})
                 self._turn += 1
                 relay = Relay(self._means, incoming, client, turn=self._turn, started=started, deadline=deadline)
@@ -156,6 +156,12 @@ class App:
     def _metrics(self) -> web.Response:
         page, content_type = self._means.metrics.page()
         return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+async def _read(request: web.BaseRequest) -> bytes:
+    if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return await request.read()
 
 
 def _explain(error: Exception, id_: str) -> web.Response:

@@ -25,6 +25,7 @@ from trtdisagg.registry.members import Roster
 
 INTERVAL_S = 1.0
 DOUBT_INTERVAL_S = 0.2
+DOUBT_TIMEOUT_S = 2.0
 TIMEOUT_S = 5.0
 MAX_SILENT = 2
 MAX_BODY_BYTES = 1024 * 1024
@@ -96,15 +97,17 @@ class Health:
 
     async def _settle_doubts(self) -> None:
         while True:
-            for member in self._roster.doubted:
-                if await self._look(member.url) == "well":
-                    self._roster.trust(member)
+            await asyncio.gather(*(self._settle(member) for member in self._roster.doubted))
             self._pool.close_old()
             await asyncio.sleep(DOUBT_INTERVAL_S)
 
-    async def _look(self, url: str) -> Outcome:
+    async def _settle(self, member: Member) -> None:
+        if await self._look(member.url, DOUBT_TIMEOUT_S) == "well":
+            self._roster.trust(member)
+
+    async def _look(self, url: str, timeout_s: float = TIMEOUT_S) -> Outcome:
         try:
-            status, _ = await self._get(url, "/health")
+            status, _ = await self._get(url, "/health", timeout_s)
         except (UnreachableError, BrokenError):
             return "refused"
         except TimeoutError:
@@ -128,8 +131,8 @@ class Health:
         _, body = await self._get(url, "/v1/models")
         return [card.id for card in msgspec.json.decode(body, type=ModelList).data]
 
-    async def _get(self, url: str, path: str) -> tuple[int, bytes]:
-        async with asyncio.timeout(TIMEOUT_S), self._pool.exchange(url, "GET", path) as (head, connection):
+    async def _get(self, url: str, path: str, timeout_s: float = TIMEOUT_S) -> tuple[int, bytes]:
+        async with asyncio.timeout(timeout_s), self._pool.exchange(url, "GET", path) as (head, connection):
             return head.status, await connection.read(MAX_BODY_BYTES)
 
 
