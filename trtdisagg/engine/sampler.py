@@ -23,6 +23,8 @@ Ids = npt.NDArray[np.intp]
 Bits = npt.NDArray[np.uint32]
 
 _MASK64 = (1 << 64) - 1
+_LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
+"""Below this it is greedy: what rounds to 0 in float32 would divide 0 by 0."""
 
 
 class Row(NamedTuple):
@@ -53,7 +55,7 @@ def _sample_row(logits: Floats, row: Row) -> int | None:
     top = int(logits.argmax())  # the first NaN, where there is one
     if not np.isfinite(logits[top]):
         return None
-    if row.sampling.temperature == 0:
+    if row.sampling.temperature < _LEAST_TEMPERATURE:
         return top
     return _draw(logits, top, row)
 

@@ -105,7 +105,7 @@ def test_greedy_takes_the_greatest() -> None:
     assert sample(logits, [row(temperature=0)] * 20) == list(logits.argmax(1))
 
 
-@pytest.mark.parametrize("temperature", [1e-3, 1e-8, 1e-30, 1e-45])
+@pytest.mark.parametrize("temperature", [1e-3, 1e-8, 1e-30, 1e-45, 1e-50, 5e-324])
 def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
     assert set(draw(LOGITS[::-1].copy(), 50, temperature=temperature)) == {4}
 
