@@ -15,6 +15,8 @@ from tokenizers import Tokenizer
 
 from trtdisagg.errors import ConfigError
 
+_MAX_ID = 2**32 - 1
+"""The library takes none beyond; ids come from clients and are checked by whoever knows the model's vocabulary."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -33,7 +35,7 @@ class TokenBytes:
     def __getitem__(self, token_id: int) -> bytes:
         found = self._known.get(token_id)
         if found is None:
-            token = self._id_to_token(token_id)
+            token = self._id_to_token(token_id) if 0 <= token_id <= _MAX_ID else None
             found = self._known[token_id] = b"" if token is None else self._to_bytes(token)
         return found
 

@@ -56,6 +56,12 @@ def test_a_prompt_that_ends_within_a_character_is_completed() -> None:
     assert "".join(one_by_one(TOKENIZERS["bytes"], ids[3:], ids[:3])) == "🎉y"
 
 
+def test_ids_that_no_tokenizer_has_say_nothing() -> None:
+    for tokenizer in TOKENIZERS.values():
+        for wrong in (-1, 2**31, 2**32, 2**70):
+            assert "".join(one_by_one(tokenizer, [5, wrong], [wrong])) == tokenizer.decode([5])
+
+
 def test_special_tokens_are_skipped_or_shown() -> None:
     assert "".join(one_by_one(TOKENIZERS["bytes"], [1, 3, 2])) == "!"
     assert "".join(one_by_one(TOKENIZERS["bytes"], [1, 3, 2], skip=False)) == "<|im_start|>!<|im_end|>"
