@@ -56,7 +56,7 @@ def read_gguf_header(path: str) -> GgufHeader:
             return _Cursor(view).header()
     except OSError as e:
         raise StartupError(f"The model file {path} cannot be read: {e.strerror or e}") from e
-    except (ValueError, struct.error, LookupError) as e:
+    except (ValueError, TypeError, ArithmeticError, struct.error, LookupError, RecursionError) as e:
         raise StartupError(f"{path} is not a GGUF file that can be read: {e}") from e
 
 

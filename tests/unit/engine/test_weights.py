@@ -164,6 +164,23 @@ def test_damaged_safetensors(model: Path) -> None:
         logits(model)
 
 
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_damaged_index(model: Path, index: str) -> None:
+    (model / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(StartupError, match=r"model\.safetensors\.index\.json"):
+        logits(model)
+
+
+def test_a_projection_of_another_height_is_named(model: Path, tmp_path: Path) -> None:
+    change(model, model__layers__0__self_attn__k_proj__weight=torch.ones(32, 64))
+    path = write_gguf(model, tmp_path / "model.gguf")
+    data = path.read_bytes()
+    name = b"blk.0.attn_k.weight" + struct.pack("<IQ", 2, 64)
+    path.write_bytes(data.replace(name + struct.pack("<Q", 32), name + struct.pack("<Q", 31)))
+    with pytest.raises(StartupError, match=r"self_attn\.k_proj\.weight has shape \[31, 64\]"):
+        logits(path)
+
+
 def test_an_unknown_quantization_is_named(model: Path, tmp_path: Path) -> None:
     path = write_gguf(model, tmp_path / "model.gguf", kind=gguf.GGMLQuantizationType.Q8_0)
     data = bytearray(path.read_bytes())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -192,6 +193,23 @@ def test_gguf_that_would_be_computed_wrongly(tmp_path: Path) -> None:
 def test_damaged_gguf(tmp_path: Path, size: int) -> None:
     path = gguf_file(tmp_path / "m.gguf")
     path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(StartupError, match="not a GGUF file that can be read"):
+        dimensions(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        struct.pack("<II", 4, 0),
+        struct.pack("<IQ", 8, 1) + b"x",
+        struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000,
+        struct.pack("<IIQ", 9, 12, 2**63),
+    ],
+)
+def test_gguf_with_a_value_that_makes_no_sense(tmp_path: Path, value: bytes) -> None:
+    path = tmp_path / "m.gguf"
+    key = b"general.alignment"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key + value)
     with pytest.raises(StartupError, match="not a GGUF file that can be read"):
         dimensions(path)
 

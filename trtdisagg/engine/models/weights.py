@@ -71,7 +71,10 @@ def _checkpoint_files(path: Path) -> list[Path]:
     """A directory may hold the same weights in another form beside those that count."""
     index = path / "model.safetensors.index.json"
     if index.exists():
-        return sorted({path / file for file in read_json(index)["weight_map"].values()})
+        try:
+            return sorted({path / file for file in read_json(index)["weight_map"].values()})
+        except (KeyError, TypeError, AttributeError) as e:
+            raise StartupError(f"{index} does not say which file holds which tensor") from e
     single = path / "model.safetensors"
     return [single] if single.exists() else sorted(path.glob("*.safetensors"))
 
@@ -108,8 +111,10 @@ class GgufWeights:
 
     def read(self, name: str) -> Tensor:
         tensor = torch.from_numpy(_dequantized(self._path, self._tensors[name])).float()
-        projection = name.split(".")[-2]
-        return _in_half_order(tensor, self._num_heads[projection]) if projection in self._num_heads else tensor
+        num_heads = self._num_heads.get(name.split(".")[-2])
+        if num_heads is None or tensor.shape[0] % (2 * num_heads):  # a wrong shape is the model's to name
+            return tensor
+        return _in_half_order(tensor, num_heads)
 
 
 def _hf_name(name: str) -> str:
