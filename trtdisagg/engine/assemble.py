@@ -16,6 +16,7 @@ import msgspec
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transceiver import Transceiver
 from trtdisagg.cache.transports import open_transports
+from trtdisagg.cache.waiting import wait_out
 from trtdisagg.engine.executor import Executor
 from trtdisagg.engine.handover import TransceiverHandover
 from trtdisagg.engine.http.delivery import Delivery
@@ -71,9 +72,14 @@ async def open_engine(
             deliver=delivery.deliver,
             stall_timeout_s=STALL_TIMEOUT_S,
         )
-        stack.push_async_callback(asyncio.to_thread, executor.shutdown)
+        stack.push_async_callback(shut_down, executor)
         executor.start()
         yield Loaded(_Engine(executor, transceiver), tokenizer)
+
+
+async def shut_down(executor: Executor) -> None:
+    """End the engine's thread and wait for it, also when cancelled: it computes in memory that is closed next."""
+    await wait_out(asyncio.ensure_future(asyncio.to_thread(executor.shutdown)))
 
 
 class _Engine:
