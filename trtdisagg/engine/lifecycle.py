@@ -50,7 +50,7 @@ class Lifecycle:
         self, limits: Limits, eos_token_ids: frozenset[int], handover: Handover | None, post: Callable[[Message], None]
     ) -> None:
         self.counters = Counters()
-        self._eos_token_ids = eos_token_ids
+        self._eos_token_ids = frozenset(t for t in eos_token_ids if 0 <= t < limits.vocab_size)
         self._handover = handover
         self._post = post
         self._limits = limits

@@ -134,6 +134,20 @@ def test_cancel_and_then_the_id_is_free_again(rig: Rig) -> None:
     assert rig.all_of(1)[-1].finish_reason == "length"
 
 
+def test_an_end_of_sequence_that_the_model_does_not_have_ends_and_bans_nothing() -> None:
+    request = make_request(1, sampling={"ignore_eos": False, "min_tokens": 2})
+    limits = make_limits()
+    with Executor(runner=FakeRunner(4), limits=limits, eos_token_ids=frozenset({-1, limits.vocab_size})) as executor:
+        executor.enqueue_request(request)
+        tokens: list[int] = []
+        while len(tokens) < 6:
+            [*outputs] = executor.await_responses(1, timeout_s=10)
+            assert outputs
+            assert outputs[-1].error is None
+            tokens += [t for o in outputs for t in o.new_token_ids]
+    assert tokens == tokens_alone(request, 6)
+
+
 def test_a_full_queue_is_said_at_once(rig: Rig) -> None:
     rig.runner.gate.clear()
     rig.executor.enqueue_request(make_request(0))
