@@ -175,5 +175,6 @@ def _env(slot: Slot, spot: Spot) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": ",".join(spot.gpus),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "OMP_NUM_THREADS": str(spot.num_threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # else threads spin between two products, on cores that others share
         **slot.section.env,
     }
