@@ -76,8 +76,21 @@ async def test_a_body_over_the_limit_is_a_413(tmp_path: Path, http: aiohttp.Clie
 
         async with http.post(url, data=in_pieces() if chunked else large) as answer:
             assert answer.status == 413
-            assert (await answer.json())["error"]["code"] == "body_too_large"
+            error = (await answer.json())["error"]
+            assert error["code"] == "body_too_large"
+            assert "10000 bytes" in error["message"]
         assert text_of(await _read(http, url, body("small", 3))) == words.answer("small", 3)
+
+
+async def test_a_body_over_the_limit_is_not_asked_for(tmp_path: Path) -> None:
+    with serving(tmp_path, {"generation-0": []}, max_body_bytes=10_000) as cluster:
+        host, port = cluster.proxy.url.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10001\r\n"
+        writer.write(head + b"Expect: 100-continue\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readline(), DEADLINE_S)).startswith(b"HTTP/1.1 413 ")
+        writer.close()
+        await writer.wait_closed()
 
 
 # --- clients that do not keep up ------------------------------------------------------------------------------------

@@ -106,7 +106,8 @@ class App:
         try:
             self._admit()
             async with self._means.deadlines.by(started + self._means.spec.first_token_timeout_s) as deadline:
-                incoming = decode_incoming(await _read(request), chat=COMPLETIONS[path], request_id=id_)
+                body = await _read(request, self._means.spec.max_body_bytes)
+                incoming = decode_incoming(body, chat=COMPLETIONS[path], request_id=id_)
                 client = ClientStream(request, {"X-Request-Id": id_})
                 self._turn += 1
                 relay = Relay(self._means, incoming, client, turn=self._turn, started=started, deadline=deadline)
@@ -158,10 +159,16 @@ class App:
         return web.Response(body=page, headers={"Content-Type": content_type})
 
 
-async def _read(request: web.BaseRequest) -> bytes:
+async def _read(request: web.BaseRequest, max_body_bytes: int) -> bytes:
+    too_large = BodyTooLargeError(f"The body is larger than {max_body_bytes} bytes")
+    if (request.content_length or 0) > max_body_bytes:
+        raise too_large
     if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return await request.read()
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise too_large from None
 
 
 def _explain(error: Exception, id_: str) -> web.Response:
@@ -175,8 +182,6 @@ def _explain(error: Exception, id_: str) -> web.Response:
             return web.Response(status=error.status, body=error.body, headers={**kept, **headers})
         case TimeoutError():
             return _error(DeadlineError("There was no first token in time"), headers)
-        case web.HTTPRequestEntityTooLarge():
-            return _error(BodyTooLargeError("The request body is over the limit of this server"), headers)
         case web.RequestPayloadError():
             return _error(RequestError(f"The body cannot be read: {error}"), headers)
     logger.error("%s: a bug in the proxy", id_, exc_info=error)

@@ -16,12 +16,16 @@ from aiohttp import web
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 BACKLOG = 1024
+KEEP_ALIVE_S = 75.0
+"""For a connection to bring a whole head: the first, or the next. Longer than reverse proxies keep one they use."""
 SHUTDOWN_TIMEOUT_S = 0.5
 """For handlers that still run when the server ends: then they are cancelled."""
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: Handler, sockets: Sequence[socket.socket], max_body_bytes: int) -> AsyncIterator[None]:
+async def serving(
+    handler: Handler, sockets: Sequence[socket.socket], max_body_bytes: int, *, keep_alive_s: float = KEEP_ALIVE_S
+) -> AsyncIterator[None]:
     """Serve on sockets that listen already, while the block runs.
 
     :param max_body_bytes: reading a longer request body raises aiohttp's HTTPRequestEntityTooLarge.
@@ -31,7 +35,13 @@ async def serving(handler: Handler, sockets: Sequence[socket.socket], max_body_b
     def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)
 
-    server = web.Server(handler, request_factory=make_request, handler_cancellation=True, access_log=None)
+    server = web.Server(
+        handler,
+        request_factory=make_request,
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=keep_alive_s,
+    )
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:
