@@ -47,7 +47,7 @@ def _default() -> Place:
 def _only(places: list[Place], what: str) -> Place:
     if len(places) > 1:
         names = ", ".join(sorted(place.run_dir.name for place in places))
-        raise ConfigError(f"several {what} run: {names}; name the file of the one you mean")
+        raise ConfigError(f"several {what} run: {names}; name the one you mean, or its file")
     return places[0]
 
 

@@ -79,9 +79,10 @@ def find(key: str | Path, env: Mapping[str, str] = os.environ) -> Place | None:
 
 
 def find_by_name(name: str, env: Mapping[str, str] = os.environ) -> list[Place]:
-    """The places of all clusters of this name that run."""
-    known = [path.name for base in _runtime_bases(env) for path in base.glob(f"{_safe(name)}-*")]
-    return [_place(directory, env) for directory in known if directory.rpartition("-")[0] == _safe(name)]
+    """The places of all clusters of this name that run, or of the one whose runtime directory is called so."""
+    running = find_running(env)
+    exact = [place for place in running if place.run_dir.name == name]
+    return exact or [place for place in running if place.run_dir.name.rpartition("-")[0] == _safe(name)]
 
 
 def find_running(env: Mapping[str, str] = os.environ) -> list[Place]:

@@ -23,7 +23,7 @@ def _empty_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(rundir, "find_running", list)  # it looks in /tmp, too, where others' clusters may be
+    monkeypatch.setattr(rundir, "find_running", lambda *_: [])  # it looks in /tmp, too, where others' clusters may be
 
 
 def run(*args: str) -> Result:

@@ -128,3 +128,19 @@ def test_another_process_sees_the_lock(place: Place, env: dict[str, str]) -> Non
             [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, check=True
         )
     assert done.stdout.strip() == str(os.getpid())
+
+
+def test_what_a_killed_agent_left_is_no_cluster_that_runs(env: dict[str, str]) -> None:
+    dead, alive = Place.of("file dead", "same", env), Place.of("file alive", "same", env)
+    dead.run_dir.parent.mkdir(mode=0o700)
+    dead.run_dir.mkdir(mode=0o700)
+    dead.lock_file.write_text("12345")
+    with rundir.hold(alive, "run"):
+        assert rundir.find_by_name("same", env) == [alive]
+
+
+def test_the_name_of_a_runtime_directory_names_one_of_several(env: dict[str, str]) -> None:
+    one, two = Place.of("file one", "same", env), Place.of("file two", "same", env)
+    with rundir.hold(one, "run"), rundir.hold(two, "run"):
+        assert len(rundir.find_by_name("same", env)) == 2
+        assert rundir.find_by_name(two.run_dir.name, env) == [two]
