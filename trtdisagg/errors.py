@@ -100,6 +100,13 @@ class ModelNotFoundError(RequestError):
     code = "model_not_found"
 
 
+class BodyTimeoutError(RequestError):
+    """The request body did not come in time."""
+
+    http_status = 408
+    code = "body_timeout"
+
+
 class BodyTooLargeError(RequestError):
     """The request body is over the limit."""
 

@@ -93,6 +93,16 @@ async def test_a_body_over_the_limit_is_not_asked_for(tmp_path: Path) -> None:
         await writer.wait_closed()
 
 
+async def test_a_body_that_does_not_come_is_a_408(tmp_path: Path) -> None:
+    with serving(tmp_path, {"generation-0": []}, first_token_timeout_s=0.5) as cluster:
+        host, port = cluster.proxy.url.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"model": ')
+        assert (await asyncio.wait_for(reader.readline(), DEADLINE_S)).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+        await writer.wait_closed()
+
+
 # --- clients that do not keep up ------------------------------------------------------------------------------------
 
 NUM_TOKENS = 60_000

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from trtdisagg import __version__
 from trtdisagg.errors import (
+    BodyTimeoutError,
     BodyTooLargeError,
     DeadlineError,
     OverloadedError,
@@ -38,6 +39,8 @@ COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}
 PASSED_ON = ("content-type", "retry-after")
 """Headers of a server's 4xx that the client gets, too."""
 RETRY_AFTER_S = 1
+BODY_TIMEOUT_S = 60.0
+"""For a request body to come, where the deadline for the first token is not earlier."""
 JSON = "application/json"
 
 logger = logging.getLogger(__name__)
@@ -106,7 +109,7 @@ class App:
         try:
             self._admit()
             async with self._means.deadlines.by(started + self._means.spec.first_token_timeout_s) as deadline:
-                body = await _read(request, self._means.spec.max_body_bytes)
+                body = await self._read(request)
                 incoming = decode_incoming(body, chat=COMPLETIONS[path], request_id=id_)
                 client = ClientStream(request, {"X-Request-Id": id_})
                 self._turn += 1
@@ -127,6 +130,22 @@ class App:
             raise UnavailableError("The proxy is about to end and takes no new requests")
         if self._means.metrics.num_in_flight > self._means.spec.max_queue_size:
             raise OverloadedError(f"{self._means.spec.max_queue_size} requests are in flight already; ask again later")
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        max_body_bytes = self._means.spec.max_body_bytes
+        too_large = BodyTooLargeError(f"The body is larger than {max_body_bytes} bytes")
+        if (request.content_length or 0) > max_body_bytes:
+            raise too_large
+        if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        timeout_s = min(BODY_TIMEOUT_S, self._means.spec.first_token_timeout_s)
+        try:
+            async with self._means.deadlines.by(self._loop.time() + timeout_s):
+                return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise too_large from None
+        except TimeoutError:
+            raise BodyTimeoutError(f"The body did not come within {timeout_s:g} s") from None
 
     def _count(self, incoming: Incoming | None, path: str, status: int, seconds: float) -> None:
         # A model nobody serves is no label: clients could make up any number of them.
@@ -157,18 +176,6 @@ class App:
     def _metrics(self) -> web.Response:
         page, content_type = self._means.metrics.page()
         return web.Response(body=page, headers={"Content-Type": content_type})
-
-
-async def _read(request: web.BaseRequest, max_body_bytes: int) -> bytes:
-    too_large = BodyTooLargeError(f"The body is larger than {max_body_bytes} bytes")
-    if (request.content_length or 0) > max_body_bytes:
-        raise too_large
-    if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise too_large from None
 
 
 def _explain(error: Exception, id_: str) -> web.Response:

@@ -13,6 +13,9 @@ from typing import Any
 
 from aiohttp import web
 
+from trtdisagg.errors import RequestError, TrtdisaggError
+from trtdisagg.protocol.openai import encode_error
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 BACKLOG = 1024
@@ -35,7 +38,7 @@ async def serving(
     def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)
 
-    server = web.Server(
+    server = _Server(
         handler,
         request_factory=make_request,
         handler_cancellation=True,
@@ -50,3 +53,22 @@ async def serving(
         yield
     finally:
         await runner.cleanup()
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """What aiohttp itself refuses is answered in OpenAI's form. Not logged: any client could fill the log."""
+        if request.writer is not None and request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun")
+        reason = (message or str(exc) or "no reason is known").strip().splitlines()[0]
+        error = RequestError(f"The request is not valid HTTP: {reason}") if status < 500 else TrtdisaggError(reason)
+        answer = web.Response(status=status, body=encode_error(error), content_type="application/json")
+        answer.force_close()
+        return answer

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -29,3 +31,26 @@ async def test_a_connection_is_closed_when_no_head_comes_in_time(sent: bytes, an
             assert (await asyncio.wait_for(reader.read(), 10)).endswith(answer)
             writer.close()
             await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_refused_in_openais_form(head: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        async with serving(_answer, [sock], 1000):
+            reader, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(head)
+            answer = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            with contextlib.suppress(ConnectionError):  # the server may not have read all of the head
+                await writer.wait_closed()
+    status, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 400 " in status.splitlines()[0]
+    assert msgspec.json.decode(body)["error"]["type"] == "invalid_request_error"
+    assert "Traceback" not in caplog.text
