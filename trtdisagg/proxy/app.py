@@ -108,8 +108,8 @@ class App:
         status = CLIENT_LEFT
         try:
             self._admit()
+            body = await self._read(request)
             async with self._means.deadlines.by(started + self._means.spec.first_token_timeout_s) as deadline:
-                body = await self._read(request)
                 incoming = decode_incoming(body, chat=COMPLETIONS[path], request_id=id_)
                 client = ClientStream(request, {"X-Request-Id": id_})
                 self._turn += 1
