@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from trtdisagg.cli.stdout import discard_stdout
+from trtdisagg import __version__
 from trtdisagg.errors import TrtdisaggError
 
 COMMANDS = {
@@ -68,6 +69,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(version)s")
 def cli() -> None:
     """Disaggregated LLM serving from one file, brought up with one command and kept up.
 

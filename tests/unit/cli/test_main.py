@@ -60,8 +60,9 @@ def test_every_command_has_the_help_that_the_list_shows(name: str) -> None:
     assert COMMANDS[name] in result.output
 
 
-def test_version() -> None:
-    assert run("version").output == f"{__version__}\n"
+@pytest.mark.parametrize("spelling", ["version", "--version"])
+def test_version(spelling: str) -> None:
+    assert run(spelling).output == f"{__version__}\n"
 
 
 @pytest.mark.parametrize("args", [["upp"], ["up", "--wait"], ["up", "--no-such"], ["proxy"], ["serve"]])
