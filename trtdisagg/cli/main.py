@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from trtdisagg.cli.stdout import discard_stdout
 from trtdisagg import __version__
+from trtdisagg.cli.stdout import discard_stdout
 from trtdisagg.errors import TrtdisaggError
 
 COMMANDS = {
