@@ -72,7 +72,8 @@ class Cluster:
     def left_over(self) -> list[str]:
         """Processes that carry this cluster's environment and still run."""
         mark = self.env["TRTDISAGG_TEST"]
-        return [" ".join(p.cmdline()) for p in psutil.process_iter() if _environ(p).get("TRTDISAGG_TEST") == mark]
+        processes = [p.info for p in psutil.process_iter(["cmdline", "environ"])]
+        return [" ".join(p["cmdline"] or []) for p in processes if (p["environ"] or {}).get("TRTDISAGG_TEST") == mark]
 
 
 def environment(directory: Path) -> dict[str, str]:
@@ -113,10 +114,3 @@ def post(url: str, body: dict[str, Any] | bytes, timeout_s: float = 60) -> tuple
     except urllib.error.HTTPError as e:
         with e:
             return e.code, json.load(e)
-
-
-def _environ(process: psutil.Process) -> dict[str, str]:
-    try:
-        return process.environ()
-    except psutil.Error:
-        return {}

@@ -305,11 +305,11 @@ async def test_nothing_outlives_a_killed_agent(place: Place, tmp_path: Path) -> 
 
 async def test_the_guardian_clears_up_by_itself(place: Place, tmp_path: Path) -> None:
     with agent_process(place, "--spawn-grandchild") as process:
-        guardians = [p for p in psutil.process_iter() if "guardian.py" in " ".join(p.cmdline()[-3:])]
-        (guardian,) = [p for p in guardians if str(place.run_dir) in p.cmdline()]
+        commands = [(p.pid, p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+        (guardian,) = [pid for pid, c in commands if "guardian.py" in " ".join(c[-3:]) and str(place.run_dir) in c]
         process.kill()
         process.wait()
-    assert wait_until_gone(guardian.pid, timeout_s=10)
+    assert wait_until_gone(guardian, timeout_s=10)
     assert left_over(str(tmp_path)) == []
 
 
