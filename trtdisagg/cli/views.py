@@ -6,6 +6,7 @@ Narrow (80 columns) and wide show the same facts; narrow leaves out what a serve
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable
 
 from rich.box import SIMPLE_HEAD
@@ -46,7 +47,8 @@ def to_svg(view: RenderableType, title: str, width: int = WIDE) -> str:
     """A picture of a view."""
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
     console.print(view)
-    return console.export_svg(title=title)
+    # Without the fonts that rich would have fetched from elsewhere: the picture stands alone.
+    return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title=title), flags=re.DOTALL)
 
 
 def _header(status: ClusterStatus) -> Text:

@@ -105,6 +105,7 @@ def test_picture() -> None:
     svg = to_svg(cluster_view(BUSY, views.WIDE), "trtdisagg status", views.WIDE)
     assert svg.startswith("<svg")
     assert "generation-10" in svg
+    assert "url(http" not in svg
 
 
 @pytest.mark.parametrize(
