@@ -9,22 +9,20 @@ import msgspec
 from fakes.words import chat_ids, token_id, token_text, tokenize
 
 from trtdisagg.errors import ContextLengthError, ModelNotFoundError, RequestError, UnsupportedError
-from trtdisagg.protocol.handover import DisaggregatedParams, Seam, SeamReply
-from trtdisagg.protocol.openai import (
+from trtdisagg.protocol.answers import (
     AssistantMessage,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
     ChatCompletion,
-    ChatRequest,
     Completion,
     CompletionChoice,
-    CompletionRequest,
     Delta,
     FinishReason,
     Usage,
-    decode_request,
 )
+from trtdisagg.protocol.handover import DisaggregatedParams, Seam, SeamReply
+from trtdisagg.protocol.openai import ChatRequest, CompletionRequest, decode_request
 from trtdisagg.protocol.spec import EngineSpec
 
 DEFAULT_MAX_TOKENS = 16

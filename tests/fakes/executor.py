@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.errors import OverloadedError
+from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.handover import Ticket
-from trtdisagg.protocol.openai import FinishReason
 from trtdisagg.protocol.spec import Stats
 
 

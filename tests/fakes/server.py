@@ -21,9 +21,9 @@ from fakes.tickets import Tickets
 
 from trtdisagg import __version__
 from trtdisagg.errors import AuthenticationError, OverloadedError, RequestError, TrtdisaggError, UnavailableError
+from trtdisagg.protocol.answers import ModelCard, ModelList, encode_error
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.handover import unseal
-from trtdisagg.protocol.openai import ModelCard, ModelList, encode_error
 from trtdisagg.protocol.spec import EngineSpec
 
 

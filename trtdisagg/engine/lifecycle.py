@@ -21,8 +21,8 @@ from trtdisagg.engine.request import Output, Request
 from trtdisagg.engine.scheduler import Plan, Scheduler
 from trtdisagg.engine.sequence import Sequence, State
 from trtdisagg.errors import TrtdisaggError
+from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.handover import Ticket
-from trtdisagg.protocol.openai import FinishReason
 from trtdisagg.protocol.spec import Stats
 
 log = logging.getLogger(__name__)

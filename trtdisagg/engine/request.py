@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.handover import RequestType, Ticket
-from trtdisagg.protocol.openai import FinishReason
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from trtdisagg.engine.request import Request
+from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.handover import Ticket
-from trtdisagg.protocol.openai import FinishReason
 
 
 class State(Enum):

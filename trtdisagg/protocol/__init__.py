@@ -1,6 +1,7 @@
 """Every message that crosses a process, as named types.
 
-    openai    client  <-> proxy <-> server   HTTP bodies in OpenAI's form
+    openai    client  -> proxy -> server     requests in OpenAI's form
+    answers   server  -> proxy -> client     and what comes back
     handover  context  -> proxy  -> generation: what makes two legs one request
     peers     server  <-> server             the stream that goes with a KV transfer
     spec      agent    -> child              the spec file a child is started with, and its reports back

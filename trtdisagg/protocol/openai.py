@@ -1,4 +1,4 @@
-"""The OpenAI bodies that pass between client, proxy and server.
+"""The OpenAI bodies that clients send, and the proxy to servers.
 
 A field that is not listed here is an error that names it. A field that is listed in `NOT_SERVED` is known to users of
 OpenAI's or TensorRT-LLM's API and refused, with the reason, when it is set to anything but its neutral value.
@@ -13,10 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from trtdisagg.errors import RequestError, TrtdisaggError, UnsupportedError
-from trtdisagg.protocol.handover import DisaggregatedParams, Seam, SeamReply
-
-FinishReason = Literal["stop", "length", "not_finished", "cancelled", "error"]
+from trtdisagg.errors import RequestError, UnsupportedError
+from trtdisagg.protocol.handover import DisaggregatedParams, Seam
 
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Probability = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -211,115 +209,3 @@ def _wrong_field(text: str) -> RequestError:
         name = f"{path}.{m[1]}" if path else m[1]
         return RequestError(f"Missing field `{name}`", param=name)
     return RequestError(f"Wrong value for `{path}`: {what}" if path else f"Wrong body: {what}", param=path or None)
-
-
-# --- answers --------------------------------------------------------------------------------------------------------
-
-
-class PromptTokensDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int = 0
-
-
-class Usage(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails | None = None
-
-
-class CompletionChoice(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False):
-    index: int
-    text: str
-    logprobs: None = None
-    finish_reason: FinishReason | None
-    stop_reason: str | int | None = None
-    disaggregated_params: DisaggregatedParams | msgspec.UnsetType = msgspec.UNSET
-
-
-class AssistantMessage(msgspec.Struct, kw_only=True, frozen=True):
-    role: Literal["assistant"] = "assistant"
-    content: str
-
-
-class ChatChoice(msgspec.Struct, kw_only=True, frozen=True):
-    index: int
-    message: AssistantMessage
-    logprobs: None = None
-    finish_reason: FinishReason | None
-    stop_reason: str | int | None = None
-    disaggregated_params: DisaggregatedParams | msgspec.UnsetType = msgspec.UNSET
-
-
-class Delta(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChatChunkChoice(msgspec.Struct, kw_only=True, frozen=True):
-    index: int
-    delta: Delta
-    logprobs: None = None
-    finish_reason: FinishReason | None = None
-
-
-class Completion(msgspec.Struct, kw_only=True, frozen=True):
-    """A whole completion, and a chunk of a streamed one (then usage is null or unset)."""
-
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
-    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
-    """On the context leg: what the server made of the prompt."""
-    seam: SeamReply | msgspec.UnsetType = msgspec.UNSET
-
-
-class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage
-    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
-    seam: SeamReply | msgspec.UnsetType = msgspec.UNSET
-
-
-class ChatChunk(msgspec.Struct, kw_only=True, frozen=True):
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChatChunkChoice]
-    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
-
-
-class ErrorDetail(msgspec.Struct, kw_only=True, frozen=True):
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class ErrorBody(msgspec.Struct, frozen=True):
-    error: ErrorDetail
-
-
-def encode_error(error: TrtdisaggError) -> bytes:
-    """Encode an error as the body of an answer, or as the data of a server-sent event."""
-    detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
-    return msgspec.json.encode(ErrorBody(detail))
-
-
-class ModelCard(msgspec.Struct, kw_only=True, frozen=True):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "trtdisagg"
-
-
-class ModelList(msgspec.Struct, kw_only=True, frozen=True):
-    object: Literal["list"] = "list"
-    data: list[ModelCard]

@@ -26,7 +26,7 @@ from trtdisagg.errors import (
     TrtdisaggError,
     UnavailableError,
 )
-from trtdisagg.protocol.openai import ModelCard, ModelList, encode_error
+from trtdisagg.protocol.answers import ModelCard, ModelList, encode_error
 from trtdisagg.proxy.client_stream import ClientStream
 from trtdisagg.proxy.ids import request_id
 from trtdisagg.proxy.legs import RefusedError

@@ -16,8 +16,8 @@ from typing import Literal
 
 import msgspec
 
+from trtdisagg.protocol.answers import ModelList
 from trtdisagg.protocol.control import Member, Need
-from trtdisagg.protocol.openai import ModelList
 from trtdisagg.protocol.spec import UpstreamServer
 from trtdisagg.proxy.pool import Pool, UnreachableError
 from trtdisagg.proxy.upstream import BrokenError

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from trtdisagg.errors import RequestError, TrtdisaggError
-from trtdisagg.protocol.openai import encode_error
+from trtdisagg.protocol.answers import encode_error
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 

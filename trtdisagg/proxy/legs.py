@@ -11,8 +11,8 @@ import math
 from types import TracebackType
 
 from trtdisagg.errors import TrtdisaggError, UnavailableError, UpstreamError
+from trtdisagg.protocol.answers import encode_error
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.openai import encode_error
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.http1 import BadAnswerError, Head
 from trtdisagg.proxy.metrics import Metrics

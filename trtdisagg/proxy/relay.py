@@ -20,8 +20,8 @@ import msgspec
 from aiohttp import web
 
 from trtdisagg.errors import TrtdisaggError, UpstreamError
+from trtdisagg.protocol.answers import encode_error
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.openai import encode_error
 from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy import last_token, route
 from trtdisagg.proxy.client_stream import ClientStream

@@ -9,8 +9,7 @@ import msgspec
 from trtdisagg.engine.http.intake import Job
 from trtdisagg.engine.http.running import Piece
 from trtdisagg.errors import TrtdisaggError
-from trtdisagg.protocol.handover import DisaggregatedParams, SeamReply
-from trtdisagg.protocol.openai import (
+from trtdisagg.protocol.answers import (
     AssistantMessage,
     ChatChoice,
     ChatChunk,
@@ -22,6 +21,7 @@ from trtdisagg.protocol.openai import (
     Usage,
     encode_error,
 )
+from trtdisagg.protocol.handover import DisaggregatedParams, SeamReply
 
 DONE = b"data: [DONE]\n\n"
 

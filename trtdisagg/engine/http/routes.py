@@ -21,8 +21,8 @@ from trtdisagg.errors import (
     TrtdisaggError,
     UnavailableError,
 )
+from trtdisagg.protocol.answers import ModelCard, ModelList, encode_error
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.openai import ModelCard, ModelList, encode_error
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from trtdisagg.engine.http.delivery import Delivery, Mailbox
 from trtdisagg.engine.http.intake import Job
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.errors import TrtdisaggError, UnavailableError
+from trtdisagg.protocol.answers import FinishReason, PromptTokensDetails, Usage
 from trtdisagg.protocol.handover import Ticket
-from trtdisagg.protocol.openai import FinishReason, PromptTokensDetails, Usage
 from trtdisagg.protocol.spec import Stats
 from trtdisagg.text.detokenizer import Detokenizer
 from trtdisagg.text.stop import StopStrings
