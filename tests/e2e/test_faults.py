@@ -30,8 +30,9 @@ def wait_for_restart(cluster: Cluster, name: str, old_pid: int) -> None:
 
 
 def test_killed_servers_come_back(tmp_path: Path, in_float32: str, num_rounds: int) -> None:
-    # A server that dies more than `max_restarts` times within the window is given up.
-    with running(tmp_path, in_float32 + "supervision: {max_restarts: 100}\n") as cluster:
+    # Many deaths in a short time would make pauses of a minute, and then an end.
+    patient = "supervision: {max_restarts: 100, backoff_s: 0.2, max_backoff_s: 1}\n"
+    with running(tmp_path, in_float32 + patient) as cluster:
         assert ask(cluster) == (200, " Paris.\n\n")
         for i, name in enumerate(["context-0", "generation-0", "proxy"] * num_rounds):
             pid = cluster.server(name)["pid"]
