@@ -8,7 +8,9 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import functools
 import mmap
+import os
 import struct
 from math import prod
 from typing import Any
@@ -52,12 +54,22 @@ def read_gguf_header(path: str) -> GgufHeader:
     :raises StartupError: when there is no such file or it is no GGUF file of version 2 or 3.
     """
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            return _Cursor(view).header()
+        status = os.stat(path)
+        return _read(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
     except OSError as e:
         raise StartupError(f"The model file {path} cannot be read: {e.strerror or e}") from e
     except (ValueError, TypeError, ArithmeticError, struct.error, LookupError, RecursionError) as e:
         raise StartupError(f"{path} is not a GGUF file that can be read: {e}") from e
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: str, _version: tuple[int, ...]) -> GgufHeader:
+    """Kept for the next caller: dimensions, tokenizer and weights of one file are asked for one after the other.
+
+    :param _version: tells the file from one that took its place.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        return _Cursor(view).header()
 
 
 class _Cursor:
