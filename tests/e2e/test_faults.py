@@ -31,7 +31,7 @@ def wait_for_restart(cluster: Cluster, name: str, old_pid: int) -> None:
 
 def test_killed_servers_come_back(tmp_path: Path, in_float32: str, num_rounds: int) -> None:
     # Many deaths in a short time would make pauses of a minute, and then an end.
-    patient = "supervision: {max_restarts: 100, backoff_s: 0.2, max_backoff_s: 1}\n"
+    patient = "supervision: {max_crashes: 100, backoff_s: 0.2, max_backoff_s: 1}\n"
     with running(tmp_path, in_float32 + patient) as cluster:
         assert ask(cluster) == (200, " Paris.\n\n")
         for i, name in enumerate(["context-0", "generation-0", "proxy"] * num_rounds):

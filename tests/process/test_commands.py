@@ -112,7 +112,7 @@ def test_a_server_that_cannot_load(tmp_path: Path, how: list[str]) -> None:
 
 def test_a_server_that_keeps_dying(tmp_path: Path) -> None:
     port = free_port()
-    more = "supervision: {max_restarts: 0}\nmax_retries: 0"
+    more = "supervision: {max_crashes: 1}\nmax_retries: 0"
     cluster = Cluster(tmp_path, cluster_text(port, "--die-at-token", "0", more=more))
     command = [*TRTDISAGG, "up", str(cluster.file)]
     with subprocess.Popen(command, env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as up:

@@ -139,7 +139,7 @@ async def test_a_killed_proxy_comes_back_and_knows_the_servers(place: Place) -> 
 
 
 async def test_a_server_that_keeps_dying_takes_the_cluster_down(place: Place) -> None:
-    async with running_agent(fake_plan("--die-after", "0.2", max_restarts=2), place) as agent:
+    async with running_agent(fake_plan("--die-after", "0.2", max_crashes=3), place) as agent:
         outcome = await agent.until_over()
     assert isinstance(outcome, CrashLoopError)
     assert outcome.exit_code == 5

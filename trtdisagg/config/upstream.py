@@ -72,7 +72,6 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
     ClusterFile: {
         "allow_request_chat_template": NotThereYet("chat templates in requests"),
         "conditional_disagg_config": NotThereYet("conditional disaggregation", _prefills_locally),
-        "disagg_cluster": NotThereYet("service discovery (disagg_cluster)"),
         "disagg_coordinator_url": NotThereYet("a coordinator of several proxies"),
         "engine": NotThereYet("this engine", _one_of("TRTLLM", "VLLM", "SGLANG")),
         "gen_strip_message_history": NoEffect("the proxy passes a request's body on as it came"),

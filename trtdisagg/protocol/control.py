@@ -3,8 +3,12 @@
 HTTP with JSON bodies over unix sockets (mode 0600):
 
     agent's control socket    GET /status -> ClusterStatus      GET /events -> one Event a line (supervisor/events.py)
+                              GET /status/stream -> one ClusterStatus a line, when something has changed (at most 2 a s)
                               POST /down {DownRequest} -> 202
-    proxy's members socket    PUT /members {Members} -> 204     the whole set, on each change and every second
+                              POST /scale {ScaleRequest}, /drain, /remove, /restart {ServersRequest},
+                                   /switch {SwitchRequest}, /apply {ApplyRequest} -> Done when it is done, or
+                                   400 Refused; `wait: false`: when it is begun
+    proxy's members socket    PUT /members {Members} -> Told    the whole set, on each change and every second
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.spec import Role, Stats
 
 Need = Literal["context", "generation"]
+HISTORY_S = 2.0
 ServerState = Literal["starting", "loading", "ready", "stalled", "draining", "stopping", "backoff", "stopped", "failed"]
 """`stalled`: it was ready and shows no sign of life now, so it is not routed to."""
 
@@ -44,8 +49,22 @@ class Members(msgspec.Struct, kw_only=True, frozen=True):
     members: list[Member]
     needs: dict[str, list[Need]] = {}
     """The models of this cluster and the roles each must have a server of: before the first is ready, too."""
+    coming: dict[str, list[Need]] = {}
+    """Roles of which a server is about to be back (it starts again, or was just started): a request that finds none
+    waits for it, within its deadline, instead of being refused."""
     ttl_ms: int = 5000
     """Without a renewal for this long, the set counts as stale: what is known goes on, `/health` says so."""
+
+
+class Told(msgspec.Struct, kw_only=True, frozen=True):
+    """The proxy's answer to a set of members."""
+
+    in_use: dict[str, int] = {}
+    """By incarnation of a server, in the set or not any more: requests that count on it still. A request counts on
+    both its servers from the moment it is routed; on the context server until its KV has been taken over or is not
+    needed any more, on the generation server to its end."""
+    others: list[Member] = []
+    """Members that the proxy knows from elsewhere (fixed addresses, a registry)."""
 
 
 class ServerStatus(msgspec.Struct, kw_only=True, frozen=True):
@@ -68,6 +87,21 @@ class ServerStatus(msgspec.Struct, kw_only=True, frozen=True):
     tokens_in_s: float = 0.0
     """Prompt tokens a second, over the last beats."""
     tokens_out_s: float = 0.0
+    requests_s: float = 0.0
+    """Requests taken a second, over the last beats."""
+    failures_s: float = 0.0
+    ttft_p95_ms: float | None = None
+    """95th percentile of the time to first token, over the last minute; None: no answer in it."""
+    tpot_p95_ms: float | None = None
+    transfer_gb_s: float = 0.0
+    """KV received: 10^9 bytes a second of transfer time, over the last beats."""
+    history: list[float] = []
+    """Generated tokens a second (of a context server prompt tokens, of the proxy requests), a value for each of the
+    last intervals of HISTORY_S, the newest last."""
+    in_use: int = 0
+    """Requests that count on it, at the proxy."""
+    deadline_s: float | None = None
+    """While it drains: until it is cut short."""
     log_file: str | None = None
 
 
@@ -84,6 +118,12 @@ class ClusterStatus(msgspec.Struct, kw_only=True, frozen=True):
     agent_pid: int
     up_s: float
     servers: list[ServerStatus]
+    others: list[Member] = []
+    """Servers that others look after and the proxy routes to."""
+    hints: list[str] = []
+    """What people should look at, as sentences: a server that is slower than its like, a queue that grows."""
+    autoscale: str | None = None
+    """The autoscaler's last decision, in a line; None: it is off."""
     events: list[str] = []
     """The last few, as lines for people."""
 
@@ -93,3 +133,55 @@ class DownRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Deadline of the drain; None: the cluster file's."""
     force: bool = False
     """Kill at once."""
+
+
+class _Asked(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    timeout_s: float | None = None
+    """Deadline of each drain; None: the cluster file's."""
+    wait: bool = True
+    """Answer when it is done; otherwise when it is begun."""
+
+
+class ScaleRequest(_Asked, kw_only=True, frozen=True):
+    """How many servers of some roles there shall be; those that are not named stay as they are."""
+
+    counts: dict[str, int]
+    """By role; with several models `MODEL.ROLE`."""
+
+
+class ServersRequest(_Asked, kw_only=True, frozen=True):
+    """To drain, remove or restart servers."""
+
+    names: list[str]
+    """`all`: every one, and the proxy."""
+    rolling: bool = False
+    """Of a restart: one after the other, each when the one before is ready."""
+
+
+class SwitchRequest(_Asked, kw_only=True, frozen=True):
+    """A server that shall go on in another role."""
+
+    name: str
+    role: Role
+
+
+class ApplyRequest(_Asked, kw_only=True, frozen=True):
+    """Read the cluster file again, and make what runs what it says."""
+
+    overrides: list[str] = []
+    """`a.b=c`, in front of what the file says."""
+    dry_run: bool = False
+    """Only tell the difference."""
+
+
+class Done(msgspec.Struct, kw_only=True, frozen=True):
+    """What was done, as lines for people."""
+
+    lines: list[str] = []
+
+
+class Refused(msgspec.Struct, kw_only=True, frozen=True):
+    """Why not."""
+
+    message: str
+    exit_code: int = 1

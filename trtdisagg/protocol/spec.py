@@ -1,10 +1,10 @@
-"""The spec file a child is started with, and the reports it sends back.
+"""The spec file a child is started with, the reports it sends back, and the commands it is sent.
 
     python -m trtdisagg.engine --spec FILE      reads an EngineSpec
     trtdisagg proxy --spec FILE                 reads a ProxySpec
 
-The same file starts the child again by hand. Reports are JSON lines on the inherited descriptor `report_fd`;
-without one (by hand) they are only logged.
+The same file starts the child again by hand. Reports are JSON lines on the inherited descriptor `report_fd`, commands
+on `command_fd`; without them (by hand) reports are only logged, and nobody commands.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     parent_pid: int | None = None
     """End when this process ends."""
     report_fd: int | None = None
+    command_fd: int | None = None
 
 
 class UpstreamServer(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -83,6 +84,24 @@ class UpstreamServer(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     """host:port"""
 
 
+class RegistrySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where servers are registered that other agents, or other programs, look after."""
+
+    uri: str
+    """`http://host:port`: inside the proxy that listens there; `etcd://host:port`."""
+    cluster_name: str = ""
+    minimal_instances: dict[str, int] = {}
+    """By role (`context`, `generation`): fewer, and the cluster is not ready."""
+    heartbeat_s: float = 5.0
+    inactive_s: float = 10.0
+    """A server whose lease was not renewed for so long is gone."""
+    user: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
 class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Everything the proxy process knows at its start."""
 
@@ -92,8 +111,15 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     port: int = 8000
     servers: list[UpstreamServer] = []
     """Servers with fixed addresses; those that an agent looks after come over `members_socket`."""
+    listen_fds: list[int] = []
+    """Inherited sockets to accept clients on, bound by the agent and open in it as long as it lives, so that clients
+    wait rather than being refused while a proxy starts again; empty: the proxy opens `host` and `port` itself."""
     members_socket: str | None = None
     """Unix socket (0600) on which the agent tells who may be routed to."""
+    control_socket: str | None = None
+    """The agent's: where `/dashboard` gets the state from."""
+    registry: RegistrySpec | None = None
+    """Where servers of other agents are registered; None: nowhere."""
     max_retries: int = 1
     max_body_bytes: int = 8 * 1024 * 1024
     max_queue_size: int = 1024
@@ -107,6 +133,13 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
 
 # --- reports, child to agent ----------------------------------------------------------------------------------------
+
+LATENCY_BOUNDS_S = (
+    *(0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7),
+    *(1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0),
+)
+"""Upper bounds of the buckets in which latencies are counted; percentiles of a window come from differences of counts,
+and counts of several servers may be added."""
 
 
 class Stats(msgspec.Struct, kw_only=True, frozen=True):
@@ -127,6 +160,11 @@ class Stats(msgspec.Struct, kw_only=True, frozen=True):
     num_transfer_failures_total: int = 0
     num_transfer_bytes_total: int = 0
     transfer_seconds_total: float = 0.0
+    first_token_counts: list[int] = []
+    """Answers by their time to first token: how many fell below each of `LATENCY_BOUNDS_S`, beyond the one before, and
+    at last how many above all. Only grow; empty: none yet."""
+    per_token_counts: list[int] = []
+    """The same of the time per output token, the first left out."""
 
 
 class Loading(msgspec.Struct, tag="loading", kw_only=True, frozen=True):
@@ -144,12 +182,18 @@ class Ready(msgspec.Struct, tag="ready", kw_only=True, frozen=True):
     num_blocks: int = 0
     tokens_per_block: int = 0
     dtype: str = ""
+    role: Role | None = None
+    """The one it has now; said again when it has changed."""
 
 
 class Beat(msgspec.Struct, tag="beat", kw_only=True, frozen=True):
-    """Twice a second while the child is alive and its loop makes progress."""
+    """Twice a second while the process is alive, whatever its loops do: those show in `progress`."""
 
     stats: Stats
+    progress: int = 0
+    """Grows whenever a part of a step is computed; several times a second, also within a long step."""
+    is_working: bool = False
+    """There is something to compute: while this is so and `progress` stands still, the server is stuck."""
 
 
 class Failed(msgspec.Struct, tag="failed", kw_only=True, frozen=True):
@@ -161,3 +205,14 @@ class Failed(msgspec.Struct, tag="failed", kw_only=True, frozen=True):
 
 
 Report = Loading | Ready | Beat | Failed
+
+# --- commands, agent to child ---------------------------------------------------------------------------------------
+
+
+class SwitchRole(msgspec.Struct, tag="switch_role", kw_only=True, frozen=True):
+    """Go on in another role; answered by a Ready with that role. The agent has seen to it that nothing runs."""
+
+    role: Role
+
+
+Command = SwitchRole

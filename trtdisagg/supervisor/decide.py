@@ -109,15 +109,13 @@ def _spawn(child: Child, state: ClusterState, at: float) -> Action:
 
 def _after_death(child: Child, state: ClusterState, rules: SupervisionConfig) -> Action:
     died_at = child.deaths[-1]
-    recent = [t for t in child.deaths if t > died_at - rules.restart_window_s]
+    recent = [t for t in child.deaths if t > died_at - rules.crash_window_s]
     if not child.ever_ready:
         return _given_up(child, f"{child.name} did not start: {child.reason}", StartupError.exit_code)
     if child.failure is not None and child.failure.fatal:
         return _given_up(child, f"{child.name} cannot go on: {child.reason}", StartupError.exit_code)
-    if len(recent) > rules.max_restarts:
-        times = (
-            "once" if len(recent) == 1 else f"{len(recent)} times within {rules.restart_window_s:g} s, the last time"
-        )
+    if len(recent) >= rules.max_crashes:
+        times = "once" if len(recent) == 1 else f"{len(recent)} times within {rules.crash_window_s:g} s, the last time"
         return _given_up(child, f"{child.name} died {times}: {child.reason}", CrashLoopError.exit_code)
     pause_s = _pause_s(len(recent), rules, seed=f"{state.run_id}.{child.name}.{child.num_starts}")
     return BackOff(at=died_at, name=child.name, until=died_at + pause_s)

@@ -200,7 +200,6 @@ def test_values_that_ask_for_nothing_are_accepted(load_text: Load, text: str) ->
         ("speculative_config: {decoding_type: MTP}", "speculative decoding: not there yet"),
         ("enable_attention_dp: true", "data-parallel attention"),
         ("conditional_disagg_config: {max_local_prefill_length: 9}", "conditional disaggregation"),
-        ("disagg_cluster: {cluster_uri: 'http://a:1'}", "service discovery"),
         ("max_beam_width: 4", "beam search"),
         ("backend: tensorrt", "an engine other than the builtin one"),
         ("engine: vllm", "this engine: not there yet"),

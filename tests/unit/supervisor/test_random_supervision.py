@@ -14,7 +14,7 @@ from trtdisagg.supervisor.decide import BEAT_STALE_S, UNDEAD_S, next_wake
 from trtdisagg.supervisor.events import Abandon, Action, Event, Spawn
 
 RULES = SupervisionConfig(
-    start_timeout_s=20, drain_timeout_s=15, kill_timeout_s=5, max_restarts=3, restart_window_s=60, backoff_s=1
+    start_timeout_s=20, drain_timeout_s=15, kill_timeout_s=5, max_crashes=4, crash_window_s=60, backoff_s=1
 )
 PLAN = plan_of(cluster_file())
 VERBS = ["ready", "ready", "ready", "beats", "dies", "freezes", "thaws", "fails", "fails-for-good", "passes"]

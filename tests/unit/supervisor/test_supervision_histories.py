@@ -95,7 +95,7 @@ def test_two_that_die_together_come_back_at_different_times() -> None:
 
 
 def test_the_pause_doubles_up_to_its_limit() -> None:
-    rules = SupervisionConfig(backoff_s=1, max_backoff_s=4, max_restarts=9)
+    rules = SupervisionConfig(backoff_s=1, max_backoff_s=4, max_crashes=9)
     replay = up(rules)
     pauses = []
     for _ in range(5):
@@ -109,7 +109,7 @@ def test_the_pause_doubles_up_to_its_limit() -> None:
 
 
 def test_a_server_that_keeps_dying_is_given_up_and_the_cluster_with_it() -> None:
-    replay = up(SupervisionConfig(max_restarts=2, backoff_s=1))
+    replay = up(SupervisionConfig(max_crashes=3, backoff_s=1))
     for _ in range(3):
         replay.do("context-0", "dies", "killed by SIGSEGV")
         replay.advance(replay.now + 5)
@@ -123,7 +123,7 @@ def test_a_server_that_keeps_dying_is_given_up_and_the_cluster_with_it() -> None
 
 
 def test_deaths_far_apart_are_forgiven() -> None:
-    replay = up(SupervisionConfig(max_restarts=1, restart_window_s=60))
+    replay = up(SupervisionConfig(max_crashes=2, crash_window_s=60))
     for _ in range(5):
         replay.do("context-0", "dies")
         replay.advance(replay.now + 5)
@@ -134,7 +134,7 @@ def test_deaths_far_apart_are_forgiven() -> None:
 
 
 def test_no_restarts_are_tried_where_none_are_allowed() -> None:
-    replay = up(SupervisionConfig(max_restarts=0)).play("10 generation-0 dies")
+    replay = up(SupervisionConfig(max_crashes=1)).play("10 generation-0 dies")
     assert replay.log[0] == "generation-0 give_up"
     assert replay.state.stop is not None
     assert replay.state.stop.exit_code == 5
