@@ -166,8 +166,9 @@ class MinimalInstances(_Section, frozen=True):
 
 
 class DisaggCluster(_Section, frozen=True):
-    cluster_uri: str
-    """Where servers register: `http://host:port` of the proxy itself, or `etcd://host:2379` (`etcds://`: with TLS)."""
+    cluster_uri: str | None = None
+    """Where servers register: `http://host:port` of the proxy itself, or `etcd://host:2379` (`etcds://`: with TLS).
+    Without it, only the servers of this file are routed to."""
     cluster_name: str = ""
     """Clusters of other names in one etcd do not meet."""
     minimal_instances: MinimalInstances = MinimalInstances()
@@ -229,7 +230,7 @@ class ClusterFile(_Section, frozen=True):
     """Deadlines and restarts."""
     autoscale: AutoscaleConfig = AutoscaleConfig()
     """Whether, and how, the numbers of servers follow the load."""
-    disagg_cluster: DisaggCluster | None = None
-    """Where servers of other agents register; without it, only those of this file are routed to."""
+    disagg_cluster: DisaggCluster = DisaggCluster()
+    """Where servers of other agents register."""
     proxy: ProxyConfig = ProxyConfig()
     """Limits and deadlines of requests."""
