@@ -12,6 +12,6 @@
       last_token    when that was all
     client_stream   the client's side
 
-Beside it: serve (the process), listen, http_server, members_door and health (who may be routed to), metrics,
-deadlines, ids.
+Beside it: serve (the process), listen, http_server; members_door, health and probe (who may be routed to);
+metrics, deadlines, ids.
 """
