@@ -13,5 +13,5 @@
     client_stream   the client's side
 
 Beside it: serve (the process), listen, http_server; members_door, health and probe (who may be routed to);
-metrics, deadlines, ids.
+attached (pages of other rooms), readiness, metrics, deadlines, ids.
 """

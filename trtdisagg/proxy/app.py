@@ -4,6 +4,8 @@ POST /v1/completions, /v1/chat/completions   admitted here, answered by a relay
 GET  /v1/models /version /metrics
 GET  /health /readyz                         200 once every model has what it needs
 GET  /livez                                  200 while this process answers at all
+
+Other rooms bring pages of their own (attached.py).
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-import msgspec
 from aiohttp import web
 
 from trtdisagg import __version__
@@ -27,10 +29,13 @@ from trtdisagg.errors import (
     UnavailableError,
 )
 from trtdisagg.protocol.answers import ModelCard, ModelList, encode_error
+from trtdisagg.proxy.attached import Pages, json_page
 from trtdisagg.proxy.client_stream import ClientStream
+from trtdisagg.proxy.http_server import Handler
 from trtdisagg.proxy.ids import request_id
 from trtdisagg.proxy.legs import RefusedError
 from trtdisagg.proxy.metrics import CLIENT_LEFT
+from trtdisagg.proxy.readiness import health
 from trtdisagg.proxy.relay import Means, Relay
 from trtdisagg.proxy.request import Incoming, decode_incoming
 
@@ -61,9 +66,12 @@ class WrongMethodError(RequestError):
 
 
 class App:
-    """Answers every request of a client."""
+    """Answers every request of a client.
 
-    def __init__(self, means: Means) -> None:
+    :param pages: of other rooms.
+    """
+
+    def __init__(self, means: Means, pages: Pages) -> None:
         self._means = means
         self._loop = asyncio.get_running_loop()
         self._created = int(time.time())
@@ -71,14 +79,22 @@ class App:
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._pages: dict[str, Callable[[], web.Response]] = {
+        own = {
             "/v1/models": self._models,
             "/health": self._health,
             "/readyz": self._health,
-            "/livez": lambda: _json({"status": "ok"}),
-            "/version": lambda: _json({"version": __version__}),
+            "/livez": lambda: json_page({"status": "ok"}),
+            "/version": lambda: json_page({"version": __version__}),
             "/metrics": self._metrics,
         }
+        self._methods: defaultdict[str, dict[str, Handler]] = defaultdict(dict)
+        """By path."""
+        for path in COMPLETIONS:
+            self._methods[path]["POST"] = self._complete
+        for path, page in own.items():
+            self._methods[path]["GET"] = _as_handler(page)
+        for (method, path), handler in pages.items():
+            self._methods[path][method] = handler
 
     async def drain(self) -> None:
         """Take no new requests and wait until those that run are answered."""
@@ -87,20 +103,23 @@ class App:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; whatever goes wrong is said in OpenAI's form."""
-        path = request.raw_path.partition("?")[0]
-        post, get = path in COMPLETIONS, path in self._pages
-        if post and request.method == "POST":
-            return await self._complete(request, path)
-        if get and request.method in ("GET", "HEAD"):
-            return self._pages[path]()
-        if not (post or get):
-            return _error(NotFoundError(f"There is no route {path[:200]}"))
-        return _error(WrongMethodError(f"{path} takes {'POST' if post else 'GET'}, not {request.method}"))
+        methods = self._methods.get(_path(request))
+        if methods is None:
+            return _error(NotFoundError(f"There is no route {_path(request)[:200]}"))
+        handler = methods.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = [*sorted(methods), *(["HEAD"] if "GET" in methods else [])]
+            error = WrongMethodError(f"{_path(request)} takes {' or '.join(sorted(methods))}, not {request.method}")
+            return _error(error, {"Allow": ", ".join(allowed)})
+        try:
+            return await handler(request)
+        except TrtdisaggError as e:
+            return _error(e)
 
     # --- completions ------------------------------------------------------------------------------------------------
 
-    async def _complete(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
-        started = self._loop.time()
+    async def _complete(self, request: web.BaseRequest) -> web.StreamResponse:
+        started, path = self._loop.time(), _path(request)
         self._means.metrics.request_begins()
         self._idle.clear()
         id_ = request_id(request.headers.get("X-Request-Id"))
@@ -159,23 +178,26 @@ class App:
     def _models(self) -> web.Response:
         pools = self._means.roster.snapshot.pools
         cards = [ModelCard(id=m, created=self._created) for m, p in pools.items() if p.context or p.generation]
-        return _json(ModelList(data=cards))
+        return json_page(ModelList(data=cards))
 
     def _health(self) -> web.Response:
-        roster = self._means.roster
-        missing = roster.snapshot.missing()
-        ready = roster.was_complete and roster.snapshot.can_serve() and not self._draining
-        status = "draining" if self._draining else "starting" if not roster.was_complete else "unavailable"
-        body: dict[str, object] = {"status": ("degraded" if missing else "ok") if ready else status}
-        if missing:
-            body["missing"] = missing
-        if roster.is_stale(self._loop.time()):
-            body["stale"] = True
-        return _json(body, 200 if ready else 503)
+        status, body = health(self._means.spec, self._means.roster, self._loop.time(), draining=self._draining)
+        return json_page(body, status)
 
     def _metrics(self) -> web.Response:
         page, content_type = self._means.metrics.page()
         return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+def _path(request: web.BaseRequest) -> str:
+    return request.raw_path.partition("?")[0]
+
+
+def _as_handler(page: Callable[[], web.Response]) -> Handler:
+    async def handler(_: web.BaseRequest) -> web.Response:
+        return page()
+
+    return handler
 
 
 def _explain(error: Exception, id_: str) -> web.Response:
@@ -200,7 +222,3 @@ def _error(error: TrtdisaggError, headers: Mapping[str, str] | None = None) -> w
     if error.http_status in (429, 503):
         told["Retry-After"] = str(RETRY_AFTER_S)
     return web.Response(status=error.http_status, body=encode_error(error), content_type=JSON, headers=told)
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(value), content_type=JSON)

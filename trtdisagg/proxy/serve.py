@@ -19,6 +19,7 @@ from trtdisagg.protocol.parent import end_with_parent
 from trtdisagg.protocol.reports import Reporter
 from trtdisagg.protocol.spec import Beat, Failed, ProxySpec, Ready
 from trtdisagg.proxy.app import App
+from trtdisagg.proxy.attached import attached
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.health import Health
 from trtdisagg.proxy.http_server import serving
@@ -58,9 +59,10 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
     roster, pool = Roster(), Pool(_read_secret(spec.secret_file))
     metrics, deadlines = Metrics(roster), Deadlines()
     legs = Legs(pool, roster, metrics, deadlines)
-    app = App(Means(spec=spec, roster=roster, legs=legs, metrics=metrics, ids=DisaggIds(), deadlines=deadlines))
+    means = Means(spec=spec, roster=roster, legs=legs, metrics=metrics, ids=DisaggIds(), deadlines=deadlines)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(pool.close_idle)
+        app = App(means, await stack.enter_async_context(attached(spec, roster)))
         sockets = open_sockets(spec.host, spec.port, stuck_timeout_s=spec.idle_timeout_s)
         await stack.enter_async_context(serving(app.handle, sockets, spec.max_body_bytes))
         if spec.members_socket is not None:
