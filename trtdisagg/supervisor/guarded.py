@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import anyio
 
-from trtdisagg.supervisor import guardian
+from trtdisagg.supervisor import guardian, notify
 from trtdisagg.supervisor.events import Event, Noticed
 from trtdisagg.supervisor.rundir import Place
 
@@ -77,7 +77,7 @@ class Guardian:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env={key: value for key, value in os.environ.items() if key != guardian.MARK},
+            env={k: v for k, v in notify.without_variables(os.environ).items() if k != guardian.MARK},
             cwd="/",
             pass_fds=[self._lock_fd],
             start_new_session=True,

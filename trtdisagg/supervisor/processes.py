@@ -24,7 +24,7 @@ import msgspec
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.reports import decode_report
 from trtdisagg.protocol.spec import Failed, Ready, Report
-from trtdisagg.supervisor import guardian
+from trtdisagg.supervisor import guardian, notify
 
 NUM_LAST_LINES = 10
 _MAX_LINE_BYTES = 64 * 1024
@@ -33,16 +33,6 @@ _END_OF_PIPES_S = 1.0
 """From the end of a child and all it started to the end of its pipes."""
 _SWEEP_TIMEOUT_S = 10.0
 _REAP_TIMEOUT_S = 5.0
-
-_NOT_FOR_CHILDREN = {
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-}
-"""What systemd tells its service: a child that followed it would speak in the agent's name."""
 
 
 class ChildProcess:
@@ -129,8 +119,7 @@ class ChildProcess:
         return output, reports
 
     def _environment(self) -> dict[str, str]:
-        ours = {key: value for key, value in os.environ.items() if key not in _NOT_FOR_CHILDREN}
-        return {**ours, "PYTHONUNBUFFERED": "1", **self._env, guardian.MARK: self._mark}
+        return {**notify.without_variables(os.environ), "PYTHONUNBUFFERED": "1", **self._env, guardian.MARK: self._mark}
 
     async def _ended(self) -> None:
         """Wait for the end of the process, and kill what is left of its group while its number is still taken."""
