@@ -13,26 +13,30 @@ from msgspec.structs import replace
 
 from trtdisagg.config.schema import SupervisionConfig
 from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError
-from trtdisagg.supervisor.child import Child
+from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, STALE_S, Child, Leaving
 from trtdisagg.supervisor.events import (
     Abandon,
     Action,
     BackOff,
     Finish,
     GiveUp,
+    Hurry,
     Kill,
+    Leave,
+    Rolled,
+    RollEnded,
     Spawn,
     Stall,
+    Stay,
+    Switch,
     Terminate,
 )
-from trtdisagg.supervisor.state import PROXY, ClusterState, Stop
+from trtdisagg.supervisor.state import PROXY, ClusterState, Roll, Stop, waits_for
 
-BEAT_STALE_S = 5.0
-"""Without a beat for this long a server is not routed to: ten beats are missing."""
-BEAT_DEAD_S = 30.0
-"""Without one for this long it is killed and started again."""
 UNDEAD_S = 20.0
 """From SIGKILL until a child that is still there is left alone."""
+AFTER_PROXY_S = 1.0
+"""When the last proxy of a cluster that goes down is gone, nobody comes for what its servers still hold."""
 
 
 def decide(state: ClusterState, rules: SupervisionConfig, now: float) -> Action | None:
@@ -51,12 +55,30 @@ def agenda(state: ClusterState, rules: SupervisionConfig) -> Iterator[Action]:
         return
     if state.stop is not None:
         yield from _stopping(state, state.stop, rules)
-        return
+    elif state.roll is not None:
+        yield from _rolling(state, state.roll)
     for child in state.children.values():
         if child.lives:
-            yield from _watching(child, rules)
-        else:
+            yield from _living(child, state, rules)
+        elif state.stop is None and child.is_wanted:
             yield from _reviving(child, state, rules)
+
+
+def _living(child: Child, state: ClusterState, rules: SupervisionConfig) -> Iterator[Action]:
+    if child.kill_at is not None:
+        yield Abandon(at=child.kill_at + UNDEAD_S, name=child.name)
+    elif state.stop is not None and state.stop.force:
+        yield _kill(child, state.stop.at, state.stop.reason)
+    elif child.phase == "failed" and child.leaving is None:
+        yield _kill(child, child.started_at, child.reason or "failed")
+    elif child.leaving is not None:
+        yield from _leaving(child, child.leaving, state, rules)
+    else:
+        yield from _watching(child, rules)
+
+
+def _kill(child: Child, at: float, reason: str) -> Action:
+    return Kill(at=at, name=child.name, incarnation=child.incarnation or "", reason=reason)
 
 
 # --- keeping it up --------------------------------------------------------------------------------------------------
@@ -64,52 +86,56 @@ def agenda(state: ClusterState, rules: SupervisionConfig) -> Iterator[Action]:
 
 def _watching(child: Child, rules: SupervisionConfig) -> Iterator[Action]:
     """A child that lives has to become ready, to show that it is alive, and to end when it says that it will."""
-    if child.kill_at is not None:
-        yield Abandon(at=child.kill_at + UNDEAD_S, name=child.name)
-        return
     if child.failed_at is not None:
-        due = child.failed_at + rules.kill_timeout_s
-        yield Kill(at=due, name=child.name, reason="it reported a failure and did not end")
+        yield _kill(child, child.failed_at + rules.kill_timeout_s, "it reported a failure and did not end")
     if child.phase in ("starting", "loading"):
         yield _start_deadline(child, rules)
     elif child.phase == "ready":
-        yield _stall_deadline(child)
+        yield from _stall_deadlines(child)
     elif child.phase == "stalled":
-        yield Kill(at=child.beat_at + BEAT_DEAD_S, name=child.name, reason=f"no sign of life for {BEAT_DEAD_S:.0f} s")
+        since = min(child.beat_at, child.progress_at)
+        if child.num_canaries_missed >= NUM_CANARIES_MISSED:
+            since = min(since, child.canary_at)
+        reason = f"{child.reason} for {rules.stall_timeout_s:g} s"
+        yield _kill(child, since + rules.stall_timeout_s, reason)
 
 
-def _stall_deadline(child: Child) -> Action:
-    return Stall(at=child.beat_at + BEAT_STALE_S, name=child.name)
+def _stall_deadlines(child: Child) -> Iterator[Action]:
+    yield Stall(at=child.beat_at + STALE_S, name=child.name, reason="no sign of life")
+    # A beat that says there is work and no progress moves the first deadline, not this one.
+    yield Stall(at=child.progress_at + STALE_S, name=child.name, reason="has work and computes nothing")
+    if child.num_canaries_missed >= NUM_CANARIES_MISSED:
+        yield Stall(at=child.canary_at, name=child.name, reason="generates no token when asked to")
 
 
 def _start_deadline(child: Child, rules: SupervisionConfig) -> Action:
     due = child.started_at + rules.start_timeout_s
     reason = f"not ready within {rules.start_timeout_s:g} s"
     if child.ever_ready:
-        return Kill(at=due, name=child.name, reason=reason)
+        return _kill(child, due, reason)
     at_stage = f" (still {child.phase}{f' {child.reason}' if child.reason else ''})"
     reason = f"{child.name} was {reason}{at_stage}; supervision.start_timeout_s sets the deadline"
     return GiveUp(at=due, name=child.name, reason=reason, exit_code=NotReadyInTimeError.exit_code)
 
 
 def _reviving(child: Child, state: ClusterState, rules: SupervisionConfig) -> Iterator[Action]:
-    """A child that does not live is started: the first time at once, after a death with a pause, or given up."""
-    if child.phase == "starting":
+    """A child that does not live is started: the first time at once, after a crash with a pause, or given up."""
+    if child.phase == "starting" and not any(waits_for(state, child)):
         yield _spawn(child, state, state.started_at)
     elif child.phase == "backoff":
         if child.retry_at is not None:
             yield _spawn(child, state, child.retry_at)
         else:
-            yield _after_death(child, state, rules)
+            yield _after_crash(child, state, rules)
 
 
 def _spawn(child: Child, state: ClusterState, at: float) -> Action:
     return Spawn(at=at, name=child.name, incarnation=f"{state.run_id}.{child.name}.{child.num_starts + 1}")
 
 
-def _after_death(child: Child, state: ClusterState, rules: SupervisionConfig) -> Action:
-    died_at = child.deaths[-1]
-    recent = [t for t in child.deaths if t > died_at - rules.crash_window_s]
+def _after_crash(child: Child, state: ClusterState, rules: SupervisionConfig) -> Action:
+    died_at = child.crashes[-1]
+    recent = [t for t in child.crashes if t > died_at - rules.crash_window_s]
     if not child.ever_ready:
         return _given_up(child, f"{child.name} did not start: {child.reason}", StartupError.exit_code)
     if child.failure is not None and child.failure.fatal:
@@ -124,16 +150,69 @@ def _after_death(child: Child, state: ClusterState, rules: SupervisionConfig) ->
 def _given_up(child: Child, what: str, exit_code: int) -> Action:
     """:param what: one line; the last lines of the child go below it."""
     lines = "".join(f"\n    {line}" for line in child.last_lines)
-    return GiveUp(at=child.deaths[-1], name=child.name, reason=what + lines, exit_code=exit_code)
+    return GiveUp(at=child.crashes[-1], name=child.name, reason=what + lines, exit_code=exit_code)
 
 
-def _pause_s(num_deaths: int, rules: SupervisionConfig, seed: str) -> float:
-    """The back-off doubles with each death; a random half of it keeps servers that died together apart."""
-    longest = min(rules.backoff_s * 2.0 ** min(num_deaths - 1, 30), rules.max_backoff_s)
+def _pause_s(num_crashes: int, rules: SupervisionConfig, seed: str) -> float:
+    """The back-off doubles with each crash; a random half of it keeps servers that died together apart."""
+    longest = min(rules.backoff_s * 2.0 ** min(num_crashes - 1, 30), rules.max_backoff_s)
     return longest * random.Random(seed).uniform(0.5, 1.0)
 
 
-# --- taking it down -------------------------------------------------------------------------------------------------
+# --- one child on its way out ---------------------------------------------------------------------------------------
+
+
+def _leaving(child: Child, leaving: Leaving, state: ClusterState, rules: SupervisionConfig) -> Iterator[Action]:
+    """Nobody counts on it any more -> SIGTERM, or its new role -> deadline -> SIGTERM again -> deadline -> SIGKILL."""
+    incarnation = child.incarnation or ""
+    if leaving.then == "switch" and child.term_at is None:
+        yield from _switching(child, leaving, state, rules)
+    elif child.term_at is None:
+        due = leaving.at if child.ready is None or _may_end(child, state) else leaving.deadline
+        yield Terminate(at=due, name=child.name, incarnation=incarnation)
+    elif child.hurry_at is None:
+        # One that was not ready has nothing to drain: SIGTERM ends it.
+        due = child.term_at + rules.kill_timeout_s if child.ready is None else max(child.term_at, leaving.deadline)
+        yield Hurry(at=due, name=child.name, incarnation=incarnation)
+    else:
+        reason = f"still there {rules.kill_timeout_s:g} s after it was cut short"
+        yield _kill(child, child.hurry_at + rules.kill_timeout_s, reason)
+
+
+def _may_end(child: Child, state: ClusterState) -> bool:
+    """A server may when nobody routes to it or counts on it, a proxy when its successor is ready."""
+    if child.role != PROXY:
+        return state.stop is not None or not state.is_held(child)
+    successor = state.children.get(PROXY)
+    return state.stop is not None or successor is None or successor is child or successor.phase in ("ready", "failed")
+
+
+def _switching(child: Child, leaving: Leaving, state: ClusterState, rules: SupervisionConfig) -> Iterator[Action]:
+    if child.switch_at is not None:
+        yield _kill(child, child.switch_at + rules.kill_timeout_s, "did not take its new role")
+        return
+    assert leaving.role is not None
+    # A beat from before it left the members knows nothing of what came last.
+    if not state.is_held(child) and child.is_idle and child.beat_at > leaving.at:
+        yield Switch(at=leaving.at, name=child.name, incarnation=child.incarnation or "", role=leaving.role)
+    yield Stay(at=leaving.deadline, name=child.name)
+
+
+def _rolling(state: ClusterState, roll: Roll) -> Iterator[Action]:
+    """Each is restarted when the one before is up again; one that is not holds the others back."""
+    name = roll.names[0]
+    child = state.children.get(name)
+    if child is None or not child.is_wanted:
+        yield Rolled(at=state.started_at, name=name)
+    elif child.phase == "failed":
+        yield RollEnded(at=state.started_at, reason=f"{name} did not come back; the others are left as they are")
+    elif roll.incarnation is None:
+        yield Leave(at=state.started_at, name=name, then="restart", timeout_s=roll.timeout_s, reason=roll.reason)
+    elif child.lives and child.incarnation != roll.incarnation and state.is_up(child):
+        yield Rolled(at=state.started_at, name=name)
+
+
+# --- taking it all down ---------------------------------------------------------------------------------------------
 
 
 def _stopping(state: ClusterState, stop: Stop, rules: SupervisionConfig) -> Iterator[Action]:
@@ -142,23 +221,10 @@ def _stopping(state: ClusterState, stop: Stop, rules: SupervisionConfig) -> Iter
     if not living:
         yield Finish(at=state.started_at, exit_code=stop.exit_code)
     drain_s = rules.drain_timeout_s if stop.timeout_s is None else stop.timeout_s
-    proxy = state.children.get(PROXY)
+    has_proxy = any(child.role == PROXY for child in state.children.values())
     for child in living:
-        if child.phase == "ready":
-            yield _stall_deadline(child)  # the proxy may still route to it
-        if child.kill_at is not None:
-            yield Abandon(at=child.kill_at + UNDEAD_S, name=child.name)
-        elif stop.force:
-            yield Kill(at=state.started_at, name=child.name, reason=stop.reason)
-        elif child.term_at is not None:
-            grace_s = _grace_s(child, proxy, drain_s, rules)
-            yield Kill(at=child.term_at + grace_s, name=child.name, reason=f"still there after {grace_s:g} s")
-        elif child is proxy or proxy is None or not proxy.lives:
-            yield Terminate(at=state.started_at, name=child.name)
-
-
-def _grace_s(child: Child, proxy: Child | None, drain_s: float, rules: SupervisionConfig) -> float:
-    """The time to drain is the proxy's; behind it a server has nothing left to do but to end."""
-    if child is proxy:
-        return drain_s
-    return rules.kill_timeout_s if proxy is not None else drain_s + rules.kill_timeout_s
+        timeout_s = min(drain_s, AFTER_PROXY_S) if has_proxy and child.role != PROXY else drain_s
+        is_next = child.role == PROXY or not state.proxies
+        if is_next and (child.leaving is None or child.leaving.then != "stop"):
+            reason = stop.reason.splitlines()[0]
+            yield Leave(at=stop.at, name=child.name, then="stop", timeout_s=timeout_s, reason=reason)

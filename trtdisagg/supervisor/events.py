@@ -1,15 +1,22 @@
 """Everything that happens to a cluster, as one tagged union of frozen values.
 
-Observations come from the world. Actions are what `decide` wants done: each is reduced into the state like an
-observation, and then carried out, so that it is never asked for twice. `at` is seconds on the agent's monotonic clock;
-in an action that is not yet due, it is when it will be.
+Observations come from the world, wishes from people. Actions are what `decide` wants done: each is reduced into the
+state like an observation, and then carried out, so that it is never asked for twice. `at` is seconds on the agent's
+monotonic clock; in an action that is not yet due, it is when it will be.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-from trtdisagg.protocol.spec import Report
+from trtdisagg.protocol.spec import Report, Role
+
+ChildRole = Literal[Role, "proxy"]
+Then = Literal["restart", "stop", "gone", "switch"]
+"""What becomes of a child when it has drained: it starts again; it stays in the table and is not started; it is
+forgotten; it lives on in another role."""
 
 
 class _Event(msgspec.Struct, kw_only=True, frozen=True, tag_field="event"):
@@ -45,20 +52,24 @@ class Exited(_Event, tag="exited", kw_only=True, frozen=True):
     last_lines: list[str] = []
 
 
-class Routed(_Event, tag="routed", kw_only=True, frozen=True):
-    """The proxy has taken over the set of members."""
+class Told(_Event, tag="told", kw_only=True, frozen=True):
+    """Somebody who routes to our servers has taken over a set of members, or counts anew who is in use."""
 
-    names: list[str]
+    holder: str
+    """Incarnation of a proxy of ours, or the name of a registry."""
+    members: frozenset[str] = frozenset()
+    """Incarnations that it may route to."""
+    in_use: dict[str, int] = {}
+    """By incarnation: requests that count on it."""
 
 
-class StopAsked(_Event, tag="stop_asked", kw_only=True, frozen=True):
-    """Somebody wants the cluster down: a signal, or `trtdisagg down`."""
+class Canary(_Event, tag="canary", kw_only=True, frozen=True):
+    """A server was asked for a token."""
 
-    reason: str
-    exit_code: int
-    timeout_s: float | None = None
-    """Deadline of the drain; None: the cluster file's."""
-    force: bool = False
+    name: str
+    incarnation: str
+    error: str | None = None
+    """None: it came."""
 
 
 class Woke(_Event, tag="woke", kw_only=True, frozen=True):
@@ -73,6 +84,47 @@ class Noticed(_Event, tag="noticed", kw_only=True, frozen=True):
     text: str
 
 
+# --- wishes ---------------------------------------------------------------------------------------------------------
+
+
+class StopAsked(_Event, tag="stop_asked", kw_only=True, frozen=True):
+    """Somebody wants the cluster down: a signal, or `trtdisagg down`."""
+
+    reason: str
+    exit_code: int
+    timeout_s: float | None = None
+    """Deadline of the drain; None: the cluster file's."""
+    force: bool = False
+
+
+class Added(_Event, tag="added", kw_only=True, frozen=True):
+    """A new child, or one that was stopped or has failed and shall live again."""
+
+    name: str
+    role: ChildRole
+    after: list[str] = []
+    """Children whose place it takes: it starts when they are gone."""
+
+
+class LeaveAsked(_Event, tag="leave_asked", kw_only=True, frozen=True):
+    """Let a child drain, and then do something with it."""
+
+    name: str
+    then: Then
+    timeout_s: float
+    reason: str
+    role: Role | None = None
+    """The new one, of a switch."""
+
+
+class RollAsked(_Event, tag="roll_asked", kw_only=True, frozen=True):
+    """Restart children one after the other."""
+
+    names: list[str]
+    timeout_s: float
+    reason: str
+
+
 # --- actions --------------------------------------------------------------------------------------------------------
 
 
@@ -81,23 +133,68 @@ class Spawn(_Event, tag="spawn", kw_only=True, frozen=True):
     incarnation: str
 
 
+class Leave(_Event, tag="leave", kw_only=True, frozen=True):
+    """Not routed to any more, and asked to end when nobody counts on it."""
+
+    name: str
+    then: Then
+    timeout_s: float
+    reason: str
+
+
+class Rolled(_Event, tag="rolled", kw_only=True, frozen=True):
+    """The first of those that are restarted in turn is back."""
+
+    name: str
+
+
+class RollEnded(_Event, tag="roll_ended", kw_only=True, frozen=True):
+    """The others are left as they are."""
+
+    reason: str
+
+
 class Terminate(_Event, tag="terminate", kw_only=True, frozen=True):
     """SIGTERM to the group: finish, then end."""
 
     name: str
+    incarnation: str
+
+
+class Hurry(_Event, tag="hurry", kw_only=True, frozen=True):
+    """SIGTERM once more: cut short what still runs, say so to its clients, and end."""
+
+    name: str
+    incarnation: str
 
 
 class Kill(_Event, tag="kill", kw_only=True, frozen=True):
     """SIGKILL to the group."""
 
     name: str
+    incarnation: str
     reason: str
 
 
-class Stall(_Event, tag="stall", kw_only=True, frozen=True):
-    """Beats are missing: not routed to until one comes."""
+class Switch(_Event, tag="switch", kw_only=True, frozen=True):
+    """Nothing runs on it any more: it may take its new role."""
 
     name: str
+    incarnation: str
+    role: Role
+
+
+class Stay(_Event, tag="stay", kw_only=True, frozen=True):
+    """A switch did not come about in time: it goes on as before."""
+
+    name: str
+
+
+class Stall(_Event, tag="stall", kw_only=True, frozen=True):
+    """It shows no sign of life or does not get on: not routed to until it does."""
+
+    name: str
+    reason: str
 
 
 class BackOff(_Event, tag="back_off", kw_only=True, frozen=True):
@@ -108,7 +205,7 @@ class BackOff(_Event, tag="back_off", kw_only=True, frozen=True):
 
 
 class GiveUp(_Event, tag="give_up", kw_only=True, frozen=True):
-    """A server is failed for good, and with it the cluster."""
+    """A child has failed and is not started again by itself."""
 
     name: str
     reason: str
@@ -127,6 +224,22 @@ class Finish(_Event, tag="finish", kw_only=True, frozen=True):
     exit_code: int
 
 
-Observation = Spawned | Reported | Exited | Routed | StopAsked | Woke | Noticed
-Action = Spawn | Terminate | Kill | Stall | BackOff | GiveUp | Abandon | Finish
-Event = Observation | Action
+Observation = Spawned | Reported | Exited | Told | Canary | Woke | Noticed
+Wish = StopAsked | Added | LeaveAsked | RollAsked
+Action = (
+    Spawn
+    | Leave
+    | Rolled
+    | RollEnded
+    | Terminate
+    | Hurry
+    | Kill
+    | Switch
+    | Stay
+    | Stall
+    | BackOff
+    | GiveUp
+    | Abandon
+    | Finish
+)
+Event = Observation | Wish | Action

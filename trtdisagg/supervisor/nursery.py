@@ -9,12 +9,12 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.protocol.spec import ProxySpec, Report
+from trtdisagg.protocol.spec import Command, ProxySpec, Report
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawned
 from trtdisagg.supervisor.guarded import Guardian
@@ -30,6 +30,8 @@ class Nursery:
 
     :param secret_file: the cluster's secret, if it has one.
     :param guardian: told of each process group.
+    :param listen_fds: sockets that every proxy accepts clients on.
+    :param pace: how often children that are ready are listened to.
     :param on_event: called with all that happens.
     :param on_line: called with each line that a child prints, and the child's name.
     """
@@ -40,6 +42,8 @@ class Nursery:
         secret_file: str | None,
         guardian: Guardian,
         *,
+        listen_fds: Sequence[int] = (),
+        pace: Callable[[], Awaitable[None]] | None = None,
         on_event: Callable[[Event], None],
         on_line: Callable[[str, str], None],
     ) -> None:
@@ -48,7 +52,10 @@ class Nursery:
         self._guardian = guardian
         self._on_event = on_event
         self._on_line = on_line
+        self._listen_fds = listen_fds
+        self._pace = pace
         self._children: dict[str, ChildProcess] = {}
+        """By incarnation."""
         self._logs: dict[str, LogFile] = {}
         self._failing_logs: set[str] = set()
 
@@ -65,24 +72,33 @@ class Nursery:
         :returns: the task that runs it, from its start until nothing of it is left.
         """
         child = ChildProcess(
-            functools.partial(self._command, plan, incarnation),
+            functools.partial(self._argv, plan, incarnation),
             env=plan.env,
             mark=incarnation,
+            pass_fds=self._listen_fds if plan.role == "proxy" else (),
+            pace=self._pace,
             on_line=functools.partial(self._line, plan.name),
             on_report=functools.partial(self._report, plan.name, incarnation),
         )
-        self._children[plan.name] = child
+        self._children[incarnation] = child
         self._logs.setdefault(plan.name, LogFile(self._place.log_file(plan.name)))
-        return functools.partial(self._run, child, plan.name, incarnation)
+        return functools.partial(self._run, child, plan, incarnation)
 
-    def signal(self, name: str, number: signal.Signals) -> None:
+    def signal(self, incarnation: str, number: signal.Signals) -> None:
         """Signal the process group of a child; of one that is gone, nobody."""
-        if name in self._children:
-            self._children[name].signal(number)
+        if incarnation in self._children:
+            self._children[incarnation].signal(number)
+
+    def command(self, incarnation: str, command: Command) -> None:
+        """Send a command to a child; to one that is gone, nobody gets it."""
+        if incarnation in self._children:
+            self._children[incarnation].command(command)
 
     # --- one incarnation --------------------------------------------------------------------------------------------
 
-    async def _run(self, child: ChildProcess, name: str, incarnation: str) -> None:
+    async def _run(self, child: ChildProcess, plan: ChildPlan, incarnation: str) -> None:
+        name = plan.name
+
         def started(pid: int) -> None:
             self._guardian.add(pid)
             self._on_event(Spawned(at=time.monotonic(), name=name, incarnation=incarnation, pid=pid))
@@ -93,19 +109,24 @@ class Nursery:
             how = f"cannot be started: {e}"
         if child.pid is not None:
             self._guardian.discard(child.pid)
-        del self._children[name]
+        del self._children[incarnation]
         lines = list(child.last_lines)
         self._on_event(Exited(at=time.monotonic(), name=name, incarnation=incarnation, how=how, last_lines=lines))
 
-    def _command(self, plan: ChildPlan, incarnation: str, report_fd: int) -> list[str]:
-        """Write the spec file of one incarnation, and make the command that reads it."""
+    def _argv(self, plan: ChildPlan, incarnation: str, report_fd: int, command_fd: int) -> list[str]:
+        """Write the spec file of one incarnation, and make the command line that reads it."""
         spec: msgspec.Struct = replace(
             plan.spec, secret_file=self._secret_file, parent_pid=os.getpid(), report_fd=report_fd
         )
         if isinstance(spec, ProxySpec):
-            spec = replace(spec, members_socket=str(self._place.members_socket))
+            spec = replace(
+                spec,
+                listen_fds=list(self._listen_fds),
+                members_socket=str(self._place.members_socket(incarnation)),
+                control_socket=str(self._place.control_socket),
+            )
         else:
-            spec = replace(spec, incarnation=incarnation)
+            spec = replace(spec, incarnation=incarnation, command_fd=command_fd)
         path = self._place.spec_file(plan.name)
         rundir.write_private(path, msgspec.json.format(msgspec.json.encode(spec)))
         return [*plan.argv, "--spec", str(path)]

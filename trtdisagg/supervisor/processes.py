@@ -1,6 +1,7 @@
 """One child process: started, listened to, and seen to its end with all it has started.
 
-    agent ---- command, environment, SIGTERM, SIGKILL ------> child (own session and process group)
+    agent ---- command line, environment, signals ----------> child (own session and process group)
+          ---- commands (a pipe of its own) ---------------->
           <--- lines (stdout and stderr) --------------------
           <--- reports (a pipe of its own) ------------------
 
@@ -15,7 +16,7 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import anyio
 import anyio.to_thread
@@ -23,7 +24,7 @@ import msgspec
 
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.reports import decode_report
-from trtdisagg.protocol.spec import Failed, Ready, Report
+from trtdisagg.protocol.spec import Command, Failed, Ready, Report
 from trtdisagg.supervisor import guardian, notify
 
 NUM_LAST_LINES = 10
@@ -38,8 +39,11 @@ _REAP_TIMEOUT_S = 5.0
 class ChildProcess:
     """One process of a server or of the proxy.
 
-    :param command: given the descriptor for reports, the command to start.
+    :param argv: given the descriptors for reports and for commands, the command line to start.
     :param env: added to this process's environment.
+    :param pass_fds: descriptors that it inherits beside those.
+    :param pace: waited for before reports are looked at once the child is ready: beats of many children come together
+        and wake this process once. What ends a child is seen at once all the same.
     :param mark: value of the run's mark, which everything that the child starts inherits.
     :param on_line: called with each line it prints, as it is, with its end.
     :param on_report: called with each report.
@@ -47,15 +51,21 @@ class ChildProcess:
 
     def __init__(
         self,
-        command: Callable[[int], Sequence[str]],
+        argv: Callable[[int, int], Sequence[str]],
         *,
         env: Mapping[str, str],
         mark: str,
+        pass_fds: Sequence[int] = (),
+        pace: Callable[[], Awaitable[None]] | None = None,
         on_line: Callable[[bytes], None],
         on_report: Callable[[Report], None],
     ) -> None:
         self.last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
-        self._command = command
+        self._argv = argv
+        self._pass_fds = pass_fds
+        self._pace = pace
+        self._commands_fd: int | None = None
+        self._is_ready = False
         self._env = env
         self._mark = mark
         self._on_line = on_line
@@ -88,9 +98,16 @@ class ChildProcess:
                     await self._clear_remains()
                     readers.cancel_scope.deadline = anyio.current_time() + _END_OF_PIPES_S
             finally:
+                self._commands_fd = None
                 if self._process.returncode is None:
                     await self._put_to_an_end()
             return self._process.returncode
+
+    def command(self, command: Command) -> None:
+        """Send a command; to one that is ending or does not read, it is as if there was none."""
+        if self._commands_fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._commands_fd, msgspec.json.encode(command) + b"\n")
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process group; before the start, it has the effect that there is none."""
@@ -107,13 +124,17 @@ class ChildProcess:
         with contextlib.ExitStack() as theirs:
             output, output_theirs = _pipe(fds, theirs)
             reports, reports_theirs = _pipe(fds, theirs)
+            commands_theirs, self._commands_fd = os.pipe()
+            fds.callback(os.close, self._commands_fd)
+            theirs.callback(os.close, commands_theirs)
+            os.set_blocking(self._commands_fd, False)
             self._process = subprocess.Popen(
-                self._command(reports_theirs),
+                self._argv(reports_theirs, commands_theirs),
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output_theirs,
                 stderr=output_theirs,
-                pass_fds=[reports_theirs],
+                pass_fds=[reports_theirs, commands_theirs, *self._pass_fds],
                 start_new_session=True,
             )
         return output, reports
@@ -151,8 +172,17 @@ class ChildProcess:
             self._on_line(line)
 
     async def _read_reports(self, fd: int) -> None:
-        async for line in _lines(fd):
-            self._on_report(_report(line))
+        async for line in _lines(fd, self._until_due):
+            report = _report(line)
+            self._is_ready = self._is_ready or isinstance(report, Ready)
+            self._on_report(report)
+
+    async def _until_due(self, fd: int) -> None:
+        assert self._process is not None
+        if self._is_ready and self._pace is not None and self._process.returncode is None:
+            await self._pace()
+        else:
+            await anyio.wait_readable(fd)
 
 
 def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
@@ -176,10 +206,16 @@ def _report(line: bytes) -> Report:
     return report
 
 
-async def _lines(fd: int) -> AsyncIterator[bytes]:
-    """Lines with their ends from a pipe that does not block; one that is too long comes in pieces."""
+_Wait = Callable[[int], Awaitable[None]]
+
+
+async def _lines(fd: int, wait: _Wait = anyio.wait_readable) -> AsyncIterator[bytes]:
+    """Lines with their ends from a pipe that does not block; one that is too long comes in pieces.
+
+    :param wait: called with the pipe before each look at it.
+    """
     rest = b""
-    while chunk := await _read(fd):
+    while chunk := await _read(fd, wait):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             yield line + b"\n"
@@ -190,8 +226,8 @@ async def _lines(fd: int) -> AsyncIterator[bytes]:
         yield rest + b"\n"
 
 
-async def _read(fd: int) -> bytes:
+async def _read(fd: int, wait: _Wait) -> bytes:
     while True:
-        await anyio.wait_readable(fd)
+        await wait(fd)
         with contextlib.suppress(BlockingIOError):
             return os.read(fd, _READ_BYTES)

@@ -2,7 +2,7 @@
 
     $XDG_RUNTIME_DIR/trtdisagg/NAME-KEY/     (or /tmp/trtdisagg-UID/NAME-KEY/)   0700, gone when the cluster is
         lock            pid and run id of the agent; flocked as long as the agent, or its guardian, lives
-        control.sock    the agent's         members.sock    the proxy's
+        control.sock    the agent's         members-N.sock  that of the proxy's N-th incarnation
         secret          the cluster's, where the file names none
         *.json          spec files of the children
     $XDG_STATE_HOME/trtdisagg/NAME-KEY/logs/ (or ~/.local/state/...)             stays
@@ -57,9 +57,9 @@ class Place(msgspec.Struct, frozen=True):
     def control_socket(self) -> Path:
         return self.run_dir / "control.sock"
 
-    @property
-    def members_socket(self) -> Path:
-        return self.run_dir / "members.sock"
+    def members_socket(self, incarnation: str) -> Path:
+        """Of one incarnation of the proxy: an old one may still finish its work while the next is there."""
+        return self.run_dir / f"members-{incarnation.rpartition('.')[2]}.sock"
 
     @property
     def secret_file(self) -> Path:

@@ -1,37 +1,51 @@
-"""What others see of the state: people (a status), the proxy (its members). Pure."""
+"""What others see of the state: people (a status), whoever routes (its members). Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from trtdisagg.protocol.control import ClusterStatus, Member, ServerStatus
+import msgspec
+
+from trtdisagg.protocol.control import ClusterStatus, Member, Members, Need, ServerStatus
 from trtdisagg.protocol.spec import EngineSpec
-from trtdisagg.supervisor.child import Child, Sample
+from trtdisagg.supervisor.child import Child
+from trtdisagg.supervisor.hints import hints
 from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.rates import rates
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import LOOPBACK, join_address
-from trtdisagg.supervisor.state import ClusterState
+from trtdisagg.supervisor.state import PROXY, ClusterState
 
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
+_COMING = ("starting", "loading", "stalled", "backoff")
+_KINDS: tuple[Need, ...] = ("context", "generation")
+
+PlanOf = Callable[[str], ChildPlan]
+"""The plan of a child, by its name."""
 
 
-def members(state: ClusterState, plan: Plan) -> list[Member]:
-    """Servers that may be routed to: those that are ready, at the addresses they have now."""
-    return [
-        _member(server, state.children[server.name])
-        for server in plan.servers
-        if state.children[server.name].phase == "ready"
-    ]
+# --- for whoever routes ---------------------------------------------------------------------------------------------
+
+
+def routable(state: ClusterState, plan: Plan, plan_of: PlanOf) -> Members:
+    """Servers that may be routed to, at the addresses they have now, and what each model needs and may wait for."""
+    servers = [child for child in state.children.values() if child.role != PROXY]
+    return Members(
+        members=[_member(plan_of(child.name), child) for child in servers if child.phase == "ready"],
+        needs=plan.needs,
+        coming=_coming(servers, plan_of) if state.stop is None else {},
+    )
 
 
 def _member(server: ChildPlan, child: Child) -> Member:
     assert child.ready is not None
+    assert child.role != PROXY
     assert isinstance(server.spec, EngineSpec)
     return Member(
         name=server.name,
-        role=server.spec.role,
+        role=child.role,
         model=server.spec.model,
         url=_url(server, child),
         incarnation=child.incarnation or "",
@@ -42,26 +56,62 @@ def _member(server: ChildPlan, child: Child) -> Member:
     )
 
 
+def _coming(servers: Sequence[Child], plan_of: PlanOf) -> dict[str, list[Need]]:
+    """Roles that a server is about to have (again)."""
+    roles: dict[str, set[str]] = {}
+    for child in servers:
+        is_coming = child.phase in _COMING and child.leaving is None
+        role = child.leaving.role or child.role if child.leaving and child.stays else child.role
+        if child.is_wanted and (is_coming or (child.leaving is not None and child.stays)):
+            roles.setdefault(plan_of(child.name).model or "", set()).add(role)
+    return {model: [kind for kind in _KINDS if mine & {kind, "both"}] for model, mine in roles.items()}
+
+
+# --- for people -----------------------------------------------------------------------------------------------------
+
+
 def status(
-    state: ClusterState, plan: Plan, place: Place, *, now: float, agent_pid: int, events: Sequence[str] = ()
+    state: ClusterState,
+    plan: Plan,
+    plan_of: PlanOf,
+    place: Place,
+    *,
+    now: float,
+    agent_pid: int,
+    others: Sequence[Member] = (),
+    autoscale: str | None = None,
+    events: Sequence[str] = (),
 ) -> ClusterStatus:
     """Everything `trtdisagg status` shows.
 
+    :param others: servers that the proxy knows from elsewhere.
+    :param autoscale: the autoscaler's last decision.
     :param events: the last few, as lines.
     """
-    front = plan.proxy or plan.servers[0]
+    front = plan.proxy or (plan.servers[0] if plan.servers else None)
+    children = sorted(state.children.values(), key=lambda child: _order(child, plan))
+    servers = [_server_status(plan_of(child.name), child, state, place, now) for child in children]
     return ClusterStatus(
         cluster=plan.cluster,
         state=_cluster_state(state),
         reason=state.stop.reason if state.stop else None,
-        url=f"http://{_url(front, state.children[front.name])}",
+        url=f"http://{_url(front, state.children.get(front.name))}" if front else "",
         file=plan.file,
         fingerprint=plan.fingerprint,
         agent_pid=agent_pid,
         up_s=now - state.started_at,
-        servers=[_server_status(p, state.children[p.name], place, now) for p in plan.children],
+        servers=servers,
+        others=list(others),
+        hints=hints(servers, {child.name: child.window for child in children}, now),
+        autoscale=autoscale,
         events=list(events),
     )
+
+
+def _order(child: Child, plan: Plan) -> tuple[int, str, int]:
+    """The proxy, then by group and number, as in the plan."""
+    group, _, number = child.name.rpartition("-")
+    return 0 if child.role == PROXY else 1, group, int(number) if number.isdigit() else 0
 
 
 def _cluster_state(state: ClusterState) -> Literal["starting", "ready", "degraded", "stopping", "failed"]:
@@ -72,11 +122,10 @@ def _cluster_state(state: ClusterState) -> Literal["starting", "ready", "degrade
     return "ready" if state.all_ready else "degraded"
 
 
-def _server_status(plan: ChildPlan, child: Child, place: Place, now: float) -> ServerStatus:
-    tokens_in_s, tokens_out_s = _rates(child.samples)
+def _server_status(plan: ChildPlan, child: Child, state: ClusterState, place: Place, now: float) -> ServerStatus:
     return ServerStatus(
-        name=plan.name,
-        role=plan.role,
+        name=child.name,
+        role=child.role,
         model=plan.model,
         state=child.phase,
         reason=child.reason,
@@ -87,25 +136,16 @@ def _server_status(plan: ChildPlan, child: Child, place: Place, now: float) -> S
         restarts=max(0, child.num_starts - 1),
         up_s=None if child.ready_at is None else now - child.ready_at,
         stats=child.stats,
-        tokens_in_s=tokens_in_s,
-        tokens_out_s=tokens_out_s,
+        history=child.history.until(now),
+        in_use=state.in_use(child),
+        deadline_s=max(0.0, child.leaving.deadline - now) if child.leaving else None,
         log_file=str(place.log_file(plan.name)),
+        **msgspec.structs.asdict(rates(child.window, now)),
     )
 
 
-def _url(plan: ChildPlan, child: Child) -> str:
+def _url(plan: ChildPlan, child: Child | None) -> str:
     """Where it can be reached: as it reported, or as planned."""
-    host, port = (child.ready.host, child.ready.port) if child.ready else (plan.spec.host, plan.spec.port)
+    ready = child.ready if child else None
+    host, port = (ready.host, ready.port) if ready else (plan.spec.host, plan.spec.port)
     return join_address(_ANY_ADDRESS.get(host, host), port)
-
-
-def _rates(samples: Sequence[Sample]) -> tuple[float, float]:
-    """Prompt and generated tokens a second between the first and the last beat that are kept."""
-    if len(samples) < 2 or samples[-1].at <= samples[0].at:
-        return 0.0, 0.0
-    first, last = samples[0], samples[-1]
-    seconds = last.at - first.at
-    return (
-        (last.num_prompt_tokens - first.num_prompt_tokens) / seconds,
-        (last.num_generation_tokens - first.num_generation_tokens) / seconds,
-    )

@@ -1,0 +1,69 @@
+"""Tells every proxy of this agent who may be routed to, and hears from it who is in use.
+
+A proxy that finishes its work while its successor serves is told as long as it lives: its requests may still need to
+be tried elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import anyio
+
+from trtdisagg.protocol.control import Member, Members, Told
+from trtdisagg.registry.client import MembersClient
+from trtdisagg.supervisor import events
+from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.state import Holder
+
+
+class Telling:
+    """
+    :param on_event: called when a proxy has taken a set over, or counts anew who is in use.
+    :ivar others: members that the newest proxy knows from elsewhere.
+    """
+
+    def __init__(self, place: Place, on_event: Callable[[events.Event], None]) -> None:
+        self.others: list[Member] = []
+        self._place = place
+        self._on_event = on_event
+        self._members = Members(members=[])
+        self._clients: dict[str, tuple[MembersClient, anyio.CancelScope]] = {}
+        self._known: dict[str, Holder] = {}
+
+    def update(self, members: Members) -> None:
+        """Take a new set, of which the proxies are told at once."""
+        if members != self._members:
+            self._members = members
+            for client, _ in self._clients.values():
+                client.update(members)
+
+    async def run(self, incarnation: str) -> None:
+        """Tell one proxy until it is gone."""
+
+        def told(members: Members, answer: Told) -> None:
+            self._told(incarnation, members, answer)
+
+        client = MembersClient(self._place.members_socket(incarnation), told)
+        client.update(self._members)
+        with anyio.CancelScope() as scope:
+            self._clients[incarnation] = client, scope
+            try:
+                await client.run()
+            finally:
+                del self._clients[incarnation]
+                self._known.pop(incarnation, None)
+
+    def end(self, incarnation: str) -> None:
+        """A proxy is gone."""
+        if incarnation in self._clients:
+            self._clients[incarnation][1].cancel()
+
+    def _told(self, incarnation: str, members: Members, answer: Told) -> None:
+        self.others = answer.others
+        holder = Holder(frozenset(m.incarnation for m in members.members), answer.in_use)
+        if holder != self._known.get(incarnation):
+            self._known[incarnation] = holder
+            at = time.monotonic()
+            self._on_event(events.Told(at=at, holder=incarnation, members=holder.members, in_use=answer.in_use))

@@ -1,0 +1,270 @@
+"""How each event changes one child: `next_child(event, child) -> child`, pure."""
+
+from __future__ import annotations
+
+import functools
+
+from msgspec.structs import replace
+
+from trtdisagg.protocol.spec import Beat, Failed, Loading, Ready, Report, Role, Stats
+from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, STALE_S, Child, Leaving
+from trtdisagg.supervisor.events import (
+    Abandon,
+    BackOff,
+    Canary,
+    Event,
+    Exited,
+    GiveUp,
+    Hurry,
+    Kill,
+    Leave,
+    LeaveAsked,
+    Reported,
+    Spawn,
+    Spawned,
+    Stall,
+    Stay,
+    Switch,
+    Terminate,
+    Woke,
+)
+from trtdisagg.supervisor.history import counted
+from trtdisagg.supervisor.rates import Window
+
+
+@functools.singledispatch
+def next_child(event: Event, child: Child) -> Child:
+    """The child after an event that is about it."""
+    raise AssertionError(f"no rule for {event} on {child}")
+
+
+@next_child.register
+def _spawn(event: Spawn, child: Child) -> Child:
+    assert not child.lives, f"{child.name} lives already"
+    return Child(
+        name=child.name,
+        role=child.role,
+        reason=child.reason if child.ever_ready else None,
+        num_starts=child.num_starts + 1,
+        crashes=child.crashes,
+        ever_ready=child.ever_ready,
+        history=child.history,
+        incarnation=event.incarnation,
+        started_at=event.at,
+    )
+
+
+@next_child.register
+def _spawned(event: Spawned, child: Child) -> Child:
+    return replace(child, pid=event.pid)
+
+
+@next_child.register
+def _reported(event: Reported, child: Child) -> Child:
+    return _heard(event.report, child, event.at)
+
+
+@next_child.register
+def _exited(event: Exited, child: Child) -> Child:
+    """It ended: as it was asked to, whatever its status, or by itself."""
+    if child.leaving is not None:
+        return _left(event, child, child.leaving)
+    if child.phase == "failed":
+        return replace(gone(child), last_lines=event.last_lines)
+    reason = child.failure.message if child.failure else event.how
+    if child.kill_at is not None and not child.failure:
+        reason = child.reason or event.how
+    crashes = (*child.crashes, event.at)
+    return replace(gone(child), phase="backoff", reason=reason, crashes=crashes, last_lines=event.last_lines)
+
+
+def _left(event: Exited, child: Child, leaving: Leaving) -> Child:
+    child = gone(child)
+    match leaving.then:
+        case "restart" | "switch":
+            return replace(child, phase="starting", reason=leaving.reason, role=leaving.role or child.role)
+        case "stop" | "gone":
+            return replace(child, phase="stopped", reason=event.how, is_wanted=False)
+
+
+@next_child.register
+def _leave_asked(event: LeaveAsked, child: Child) -> Child:
+    """What does not live is at its goal at once."""
+    if child.lives:
+        return _draining(child, event, event.role)
+    match event.then:
+        case "restart":
+            return revived(child)
+        case "switch":
+            assert event.role is not None
+            return replace(child, role=event.role)
+        case "stop" | "gone":
+            return replace(child, phase="stopped", reason=None, retry_at=None, is_wanted=False)
+
+
+@next_child.register
+def _leave(event: Leave, child: Child) -> Child:
+    return _draining(child, event)
+
+
+def _draining(child: Child, asked: Leave | LeaveAsked, role: Role | None = None) -> Child:
+    """A second wish changes the goal, and may only bring the deadline nearer."""
+    leaving = Leaving(at=asked.at, then=asked.then, deadline=asked.at + asked.timeout_s, reason=asked.reason, role=role)
+    if (before := child.leaving) is not None:
+        leaving = replace(leaving, at=before.at, deadline=min(before.deadline, leaving.deadline))
+    if child.phase in ("failed", "stopping"):
+        return replace(child, leaving=leaving)
+    return replace(child, phase="draining", reason=asked.reason, leaving=leaving)
+
+
+@next_child.register
+def _terminate(event: Terminate, child: Child) -> Child:
+    return replace(child, term_at=event.at)
+
+
+@next_child.register
+def _hurry(event: Hurry, child: Child) -> Child:
+    return replace(child, phase="stopping", reason="the deadline of the drain has passed", hurry_at=event.at)
+
+
+@next_child.register
+def _kill(event: Kill, child: Child) -> Child:
+    if child.phase == "failed":
+        return replace(child, kill_at=event.at)
+    return replace(child, phase="stopping", reason=event.reason, kill_at=event.at)
+
+
+@next_child.register
+def _switch(event: Switch, child: Child) -> Child:
+    return replace(child, switch_at=event.at)
+
+
+@next_child.register
+def _stay(_event: Stay, child: Child) -> Child:
+    return replace(child, phase="ready", reason=None, leaving=None)
+
+
+@next_child.register
+def _stall(event: Stall, child: Child) -> Child:
+    return replace(child, phase="stalled", reason=event.reason)
+
+
+@next_child.register
+def _canary(event: Canary, child: Child) -> Child:
+    if event.error is None:
+        return _recovered(replace(child, num_canaries_missed=0, canary_at=event.at), event.at)
+    return replace(child, num_canaries_missed=child.num_canaries_missed + 1)
+
+
+@next_child.register
+def _back_off(event: BackOff, child: Child) -> Child:
+    return replace(child, retry_at=event.until)
+
+
+@next_child.register
+def _give_up(event: GiveUp, child: Child) -> Child:
+    return replace(child, phase="failed", reason=event.reason.splitlines()[0], retry_at=None)
+
+
+@next_child.register
+def _abandon(_event: Abandon, child: Child) -> Child:
+    return replace(gone(child), phase="failed", reason="hangs in the kernel and cannot be killed")
+
+
+# --- what other events do to it -------------------------------------------------------------------------------------
+
+
+def forgiven(child: Child, event: Woke) -> Child:
+    """Time that the agent did not live through counts against nobody."""
+    return replace(
+        child,
+        beat_at=event.at,
+        progress_at=event.at,
+        canary_at=event.at,
+        num_canaries_missed=0,
+        started_at=child.started_at + event.late_s,
+    )
+
+
+def revived(child: Child) -> Child:
+    """It starts as if it had never died."""
+    assert not child.lives
+    return replace(child, phase="starting", reason=None, retry_at=None, crashes=(), is_wanted=True)
+
+
+def hurried(child: Child, deadline: float) -> Child:
+    """One that leaves has to do so sooner."""
+    if child.leaving is None or child.leaving.deadline <= deadline:
+        return child
+    return replace(child, leaving=replace(child.leaving, deadline=deadline))
+
+
+def never_started(child: Child) -> Child:
+    """It waited to be started, and is not going to be."""
+    return replace(child, phase="stopped", reason=None, retry_at=None)
+
+
+def gone(child: Child) -> Child:
+    """The child without a process."""
+    return replace(
+        child,
+        incarnation=None,
+        pid=None,
+        ready=None,
+        ready_at=None,
+        stats=Stats(),
+        window=Window(),
+        leaving=None,
+        term_at=None,
+        hurry_at=None,
+        switch_at=None,
+    )
+
+
+# --- what a child says ----------------------------------------------------------------------------------------------
+
+
+def _heard(report: Report, child: Child, at: float) -> Child:
+    match report:
+        case Beat():
+            return _beaten(report, child, at)
+        case Loading(stage=stage):
+            child = replace(child, beat_at=at)
+            return replace(child, phase="loading", reason=stage) if child.phase in ("starting", "loading") else child
+        case Ready():
+            return _became_ready(report, child, at)
+        case Failed():
+            return replace(child, beat_at=at, failure=report, failed_at=at)
+
+
+def _became_ready(ready: Ready, child: Child, at: float) -> Child:
+    child = replace(child, beat_at=at, progress_at=at, canary_at=at)
+    if child.phase in ("starting", "loading"):
+        return replace(child, phase="ready", reason=None, ready=ready, ready_at=at, ever_ready=True)
+    if child.switch_at is not None and child.leaving is not None and ready.role == child.leaving.role:
+        return replace(
+            child, phase="ready", reason=None, role=ready.role or child.role, ready=ready, leaving=None, switch_at=None
+        )
+    return child
+
+
+def _beaten(beat: Beat, child: Child, at: float) -> Child:
+    gets_on = beat.progress != child.progress or not beat.is_working
+    child = replace(
+        child,
+        beat_at=at,
+        progress=beat.progress,
+        progress_at=at if gets_on else child.progress_at,
+        stats=beat.stats,
+        window=child.window.add(at, beat.stats),
+        history=child.history.add(at, counted(child.role, beat.stats)),
+    )
+    return _recovered(child, at)
+
+
+def _recovered(child: Child, at: float) -> Child:
+    """One that was stalled is ready again when all three signs of life are there."""
+    is_fresh = at - min(child.beat_at, child.progress_at) < STALE_S
+    if child.phase != "stalled" or not is_fresh or child.num_canaries_missed >= NUM_CANARIES_MISSED:
+        return child
+    return replace(child, phase="ready", reason=None)
