@@ -148,9 +148,7 @@ class Agent:
         :raises StartupError, NotReadyInTimeError, CrashLoopError: see `run_agent`.
         """
         self._nursery = nursery
-        control = ControlServer(
-            status=self.status, down=self._down, operations=self._operations, journal=self._journal
-        )
+        control = ControlServer(status=self.status, down=self._down, operations=self._operations, journal=self._journal)
         async with anyio.create_task_group() as self._tasks, control.listening(self.place.control_socket):
             for task in (guardian.run, pace.run, self._watch_signals, self._watch_clock):
                 self._tasks.start_soon(task)

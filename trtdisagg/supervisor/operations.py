@@ -209,11 +209,11 @@ class Operations:
 
     async def _plan(self, loaded: Loaded, names: Iterable[str]) -> None:
         plan = await self._survey(loaded, wishes.numbers(names), wishes.roles(self._agent.state))
-        self._agent.replan(
-            replace(plan, fingerprint=loaded.fingerprint, makes_secret=self._agent.plan.makes_secret)
-        )
+        self._agent.replan(replace(plan, fingerprint=loaded.fingerprint, makes_secret=self._agent.plan.makes_secret))
 
-    async def _survey(self, loaded: Loaded, numbers: Mapping[str, Sequence[int]] | None, roles: Mapping[str, str]) -> Plan:
+    async def _survey(
+        self, loaded: Loaded, numbers: Mapping[str, Sequence[int]] | None, roles: Mapping[str, str]
+    ) -> Plan:
         keep = {c.name: self._agent.plan_of(c.name) for c in wishes.servers(self._agent.state)}
         look = functools.partial(
             survey, loaded.cluster, name=loaded.name, file=loaded.path, numbers=numbers, keep=keep, roles=roles
@@ -231,9 +231,7 @@ class Operations:
         self._agent.handle(kind(at=time.monotonic(), **fields))
 
     def _ask(self, name: str, then: Then, timeout_s: float | None, reason: str, **more: object) -> None:
-        self._handle(
-            LeaveAsked, name=name, then=then, timeout_s=self._timeout_s(timeout_s), reason=reason, **more
-        )
+        self._handle(LeaveAsked, name=name, then=then, timeout_s=self._timeout_s(timeout_s), reason=reason, **more)
 
     def _add(self, names: Iterable[str], after: Sequence[str]) -> None:
         for name in names:
