@@ -46,6 +46,7 @@ from trtdisagg.supervisor.events import (
 )
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.journal import Journal
+from trtdisagg.supervisor.notify import Notifier
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.operations import Operations
 from trtdisagg.supervisor.pace import Pace
@@ -54,6 +55,7 @@ from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import join_address
 from trtdisagg.supervisor.state import PROXY, ClusterState, initial, reduce
+from trtdisagg.supervisor.status_feed import StatusFeed
 from trtdisagg.supervisor.telling import Telling
 from trtdisagg.supervisor.wish import Wish
 
@@ -133,11 +135,14 @@ class Agent:
         self.state = initial(run_id, {child.name: child.role for child in plan.children}, time.monotonic())
         self._plans = {child.name: child for child in plan.children}
         self._journal = Journal()
+        self._feed = StatusFeed(self.status)
         self._on_status = on_status
         self._on_event = on_event
         self._operations = Operations(self, wish)
         self._telling = Telling(place, self.handle)
+        self._notifier = Notifier()
         self._wake_at: float | None = None
+        self._shown_at = 0.0
         self._poked = anyio.Event()
         self._changed = anyio.Event()
         self._finished = anyio.Event()
@@ -148,9 +153,15 @@ class Agent:
         :raises StartupError, NotReadyInTimeError, CrashLoopError: see `run_agent`.
         """
         self._nursery = nursery
-        control = ControlServer(status=self.status, down=self._down, operations=self._operations, journal=self._journal)
+        control = ControlServer(
+            status=self.status,
+            feed=self._feed,
+            down=self._down,
+            operations=self._operations,
+            journal=self._journal,
+        )
         async with anyio.create_task_group() as self._tasks, control.listening(self.place.control_socket):
-            for task in (guardian.run, pace.run, self._watch_signals, self._watch_clock):
+            for task in (guardian.run, pace.run, self._notifier.run, self._watch_signals, self._watch_clock):
                 self._tasks.start_soon(task)
             await self._finished.wait()
             self._tasks.cancel_scope.cancel()
@@ -160,7 +171,7 @@ class Agent:
         return view.status(
             self.state,
             self.plan,
-            self._plans,
+            self.plan_of,
             self.place,
             now=time.monotonic(),
             agent_pid=os.getpid(),
@@ -195,6 +206,7 @@ class Agent:
         self._apply(event)
         if not (isinstance(event, Reported) and isinstance(event.report, Beat)):
             self._settle()
+            self._show()
         self._poked.set()
 
     def _apply(self, event: Event) -> None:
@@ -203,8 +215,10 @@ class Agent:
         entry = self._journal.add(event)
         if entry is not None and entry.text is not None:
             self._on_event(entry.text)
-        if isinstance(event, Exited) and (address := _left_address(before, event)):
-            self._apply(Noticed(at=event.at, text=f"Server {address} is removed"))
+        if isinstance(event, Exited):
+            self._telling.end(event.incarnation)
+            if address := _left_address(before, event):
+                self._apply(Noticed(at=event.at, text=f"Server {address} is removed"))
 
     def _settle(self) -> None:
         now = time.monotonic()
@@ -217,6 +231,15 @@ class Agent:
         self._telling.update(view.routable(self.state, self.plan, self.plan_of))
         self._changed.set()
         self._changed = anyio.Event()
+        if now > self._shown_at + _SHOW_S:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown_at = time.monotonic()
+        self._feed.touch()
+        status = self.status()
+        self._notifier.tell(status)
+        self._on_status(status)
 
     def _carry_out(self, action: Event) -> None:
         match action:
@@ -254,7 +277,7 @@ class Agent:
             num_asked = 0
             async for number in signals:
                 if number == signal.SIGHUP and reloads:
-                    self._tasks.start_soon(self._operations.reload)
+                    self._tasks.start_soon(self._reload)
                     continue
                 exit_code = 0 if "NOTIFY_SOCKET" in os.environ else 128 + number
                 force = num_asked > 0 and number != signal.SIGHUP
@@ -262,18 +285,16 @@ class Agent:
                 reason = signal.Signals(number).name
                 self.handle(StopAsked(at=time.monotonic(), reason=reason, exit_code=exit_code, force=force))
 
+    async def _reload(self) -> None:
+        with self._notifier.reloading():
+            await self._operations.reload()
+
     async def _watch_clock(self) -> None:
-        """Settle whenever something is due, and after beats; show what has changed."""
-        shown_at = 0.0
+        """Settle whenever something is due, and after beats."""
         while True:
             self._settle()
             self._poked = anyio.Event()
-            now = time.monotonic()
-            if now > shown_at + _SHOW_S or self._journal.is_new:
-                shown_at = now
-                self._journal.is_new = False
-                self._on_status(self.status())
-            wait_s = math.inf if self._wake_at is None else self._wake_at - now
+            wait_s = math.inf if self._wake_at is None else self._wake_at - time.monotonic()
             with anyio.move_on_after(wait_s):
                 await self._poked.wait()
 

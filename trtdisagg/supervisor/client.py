@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from trtdisagg.errors import NotRunningError, StartupError
-from trtdisagg.protocol.control import ClusterStatus, DownRequest
+from trtdisagg.errors import NotRunningError, StartupError, TrtdisaggError
+from trtdisagg.protocol.control import ClusterStatus, Done, DownRequest, Refused
 from trtdisagg.supervisor.rundir import Place
 
 _TIMEOUT_S = 10.0
@@ -44,6 +44,16 @@ class ControlClient:
         pid = self.status().agent_pid
         self._request("POST", "/down", msgspec.json.encode(request or DownRequest()))
         return pid
+
+    def ask(self, verb: str, request: msgspec.Struct, *, timeout_s: float | None = None) -> Done:
+        """Have a verb carried out: `scale`, `drain`, `remove`, `restart`, `switch`, `apply`.
+
+        :param timeout_s: for the answer; None: the agent has deadlines of its own.
+        :raises NotRunningError: when no agent answers.
+        :raises TrtdisaggError: when it refused, with its message and exit code.
+        """
+        body = msgspec.json.encode(request)
+        return msgspec.json.decode(self._request("POST", f"/{verb}", body, timeout_s), type=Done)
 
     def watch(self) -> Iterator[ClusterStatus]:
         """The status of now, and another one whenever something has changed, until the agent ends.
@@ -74,8 +84,10 @@ class ControlClient:
         finally:
             connection.close()
 
-    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        connection = _Connection(self._place.control_socket, timeout_s=_TIMEOUT_S)
+    def _request(
+        self, method: str, path: str, body: bytes | None = None, timeout_s: float | None = _TIMEOUT_S
+    ) -> bytes:
+        connection = _Connection(self._place.control_socket, timeout_s=timeout_s)
         try:
             answer = _answer(connection, method, path, body)
             content = answer.read()
@@ -116,6 +128,16 @@ def _answer(
 
 def _refused(path: str, content: bytes) -> str:
     return f"The agent refused {path}: {content.decode(errors='replace')}"
+
+
+def _refusal(path: str, content: bytes) -> TrtdisaggError:
+    try:
+        refused = msgspec.json.decode(content, type=Refused)
+    except msgspec.DecodeError:
+        return StartupError(f"The agent refused {path}: {content.decode(errors='replace')}")
+    error = TrtdisaggError(refused.message)
+    error.exit_code = refused.exit_code
+    return error
 
 
 def _not_running(place: Place) -> str:

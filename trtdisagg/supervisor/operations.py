@@ -106,7 +106,7 @@ class Operations:
         self._ask(child.name, "switch", request.timeout_s, f"becomes a {request.role} server", role=request.role)
         if request.wait:
             await self._until_switched(child, request)
-        await self._replan({}, [])
+        await self._replan()
         return Done(lines=[f"{child.name} is a {request.role} server now"])
 
     async def _until_switched(self, child: Child, request: SwitchRequest) -> None:
@@ -201,7 +201,7 @@ class Operations:
             raise ConfigError("this was started without a cluster file, so there is nothing to scale or to apply")
         return self._wish
 
-    async def _replan(self, roles: Mapping[str, str], names: Sequence[str]) -> None:
+    async def _replan(self) -> None:
         """Plan anew for the servers there are, in the roles they have."""
         if self._wish is not None:
             async with self._planning:

@@ -49,3 +49,16 @@ def holder(port: int) -> str:
         return f"pid {pid} ({' '.join(psutil.Process(pid).cmdline())[:80]})"
     except psutil.Error:
         return f"pid {pid}"
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int, what: str) -> Iterator[list[socket.socket]]:
+    """Sockets that listen on an address as long as the block runs, for children to accept on: clients that come while
+    none does wait in the kernel.
+
+    :param port: 0: any that is free.
+    :param what: who wants it, for the message.
+    :raises StartupError: when it cannot be had; the message names the process that has it.
+    """
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(sock) for sock in _opened(host, port, what)]

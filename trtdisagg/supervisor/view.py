@@ -31,7 +31,7 @@ PlanOf = Callable[[str], ChildPlan]
 
 def routable(state: ClusterState, plan: Plan, plan_of: PlanOf) -> Members:
     """Servers that may be routed to, at the addresses they have now, and what each model needs and may wait for."""
-    servers = [child for child in state.children.values() if child.role != PROXY]
+    servers = [child for child in state.children.values() if child.role != "proxy"]
     return Members(
         members=[_member(plan_of(child.name), child) for child in servers if child.phase == "ready"],
         needs=plan.needs,
@@ -41,7 +41,7 @@ def routable(state: ClusterState, plan: Plan, plan_of: PlanOf) -> Members:
 
 def _member(server: ChildPlan, child: Child) -> Member:
     assert child.ready is not None
-    assert child.role != PROXY
+    assert child.role != "proxy"
     assert isinstance(server.spec, EngineSpec)
     return Member(
         name=server.name,
@@ -89,7 +89,7 @@ def status(
     :param events: the last few, as lines.
     """
     front = plan.proxy or (plan.servers[0] if plan.servers else None)
-    children = sorted(state.children.values(), key=lambda child: _order(child, plan))
+    children = sorted(state.children.values(), key=_order)
     servers = [_server_status(plan_of(child.name), child, state, place, now) for child in children]
     return ClusterStatus(
         cluster=plan.cluster,
@@ -108,8 +108,8 @@ def status(
     )
 
 
-def _order(child: Child, plan: Plan) -> tuple[int, str, int]:
-    """The proxy, then by group and number, as in the plan."""
+def _order(child: Child) -> tuple[int, str, int]:
+    """The proxy, then by group and number."""
     group, _, number = child.name.rpartition("-")
     return 0 if child.role == PROXY else 1, group, int(number) if number.isdigit() else 0
 

@@ -60,9 +60,11 @@ def numbers(names: Iterable[str]) -> dict[str, list[int]]:
 
 def roles(state: ClusterState) -> dict[str, Role]:
     """The roles of servers whose name says another one."""
-    return {
-        c.name: c.role for c in servers(state) if c.role != PROXY and split_name(c.name)[0].rpartition(".")[2] != c.role
-    }
+    found: dict[str, Role] = {}
+    for child in servers(state):
+        if child.role != "proxy" and child.role != split_name(child.name)[0].rpartition(".")[2]:
+            found[child.name] = child.role
+    return found
 
 
 def scaling(state: ClusterState, counts: Mapping[str, int], groups: Sequence[str]) -> Scaling:

@@ -8,16 +8,25 @@ import signal
 from trtdisagg.protocol.spec import Beat, Failed, Loading, Ready, Report
 from trtdisagg.supervisor.events import (
     Abandon,
+    Added,
     BackOff,
+    Canary,
     Event,
     Exited,
     GiveUp,
+    Hurry,
     Kill,
+    Leave,
+    LeaveAsked,
     Noticed,
     Reported,
+    RollAsked,
+    RollEnded,
     Spawned,
     Stall,
+    Stay,
     StopAsked,
+    Switch,
     Terminate,
     Woke,
 )
@@ -68,8 +77,53 @@ def _exited(event: Exited) -> str:
 
 
 @describe.register
+def _leave_asked(event: LeaveAsked) -> str:
+    return f"{event.name}: {event.reason}, within {event.timeout_s:g} s"
+
+
+@describe.register
+def _leave(event: Leave) -> str:
+    return f"{event.name}: {event.reason}"
+
+
+@describe.register
+def _added(event: Added) -> str:
+    return f"{event.name}: added"
+
+
+@describe.register
+def _roll_asked(event: RollAsked) -> str:
+    return f"restarting in turn: {', '.join(event.names)}"
+
+
+@describe.register
+def _roll_ended(event: RollEnded) -> str:
+    return event.reason
+
+
+@describe.register
 def _terminate(event: Terminate) -> str:
     return f"{event.name}: asked to end"
+
+
+@describe.register
+def _hurry(event: Hurry) -> str:
+    return f"{event.name}: is cut short: the deadline of its drain has passed"
+
+
+@describe.register
+def _switch(event: Switch) -> str:
+    return f"{event.name}: is free and takes the role {event.role}"
+
+
+@describe.register
+def _stay(event: Stay) -> str:
+    return f"{event.name}: did not get free in time and stays what it is"
+
+
+@describe.register
+def _canary(event: Canary) -> str | None:
+    return event.error and f"{event.name}: gave no token: {event.error}"
 
 
 @describe.register
@@ -79,7 +133,7 @@ def _kill(event: Kill) -> str:
 
 @describe.register
 def _stall(event: Stall) -> str:
-    return f"{event.name}: no sign of life; not routed to"
+    return f"{event.name}: {event.reason}; not routed to"
 
 
 @describe.register
