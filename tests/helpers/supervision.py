@@ -21,13 +21,19 @@ from trtdisagg.supervisor.child import Child
 from trtdisagg.supervisor.decide import decide, next_wake
 from trtdisagg.supervisor.events import (
     Action,
+    Added,
+    Canary,
+    ChildRole,
     Event,
     Exited,
+    LeaveAsked,
     Reported,
-    Routed,
+    RollAsked,
     Spawn,
     Spawned,
     StopAsked,
+    Then,
+    Told,
     Woke,
 )
 from trtdisagg.supervisor.state import PROXY, initial, reduce
@@ -45,10 +51,17 @@ class Replay:
 
     def __init__(self, names: tuple[str, ...] = NAMES, rules: SupervisionConfig | None = None) -> None:
         self.rules = rules or SupervisionConfig()
-        self.state = initial("run", names, 0.0)
+        self.state = initial("run", {name: role_of(name) for name in names}, 0.0)
         self.now = 0.0
         self.actions: list[Action] = []
         self.frozen: set[str] = set()
+        self.stuck: set[str] = set()
+        """Beat, have work, and do not get on."""
+        self.in_use: dict[str, int] = {}
+        """Requests at the proxy that count on a server, by incarnation."""
+        self.is_told = True
+        """Whether the proxy takes every change of the members over at once."""
+        self._progress = 0
         self._pids = 100
         self._settle()
 
@@ -87,13 +100,46 @@ class Replay:
             "freezes": lambda: self.frozen.add(name),
             "thaws": lambda: self.frozen.discard(name),
             "dies": lambda: self.exit(name, rest or "exit status 1"),
+            "ends": lambda: self.exit(name, "exit status 0"),
             "passes": lambda: None,
-            "routed": lambda: self.handle(Routed(at=self.now, names=rest.split())),
+            "sticks": lambda: self.stuck.add(name),
+            "gets-on": lambda: self.stuck.discard(name),
+            "used-by": lambda: self.use(name, int(rest)),
+            "canary": lambda: self.canary(name, None),
+            "no-canary": lambda: self.canary(name, rest or "no token"),
+            "added": lambda: self.handle(Added(at=self.now, name=name, role=role_of(name), after=rest.split())),
+            "drain": lambda: self.leave(name, "stop", float(rest or 30)),
+            "remove": lambda: self.leave(name, "gone", float(rest or 30)),
+            "restart": lambda: self.leave(name, "restart", float(rest or 30)),
+            "switch": lambda: self.leave(name, "switch", 30, rest),
+            "switched": lambda: self.report(name, Ready(host="127.0.0.1", port=7, role=rest)),  # type: ignore[arg-type]
+            "roll": lambda: self.handle(RollAsked(at=self.now, names=rest.split(), timeout_s=30, reason="restarts")),
             "stop": lambda: self.handle(StopAsked(at=self.now, reason="SIGINT", exit_code=130)),
             "kill": lambda: self.handle(StopAsked(at=self.now, reason="SIGINT", exit_code=130, force=True)),
             "wakes": lambda: self.handle(Woke(at=self.now, late_s=float(rest))),
         }
         verbs[verb]()
+
+    def leave(self, name: str, then: Then, timeout_s: float, role: str = "") -> None:
+        self.handle(
+            LeaveAsked(
+                at=self.now,
+                name=name,
+                then=then,
+                timeout_s=timeout_s,
+                reason="drains",
+                role=role or None,  # type: ignore[arg-type]
+            )
+        )
+
+    def canary(self, name: str, error: str | None) -> None:
+        incarnation = self.child(name).incarnation or ""
+        self.handle(Canary(at=self.now, name=name, incarnation=incarnation, error=error))
+
+    def use(self, name: str, number: int) -> None:
+        """Requests count on a server from now on."""
+        self.in_use[self.child(name).incarnation or ""] = number
+        self._settle()
 
     def report(self, name: str, report: Report) -> None:
         if (incarnation := self.child(name).incarnation) is not None:
@@ -111,9 +157,14 @@ class Replay:
             wake = next_wake(self.state, self.rules)
             self.now = min(to, self.now + BEAT_S, max(self.now, _LONGEST_S if wake is None else wake))
             for child in list(self.state.children.values()):
-                if child.phase in ("ready", "stalled") and child.name not in self.frozen:
-                    self.report(child.name, Beat(stats=Stats()))
+                if child.ready is not None and child.name not in self.frozen:
+                    self.beat(child.name)
             self._settle()
+
+    def beat(self, name: str) -> None:
+        self._progress += name not in self.stuck
+        progress = 0 if name in self.stuck else self._progress
+        self.report(name, Beat(stats=Stats(), progress=progress, is_working=name in self.stuck))
 
     # --- the loop of the agent --------------------------------------------------------------------------------------
 
@@ -123,6 +174,7 @@ class Replay:
 
     def _settle(self) -> None:
         for _ in range(1000):
+            self._tell()
             action = decide(self.state, self.rules, self.now)
             if action is None:
                 return
@@ -131,12 +183,25 @@ class Replay:
             self.carry_out(action)
         raise AssertionError(f"the rules never come to rest: {self.log[-6:]}")
 
+    def _tell(self) -> None:
+        """Every proxy that is ready takes the members over."""
+        members = frozenset(c.incarnation or "" for c in self.state.children.values() if c.is_routable)
+        for proxy in self.state.proxies if self.is_told else []:
+            told = Told(at=self.now, holder=proxy.incarnation or "", members=members, in_use=dict(self.in_use))
+            if proxy.phase == "ready":
+                self.state = reduce(self.state, told)
+
     def carry_out(self, action: Action) -> None:
         if isinstance(action, Spawn):
             self.frozen.discard(action.name)
+            self.stuck.discard(action.name)
             self._pids += 1
             event = Spawned(at=self.now, name=action.name, incarnation=action.incarnation, pid=self._pids)
             self.state = reduce(self.state, event)
+
+
+def role_of(name: str) -> ChildRole:
+    return name.partition("-")[0]  # type: ignore[return-value]
 
 
 def up(rules: SupervisionConfig | None = None) -> Replay:
@@ -146,7 +211,6 @@ def up(rules: SupervisionConfig | None = None) -> Replay:
         1 proxy ready
         2 context-0 ready
         3 generation-0 ready
-        3 cluster routed context-0 generation-0
     """)
     replay.actions.clear()
     return replay

@@ -212,7 +212,7 @@ class Operations:
         self._agent.replan(replace(plan, fingerprint=loaded.fingerprint, makes_secret=self._agent.plan.makes_secret))
 
     async def _survey(
-        self, loaded: Loaded, numbers: Mapping[str, Sequence[int]] | None, roles: Mapping[str, str]
+        self, loaded: Loaded, numbers: Mapping[str, Sequence[int]] | None, roles: Mapping[str, Role]
     ) -> Plan:
         keep = {c.name: self._agent.plan_of(c.name) for c in wishes.servers(self._agent.state)}
         look = functools.partial(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+from collections.abc import Iterator
+from typing import Any
 
 import psutil
 
 from trtdisagg.errors import StartupError
+
+_BACKLOG = 4096
+_STUCK_TIMEOUT_S = 120.0
 
 
 def check_free(host: str, port: int, what: str) -> None:
@@ -17,11 +23,7 @@ def check_free(host: str, port: int, what: str) -> None:
     :param what: who wants it, for the message.
     :raises StartupError: when it cannot be had; the message names the process that has it.
     """
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as e:
-        raise StartupError(f"{what} cannot listen on {host}: {e.strerror}") from e
-    for family, kind, protocol, _, address in addresses:
+    for family, kind, protocol, _, address in _addresses(host, port, what):
         try:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,4 +63,36 @@ def listening(host: str, port: int, what: str) -> Iterator[list[socket.socket]]:
     :raises StartupError: when it cannot be had; the message names the process that has it.
     """
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(sock) for sock in _opened(host, port, what)]
+        yield [stack.enter_context(sock) for sock in _open(host, port, what)]
+
+
+def _open(host: str, port: int, what: str) -> Iterator[socket.socket]:
+    check_free(host, port, what)
+    for family, _, _, _, address in _addresses(host, port, what):
+        with contextlib.suppress(_NotHereError):
+            sock = _listen(family, address[0], port)
+            port = sock.getsockname()[1]
+            yield sock
+
+
+class _NotHereError(OSError):
+    """An address that this machine does not have: `::1` in /etc/hosts without IPv6."""
+
+
+def _listen(family: int, address: str, port: int) -> socket.socket:
+    try:
+        sock = socket.create_server((address, port), family=family, backlog=_BACKLOG)
+    except OSError as e:
+        if e.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise _NotHereError from e
+        raise
+    # A client that takes nothing for so long is cut off by the kernel; accepted connections inherit it.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_STUCK_TIMEOUT_S * 1000))
+    return sock
+
+
+def _addresses(host: str, port: int, what: str) -> list[Any]:
+    try:
+        return list(dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)))
+    except socket.gaierror as e:
+        raise StartupError(f"{what} cannot listen on {host}: {e.strerror}") from e

@@ -23,6 +23,7 @@ import anyio.to_thread
 import msgspec
 
 from trtdisagg.protocol import WIRE_VERSION
+from trtdisagg.protocol.commands import encode_command
 from trtdisagg.protocol.reports import decode_report
 from trtdisagg.protocol.spec import Command, Failed, Ready, Report
 from trtdisagg.supervisor import guardian, notify
@@ -107,7 +108,7 @@ class ChildProcess:
         """Send a command; to one that is ending or does not read, it is as if there was none."""
         if self._commands_fd is not None:
             with contextlib.suppress(OSError):
-                os.write(self._commands_fd, msgspec.json.encode(command) + b"\n")
+                os.write(self._commands_fd, encode_command(command))
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process group; before the start, it has the effect that there is none."""

@@ -37,7 +37,7 @@ class Telling:
         if members != self._members:
             self._members = members
             for client, _ in self._clients.values():
-                client.update(members)
+                client.update(members.members, members.needs, members.coming)
 
     async def run(self, incarnation: str) -> None:
         """Tell one proxy until it is gone."""
@@ -46,7 +46,7 @@ class Telling:
             self._told(incarnation, members, answer)
 
         client = MembersClient(self._place.members_socket(incarnation), told)
-        client.update(self._members)
+        client.update(self._members.members, self._members.needs, self._members.coming)
         with anyio.CancelScope() as scope:
             self._clients[incarnation] = client, scope
             try:
