@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from trtdisagg.cli.find import cluster_file, set_option
-from trtdisagg.cli.plan_view import plan_report, plan_view
+from trtdisagg.cli.find import cluster_file
+from trtdisagg.cli.plan_view import plan_view
 from trtdisagg.cli.terminal import console, say
 from trtdisagg.config.load import load
 from trtdisagg.supervisor.survey import survey
@@ -13,17 +13,12 @@ from trtdisagg.supervisor.survey import survey
 
 @click.command()
 @click.argument("file", required=False)
-@set_option
-@click.option("--json", "as_json", is_flag=True, help="All of the plan, as JSON.")
-def command(file: str | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
+def command(file: str | None) -> None:
     """Check a cluster file and print its plan.
 
     Nothing is started. A model that only the hub has is downloaded, because the plan needs its dimensions.
     """
-    loaded = load(cluster_file((file,)), overrides)
+    loaded = load(cluster_file((file,)))
     plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
-    if as_json:
-        click.echo(plan_report(plan, loaded))
-        return
-    console().print(plan_view(plan, loaded.overrides))
+    console().print(plan_view(plan))
     say(*loaded.no_effect, *plan.notices)

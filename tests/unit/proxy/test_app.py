@@ -14,12 +14,12 @@ from aiohttp import web
 from trtdisagg.errors import BodyTooLargeError
 from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.app import App
-from trtdisagg.proxy.attached import Pages
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.http_server import serving
 from trtdisagg.proxy.ids import DisaggIds
 from trtdisagg.proxy.legs import Legs
 from trtdisagg.proxy.metrics import Metrics
+from trtdisagg.proxy.pages import Pages
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.relay import Means
 from trtdisagg.registry.members import Roster
