@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from trtdisagg.cli.find import cluster_file
+from trtdisagg.cli.names import complete_file
 from trtdisagg.cli.plan_view import plan_view
 from trtdisagg.cli.terminal import console, say
 from trtdisagg.config.load import load
@@ -12,7 +13,7 @@ from trtdisagg.supervisor.survey import survey
 
 
 @click.command()
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=complete_file)
 def command(file: str | None) -> None:
     """Check a cluster file and print its plan.
 
