@@ -24,7 +24,7 @@ import anyio
 import anyio.abc
 
 from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError, TrtdisaggError
-from trtdisagg.protocol.control import ClusterStatus, DownRequest, Member, Members
+from trtdisagg.protocol.control import ClusterStatus, DownRequest, Member, Members, Told
 from trtdisagg.registry.client import MembersClient
 from trtdisagg.supervisor import ports, rundir, view
 from trtdisagg.supervisor.control import ControlServer
@@ -186,7 +186,7 @@ class Agent:
     def _tell_proxy(self) -> None:
         self._members_client.update(self._members, self._plan.needs)
 
-    def _told(self, members: Members) -> None:
+    def _told(self, members: Members, _: Told) -> None:
         names = [member.name for member in members.members]
         if set(names) != self._state.routed:
             self.handle(Routed(at=time.monotonic(), names=names))
