@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from fakes.words import chat_ids, token_id, token_text, tokenize
 
-from trtdisagg.errors import ContextLengthError, ModelNotFoundError, RequestError, UnsupportedError
+from trtdisagg.errors import ContextLengthError, ModelNotFoundError, RequestError, TrtdisaggError, UnsupportedError
 from trtdisagg.protocol.answers import (
     AssistantMessage,
     ChatChoice,
@@ -20,6 +20,7 @@ from trtdisagg.protocol.answers import (
     Delta,
     FinishReason,
     Usage,
+    encode_error,
 )
 from trtdisagg.protocol.handover import DisaggregatedParams, Seam, SeamReply
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest, decode_request
@@ -161,6 +162,11 @@ def ending(job: Job, num_tokens: int) -> bytes:
         chunk = kind(id=job.id, created=job.created, model=job.model, choices=[], usage=job.usage(num_tokens))
         events += b"data: " + msgspec.json.encode(chunk) + b"\n\n"
     return events + b"data: [DONE]\n\n"
+
+
+def error_event(error: TrtdisaggError) -> bytes:
+    """An error in a stream that has begun."""
+    return b"data: " + encode_error(error) + b"\n\n"
 
 
 def _chat_event(job: Job, delta: Delta, finish: FinishReason | None = None) -> bytes:

@@ -4,20 +4,22 @@
 
 What it says comes from words.py. Beside the routes of an engine it has some for tests:
 
-    GET  /fake/state                                counters, held tickets, the last body of each leg
+    GET  /fake/state                                counters, held tickets, role, the last body of each leg
     GET  /fake/wait?name=cancelled&at_least=1       the same, once that counter is so high (or 504 after 20 s)
     POST /fake/hold /fake/go                        stop before the next token of generation, go on
+    POST /fake/stick /fake/unstick                  be stuck: work to do, no progress, all else as before; go on
     POST /fake/release {"request_id": N}            what a generation server does when it has fetched the blocks
+
+It starts in a sixth of a second, so that a cluster of many can be brought up on a small machine: nothing is imported
+before it is needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,12 +28,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import msgspec
-from aiohttp import web
-from fakes.server import Server, die
+from fakes.condition import Condition
+from fakes.legs import die
+from fakes.server import Server
+from fakes.tiny_http import HttpServer
 
+from trtdisagg.protocol.commands import Commands
 from trtdisagg.protocol.parent import end_with_parent
 from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import Beat, EngineSpec, Failed, Loading, Ready, Stats
+from trtdisagg.protocol.spec import EngineSpec, Failed, Loading, SwitchRole
 
 BEAT_S = 0.5
 
@@ -42,54 +47,68 @@ class FakeEngine:
     :param flags: how to misbehave.
     """
 
-    def __init__(self, spec: EngineSpec, flags: argparse.Namespace, reporter: Reporter) -> None:
+    def __init__(self, spec: EngineSpec, flags: argparse.Namespace, reporter: Reporter, commands: Commands) -> None:
         self.spec = spec
         self.flags = flags
         self.reporter = reporter
-        self.server = Server(spec, flags)
+        self.commands = commands
+        self.condition = Condition(spec, flags)
+        self.server = Server(self.condition)
+        self._signals: list[int] = []
         self._asked_to_end = asyncio.Event()
         self._asked_again = asyncio.Event()
 
     async def run(self) -> int:
-        """Serve until SIGTERM, then drain."""
+        """Serve until SIGTERM, then drain; a second one cuts that short."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._record_signal)
-        runner = web.AppRunner(self.server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, self.spec.host, self.spec.port)
-        await site.start()
-        self.server.port = runner.addresses[0][1]
+            loop.add_signal_handler(number, self._record_signal, number)
+        http = HttpServer(self.server.handle, max_body_bytes=self.spec.max_body_bytes)
+        self.condition.port = await http.listen(self.spec.host, self.spec.port)
         self.reporter.send(Loading(stage="weights"))
         self._plan_misfortune(loop)
+        if self.commands.fd is not None:
+            loop.add_reader(self.commands.fd, self._obey)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(self._beat()), tasks.create_task(self._load())]
             await self._until_drained(tasks)
             for task in running:
                 task.cancel()
-        await runner.cleanup()
-        return 0
+        self.condition.cut_short = self._asked_again.is_set()
+        await http.close()
+        return 128 + self._signals[1] if self.condition.cut_short else 0
 
-    def _record_signal(self) -> None:
+    def _record_signal(self, number: int) -> None:
         if not self.flags.ignore_sigterm:
+            self._signals.append(number)
             (self._asked_again if self._asked_to_end.is_set() else self._asked_to_end).set()
 
     async def _until_drained(self, tasks: asyncio.TaskGroup) -> None:
         await self._asked_to_end.wait()
-        self.server.draining = True
-        waits = [tasks.create_task(event.wait()) for event in (self.server.idle, self._asked_again)]
+        self.condition.draining = True
+        waits = [tasks.create_task(self._drain()), tasks.create_task(self._asked_again.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
 
+    async def _drain(self) -> None:
+        await asyncio.sleep(self.flags.slow_drain)
+        await self.condition.idle.wait()
+
     def _plan_misfortune(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self.flags.spawn_grandchild:
-            self.server.grandchild = subprocess.Popen(["sleep", "3600"], start_new_session=True).pid
+        flags = self.flags
+        if flags.spawn_grandchild or flags.fork:
+            import subprocess
+
+            own_session = bool(flags.spawn_grandchild)
+            self.server.grandchild = subprocess.Popen(["sleep", "3600"], start_new_session=own_session).pid
             print(f"grandchild {self.server.grandchild}", flush=True)
-        if self.flags.die_after is not None:
-            loop.call_later(self.flags.die_after, die, "after the time asked for")
-        if self.flags.freeze_after is not None:
-            loop.call_later(self.flags.freeze_after, time.sleep, 3600)
+        if flags.die_after is not None:
+            loop.call_later(flags.die_after, die, "after the time asked for")
+        if flags.freeze_after is not None:
+            loop.call_later(flags.freeze_after, time.sleep, 3600)
+        if flags.stuck_after is not None:
+            loop.call_later(flags.stuck_after, self.condition.stick)
 
     async def _load(self) -> None:
         await asyncio.sleep(self.flags.ready_after)
@@ -97,34 +116,24 @@ class FakeEngine:
             print("fake engine: cannot load the weights", file=sys.stderr, flush=True)
             self.reporter.send(Failed(message="cannot load the weights", fatal=self.flags.fail_for_good))
             os._exit(1)
-        self.server.ready = True
-        spec = self.spec
-        self.reporter.send(
-            Ready(
-                host=spec.host,
-                port=self.server.port,
-                max_seq_len=spec.max_seq_len,
-                num_blocks=spec.num_blocks,
-                tokens_per_block=spec.tokens_per_block,
-                dtype=spec.dtype,
-            )
-        )
-        print(f"fake engine: {spec.name} serves on port {self.server.port}", flush=True)
+        self.condition.ready = True
+        self.reporter.send(self.condition.readiness())
+        print(f"fake engine: {self.spec.name} serves on port {self.condition.port}", flush=True)
+
+    def _obey(self) -> None:
+        for command in self.commands.receive():
+            assert isinstance(command, SwitchRole)
+            self.condition.role = command.role
+            print(f"fake engine: the role is {command.role} now", flush=True)
+            if self.condition.ready:
+                self.reporter.send(self.condition.readiness())
+        if self.commands.is_over and self.commands.fd is not None:
+            asyncio.get_running_loop().remove_reader(self.commands.fd)
+            self.commands.close()
 
     async def _beat(self) -> None:
         while True:
-            counters = self.server.counters
-            stats = Stats(
-                num_running=counters.running,
-                num_steps_total=counters.tokens,
-                num_requests_total=counters.context + counters.generation + counters.aggregated,
-                num_generation_tokens_total=counters.tokens,
-                num_blocks=self.spec.num_blocks,
-                num_used_blocks=min(counters.running + counters.held, self.spec.num_blocks),
-                num_held_blocks=counters.held,
-                num_transfers_total=counters.fetched,
-            )
-            self.reporter.send(Beat(stats=stats))
+            self.reporter.send(self.condition.beat())
             await asyncio.sleep(BEAT_S)
 
 
@@ -136,8 +145,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--die-at-token", type=int, metavar="N", help="exit 1 instead of token N (from 0) of a request")
     parser.add_argument("--cut-at-token", type=int, metavar="N", help="cut the connection instead")
     parser.add_argument("--ignore-sigterm", action="store_true")
+    parser.add_argument("--slow-drain", type=float, default=0.0, metavar="S", help="SIGTERM takes at least so long")
+    parser.add_argument("--fork", action="store_true", help="have a child of its own, in the same process group")
     parser.add_argument("--spawn-grandchild", action="store_true", help="in a session of its own")
     parser.add_argument("--freeze-after", type=float, metavar="S", help="the loop stops for ever; no beats, no answers")
+    parser.add_argument("--stuck-after", type=float, metavar="S", help="as POST /fake/stick: beats, but no progress")
+    parser.add_argument("--canary-fails", action="store_true", help="/health_generate is 503, all else is well")
     parser.add_argument("--fail-loading", action="store_true", help="report Failed and exit 1")
     parser.add_argument("--fail-for-good", action="store_true", help="the same, and say that a restart cannot help")
     parser.add_argument("--fail-context", type=int, default=0, metavar="N", help="refuse the first N context legs")
@@ -153,13 +166,16 @@ def main() -> int:
     flags = _parse()
     spec = msgspec.json.decode(Path(flags.spec).read_bytes(), type=EngineSpec)
     end_with_parent(spec.parent_pid)
-    reporter = Reporter(spec.report_fd)
-    with contextlib.closing(reporter):
-        return asyncio.run(_run(spec, flags, reporter))
+    reporter, commands = Reporter(spec.report_fd), Commands(spec.command_fd)
+    try:
+        return asyncio.run(_run(spec, flags, reporter, commands))
+    finally:
+        commands.close()
+        reporter.close()
 
 
-async def _run(spec: EngineSpec, flags: argparse.Namespace, reporter: Reporter) -> int:
-    return await FakeEngine(spec, flags, reporter).run()
+async def _run(spec: EngineSpec, flags: argparse.Namespace, reporter: Reporter, commands: Commands) -> int:
+    return await FakeEngine(spec, flags, reporter, commands).run()
 
 
 if __name__ == "__main__":

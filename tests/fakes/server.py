@@ -1,117 +1,97 @@
-"""What a fake engine answers over HTTP: the routes of an engine, and those for tests (see engine.py)."""
+"""The routes of a fake engine, and those for tests (see engine.py)."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import dataclasses
-import itertools
 import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
-import aiohttp
 import msgspec
-from aiohttp import web
-from fakes import bodies
-from fakes.bodies import Job
-from fakes.tickets import Tickets
+from fakes.condition import Condition
+from fakes.legs import Legs
+from fakes.tiny_http import Request, Response
 
 from trtdisagg import __version__
-from trtdisagg.errors import AuthenticationError, OverloadedError, RequestError, TrtdisaggError, UnavailableError
-from trtdisagg.protocol.answers import ModelCard, ModelList, encode_error
-from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.handover import unseal
-from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.errors import RequestError, TrtdisaggError, UnavailableError
 
-
-@dataclasses.dataclass
-class Counters:
-    """What happened to legs; all only grow, but `running` and `held`."""
-
-    context: int = 0
-    generation: int = 0
-    aggregated: int = 0
-    refused: int = 0
-    running: int = 0
-    cancelled: int = 0
-    finished: int = 0
-    tokens: int = 0
-    fetched: int = 0
-    """Handovers taken over by ticket."""
-    recomputed: int = 0
-    """Generation legs without a ticket: the prefix had to be computed."""
-    held: int = 0
-    expired: int = 0
+_Route = Callable[[Request], Awaitable[Response | None]]
 
 
 class Server:
-    """The HTTP side of one fake engine.
+    """The HTTP side of one fake engine."""
 
-    :param flags: how to misbehave.
-    """
-
-    def __init__(self, spec: EngineSpec, flags: argparse.Namespace) -> None:
-        self.spec = spec
-        self.flags = flags
-        self.counters = Counters()
-        self.last_bodies: dict[str, msgspec.Raw] = {}
-        self.last_headers: dict[str, dict[str, str]] = {}
+    def __init__(self, condition: Condition) -> None:
+        self.condition = condition
+        self.legs = Legs(condition)
         self.grandchild: int | None = None
-        self.port = spec.port
-        self.ready = False
-        self.draining = False
-        self.idle = asyncio.Event()
-        """Nothing runs and no ticket is held."""
-        self.idle.set()
-        self._changed = asyncio.Event()
-        self._may_generate = asyncio.Event()
-        if not flags.hold_generation:
-            self._may_generate.set()
-        self._request_ids = itertools.count(1)
-        self._secret = Path(spec.secret_file).read_text().strip() if spec.secret_file else ""
-        self.tickets = Tickets(spec, self._secret.encode(), self._expired)
+        self._routes: dict[str, tuple[str, _Route]] = {
+            "/v1/completions": ("POST", lambda request: self.legs.answer(request, chat=False)),
+            "/v1/chat/completions": ("POST", lambda request: self.legs.answer(request, chat=True)),
+            "/v1/models": ("GET", self._models),
+            "/health": ("GET", self._health),
+            "/health_generate": ("GET", self._health_generate),
+            "/version": ("GET", self._version),
+            "/fake/state": ("GET", self._state),
+            "/fake/wait": ("GET", self._wait),
+            "/fake/hold": ("POST", self._hold),
+            "/fake/go": ("POST", self._go),
+            "/fake/stick": ("POST", self._stick),
+            "/fake/unstick": ("POST", self._unstick),
+            "/fake/release": ("POST", self._release),
+        }
+        if not condition.flags.foreign:
+            self._routes["/server_info"] = ("GET", self._server_info)
 
-    def app(self) -> web.Application:
-        app = web.Application(middlewares=[_errors], client_max_size=self.spec.max_body_bytes)
-        app.add_routes(
-            [
-                web.post("/v1/completions", lambda request: self._leg(request, chat=False)),
-                web.post("/v1/chat/completions", lambda request: self._leg(request, chat=True)),
-                web.get("/v1/models", self._models),
-                web.get("/health", self._health),
-                web.get("/version", self._version),
-                web.get("/fake/state", self._state),
-                web.get("/fake/wait", self._wait),
-                web.post("/fake/hold", self._hold),
-                web.post("/fake/go", self._go),
-                web.post("/fake/release", self._release),
-            ]
-        )
-        if not self.flags.foreign:
-            app.add_routes([web.get("/server_info", self._server_info)])
-        return app
+    async def handle(self, request: Request) -> Response | None:
+        """Answer a request; errors have the form they have on the real engine."""
+        try:
+            method, route = self._route(request)
+            if request.method != method:
+                return Response(b"", 405, headers={"Allow": method})
+            return await route(request)
+        except TrtdisaggError as e:
+            from trtdisagg.protocol.answers import encode_error
 
-    async def _models(self, request: web.Request) -> web.Response:
-        return _json(ModelList(data=[ModelCard(id=self.spec.model, created=1)]))
+            return Response(encode_error(e), e.http_status)
 
-    async def _health(self, request: web.Request) -> web.Response:
-        if not self.ready or self.draining:
-            raise UnavailableError("not ready")
-        return web.Response(text="ok")
+    def _route(self, request: Request) -> tuple[str, _Route]:
+        try:
+            return self._routes[request.path]
+        except KeyError:
+            error = RequestError(f"{request.path}: Not Found")
+            error.http_status = 404
+            raise error from None
 
-    async def _version(self, request: web.Request) -> web.Response:
+    async def _models(self, request: Request) -> Response:
+        from trtdisagg.protocol.answers import ModelCard, ModelList
+
+        return _json(ModelList(data=[ModelCard(id=self.condition.spec.model, created=1)]))
+
+    async def _health(self, request: Request) -> Response:
+        if reason := self.condition.reason:
+            raise UnavailableError(reason)
+        return _json({"status": "ok"})
+
+    async def _health_generate(self, request: Request) -> Response:
+        self.legs.check_secret(request)
+        if reason := self.condition.reason:
+            raise UnavailableError(reason)
+        await self.legs.canary()
+        return _json({"status": "ok"})
+
+    async def _version(self, request: Request) -> Response:
         return _json({"version": __version__})
 
-    async def _server_info(self, request: web.Request) -> web.Response:
-        spec = self.spec
+    async def _server_info(self, request: Request) -> Response:
+        from trtdisagg.protocol.control import Member
+
+        spec = self.condition.spec
         member = Member(
             name=spec.name,
-            role=spec.role,
+            role=self.condition.role,
             model=spec.model,
-            url=f"{spec.host}:{self.port}",
+            url=f"{spec.host}:{self.condition.port}",
             incarnation=spec.incarnation,
             wire_version=spec.wire_version,
             max_seq_len=spec.max_seq_len,
@@ -120,187 +100,51 @@ class Server:
         )
         return _json(member)
 
-    async def _state(self, request: web.Request) -> web.Response:
+    # --- for tests --------------------------------------------------------------------------------------------------
+
+    async def _state(self, request: Request) -> Response:
         state = {
-            **dataclasses.asdict(self.counters),
-            "held_tickets": sorted(self.tickets.held),
-            "bodies": self.last_bodies,
-            "headers": self.last_headers,
+            **dataclasses.asdict(self.condition.counters),
+            **self.legs.bodies_seen(),
+            "held_tickets": sorted(self.condition.tickets.held),
+            "role": self.condition.role,
             "grandchild": self.grandchild,
             "pid": os.getpid(),
         }
         return _json(state)
 
-    async def _wait(self, request: web.Request) -> web.Response:
+    async def _wait(self, request: Request) -> Response:
         name, at_least = request.query["name"], int(request.query.get("at_least", "1"))
         try:
             async with asyncio.timeout(20):
-                while getattr(self.counters, name) < at_least:
-                    await self._changed.wait()
+                while getattr(self.condition.counters, name) < at_least:
+                    await self.condition.changed.wait()
         except TimeoutError:
-            return web.Response(status=504, text=f"{name} is {getattr(self.counters, name)}, not {at_least}")
+            text = f"{name} is {getattr(self.condition.counters, name)}, not {at_least}"
+            return Response(text.encode(), 504, "text/plain")
         return await self._state(request)
 
-    async def _hold(self, request: web.Request) -> web.Response:
-        self._may_generate.clear()
-        return web.Response()
+    async def _hold(self, request: Request) -> Response:
+        self.condition.may_generate.clear()
+        return Response()
 
-    async def _go(self, request: web.Request) -> web.Response:
-        self._may_generate.set()
-        return web.Response()
+    async def _go(self, request: Request) -> Response:
+        self.condition.may_generate.set()
+        return Response()
 
-    async def _release(self, request: web.Request) -> web.Response:
-        released = self.tickets.drop((await request.json())["request_id"])
-        self._tell_change()
-        return web.Response(status=200 if released else 410)
+    async def _stick(self, request: Request) -> Response:
+        self.condition.stick()
+        return Response()
 
-    # --- legs -------------------------------------------------------------------------------------------------------
+    async def _unstick(self, request: Request) -> Response:
+        self.condition.unstick()
+        return Response()
 
-    async def _leg(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
-        self._admit(request)
-        body = await request.read()
-        job = bodies.decode_job(body, self.spec, chat=chat)
-        leg = {"context_only": "context", "generation_only": "generation"}.get(job.params.request_type, "aggregated")
-        self.last_bodies[leg] = msgspec.Raw(body)
-        self.last_headers[leg] = dict(request.headers)
-        setattr(self.counters, leg, getattr(self.counters, leg) + 1)
-        async with self._running():
-            if leg == "context":
-                return await self._context(job)
-            self._refuse_some("fail_generation", self.counters.generation + self.counters.aggregated)
-            await self._take_over(job)
-            return await (self._stream(request, job) if job.stream else self._whole(job))
-
-    def _admit(self, request: web.Request) -> None:
-        if self._secret and request.headers.get("Authorization") != f"Bearer {self._secret}":
-            raise AuthenticationError("The cluster's secret is missing or wrong")
-        if self.draining or not self.ready:
-            raise UnavailableError("This server takes no requests now")
-
-    @contextlib.asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
-        self.counters.running += 1
-        self._tell_change()
-        try:
-            yield
-            self.counters.finished += 1
-        except asyncio.CancelledError:
-            self.counters.cancelled += 1
-            raise
-        except ConnectionError:
-            self.counters.cancelled += 1
-        finally:
-            self.counters.running -= 1
-            self._tell_change()
-
-    def _refuse_some(self, flag: str, num_so_far: int) -> None:
-        if num_so_far <= getattr(self.flags, flag):
-            self.counters.refused += 1
-            status = self.flags.fail_status
-            error: TrtdisaggError = {429: OverloadedError, 503: UnavailableError}.get(status, RequestError)(flag)
-            error.http_status = status
-            raise error
-
-    async def _context(self, job: Job) -> web.Response:
-        self._refuse_some("fail_context", self.counters.context)
-        await self._one_token(0)
-        ticket = None
-        request_id = next(self._request_ids)
-        if job.max_tokens > 1:
-            ticket = self.tickets.hold(request_id, len(job.prompt), self.port)
-            self._tell_change()
-        body = bodies.context_answer(job, ticket, request_id, speaks_seam=not self.flags.foreign)
-        return web.Response(body=body, content_type="application/json")
-
-    async def _take_over(self, job: Job) -> None:
-        """Fetch the blocks, or compute the prefix."""
-        if job.params.request_type != "generation_only":
-            return
-        if job.params.encoded_opaque_state is None:
-            self.counters.recomputed += 1
-            return
-        ticket = unseal(job.params.encoded_opaque_state, self._secret.encode())
-        url = f"http://{ticket.host}:{ticket.port}/fake/release"
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
-                session.post(url, json={"request_id": ticket.request_id}) as answer,
-            ):
-                valid = answer.status == 200
-        except aiohttp.ClientError:
-            valid = False
-        self.counters.fetched += valid
-        self.counters.recomputed += not valid
-        self._tell_change()
-
-    async def _one_token(self, position: int) -> None:
-        if position == self.flags.die_at_token:
-            die(f"at token {position}")
-        if self.flags.token_delay_ms:
-            await asyncio.sleep(self.flags.token_delay_ms / 1000)
-        self.counters.tokens += 1
-
-    async def _tokens(self, job: Job, start: int) -> AsyncIterator[int]:
-        for position in range(start, job.max_tokens):
-            await self._may_generate.wait()
-            await self._one_token(position)
-            yield position
-
-    async def _whole(self, job: Job) -> web.Response:
-        async for _ in self._tokens(job, job.num_done):
-            pass
-        body = bodies.whole(job, job.text(0, job.max_tokens), job.max_tokens, "length")
-        return web.Response(body=body, content_type="application/json")
-
-    async def _stream(self, request: web.Request, job: Job) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        seam = job.seam if not self.flags.foreign else None
-        skip = job.num_done if seam else 0
-        unsent = job.text(0, skip)[seam.num_chars_sent :] if seam else ""
-        if skip == 0:
-            await response.write(bodies.first_event(job))
-        async for position in self._tokens(job, skip):
-            if position == self.flags.cut_at_token:
-                assert request.transport is not None
-                request.transport.abort()
-            await response.write(bodies.event(job, unsent + job.text(position, position + 1)))
-            unsent = ""
-        await response.write(bodies.ending(job, job.max_tokens))
-        await response.write_eof()
-        return response
-
-    def _expired(self) -> None:
-        self.counters.expired += 1
-        self._tell_change()
-
-    def _look_if_idle(self) -> None:
-        self.counters.held = len(self.tickets.held)
-        if self.counters.running == 0 and not self.tickets.held:
-            self.idle.set()
-        else:
-            self.idle.clear()
-
-    def _tell_change(self) -> None:
-        self._look_if_idle()
-        self._changed.set()
-        self._changed = asyncio.Event()
+    async def _release(self, request: Request) -> Response:
+        released = self.condition.tickets.drop(msgspec.json.decode(request.body)["request_id"])
+        self.condition.tell_change()
+        return Response(status=200 if released else 410)
 
 
-@web.middleware
-async def _errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except TrtdisaggError as e:
-        return web.Response(status=e.http_status, body=encode_error(e), content_type="application/json")
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
-
-
-def die(why: str) -> None:
-    print(f"fake engine: dying {why}", file=sys.stderr, flush=True)
-    os._exit(1)
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value))

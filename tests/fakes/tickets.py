@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from trtdisagg.protocol.handover import Ticket, seal
 from trtdisagg.protocol.spec import EngineSpec
 
 
@@ -23,6 +22,8 @@ class Tickets:
 
     def hold(self, request_id: int, num_tokens: int, port: int) -> str:
         """Begin a lease; returns the sealed ticket."""
+        from trtdisagg.protocol.handover import Ticket, seal
+
         spec = self._spec
         loop = asyncio.get_running_loop()
         self.held[request_id] = loop.call_later(spec.lease_ms / 1000, self._expire, request_id)

@@ -18,9 +18,10 @@ from typing import Any
 
 import msgspec
 
+from trtdisagg.protocol.commands import encode_command
 from trtdisagg.protocol.control import Member, Members, Need, Told
 from trtdisagg.protocol.reports import decode_report
-from trtdisagg.protocol.spec import EngineSpec, ProxySpec, Ready, Report, UpstreamServer
+from trtdisagg.protocol.spec import Command, EngineSpec, ProxySpec, Ready, Report, UpstreamServer
 from trtdisagg.registry.client import put_body
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -35,21 +36,28 @@ class Child:
 
     def __init__(self, argv: Sequence[str], spec: EngineSpec | ProxySpec, file: Path) -> None:
         read_fd, write_fd = os.pipe()
+        command_fd, self._commands = os.pipe()
         self._pipe = read_fd
         self._unread = b""
         self.log = file.with_suffix(".log")
-        changed = msgspec.structs.replace(spec, report_fd=write_fd, parent_pid=os.getpid())
-        file.write_bytes(msgspec.json.encode(changed))
+        fds = {"report_fd": write_fd, "parent_pid": os.getpid()}
+        if isinstance(spec, EngineSpec):
+            fds["command_fd"] = command_fd
+        file.write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, **fds)))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*argv, "--spec", str(file)],
-                pass_fds=[write_fd],
+                pass_fds=[write_fd, command_fd],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             )
         os.close(write_fd)
+        os.close(command_fd)
         self.url = ""
+
+    def command(self, command: Command) -> None:
+        os.write(self._commands, encode_command(command))
 
     def next_report(self) -> Report:
         """The next report; a child that ends first is an error with its log."""
@@ -63,10 +71,11 @@ class Child:
         line, _, self._unread = self._unread.partition(b"\n")
         return decode_report(line)
 
-    def wait_ready(self) -> None:
+    def wait_ready(self) -> Ready:
         while not isinstance(report := self.next_report(), Ready):
             pass
         self.url = f"{report.host}:{report.port}"
+        return report
 
     def stop(self) -> int:
         """Ask it to end and wait until it has; returns its exit code."""
@@ -78,6 +87,7 @@ class Child:
             self.process.kill()
             self.process.wait()
         os.close(self._pipe)
+        os.close(self._commands)
 
 
 class FakeEngine(Child):

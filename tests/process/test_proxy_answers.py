@@ -123,7 +123,7 @@ async def test_both_legs_are_one_request(cluster: Serving, http: aiohttp.ClientS
     num_sent = second["seam"].get("num_chars_sent", 0)
     assert num_sent == (len(words.answer("two legs", 1)) if stream else 0)
     for state, leg in ((context, "context"), (generation, "generation")):
-        assert state["headers"][leg]["X-Request-ID"] == f"my-{stream}"
+        assert state["headers"][leg]["X-Request-Id"] == f"my-{stream}"
 
 
 async def test_the_clients_seed_is_kept(cluster: Serving, http: aiohttp.ClientSession) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from trtdisagg.cli.find import cluster_file
+from trtdisagg.cli.find import cluster_file, set_option
 from trtdisagg.cli.names import complete_file
-from trtdisagg.cli.plan_view import plan_view
+from trtdisagg.cli.plan_view import plan_report, plan_view
 from trtdisagg.cli.terminal import console, say
 from trtdisagg.config.load import load
 from trtdisagg.supervisor.survey import survey
@@ -14,12 +14,17 @@ from trtdisagg.supervisor.survey import survey
 
 @click.command()
 @click.argument("file", required=False, shell_complete=complete_file)
-def command(file: str | None) -> None:
+@set_option
+@click.option("--json", "as_json", is_flag=True, help="All of the plan, as JSON.")
+def command(file: str | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
     """Check a cluster file and print its plan.
 
     Nothing is started. A model that only the hub has is downloaded, because the plan needs its dimensions.
     """
-    loaded = load(cluster_file((file,)))
+    loaded = load(cluster_file((file,)), overrides)
     plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
-    console().print(plan_view(plan))
+    if as_json:
+        click.echo(plan_report(plan, loaded))
+        return
+    console().print(plan_view(plan, loaded.overrides))
     say(*loaded.no_effect, *plan.notices)

@@ -20,6 +20,11 @@ cluster_argument: Callable[[Any], Any] = click.argument(
 )
 """What `down` and `status` take; see `find_cluster`."""
 
+set_option: Callable[[Any], Any] = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says; may be repeated."
+)
+"""What commands that read a cluster file take: `load(path, overrides)`."""
+
 
 def find_cluster(word: str | None) -> Place:
     """The place of a cluster that runs, or ran.

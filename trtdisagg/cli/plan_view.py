@@ -1,24 +1,35 @@
-"""The plan of a cluster as a table: a pure function."""
+"""The plan of a cluster, as a table and as JSON: pure functions."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from trtdisagg.cli.views import ROLE_STYLES, place_words
+from trtdisagg.config.load import Loaded
+from trtdisagg.config.overrides import SetValue
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.server_plan import ChildPlan
 
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)(API_?|ACCESS_?)?KEY($|_)", re.IGNORECASE)
+"""Environment variables whose values are nobody's business."""
 
-def plan_view(plan: Plan) -> RenderableType:
-    """What `up` would start, and whom it would route to."""
+
+def plan_view(plan: Plan, overrides: Sequence[SetValue] = ()) -> RenderableType:
+    """What `up` would start, and whom it would route to.
+
+    :param overrides: what was given beside the file.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in ("name", "role", "model", "address", "on", "threads", "KV cache", "command"):
         table.add_column(heading, overflow="fold")
@@ -27,7 +38,39 @@ def plan_view(plan: Plan) -> RenderableType:
     for server in plan.upstream:
         name = Text(server.name, ROLE_STYLES[server.role])
         table.add_row(name, server.role, server.model or "-", server.url, "-", "-", "-", "(runs already)")
-    return Group(Text(plan.cluster, "bold"), table)
+    return Group(Text(plan.cluster, "bold"), table, *map(_override_line, overrides))
+
+
+def plan_report(plan: Plan, loaded: Loaded) -> str:
+    """All of a plan as JSON, without secrets; what was given beside the file is in `set`."""
+    report: dict[str, Any] = msgspec.to_builtins(plan)
+    for child in [*report["servers"], *([report["proxy"]] if report["proxy"] else [])]:
+        child["env"] = _without_secrets(child["env"])
+    report["fingerprint"] = loaded.fingerprint
+    report["set"] = [
+        {**msgspec.to_builtins(o), **{key: "***" for key in ("value", "was") if _SECRET.search(o.path)}}
+        for o in loaded.overrides
+    ]
+    report["no_effect"] = [str(notice) for notice in loaded.no_effect]
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+
+
+def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: "***" if _SECRET.search(name) else value for name, value in env.items()}
+
+
+def _override_line(override: SetValue) -> Text:
+    """`--set port = 9000 (the file: 8000)`"""
+    value, was = (_short(v) for v in (override.value, override.was))
+    if _SECRET.search(override.path):
+        value = was = "***"
+    said = "the file does not say" if override.was is msgspec.UNSET else f"the file: {was}"
+    return Text.assemble(("--set ", "dim"), f"{override.path} = {value} ", (f"({said})", "dim"))
+
+
+def _short(value: Any) -> str:
+    text = msgspec.json.encode(value).decode() if value is not msgspec.UNSET else ""
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _child_cells(child: ChildPlan) -> Iterator[str]:

@@ -29,6 +29,7 @@ _KEYS = {
     "backend": "backend",
     "trust_remote_code": "trust_remote_code",
     "config": "extra_llm_api_options",
+    "extra_llm_api_options": "extra_llm_api_options",
     "kv_cache_free_gpu_memory_fraction": "free_gpu_memory_fraction",
     "cache_transceiver_backend": "cache_transceiver_config.backend",
 }
@@ -53,7 +54,8 @@ _KEYS = {
 @click.option("--max_num_tokens", type=int)
 @click.option("--max_seq_len", type=int)
 @click.option("--dtype")
-@click.option("--config", "--extra_llm_api_options", metavar="FILE", help="A server section, as YAML.")
+@click.option("--config", metavar="FILE", help="A server section, as YAML; --extra_llm_api_options means the same.")
+@click.option("--extra_llm_api_options", hidden=True)
 @click.option("--cache_transceiver_backend", help="How KV moves; with a role of context or generation, DEFAULT.")
 @click.option("--kv_cache_free_gpu_memory_fraction", "--free_gpu_memory_fraction", type=float)
 @click.option("--served_model_name", help="What clients ask for.")
@@ -95,6 +97,8 @@ def _section(options: dict[str, Any], address: str) -> dict[str, Located]:
             continue
         place = Place(f"--{option}")
         outer, _, inner = key.partition(".")
+        if outer in section:
+            raise click.UsageError(f"{section[outer].place} and {place} mean the same; give one of them")
         section[outer] = Located({inner: Located(value, place)}, place) if inner else Located(value, place)
     return section
 

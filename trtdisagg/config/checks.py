@@ -71,4 +71,4 @@ def _check_urls(root: Located, path: str, section: ServerSection, *, run_already
 
 
 def _error(root: Located, path: str, message: str) -> ConfigError:
-    return ConfigError(f"{root.at(path).place}: {path}: {message}")
+    return ConfigError(f"{root.at(path).place.naming(path)}: {message}")

@@ -36,7 +36,7 @@ class Notice(msgspec.Struct, frozen=True):
     because: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.key}: no effect here, because {self.because}"
+        return f"{self.place.naming(self.key)}: no effect here, because {self.because}"
 
 
 class Pruner:
@@ -90,12 +90,12 @@ class Pruner:
         if child.value is None and struct in _OF_A_SERVER:
             return False
         if isinstance(known, NotThereYet) and known.asks(child.plain()):
-            raise ConfigError(f"{child.place}: {path}: {_short(child.plain())}: {known.what}: not there yet")
+            raise ConfigError(f"{child.place.naming(path)}: {_short(child.plain())}: {known.what}: not there yet")
         return key in shape.keys(struct)
 
 
 def _unknown(child: Located, struct: type[msgspec.Struct], key: str, path: str) -> ConfigError:
-    message = f"{child.place}: {path}: unknown key"
+    message = f"{child.place.naming(path)}: unknown key"
     if homes := dict.fromkeys(home for home, keys in _homes(ClusterFile) if key in keys):
         return ConfigError(f"{message} here; it belongs in {' or '.join(homes)}")
     here = (struct, ServerSection) if struct is ClusterFile else (struct,)  # the sections inherit from the top level

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,8 +19,9 @@ from trtdisagg.config import shape
 from trtdisagg.config.checks import check
 from trtdisagg.config.keys import Notice, Pruner
 from trtdisagg.config.located import Located, kind, read
+from trtdisagg.config.overrides import Override, SetValue, compare, parse, put
 from trtdisagg.config.schema import ClusterFile
-from trtdisagg.config.sections import complete
+from trtdisagg.config.sections import complete, of_sections
 from trtdisagg.errors import ConfigError
 
 _WORDING = {
@@ -44,34 +46,52 @@ class Loaded(msgspec.Struct, kw_only=True, frozen=True):
     """The cluster's: `name:`, or the name of the file's directory."""
     no_effect: list[Notice] = []
     """Keys that were accepted and change nothing, with the reason; each once."""
+    overrides: list[SetValue] = []
+    """What was given beside the file, in that order."""
 
     @property
     def fingerprint(self) -> str:
-        """The same for files that mean the same."""
+        """The same for files that mean the same, with what was given beside them."""
         return hashlib.blake2b(msgspec.json.encode(self.cluster), digest_size=8).hexdigest()
 
 
-def load(path: Path | str, *, only_routes: bool = False) -> Loaded:
+def load(path: Path | str, overrides: Sequence[str] = (), *, only_routes: bool = False) -> Loaded:
     """Read a cluster file.
 
+    :param overrides: `a.b=c` each, on top of what the file says; see `overrides`.
     :param only_routes: as if there were no `model:`: the servers of the file run already, whoever started them.
     :raises ConfigError: with file, line and path; see the module's text.
     """
     path = Path(path)
-    cluster, no_effect = assemble(read(path), path.parent, only_routes=only_routes)
-    return Loaded(cluster=cluster, path=Path(os.path.abspath(path)), name=_name(cluster, path), no_effect=no_effect)
+    root, given = read(path), parse(overrides)
+    cluster, no_effect = assemble(root, path.parent, given, only_routes=only_routes)
+    return Loaded(
+        cluster=cluster,
+        path=Path(os.path.abspath(path)),
+        name=_name(cluster, path),
+        no_effect=no_effect,
+        overrides=compare(root, given),
+    )
 
 
-def assemble(root: Located, directory: Path, *, only_routes: bool = False) -> tuple[ClusterFile, list[Notice]]:
+def assemble(
+    root: Located, directory: Path, overrides: Sequence[Override] = (), *, only_routes: bool = False
+) -> tuple[ClusterFile, list[Notice]]:
     """Make what was written, in a file or elsewhere, into a cluster.
 
     :param directory: what paths of worker files are relative to.
     :returns: the cluster, and the keys that change nothing.
     :raises ConfigError: as `load`.
     """
+    root = put(root, [override for override in overrides if not of_sections(override)])
     only_routes = only_routes or not {"model", "models"} & root.children.keys()
     pruner = Pruner(only_routes=only_routes)
-    root = pruner.prune(complete(root, worker_files=None if only_routes else directory), ClusterFile)
+    whole = complete(
+        root,
+        worker_files=None if only_routes else directory,
+        overrides=[override for override in overrides if of_sections(override)],
+    )
+    root = pruner.prune(whole, ClusterFile)
     cluster = _convert(root)
     check(cluster, root, only_routes=only_routes)
     cluster = _flat(cluster)
@@ -117,7 +137,7 @@ def _explain(root: Located, path: str, message: str) -> ConfigError:
     elif message.startswith("expected") and not isinstance(found.value, dict | list | None):
         message = f"{message.partition(', got')[0]}, got {kind(found.value)} {found.plain()!r}"
         message += "; put it in quotes" if message.startswith("expected str,") else ""
-    return ConfigError(f"{found.place}: {path or 'the file'}: {message}")
+    return ConfigError(f"{found.place.naming(path or 'the file')}: {message}")
 
 
 def _culprit(root: Located, path: str, message: str) -> str:

@@ -7,6 +7,7 @@ a key that stands twice in a mapping, which YAML libraries let pass, is an error
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,18 @@ _MERGE_TAG = _TAG + "merge"
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A line of a file, as people name it: `cluster.yaml:7`. What is no file, as `--port`, has no lines."""
+    """A line of a file, as people name it: `cluster.yaml:7`. What is no file, as `--port` or `--set a.b`, has no
+    lines."""
 
     file: str
     line: int | None = None
 
     def __str__(self) -> str:
         return self.file if self.line is None else f"{self.file}:{self.line}"
+
+    def naming(self, path: str) -> str:
+        """Place and path, `cluster.yaml:7: a.b`; the path once where the place says it already."""
+        return str(self) if self.file.endswith(f" {path}") else f"{self}: {path}"
 
 
 class Located(msgspec.Struct, frozen=True, eq=False):
@@ -87,22 +93,34 @@ def read(path: Path, shown: str | None = None) -> Located:
 
 
 def _parse(text: bytes, shown: str) -> Located:
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)  # not the C loader: deep nesting overflows its stack
-        root = _Builder(shown).build(node, None) if node else Located({}, Place(shown, 1))
-    except yaml.MarkedYAMLError as e:
-        mark = e.problem_mark or e.context_mark
-        line = mark.line + 1 if mark else 1
-        raise ConfigError(f"{shown}:{line}: not valid YAML: {e.problem or e.context}") from None
-    except RecursionError:
-        raise ConfigError(f"{shown}: nested too deeply") from None
-    except yaml.YAMLError as e:  # characters that YAML does not allow, or not UTF-8
-        raise ConfigError(f"{shown}: not valid YAML: {str(e).splitlines()[0]}") from None
+    root = _build(text, Place(shown, 1), lambda line: Place(shown, line))
     if root.value is None:
         return Located({}, root.place)
     if not isinstance(root.value, dict):
         raise ConfigError(f"{root.place}: expected a mapping of keys to values, got {kind(root.value)}")
     return root
+
+
+def read_value(text: str, place: Place) -> Located:
+    """Read one value that stands in no file, with all that is in it at one place; no text at all is null.
+
+    :raises ConfigError: when it is no YAML.
+    """
+    return _build(text, place, lambda _line: place)
+
+
+def _build(text: str | bytes, whole: Place, place_of: Callable[[int], Place]) -> Located:
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)  # not the C loader: deep nesting overflows its stack
+        return _Builder(place_of).build(node, None) if node else Located(None, whole)
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark or e.context_mark
+        place = place_of(mark.line + 1 if mark else 1)
+        raise ConfigError(f"{place}: not valid YAML: {e.problem or e.context}") from None
+    except RecursionError:
+        raise ConfigError(f"{whole.file}: nested too deeply") from None
+    except yaml.YAMLError as e:  # characters that YAML does not allow, or not UTF-8
+        raise ConfigError(f"{whole.file}: not valid YAML: {str(e).splitlines()[0]}") from None
 
 
 def kind(value: Any) -> str:
@@ -112,10 +130,13 @@ def kind(value: Any) -> str:
 
 
 class _Builder:
-    """Turns YAML nodes into Located values."""
+    """Turns YAML nodes into Located values.
 
-    def __init__(self, shown: str) -> None:
-        self._shown = shown
+    :param place_of: the place of a line, counted from 1.
+    """
+
+    def __init__(self, place_of: Callable[[int], Place]) -> None:
+        self._place_of = place_of
         self._scalars = yaml.constructor.SafeConstructor()
         self._open: set[int] = set()
         self._num_values = 0
@@ -176,4 +197,4 @@ class _Builder:
         return text
 
     def _place(self, node: yaml.Node) -> Place:
-        return Place(self._shown, node.start_mark.line + 1)
+        return self._place_of(node.start_mark.line + 1)

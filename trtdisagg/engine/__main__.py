@@ -54,8 +54,10 @@ def _read_spec(path: Path) -> EngineSpec:
     """
     try:
         spec = msgspec.json.decode(path.read_bytes(), type=EngineSpec)
-    except (OSError, msgspec.DecodeError) as e:
-        raise ConfigError(f"the spec file {path} cannot be read: {e}") from e
+    except OSError as e:
+        raise ConfigError(f"the spec file {path} cannot be read: {e.strerror}") from e
+    except msgspec.DecodeError as e:
+        raise ConfigError(f"the spec file {path} is not one that the agent wrote: {e}") from e
     if spec.wire_version != WIRE_VERSION:
         raise ConfigError(f"the spec file {path} has wire version {spec.wire_version}, this is {WIRE_VERSION}")
     return spec

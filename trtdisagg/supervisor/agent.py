@@ -45,6 +45,7 @@ from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.state import initial, reduce
+from trtdisagg.supervisor.status_feed import StatusFeed
 
 _LATE_S = 2.0
 """A clock that rings so late means that this process did not run, rather than that all children fell silent."""
@@ -102,6 +103,7 @@ class Agent:
         self._plan = plan
         self._place = place
         self._journal = Journal()
+        self._feed = StatusFeed(self.status)
         self._on_status = on_status
         self._on_event = on_event
         self._state = initial(run_id, [child.name for child in plan.children], time.monotonic())
@@ -118,7 +120,7 @@ class Agent:
         :raises StartupError, NotReadyInTimeError, CrashLoopError: see `run_agent`.
         """
         self._nursery = nursery
-        control = ControlServer(status=self.status, down=self._down, journal=self._journal)
+        control = ControlServer(status=self.status, feed=self._feed, down=self._down, journal=self._journal)
         async with anyio.create_task_group() as self._tasks, control.listening(self._place.control_socket):
             self._tasks.start_soon(guardian.run)
             self._tasks.start_soon(self._watch_signals)
@@ -166,6 +168,7 @@ class Agent:
         if members != self._members:
             self._members = members
             self._tell_proxy()
+        self._feed.touch()
         self._on_status(self.status())
 
     def _carry_out(self, action: Event) -> None:

@@ -11,8 +11,11 @@ from trtdisagg.supervisor.server_plan import ChildPlan, dtype_of
 from trtdisagg.supervisor.slots import Slot
 
 
-def check_slots(everything: Sequence[Slot], ours: Sequence[Slot], *, with_proxy: bool) -> None:
+def check_slots(
+    everything: Sequence[Slot], ours: Sequence[Slot], *, with_proxy: bool, has_registry: bool = False
+) -> None:
     """
+    :param has_registry: other agents' servers may join.
     :raises ConfigError: when something is asked for that is not there, or does not go together.
     """
     for slot in everything:
@@ -22,11 +25,27 @@ def check_slots(everything: Sequence[Slot], ours: Sequence[Slot], *, with_proxy:
     if not with_proxy and len(ours) < len(everything):
         hosts = ", ".join(slot.host for slot in everything if slot not in ours)
         raise ConfigError(f"{hosts} is no address of this machine, so no server can be started there")
-    if with_proxy and not any(slot.role != "context" for slot in everything):
-        raise ConfigError("generation_servers: none, and nothing else generates")
+    for slot in everything:
+        if slot not in ours and not slot.port:
+            raise ConfigError(
+                f"{slot.name} would be on {slot.host}, which is not this machine, at a port that nobody knows: "
+                f"add its address to {slot.path}.urls"
+            )
+    if with_proxy and not has_registry:
+        _check_generates(everything)
     for one in everything:
         for other in everything:
             _check_pair(one, other)
+
+
+def _check_generates(everything: Sequence[Slot]) -> None:
+    """Each model has a server that gives answers, not only some that compute prompts."""
+    roles: dict[str, set[str]] = {}
+    for slot in everything:
+        roles.setdefault(slot.entry.name if slot.entry else "", set()).add(slot.role)
+    for model, mine in (roles or {"": set()}).items():
+        if mine <= {"context"}:
+            raise ConfigError(f"generation_servers: none{f' of {model}' if model else ''}, and nothing else generates")
 
 
 def _check_pair(one: Slot, other: Slot) -> None:

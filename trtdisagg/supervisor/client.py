@@ -1,4 +1,4 @@
-"""Talks to a running agent over its control socket: status, events, down.
+"""Talks to a running agent over its control socket: status, once or as it changes, events, down.
 
 Plain sockets and http.client, because a command has to answer at once and an HTTP library takes longer to import than
 the answer takes.
@@ -45,14 +45,28 @@ class ControlClient:
         self._request("POST", "/down", msgspec.json.encode(request or DownRequest()))
         return pid
 
-    def events(self) -> Iterator[str]:
-        """What happened, then what happens: one JSON object a line, until the agent ends.
+    def watch(self) -> Iterator[ClusterStatus]:
+        """The status of now, and another one whenever something has changed, until the agent ends.
 
         :raises NotRunningError: when no agent answers.
         """
-        connection = _Connection(self._place.control_socket, timeout_s=None)
+        for line in self._lines("/status/stream", timeout_s=None):
+            yield msgspec.json.decode(line, type=ClusterStatus)
+
+    def events(self, *, follow: bool = True) -> Iterator[str]:
+        """What happened, then what happens: one JSON object a line, until the agent ends.
+
+        :param follow: False: what happened only.
+        :raises NotRunningError: when no agent answers.
+        """
+        yield from self._lines("/events" if follow else "/events?follow=0", None if follow else _TIMEOUT_S)
+
+    def _lines(self, path: str, timeout_s: float | None) -> Iterator[str]:
+        connection = _Connection(self._place.control_socket, timeout_s=timeout_s)
         try:
-            answer = _answer(connection, "GET", "/events")
+            answer = _answer(connection, "GET", path)
+            if answer.status >= 400:
+                raise StartupError(_refused(path, answer.read()))
             for line in answer:
                 yield line.decode().rstrip("\n")
         except (OSError, http.client.HTTPException) as e:
@@ -74,7 +88,7 @@ class ControlClient:
         finally:
             connection.close()
         if answer.status >= 400:
-            raise StartupError(f"The agent refused {path}: {content.decode(errors='replace')}")
+            raise StartupError(_refused(path, content))
         return content
 
 
@@ -98,6 +112,10 @@ def _answer(
 ) -> http.client.HTTPResponse:
     connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
     return connection.getresponse()
+
+
+def _refused(path: str, content: bytes) -> str:
+    return f"The agent refused {path}: {content.decode(errors='replace')}"
 
 
 def _not_running(place: Place) -> str:

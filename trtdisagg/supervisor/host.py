@@ -25,11 +25,15 @@ class Gpu(msgspec.Struct, kw_only=True, frozen=True):
     uuid: str
     name: str
     free_bytes: int
+    cores: list[int] = []
+    """CPU cores near it; empty: not known."""
 
 
 class Host(msgspec.Struct, kw_only=True, frozen=True):
     cores: list[int]
     """CPU cores that this process may run on."""
+    nodes: list[list[int]] = []
+    """The same by NUMA node, threads of one physical core side by side; empty: not known."""
     memory_bytes: int
     """Free for use: of the machine, or of the control group we are in."""
     gpus: list[Gpu] = []

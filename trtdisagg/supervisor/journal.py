@@ -53,6 +53,10 @@ class Journal:
         told = [entry for entry in self._kept if entry.text is not None]
         return [f"{time.strftime('%H:%M:%S', time.localtime(e.time))} {e.text}" for e in told[-count:]]
 
+    def kept(self) -> list[Entry]:
+        """What is kept, the oldest first."""
+        return list(self._kept)
+
     async def follow(self) -> AsyncGenerator[Entry, None]:
         """What is kept, then what comes, until the journal is closed."""
         send, receive = anyio.create_memory_object_stream[Entry](_NUM_UNREAD)

@@ -8,18 +8,27 @@ started.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
-from trtdisagg.config.schema import Backend, ClusterFile, ModelEntry, SupervisionConfig
+from trtdisagg.config.schema import AutoscaleConfig, Backend, ClusterFile, ModelEntry, SupervisionConfig
 from trtdisagg.protocol.control import Need
-from trtdisagg.protocol.spec import SamplingDefaults, UpstreamServer
+from trtdisagg.protocol.spec import RegistrySpec, Role, SamplingDefaults, UpstreamServer
 from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports, is_loopback
 from trtdisagg.supervisor.host import Host
-from trtdisagg.supervisor.memory import Pool, Room, size_pool
 from trtdisagg.supervisor.placement import Claim, Spot, place
-from trtdisagg.supervisor.server_plan import ChildPlan, dtype_of, plan_proxy, plan_server
+from trtdisagg.supervisor.pools import pool_notices, size_pools, weight_bytes
+from trtdisagg.supervisor.server_plan import (
+    ChildPlan,
+    ServerFacts,
+    in_role,
+    plan_proxy,
+    plan_server,
+    registry_of,
+    server_settings,
+)
 from trtdisagg.supervisor.slots import Slot, slots
 from trtdisagg.text.dimensions import ModelDimensions
 
@@ -47,6 +56,9 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     """Those that run already: only routed to."""
     proxy: ChildPlan | None
     supervision: SupervisionConfig
+    autoscale: AutoscaleConfig = AutoscaleConfig()
+    registry: RegistrySpec | None = None
+    """Where servers of other agents are registered, and ours are for other proxies; None: nowhere."""
     needs: dict[str, list[Need]]
     """The roles that each model must have a server of."""
     secret_file: str | None
@@ -69,53 +81,75 @@ def make_plan(
     file: str | None = None,
     with_proxy: bool = True,
     default_backend: Backend | None = "DEFAULT",
+    numbers: Mapping[str, Sequence[int]] | None = None,
+    keep: Mapping[str, ChildPlan] | None = None,
+    roles: Mapping[str, Role] | None = None,
 ) -> Plan:
     """Decide what runs where.
 
     :param models: by `model` of the file.
     :param with_proxy: False: servers alone (`trtdisagg serve`).
     :param default_backend: the transfer backend of servers whose section names none.
+    :param numbers: of the servers in groups that were scaled, see `slots`.
+    :param keep: what runs. A server that the file still wants the same keeps its plan; one that it wants otherwise
+        keeps its GPUs and cores where it still may; what the others of these have counts as free.
+    :param roles: of servers that have another role than their section's; other names do not matter.
     :raises ConfigError: when the file asks for what is not there or does not go together.
-    :raises StartupError: when there is too little memory.
+    :raises StartupError: when there is too little memory, or there are too few GPUs.
     """
-    everything = list(slots(cluster))
+    everything = [replace(slot, role=(roles or {}).get(slot.name, slot.role)) for slot in slots(cluster, numbers)]
     ours = [slot for slot in everything if slot.entry is not None and _is_here(slot, host)]
+    registry = registry_of(cluster.disagg_cluster)
+    check_slots(everything, ours, with_proxy=with_proxy, has_registry=registry is not None)
+    facts = {slot.name: _facts(slot, cluster, name, models, default_backend) for slot in ours}
+    dimensions = {slot.name: models[slot.entry.model].dimensions for slot in ours if slot.entry}
+    servers, notices = _plan_servers(ours, facts, dimensions, host, keep or {})
     upstream = [_upstream(slot, models) for slot in everything if slot not in ours]
-    check_slots(everything, ours, with_proxy=with_proxy)
-    spots, notices = place([_claim(slot) for slot in ours], host)
-    pools = _pools(ours, spots, host, models)
-    servers = []
-    for slot in ours:
-        assert slot.entry is not None
-        server = plan_server(
-            slot,
-            cluster=name,
-            model=_served_name(slot.entry, models),
-            model_path=models[slot.entry.model].path,
-            sampling_defaults=models[slot.entry.model].sampling_defaults,
-            spot=spots[slot.name],
-            pool=pools[slot.name],
-            backend=slot.section.cache_transceiver_config.backend or default_backend,
-            max_body_bytes=cluster.proxy.max_body_bytes,
-        )
-        servers.append(server)
     plan = Plan(
         cluster=name,
         file=file,
         servers=servers,
         upstream=upstream,
-        proxy=plan_proxy(cluster, name, upstream) if with_proxy else None,
+        proxy=plan_proxy(cluster, name, upstream, registry) if with_proxy else None,
         supervision=cluster.supervision,
+        autoscale=cluster.autoscale,
+        registry=registry,
         needs=_needs(servers, upstream),
         secret_file=cluster.secret_file,
         # Servers that others start could not know it.
         makes_secret=with_proxy and bool(servers) and not upstream and cluster.secret_file is None,
-        notices=[*host.notices, *notices, *_pool_notices(ours, pools)],
+        notices=[*host.notices, *notices],
     )
     check_addresses(plan.children, has_secret=bool(plan.secret_file or plan.makes_secret))
     if with_proxy:
         check_transports(servers)
     return plan
+
+
+def _plan_servers(
+    ours: Sequence[Slot],
+    facts: Mapping[str, ServerFacts],
+    dimensions: Mapping[str, ModelDimensions | None],
+    host: Host,
+    keep: Mapping[str, ChildPlan],
+) -> tuple[list[ChildPlan], list[str]]:
+    """Plans of our servers, in the order of their slots, and notices."""
+    held = {name: Spot(gpus=old.gpus, cores=old.cores) for name, old in keep.items()}
+    spots, notices = place([_claim(slot) for slot in ours], host, held)
+    planned = {
+        slot.name: in_role(old, slot.role)
+        for slot in ours
+        if (old := keep.get(slot.name)) and old.settings == server_settings(slot, facts[slot.name], spots[slot.name])
+    }
+    new = [slot for slot in ours if slot.name not in planned]
+    going = [old for old in keep.values() if old.name not in planned]
+    pools = size_pools(new, spots, host, dimensions, going)
+    for slot in new:
+        num_bytes = weight_bytes(slot, dimensions[slot.name])
+        planned[slot.name] = plan_server(
+            slot, facts[slot.name], spots[slot.name], pools[slot.name], weight_bytes=num_bytes
+        )
+    return [planned[slot.name] for slot in ours], [*notices, *pool_notices(new, pools)]
 
 
 def _is_here(slot: Slot, host: Host) -> bool:
@@ -131,6 +165,22 @@ def _served_name(entry: ModelEntry, models: Mapping[str, ModelFacts]) -> str:
     return entry.name or models[entry.model].served_name
 
 
+def _facts(
+    slot: Slot, cluster: ClusterFile, name: str, models: Mapping[str, ModelFacts], default_backend: Backend | None
+) -> ServerFacts:
+    assert slot.entry is not None
+    model = models[slot.entry.model]
+    return ServerFacts(
+        cluster=name,
+        model=_served_name(slot.entry, models),
+        model_path=model.path,
+        sampling_defaults=model.sampling_defaults,
+        backend=slot.section.cache_transceiver_config.backend or default_backend,
+        max_body_bytes=cluster.proxy.max_body_bytes,
+        secret_file=cluster.secret_file,
+    )
+
+
 def _claim(slot: Slot) -> Claim:
     return Claim(server=slot.name, section=slot.path, cores=slot.section.cores, gpus=slot.section.gpus)
 
@@ -142,50 +192,3 @@ def _needs(servers: Sequence[ChildPlan], upstream: Sequence[UpstreamServer]) -> 
             roles.setdefault(model, set()).add(role)
     kinds: tuple[Need, ...] = ("context", "generation")
     return {model: [kind for kind in kinds if mine & {kind, "both"}] for model, mine in roles.items()}
-
-
-# --- memory ---------------------------------------------------------------------------------------------------------
-
-
-def _pools(
-    ours: Sequence[Slot], spots: Mapping[str, Spot], host: Host, models: Mapping[str, ModelFacts]
-) -> dict[str, Pool]:
-    """The KV cache of each server: those on one GPU, or on the CPU, share its memory."""
-    groups: dict[str, list[Slot]] = {}
-    for slot in ours:
-        groups.setdefault(",".join(spots[slot.name].gpus), []).append(slot)
-    pools = {}
-    for gpu, group in groups.items():
-        room = _room(gpu, group, host, models)
-        for slot in group:
-            model, dtype = _dimensions(slot, models), dtype_of(slot.section, slot.path)
-            pools[slot.name] = size_pool(slot.name, slot.section, model, dtype, room)
-    return pools
-
-
-def _room(gpu: str, group: Sequence[Slot], host: Host, models: Mapping[str, ModelFacts]) -> Room:
-    known = [(model, slot) for slot in group if (model := _dimensions(slot, models))]
-    return Room(
-        where=f"on GPU {gpu}" if gpu else "on this host",
-        free_bytes=next((g.free_bytes for g in host.gpus if g.id == gpu), host.memory_bytes),
-        weight_bytes=sum(model.weight_bytes(dtype_of(slot.section, slot.path)) for model, slot in known),
-        num_servers=len(group),
-        on_gpu=bool(gpu),
-    )
-
-
-def _dimensions(slot: Slot, models: Mapping[str, ModelFacts]) -> ModelDimensions | None:
-    return models[slot.entry.model].dimensions if slot.entry else None
-
-
-def _pool_notices(ours: Sequence[Slot], pools: Mapping[str, Pool]) -> Iterator[str]:
-    """One line for each section: its servers' pools are alike."""
-    for path in dict.fromkeys(slot.path for slot in ours):
-        slot = next(slot for slot in ours if slot.path == path)
-        pool = pools[slot.name]
-        if pool.notice:
-            yield f"{path}: {pool.notice}"
-        if pool.num_bytes is not None and slot.section.kv_cache_config.max_tokens is None:
-            num_tokens = pool.num_blocks * slot.section.kv_cache_config.tokens_per_block
-            size = f"{pool.num_bytes / 1024**3:.2f} GiB ({num_tokens} tokens)"
-            yield f"{path}: the KV cache of each server has {size}; kv_cache_config.max_tokens sets another size"

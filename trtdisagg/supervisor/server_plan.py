@@ -5,18 +5,29 @@ What only a run knows (incarnation, secret, parent, pipes) is left open in a spe
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
-from trtdisagg.config.schema import Backend, ClusterFile, ServerSection
+from trtdisagg.config.schema import Backend, ClusterFile, DisaggCluster, RouterConfig, ServerSection
 from trtdisagg.errors import ConfigError
-from trtdisagg.protocol.spec import Dtype, EngineSpec, ProxySpec, Role, SamplingDefaults, Transport, UpstreamServer
+from trtdisagg.protocol.spec import (
+    Dtype,
+    EngineSpec,
+    ProxySpec,
+    RegistrySpec,
+    Role,
+    SamplingDefaults,
+    Transport,
+    UpstreamServer,
+)
 from trtdisagg.supervisor.memory import Pool
 from trtdisagg.supervisor.placement import Spot
-from trtdisagg.supervisor.slots import LOOPBACK, Slot, join_address
+from trtdisagg.supervisor.slots import LOOPBACK, Slot, join_address, section_settings
 from trtdisagg.supervisor.state import PROXY
 
 _PINS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
@@ -39,6 +50,11 @@ class ChildPlan(msgspec.Struct, kw_only=True, frozen=True):
     """Empty: not pinned."""
     pool_bytes: int | None = None
     """KV cache; None: not known, or none."""
+    weight_bytes: int = 0
+    """0: not known, or none."""
+    settings: str = ""
+    """A digest of what the cluster file says about this child, and of where it runs: with equal ones there is no reason
+    to start it again. The role is not in it, since a running server can change that."""
 
     @property
     def model(self) -> str | None:
@@ -50,22 +66,23 @@ class ChildPlan(msgspec.Struct, kw_only=True, frozen=True):
         return join_address(self.spec.host, self.spec.port)
 
 
-def plan_server(
-    slot: Slot,
-    *,
-    cluster: str,
-    model: str,
-    model_path: str,
-    sampling_defaults: SamplingDefaults,
-    spot: Spot,
-    pool: Pool,
-    backend: Backend | None,
-    max_body_bytes: int,
-) -> ChildPlan:
+class ServerFacts(msgspec.Struct, kw_only=True, frozen=True):
+    """What the servers of a plan have in common, or get from elsewhere than their section."""
+
+    cluster: str
+    model: str
+    """The name clients use."""
+    model_path: str
+    sampling_defaults: SamplingDefaults
+    backend: Backend | None
+    """Of the transfer; None: no disaggregated serving."""
+    max_body_bytes: int
+    """Of a client's request."""
+    secret_file: str | None
+
+
+def plan_server(slot: Slot, facts: ServerFacts, spot: Spot, pool: Pool, *, weight_bytes: int) -> ChildPlan:
     """
-    :param model: the name clients use.
-    :param backend: of the transfer; None: no disaggregated serving.
-    :param max_body_bytes: of a client's request.
     :raises ConfigError: when the section asks for what is not there.
     """
     section = slot.section
@@ -73,13 +90,13 @@ def plan_server(
         name=slot.name,
         role=slot.role,
         spec=EngineSpec(
-            cluster=cluster,
+            cluster=facts.cluster,
             name=slot.name,
             role=slot.role,
             incarnation="",
-            model=model,
-            model_path=model_path,
-            sampling_defaults=sampling_defaults,
+            model=facts.model,
+            model_path=facts.model_path,
+            sampling_defaults=facts.sampling_defaults,
             device="cuda" if spot.gpus else "cpu",
             dtype=dtype_of(section, slot.path),
             host=bind_host(slot.host),
@@ -91,10 +108,10 @@ def plan_server(
             max_seq_len=pool.max_seq_len,
             max_queue_size=section.max_queue_size,
             # The generation leg is the client's request with the prompt's token ids added.
-            max_body_bytes=max_body_bytes + _TOKEN_ID_BYTES * pool.max_seq_len,
+            max_body_bytes=facts.max_body_bytes + _TOKEN_ID_BYTES * pool.max_seq_len,
             tokens_per_block=section.kv_cache_config.tokens_per_block,
             num_blocks=pool.num_blocks,
-            transports=_transports(backend, slot.path, on_gpu=bool(spot.gpus)),
+            transports=_transports(facts.backend, slot.path, on_gpu=bool(spot.gpus)),
             lease_ms=section.cache_transceiver_config.kv_lease_ms,
             transfer_timeout_ms=section.cache_transceiver_config.kv_transfer_timeout_ms,
         ),
@@ -103,30 +120,80 @@ def plan_server(
         gpus=spot.gpus,
         cores=spot.cores,
         pool_bytes=pool.num_bytes,
+        weight_bytes=weight_bytes,
+        settings=server_settings(slot, facts, spot),
     )
 
 
-def plan_proxy(cluster: ClusterFile, name: str, servers: Sequence[UpstreamServer]) -> ChildPlan:
+def server_settings(slot: Slot, facts: ServerFacts, spot: Spot) -> str:
+    """See `ChildPlan.settings`.
+
+    What the machine or the model's files say is left out: they change while servers run, and the file has not.
+    """
+    section = replace(section_settings(slot.section), gpus=None, cores=None, router=RouterConfig())
+    common = replace(facts, cluster="", sampling_defaults=SamplingDefaults())
+    return _digest(section, common, slot.host, slot.port, spot.gpus, spot.cores)
+
+
+def in_role(child: ChildPlan, role: Role) -> ChildPlan:
+    """The plan of a server that has another role now, and is otherwise as it was."""
+    if child.role == role:
+        return child
+    assert isinstance(child.spec, EngineSpec)
+    return replace(child, role=role, spec=replace(child.spec, role=role))
+
+
+def plan_proxy(
+    cluster: ClusterFile, name: str, servers: Sequence[UpstreamServer], registry: RegistrySpec | None
+) -> ChildPlan:
     """
     :param servers: those that are not ours to start.
     """
     config = cluster.proxy
+    spec = ProxySpec(
+        cluster=name,
+        host=bind_host(cluster.hostname),
+        port=cluster.port,
+        servers=list(servers),
+        registry=registry,
+        max_retries=cluster.max_retries,
+        max_body_bytes=config.max_body_bytes,
+        max_queue_size=config.max_queue_size,
+        first_token_timeout_s=config.first_token_timeout_s,
+        idle_timeout_s=config.idle_timeout_s,
+    )
     return ChildPlan(
         name=PROXY,
         role="proxy",
-        spec=ProxySpec(
-            cluster=name,
-            host=bind_host(cluster.hostname),
-            port=cluster.port,
-            servers=list(servers),
-            max_retries=cluster.max_retries,
-            max_body_bytes=config.max_body_bytes,
-            max_queue_size=config.max_queue_size,
-            first_token_timeout_s=config.first_token_timeout_s,
-            idle_timeout_s=config.idle_timeout_s,
-        ),
+        spec=spec,
         argv=[sys.executable, "-m", "trtdisagg", "proxy"],
+        settings=_digest(spec, cluster.secret_file),
     )
+
+
+def registry_of(config: DisaggCluster) -> RegistrySpec | None:
+    """Where servers of other agents are registered; None: nowhere."""
+    if config.cluster_uri is None:
+        return None
+    return RegistrySpec(
+        uri=config.cluster_uri,
+        cluster_name=config.cluster_name,
+        minimal_instances={
+            "context": config.minimal_instances.context_servers,
+            "generation": config.minimal_instances.generation_servers,
+        },
+        heartbeat_s=config.heartbeat_interval_sec,
+        inactive_s=config.inactive_timeout_sec,
+        user=config.user,
+        password_file=config.password_file,
+        ca_file=config.ca_file,
+        cert_file=config.cert_file,
+        key_file=config.key_file,
+    )
+
+
+def _digest(*values: object) -> str:
+    return hashlib.blake2b(msgspec.json.encode(values, order="sorted"), digest_size=8).hexdigest()
 
 
 def bind_host(host: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -33,45 +33,67 @@ class Slot(msgspec.Struct, kw_only=True, frozen=True):
         return join_address(self.host, self.port)
 
 
-def slots(cluster: ClusterFile) -> Iterator[Slot]:
+def slots(cluster: ClusterFile, numbers: Mapping[str, Sequence[int]] | None = None) -> Iterator[Slot]:
     """All servers of a file; one whose url stands in both sections is one server of role `both`.
 
-    :raises ConfigError: when the two sections of such a server differ.
+    :param numbers: of the servers in a group, where they are not those of `default_numbers`: it was scaled. A number
+        that no url is listed for gets any free port on the host of the first.
+    :raises ConfigError: when the two sections of a server differ, or there is no such group.
     """
+    groups = list(_groups(cluster))
+    if unknown := [name for name in numbers or {} if name not in {group.name for group, _ in groups}]:
+        known = ", ".join(group.name for group, _ in groups)
+        raise ConfigError(f"{unknown[0]}: the cluster file has no section for such servers; it has: {known}")
+    for group, urls in groups:
+        yield from _numbered(group, urls, (numbers or {}).get(group.name, range(len(urls))))
+
+
+def default_numbers(cluster: ClusterFile) -> dict[str, list[int]]:
+    """The numbers of the servers that a file asks for, by group: `ROLE`, or with several models `MODEL.ROLE`."""
+    return {group.name: list(range(len(urls))) for group, urls in _groups(cluster)}
+
+
+def _groups(cluster: ClusterFile) -> Iterator[tuple[Slot, list[str]]]:
+    """Servers that differ in number and address alone: as a slot without a number, and their addresses in the file."""
     for path, prefix, entry, context, generation in _entries(cluster):
-        both = [url for url in context.urls if url in generation.urls]
-        if both and _settings(context) != _settings(generation):
-            raise ConfigError(
-                f"{path}generation_servers: {both[0]} stands in both sections, so their keys must have equal values"
-            )
-        sections: list[tuple[Role, ServerSection]] = [("context", context), ("generation", generation)]
-        one = Slot(name=f"{prefix}both", role="both", path=f"{path}context_servers", section=context, entry=entry)
-        yield from _numbered(one, both)
+        both: list[str] = []
+        if context and generation and (both := [url for url in context.urls if url in generation.urls]):
+            if section_settings(context) != section_settings(generation):
+                raise ConfigError(
+                    f"{path}generation_servers: {both[0]} stands in both sections, so their keys must have equal values"
+                )
+            one = Slot(name=f"{prefix}both", role="both", path=f"{path}context_servers", section=context, entry=entry)
+            yield one, both
+        sections: list[tuple[Role, ServerSection | None]] = [("context", context), ("generation", generation)]
         for role, section in sections:
-            one = Slot(name=prefix + role, role=role, path=f"{path}{role}_servers", section=section, entry=entry)
-            urls = section.urls or [f"{LOOPBACK}:0"] * section.num_instances
-            yield from _numbered(one, [url for url in urls if url not in both])
+            if section is not None:
+                urls = section.urls or [f"{LOOPBACK}:0"] * section.num_instances
+                one = Slot(name=prefix + role, role=role, path=f"{path}{role}_servers", section=section, entry=entry)
+                yield one, [url for url in urls if url not in both]
 
 
-def _numbered(slot: Slot, urls: Sequence[str]) -> Iterator[Slot]:
-    """One slot for each url, with numbers behind the name."""
-    for i, url in enumerate(urls):
-        host, port = split_address(url)
-        yield replace(slot, name=f"{slot.name}-{i}", host=host, port=port)
+def _numbered(group: Slot, urls: Sequence[str], numbers: Sequence[int]) -> Iterator[Slot]:
+    """One slot for each number, which stands behind the name."""
+    first_host, _ = split_address([*urls, *group.section.urls, f"{LOOPBACK}:0"][0])
+    for i in numbers:
+        host, port = split_address(urls[i]) if i < len(urls) else (first_host, 0)
+        yield replace(group, name=f"{group.name}-{i}", host=host, port=port)
 
 
-def _entries(cluster: ClusterFile) -> Iterator[tuple[str, str, ModelEntry | None, ServerSection, ServerSection]]:
+def _entries(
+    cluster: ClusterFile,
+) -> Iterator[tuple[str, str, ModelEntry | None, ServerSection | None, ServerSection | None]]:
     """For each model: path in the file, prefix of names, the entry, its two sections."""
-    none = ServerSection(num_instances=0)
     if not cluster.models:
         entry = ModelEntry(name=cluster.served_model_name or "", model=cluster.model) if cluster.model else None
-        yield "", "", entry, cluster.context_servers or none, cluster.generation_servers or none
+        yield "", "", entry, cluster.context_servers, cluster.generation_servers
     for i, entry in enumerate(cluster.models):
         prefix = f"{entry.name}." if len(cluster.models) > 1 else ""
-        yield f"models[{i}].", prefix, entry, entry.context_servers or none, entry.generation_servers or none
+        yield f"models[{i}].", prefix, entry, entry.context_servers, entry.generation_servers
 
 
-def _settings(section: ServerSection) -> ServerSection:
+def section_settings(section: ServerSection) -> ServerSection:
+    """What a section says about each of its servers, whatever their number and addresses."""
     return replace(section, urls=[], num_instances=1)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from trtdisagg.config.schema import Backend, ClusterFile, ServerSection
 from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
+from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import Slot, slots
 from trtdisagg.text.dimensions import read_dimensions
 from trtdisagg.text.model_files import resolve_model
@@ -24,17 +27,21 @@ def survey(
     file: Path | None = None,
     with_proxy: bool = True,
     default_backend: Backend | None = "DEFAULT",
+    numbers: Mapping[str, Sequence[int]] | None = None,
+    keep: Mapping[str, ChildPlan] | None = None,
+    roles: Mapping[str, Role] | None = None,
 ) -> Plan:
     """Make the plan of a cluster file for this machine. A model that only the hub has is downloaded.
 
     :param file: where it was read from; paths in it are relative to its directory.
     :param with_proxy: False: servers alone (`trtdisagg serve`).
     :param default_backend: the transfer backend of servers whose section names none.
+    :param numbers, keep, roles: what runs beside, see `make_plan`.
     :raises ConfigError: when the file asks for what is not there or does not go together.
-    :raises StartupError: when a model or the secret cannot be read, or there is too little memory.
+    :raises StartupError: when a model or the secret cannot be read, or there is too little memory, or too few GPUs.
     """
     directory = file.parent if file else Path()
-    everything = list(slots(cluster))
+    everything = list(slots(cluster, numbers))
     if cluster.secret_file is not None:
         cluster = replace(cluster, secret_file=str(_checked_secret(directory / cluster.secret_file)))
     return make_plan(
@@ -45,6 +52,9 @@ def survey(
         file=str(file) if file else None,
         with_proxy=with_proxy,
         default_backend=default_backend,
+        numbers=numbers,
+        keep=keep,
+        roles=roles,
     )
 
 

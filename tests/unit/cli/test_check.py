@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from trtdisagg.cli.plan_view import size
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-def check(file: str) -> Result:
-    result = CliRunner().invoke(cli, ["check", str(EXAMPLES / file)])
+def check(file: str, *options: str) -> Result:
+    result = CliRunner().invoke(cli, ["check", str(EXAMPLES / file), *options])
     assert result.exit_code == 0, result.output
     return result
 
@@ -46,6 +47,40 @@ def test_servers_that_are_ours() -> None:
 def test_each_key_without_effect_once() -> None:
     stderr = check("trtllm_model_and_urls.yaml").stderr
     assert stderr.count("disable_overlap_scheduler: no effect here, because") == 1
+
+
+def test_what_was_set_is_shown_beside_what_the_file_says() -> None:
+    result = check("trtllm_disagg_config.yaml", "--set", "port=9000", "--set", "max_retries=3")
+    assert "--set port = 9000 (the file: 8000)" in result.stdout
+    assert "--set max_retries = 3 (the file does not say)" in result.stdout
+
+
+def test_what_is_set_wrong_is_said() -> None:
+    result = CliRunner().invoke(cli, ["check", str(EXAMPLES / "smollm2.yaml"), "--set", "prot=9000"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "error: --set prot: unknown key; did you mean port?" in result.stderr
+
+
+def test_json_of_servers_that_run_already() -> None:
+    result = check("trtllm_disagg_config.yaml", "--json", "--set", "port=9000")
+    report = json.loads(result.stdout)
+    assert [server["url"] for server in report["upstream"]] == ["localhost:8001", "localhost:8002", "localhost:8003"]
+    assert (report["proxy"]["spec"]["port"], report["servers"]) == (9000, [])
+    assert report["set"] == [{"path": "port", "value": 9000, "was": 8000}]
+    assert len(report["fingerprint"]) == 16
+    assert "no effect here" in report["no_effect"][0]
+
+
+def test_json_has_no_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: mine\ngeneration_servers: {command: [x], env: {HF_TOKEN: abc, API_KEY: abc, KEYS: '1'}}\n")
+    given = "generation_servers.env.MY_SECRET=abc"
+    result = CliRunner().invoke(cli, ["check", str(file), "--json", "--set", given])
+    assert result.exit_code == 0, result.output
+    assert "abc" not in result.output
+    env = json.loads(result.stdout)["servers"][0]["env"]
+    assert (env["HF_TOKEN"], env["API_KEY"], env["MY_SECRET"], env["KEYS"]) == ("***", "***", "***", "1")
+    assert "abc" not in CliRunner().invoke(cli, ["check", str(file), "--set", given]).output
 
 
 @pytest.mark.parametrize(

@@ -78,3 +78,17 @@ def test_the_fraction_counts(plans: list[Plan]) -> None:
     few = serve(plans, *options, "0.05")[1].num_blocks
     many = serve(plans, *options, "0.2")[1].num_blocks
     assert few < many
+
+
+@pytest.mark.parametrize("spelling", ["--config", "--extra_llm_api_options"])
+def test_an_error_in_a_worker_file_names_the_option_as_it_was_given(spelling: str) -> None:
+    result = CliRunner().invoke(cli, ["serve", "m", spelling, "nowhere.yaml"])
+    assert result.exit_code == 2
+    assert f"error: {spelling}: " in result.stderr
+    assert "nowhere.yaml: no such file" in result.stderr
+
+
+def test_two_spellings_of_one_option() -> None:
+    result = CliRunner().invoke(cli, ["serve", "m", "--config", "a", "--extra_llm_api_options", "b"])
+    assert result.exit_code == 2
+    assert "--config and --extra_llm_api_options mean the same" in result.stderr

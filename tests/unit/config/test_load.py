@@ -63,6 +63,11 @@ def test_the_flat_fraction_belongs_to_the_kv_cache(load_text: Load) -> None:
     assert section.kv_cache_config.max_tokens == 9
 
 
+def test_the_flat_fraction_is_named_as_it_is_written(load_text: Load) -> None:
+    loaded = load_text("free_gpu_memory_fraction: 0.5\ngeneration_servers: {urls: ['a:1']}")
+    assert [notice.key for notice in loaded.no_effect] == ["generation_servers.free_gpu_memory_fraction"]
+
+
 def test_environment_of_servers_in_both_spellings(load_text: Load) -> None:
     text = "model: m\ncontext_servers: {env_overrides: {A: '1'}}\ngeneration_servers: {env: {B: '2'}}"
     cluster = load_text(text).cluster

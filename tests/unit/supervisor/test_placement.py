@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.plans import host
-from trtdisagg.supervisor.placement import Claim, place
+from trtdisagg.errors import StartupError
+from trtdisagg.supervisor.host import Gpu, Host
+from trtdisagg.supervisor.placement import Claim, Spot, place
 
 
 @given(num_cores=st.integers(1, 24), nums=st.lists(st.integers(1, 6), min_size=1, max_size=3))
@@ -39,11 +44,144 @@ def test_named_cores_are_left_to_those_who_named_them(named: set[int], num_named
             assert not set(spots[claim.server].cores) & named
 
 
-@given(num_gpus=st.integers(1, 8), num_servers=st.integers(1, 12))
-def test_gpus(num_gpus: int, num_servers: int) -> None:
-    claims = [Claim(server=str(i), section="a") for i in range(num_servers)]
-    spots, notices = place(claims, host(num_cores=4, num_gpus=num_gpus))
+@given(num_gpus=st.integers(1, 8), num_servers=st.integers(1, 12), named=st.booleans())
+def test_gpus(num_gpus: int, num_servers: int, named: bool) -> None:
+    """Each has its own; those whose section names them may share, with a notice."""
+    gpus: list[str | int] | None = list(range(num_gpus)) if named else None
+    claims = [Claim(server=f"server-{i}", section="a", gpus=gpus) for i in range(num_servers)]
+    machine = host(num_cores=24, num_gpus=num_gpus)
+    if num_servers > num_gpus and not named:
+        with pytest.raises(StartupError, match=f"server-{num_servers - 1} want"):
+            place(claims, machine)
+        return
+    spots, notices = place(claims, machine)
     assert all(len(spot.gpus) == 1 for spot in spots.values())
-    used = {spot.gpus[0] for spot in spots.values()}
-    assert len(used) == min(num_gpus, num_servers)
+    users = Counter(spot.gpus[0] for spot in spots.values())
+    assert len(users) == min(num_gpus, num_servers)
+    assert max(users.values()) - min(users.values()) <= 1
     assert bool(notices) == (num_servers > num_gpus)
+
+
+def test_too_few_gpus_says_who_wanted_what_and_what_there_is() -> None:
+    claims = [Claim(server=f"context-{i}", section="context_servers") for i in range(4)]
+    with pytest.raises(StartupError) as caught:
+        place(claims, host(num_gpus=2))
+    assert caught.value.message == (
+        "context-2, context-3 want a GPU each, and none is left: there are 0 (A card), 1 (A card); context-0 has 0, "
+        "context-1 has 1. Start fewer servers, name in context_servers.gpus the GPUs they may share, or with "
+        "`gpus: []` run them on the CPU"
+    )
+
+
+def test_sections_that_name_the_same_gpus_divide_them() -> None:
+    claims = [Claim(server=f"{s}-{i}", section=s, gpus=[0, 1, 2, 3]) for s in "ab" for i in range(2)]
+    spots, notices = place(claims, host(num_gpus=4))
+    assert [spot.gpus for spot in spots.values()] == [["0"], ["1"], ["2"], ["3"]]
+    assert notices == []
+
+
+# --- NUMA -----------------------------------------------------------------------------------------------------------
+
+NODES = [[0, 4, 1, 5], [2, 6, 3, 7]]
+"""Two nodes of two physical cores with two threads each, as Linux numbers them."""
+
+
+def cores_of(num_servers: int, machine: Host) -> list[list[int]]:
+    claims = [Claim(server=f"a-{i}", section="a") for i in range(num_servers)]
+    return [spot.cores for spot in place(claims, machine)[0].values()]
+
+
+@pytest.mark.parametrize(
+    ("num_servers", "cores"),
+    [
+        (1, [[0, 1, 2, 3, 4, 5, 6, 7]]),
+        (2, [[0, 1, 4, 5], [2, 3, 6, 7]]),
+        (3, [[0, 4], [2, 3, 6, 7], [1, 5]]),
+        (4, [[0, 4], [2, 6], [1, 5], [3, 7]]),
+    ],
+)
+def test_a_server_stays_within_a_node_where_its_share_fits(num_servers: int, cores: list[list[int]]) -> None:
+    assert cores_of(num_servers, host(num_cores=8, nodes=NODES)) == cores
+
+
+def test_a_server_stays_near_its_gpu() -> None:
+    gpus = [Gpu(id=str(i), uuid=f"GPU-{i}", name="A card", free_bytes=1, cores=NODES[i // 2]) for i in range(4)]
+    machine = host(num_cores=8, nodes=NODES, gpus=gpus)
+    assert cores_of(1, machine) == [[0, 1, 4, 5]]
+    assert cores_of(3, machine) == [[0, 4], [1, 5], [2, 3, 6, 7]]
+    assert cores_of(4, machine) == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+def test_a_server_on_the_cpu_leaves_the_cores_near_a_gpu_to_those_on_it() -> None:
+    gpu = Gpu(id="0", uuid="GPU-0", name="A card", free_bytes=1, cores=NODES[0])
+    claims = [Claim(server="on-cpu", section="a", gpus=[]), Claim(server="on-gpu", section="b")]
+    spots, _ = place(claims, host(num_cores=8, nodes=NODES, gpus=[gpu]))
+    assert (spots["on-gpu"].cores, spots["on-cpu"].cores) == ([0, 1, 4, 5], [2, 3, 6, 7])
+
+
+# --- beside what runs -----------------------------------------------------------------------------------------------
+
+
+@given(
+    num_cores=st.integers(1, 16),
+    before=st.integers(1, 6),
+    gone=st.sets(st.integers(0, 5)),
+    more=st.integers(0, 4),
+    num_nodes=st.integers(1, 3),
+)
+def test_who_runs_stays_and_who_comes_gets_what_is_free(
+    num_cores: int, before: int, gone: set[int], more: int, num_nodes: int
+) -> None:
+    machine = host(num_cores, nodes=[list(range(i, num_cores, num_nodes)) for i in range(num_nodes)])
+    first, _ = place([Claim(server=str(i), section="a") for i in range(before)], machine)
+    held = {name: spot for name, spot in first.items() if int(name) not in gone}
+    names = [*held, *(f"new-{i}" for i in range(more))]
+    second, notices = place([Claim(server=name, section="a") for name in names], machine, held)
+    assert {name: second[name].cores for name in held} == {name: spot.cores for name, spot in held.items()}
+    num_free = num_cores - len({core for spot in held.values() for core in spot.cores})
+    for i in range(more):
+        others = {core for name in names if name != f"new-{i}" for core in second[name].cores}
+        assert second[f"new-{i}"].cores
+        if num_free >= more:
+            assert not others & set(second[f"new-{i}"].cores)
+    users = Counter(core for spot in second.values() for core in spot.cores)
+    assert bool(notices) == any(n > 1 for n in users.values())
+
+
+def test_with_no_core_free_a_new_server_shares_those_that_have_the_fewest_users() -> None:
+    held = {"a-0": Spot(gpus=[], cores=[0, 1]), "a-1": Spot(gpus=[], cores=[2, 3]), "a-2": Spot(gpus=[], cores=[0, 1])}
+    claims = [Claim(server=f"a-{i}", section="a") for i in range(4)]
+    spots, notices = place(claims, host(num_cores=4), held)
+    assert spots["a-3"].cores == [2]
+    assert any(notice.startswith("a-1, a-3 share CPU core 2") for notice in notices)
+
+
+def test_a_new_server_leaves_something_for_the_next() -> None:
+    held = {"a-0": Spot(gpus=[], cores=[0])}
+    spots, _ = place([Claim(server=f"a-{i}", section="a") for i in range(2)], host(num_cores=8), held)
+    assert spots["a-1"].cores == [1, 2, 3, 4]
+
+
+def test_a_new_server_gets_a_gpu_that_nobody_has() -> None:
+    held = {"a-1": Spot(gpus=["1"], cores=[0]), "a-2": Spot(gpus=["0"], cores=[1])}
+    claims = [Claim(server=f"a-{i}", section="a") for i in range(3)]
+    spots, _ = place(claims, host(num_gpus=3), held)
+    assert {name: spot.gpus for name, spot in spots.items()} == {"a-0": ["2"], "a-1": ["1"], "a-2": ["0"]}
+    with pytest.raises(StartupError, match=r"a-0 wants a GPU of its own, and none is left: .*; a-1 has 1, a-2 has 0"):
+        place(claims, host(num_gpus=2), held)
+
+
+def test_who_may_not_stay_moves() -> None:
+    held = {"a-0": Spot(gpus=["0"], cores=[0, 1]), "a-1": Spot(gpus=["1"], cores=[2, 3])}
+    claims = [Claim(server=f"a-{i}", section="a", gpus=[1, 2], cores=[2, 3, 4, 5]) for i in range(2)]
+    spots, _ = place(claims, host(num_gpus=3), held)
+    assert spots["a-1"].gpus == ["1"]
+    assert spots["a-1"].cores == [2, 3]
+    assert spots["a-0"].gpus == ["2"]
+    assert spots["a-0"].cores == [4, 5]
+
+
+def test_sharing_a_gpu_that_the_file_does_not_name_any_more_ends() -> None:
+    held = {f"a-{i}": Spot(gpus=["0"], cores=[i]) for i in range(2)}
+    spots, _ = place([Claim(server=f"a-{i}", section="a") for i in range(2)], host(num_gpus=2), held)
+    assert [spot.gpus for spot in spots.values()] == [["0"], ["1"]]

@@ -135,7 +135,8 @@ def test_with_gpus_each_server_has_one() -> None:
     assert [s.gpus for s in plan.servers] == [["0"], ["1"], ["2"]]
     assert plan.servers[1].env["CUDA_VISIBLE_DEVICES"] == "1"
     assert plan.servers[1].env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-    assert (engine(plan, "context-0").device, plan.servers[0].cores) == ("cuda", [])
+    assert engine(plan, "context-0").device == "cuda"
+    assert [s.cores for s in plan.servers] == [[0, 1], [2, 3, 4], [5, 6, 7]]
 
 
 def test_sections_may_name_their_gpus_and_cores() -> None:
@@ -176,7 +177,8 @@ def test_a_pool_on_the_cpu_is_bounded_unless_the_file_bounds_it() -> None:
 
 
 def test_a_pool_on_a_gpu_takes_its_share_of_that_gpu() -> None:
-    plan = plan_of(cluster_file(), host(num_gpus=1))
+    section = ServerSection(gpus=[0])
+    plan = plan_of(cluster_file(context_servers=section, generation_servers=section), host(num_gpus=1))
     share = int(0.9 * (80 * GIB - 2 * TINY.weight_bytes("bfloat16")) / 2)
     assert 0 <= share - (plan.servers[0].pool_bytes or 0) < TINY.kv_bytes_per_token("bfloat16") * 32
     assert "context-0, generation-0 share GPU 0: they slow each other down" in plan.notices

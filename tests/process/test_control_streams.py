@@ -1,0 +1,55 @@
+"""What an agent streams to those who watch it, over its real socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from tests.helpers.agents import fake_plan, nothing_left, running_agent
+from trtdisagg.errors import NotRunningError
+from trtdisagg.supervisor.client import ControlClient
+from trtdisagg.supervisor.rundir import Place
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
+    with nothing_left(monkeypatch, tmp_path) as place:
+        yield place
+
+
+async def test_statuses_are_streamed_until_the_agent_ends(place: Place) -> None:
+    async with running_agent(fake_plan(), place) as agent:
+        await agent.until_ready()
+        seen: list[str] = []
+
+        def watch() -> None:
+            for status in ControlClient(place).watch():
+                seen.append(status.state)
+                if len(seen) == 2:
+                    ControlClient(place).down()
+
+        await anyio.to_thread.run_sync(watch)
+        await agent.until_over()
+    assert seen[:2] == ["ready", "ready"], "beats alone are a change"
+    assert seen[-1] == "stopping"
+
+
+async def test_the_past_alone_has_an_end(place: Place) -> None:
+    async with running_agent(fake_plan(), place) as agent:
+        await agent.until_ready()
+        lines = await anyio.to_thread.run_sync(lambda: list(ControlClient(place).events(follow=False)))
+        await anyio.to_thread.run_sync(ControlClient(place).down)
+        await agent.until_over()
+    assert [json.loads(line)["event"]["event"] for line in lines][:3] == ["spawn", "spawned", "reported"]
+
+
+async def test_watching_nobody(place: Place) -> None:
+    with pytest.raises(NotRunningError):
+        next(ControlClient(place).watch())

@@ -1,0 +1,307 @@
+"""Planning while servers run: who stays as it is, who is planned anew, what the new ones get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tests.helpers.plans import GIB, TINY, cluster_file, host, plan_of
+from trtdisagg.config.schema import (
+    AutoscaleConfig,
+    ClusterFile,
+    DisaggCluster,
+    KvCacheConfig,
+    MinimalInstances,
+    ModelEntry,
+    ProxyConfig,
+    RouterConfig,
+    ServerSection,
+    SupervisionConfig,
+)
+from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.protocol.spec import EngineSpec, ProxySpec, RegistrySpec
+from trtdisagg.supervisor.host import Gpu, Host
+from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.server_plan import ChildPlan
+from trtdisagg.supervisor.slots import default_numbers, slots
+
+
+def children(plan: Plan) -> dict[str, ChildPlan]:
+    return {child.name: child for child in plan.children}
+
+
+def with_gpus(*free_bytes: int) -> Host:
+    gpus = [Gpu(id=str(i), uuid=f"GPU-{i}", name="A card", free_bytes=n) for i, n in enumerate(free_bytes)]
+    return host(gpus=gpus)
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_a_file() -> None:
+    file = cluster_file(context_servers=ServerSection(num_instances=2))
+    assert default_numbers(file) == {"context": [0, 1], "generation": [0]}
+    assert [slot.name for slot in slots(file, default_numbers(file))] == ["context-0", "context-1", "generation-0"]
+
+
+def test_numbers_say_which_servers_a_group_has() -> None:
+    assert [slot.name for slot in slots(cluster_file(), {"context": [0, 2]})] == [
+        "context-0",
+        "context-2",
+        "generation-0",
+    ]
+    entries = [ModelEntry(name=n, model=n, generation_servers=ServerSection()) for n in ("small", "large")]
+    names = [slot.name for slot in slots(ClusterFile(models=entries), {"large.generation": [1, 3]})]
+    assert names == ["small.generation-0", "large.generation-1", "large.generation-3"]
+
+
+def test_beyond_the_listed_urls_a_server_gets_a_port_of_the_first_ones_host() -> None:
+    file = cluster_file(context_servers=ServerSection(urls=["10.0.0.5:8001", "10.0.0.6:8001"], num_instances=2))
+    assert [slot.url for slot in slots(file, {"context": [1, 2]})] == ["10.0.0.6:8001", "10.0.0.5:0", "127.0.0.1:0"]
+
+
+def test_a_group_of_both_roles_may_be_scaled() -> None:
+    section = ServerSection(urls=["10.0.0.5:8001"])
+    file = cluster_file(context_servers=section, generation_servers=section)
+    assert default_numbers(file) == {"both": [0], "context": [], "generation": []}
+    found = {slot.name: slot.url for slot in slots(file, {"both": [0, 1], "generation": [0]})}
+    assert found == {"both-0": "10.0.0.5:8001", "both-1": "10.0.0.5:0", "generation-0": "10.0.0.5:0"}
+
+
+def test_a_group_that_the_file_has_no_section_for_cannot_be_scaled() -> None:
+    with pytest.raises(ConfigError, match="context: the cluster file has no section for such servers; it has: gen"):
+        plan_of(ClusterFile(model="tiny", generation_servers=ServerSection()), numbers={"context": [0]})
+
+
+def test_a_server_cannot_be_started_on_another_host() -> None:
+    file = cluster_file(context_servers=ServerSection(urls=["node7:8001"]))
+    with pytest.raises(ConfigError, match=r"context-1 would be on node7, .* add its address to context_servers.urls"):
+        plan_of(file, numbers={"context": [0, 1]})
+
+
+@pytest.mark.parametrize("numbers", [{"generation": []}, {"generation": [], "context": []}])
+def test_the_last_server_that_generates_stays(numbers: dict[str, list[int]]) -> None:
+    with pytest.raises(ConfigError, match="generation_servers: none, and nothing else generates"):
+        plan_of(cluster_file(), numbers=numbers)
+
+
+def test_each_model_keeps_a_server_that_generates() -> None:
+    sections = {"context_servers": ServerSection(), "generation_servers": ServerSection()}
+    file = ClusterFile(models=[ModelEntry(name=n, model=n, **sections) for n in ("small", "large")])
+    with pytest.raises(ConfigError, match="generation_servers: none of large, and nothing else generates"):
+        plan_of(file, numbers={"large.generation": []})
+
+
+def test_servers_of_other_agents_may_generate() -> None:
+    file = cluster_file(disagg_cluster=DisaggCluster(cluster_uri="etcd://localhost:2379"))
+    assert [s.name for s in plan_of(file, numbers={"generation": []}).servers] == ["context-0"]
+
+
+# --- who stays ------------------------------------------------------------------------------------------------------
+
+
+def test_who_stays_is_not_planned_anew() -> None:
+    file = cluster_file(context_servers=ServerSection(num_instances=2))
+    before = plan_of(file, host(memory_bytes=1 * GIB))
+    after = plan_of(
+        file, host(memory_bytes=GIB // 2), keep=children(before), numbers={"context": [0], "generation": [0, 1]}
+    )
+    assert [s.name for s in after.servers] == ["context-0", "generation-0", "generation-1"]
+    assert after.servers[:2] == [before.servers[0], before.servers[2]]
+    assert after.servers[2].cores == before.servers[1].cores, "those of the server that leaves are free"
+    assert after.proxy == before.proxy
+
+
+def test_who_changes_keeps_its_place() -> None:
+    section = ServerSection(num_instances=2)
+    before = plan_of(cluster_file(context_servers=section), host(num_gpus=4))
+    order = dict(reversed(children(before).items()))
+    changed = cluster_file(context_servers=replace(section, max_batch_size=1, num_instances=1))
+    after = plan_of(changed, host(num_gpus=4), keep=order, numbers={"context": [1]})
+    was, now = children(before)["context-1"], children(after)["context-1"]
+    assert (now.gpus, now.cores) == (was.gpus, was.cores)
+    assert now.settings != was.settings
+    assert isinstance(now.spec, EngineSpec)
+    assert now.spec.max_batch_size == 1
+    assert children(after)["generation-0"] == children(before)["generation-0"]
+
+
+def test_a_longer_list_of_gpus_moves_nobody() -> None:
+    before = plan_of(cluster_file(context_servers=ServerSection(gpus=[0])), host(num_gpus=3))
+    file = cluster_file(context_servers=ServerSection(gpus=[2, 0], num_instances=2))
+    after = plan_of(file, host(num_gpus=3), keep=children(before))
+    assert after.servers[0] == before.servers[0]
+    assert [s.gpus for s in after.servers] == [["0"], ["2"], ["1"]]
+
+
+def test_who_may_not_stay_on_its_gpu_is_planned_anew() -> None:
+    before = plan_of(cluster_file(context_servers=ServerSection(gpus=[0])), host(num_gpus=3))
+    after = plan_of(cluster_file(context_servers=ServerSection(gpus=[2])), host(num_gpus=3), keep=children(before))
+    assert after.servers[0].gpus == ["2"]
+    assert after.servers[0].settings != before.servers[0].settings
+    assert after.servers[1] == before.servers[1]
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_server_divides_only_what_is_free_now() -> None:
+    before = plan_of(cluster_file(), host(memory_bytes=4 * GIB))
+    after = plan_of(cluster_file(), host(memory_bytes=GIB), keep=children(before), numbers={"generation": [0, 1]})
+    share = int(0.9 * (GIB - TINY.weight_bytes("bfloat16")))
+    assert 0 <= share - (children(after)["generation-1"].pool_bytes or 0) < TINY.kv_bytes_per_token("bfloat16") * 32
+
+
+def test_who_changes_gets_back_what_it_holds() -> None:
+    machine = with_gpus(80 * GIB, 80 * GIB)
+    before = plan_of(cluster_file(), machine)
+    in_use = with_gpus(GIB, GIB)
+    changed = cluster_file(context_servers=ServerSection(max_batch_size=1))
+    after = plan_of(changed, in_use, keep=children(before))
+    held = (before.servers[0].pool_bytes or 0) + TINY.weight_bytes("bfloat16")
+    share = int(0.9 * (GIB + held - TINY.weight_bytes("bfloat16")))
+    assert before.servers[0].weight_bytes == TINY.weight_bytes("bfloat16")
+    assert 0 <= share - (after.servers[0].pool_bytes or 0) < TINY.kv_bytes_per_token("bfloat16") * 32
+    assert after.servers[1] == before.servers[1]
+
+
+def test_a_new_server_gets_the_memory_of_one_that_leaves() -> None:
+    machine = host(memory_bytes=300_000)
+    file = cluster_file(context_servers=ServerSection(kv_cache_config=KvCacheConfig(max_tokens=512)))
+    before = plan_of(file, host(memory_bytes=GIB), numbers={"context": [0, 1]})
+    keep = children(before)
+    with pytest.raises(StartupError, match="context-2: too little memory"):
+        plan_of(file, machine, keep=keep, numbers={"context": [0, 1, 2]})
+    assert [s.name for s in plan_of(file, machine, keep=keep, numbers={"context": [1, 2]}).servers] == [
+        "context-1",
+        "context-2",
+        "generation-0",
+    ]
+
+
+# --- roles ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_was_switched() -> None:
+    file = cluster_file(generation_servers=ServerSection(num_instances=2))
+    before = plan_of(file)
+    after = plan_of(file, keep=children(before), roles={"generation-1": "context"})
+    was, now = before.servers[2], after.servers[2]
+    assert isinstance(now.spec, EngineSpec)
+    assert (now.name, now.role, now.spec.role) == ("generation-1", "context", "context")
+    assert now.settings == was.settings, "a role can be changed while it runs"
+    assert now.cores == was.cores
+
+
+def test_the_last_server_that_generates_is_not_switched() -> None:
+    with pytest.raises(ConfigError, match="nothing else generates"):
+        plan_of(cluster_file(), roles={"generation-0": "context"})
+
+
+def test_a_switched_server_makes_its_new_role_needed() -> None:
+    file = ClusterFile(model="tiny", generation_servers=ServerSection(num_instances=2))
+    assert plan_of(file).needs == {"tiny": ["generation"]}
+    assert plan_of(file, roles={"generation-1": "context"}).needs == {"tiny": ["context", "generation"]}
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+_SECTION_KEYS: dict[str, Any] = {
+    "max_batch_size": 3,
+    "max_num_tokens": 100,
+    "max_seq_len": 100,
+    "max_queue_size": 10,
+    "dtype": "float32",
+    "kv_cache_config": KvCacheConfig(max_tokens=4096),
+    "env": {"A": "1"},
+    "command": ["my-engine"],
+    "gpus": [0],
+    "cores": [7],
+    "extra_llm_api_options": "x.yaml",
+    "urls": ["localhost:8001"],
+}
+_NOT_OF_ONE_SERVER: dict[str, Any] = {"num_instances": 2, "router": RouterConfig()}
+_NOT_THERE_YET = {"tensor_parallel_size", "pipeline_parallel_size", "cache_transceiver_config"}
+
+
+def settings(file: ClusterFile, keep: Plan | None = None) -> str:
+    plan = plan_of(file, host(num_gpus=3), keep=children(keep) if keep else {})
+    return next(s.settings for s in plan.servers if s.name == "context-0")
+
+
+@pytest.mark.parametrize("key", _SECTION_KEYS)
+def test_a_key_of_a_section_that_reaches_a_server_changes_its_settings(key: str) -> None:
+    before = plan_of(cluster_file(context_servers=ServerSection(gpus=[1])), host(num_gpus=3))
+    both = {"dtype"} & {key}
+    sections = {"context_servers": ServerSection(**{"gpus": [1], key: _SECTION_KEYS[key]})}
+    sections |= {"generation_servers": ServerSection(**{key: _SECTION_KEYS[key]})} if both else {}
+    assert settings(cluster_file(**sections), before) != before.servers[0].settings
+
+
+def test_every_key_of_a_section_is_thought_of() -> None:
+    assert set(ServerSection.__struct_fields__) == {*_SECTION_KEYS, *_NOT_OF_ONE_SERVER, *_NOT_THERE_YET}
+
+
+@pytest.mark.parametrize("key", _NOT_OF_ONE_SERVER)
+def test_what_is_not_about_one_server_changes_no_settings(key: str) -> None:
+    before = plan_of(cluster_file(), host(num_gpus=3))
+    file = cluster_file(context_servers=ServerSection(**{key: _NOT_OF_ONE_SERVER[key]}))
+    assert settings(file, before) == before.servers[0].settings
+
+
+_FILE_KEYS: dict[str, tuple[Any, bool, bool]] = {
+    "model": ("other", True, False),
+    "served_model_name": ("other", True, False),
+    "secret_file": ("/secret", True, True),
+    "proxy": (ProxyConfig(max_body_bytes=7), True, True),
+    "port": (8001, False, True),
+    "hostname": ("127.0.0.2", False, True),
+    "max_retries": (7, False, True),
+    "disagg_cluster": (DisaggCluster(cluster_uri="etcd://localhost:2379"), False, True),
+    "supervision": (SupervisionConfig(drain_timeout_s=1), False, False),
+    "autoscale": (AutoscaleConfig(enabled=True), False, False),
+    "name": ("other", False, False),
+}
+"""Key: a value, whether it reaches the servers, whether it reaches the proxy."""
+
+
+@pytest.mark.parametrize("key", _FILE_KEYS)
+def test_keys_of_the_file_change_the_settings_of_whom_they_reach(key: str) -> None:
+    value, of_servers, of_proxy = _FILE_KEYS[key]
+    before = plan_of(cluster_file())
+    after = plan_of(cluster_file(**{key: value}), keep=children(before))
+    for server, was in zip(after.servers, before.servers, strict=True):
+        assert (server.settings != was.settings) == of_servers
+    assert before.proxy is not None
+    assert after.proxy is not None
+    assert (after.proxy.settings != before.proxy.settings) == of_proxy
+
+
+# --- for others -----------------------------------------------------------------------------------------------------
+
+
+def test_where_servers_of_others_register() -> None:
+    assert plan_of(cluster_file()).registry is None
+    config = DisaggCluster(
+        cluster_uri="etcds://a:2379",
+        cluster_name="mine",
+        minimal_instances=MinimalInstances(context_servers=2),
+        inactive_timeout_sec=3,
+        user="me",
+        password_file="/p",
+    )
+    plan = plan_of(cluster_file(disagg_cluster=config, autoscale=AutoscaleConfig(enabled=True)))
+    assert plan.registry == RegistrySpec(
+        uri="etcds://a:2379",
+        cluster_name="mine",
+        minimal_instances={"context": 2, "generation": 1},
+        inactive_s=3,
+        user="me",
+        password_file="/p",
+    )
+    assert plan.proxy is not None
+    assert isinstance(plan.proxy.spec, ProxySpec)
+    assert plan.proxy.spec.registry == plan.registry
+    assert plan.autoscale.enabled
