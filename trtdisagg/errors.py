@@ -63,6 +63,10 @@ class CrashLoopError(TrtdisaggError):
     exit_code = 5
 
 
+class RegistryError(TrtdisaggError):
+    """Where servers register cannot be reached, or refuses."""
+
+
 # --- requests -------------------------------------------------------------------------------------------------------
 
 

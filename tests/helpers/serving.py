@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from trtdisagg.protocol.commands import encode_command
-from trtdisagg.protocol.control import Member, Members, Need
+from trtdisagg.protocol.control import Member, Members, Need, Told
 from trtdisagg.protocol.reports import decode_report
 from trtdisagg.protocol.spec import Command, EngineSpec, ProxySpec, Ready, Report, UpstreamServer
 from trtdisagg.registry.client import put_body
@@ -95,8 +95,14 @@ class FakeEngine(Child):
 
     def __init__(self, directory: Path, name: str, flags: Sequence[str] = (), **fields: Any) -> None:
         role = fields.pop("role", name.partition("-")[0])
-        defaults: dict[str, Any] = {"model": MODEL, "model_path": "none", "max_seq_len": 4096, "num_blocks": 1000}
-        self.spec = EngineSpec(cluster="test", name=name, role=role, incarnation="first", **{**defaults, **fields})
+        defaults: dict[str, Any] = {
+            "incarnation": f"{name}.1",
+            "model": MODEL,
+            "model_path": "none",
+            "max_seq_len": 4096,
+            "num_blocks": 1000,
+        }
+        self.spec = EngineSpec(cluster="test", name=name, role=role, **{**defaults, **fields})
         super().__init__([*ENGINE, *flags], self.spec, directory / f"{name}.json")
         self.foreign = "--foreign" in flags
 
@@ -146,15 +152,22 @@ class Serving:
     def __getitem__(self, name: str) -> FakeEngine:
         return self.engines[name]
 
-    def tell(self, *members: Member, needs: dict[str, list[Need]] | None = None, ttl_ms: int = 600_000) -> None:
+    def tell(
+        self,
+        *members: Member,
+        needs: dict[str, list[Need]] | None = None,
+        coming: dict[str, list[Need]] | None = None,
+        ttl_ms: int = 600_000,
+    ) -> Told:
         """Tell the proxy who may be routed to, as the agent does."""
-        self.tell_raw(msgspec.json.encode(Members(members=list(members), needs=needs or {}, ttl_ms=ttl_ms)))
+        told = Members(members=list(members), needs=needs or {}, coming=coming or {}, ttl_ms=ttl_ms)
+        return self.tell_raw(msgspec.json.encode(told))
 
-    def tell_raw(self, body: bytes) -> None:
+    def tell_raw(self, body: bytes) -> Told:
         assert self.socket is not None
         # In a thread of its own, so that tests with and without an event loop can call it.
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, put_body(self.socket, body)).result()
+            return thread.submit(asyncio.run, put_body(self.socket, body)).result()
 
 
 @contextlib.contextmanager

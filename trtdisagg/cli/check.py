@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from trtdisagg.cli.find import cluster_file, set_option
+from trtdisagg.cli.names import complete_file
 from trtdisagg.cli.plan_view import plan_report, plan_view
 from trtdisagg.cli.terminal import console, say
 from trtdisagg.config.load import load
@@ -12,7 +13,7 @@ from trtdisagg.supervisor.survey import survey
 
 
 @click.command()
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=complete_file)
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="All of the plan, as JSON.")
 def command(file: str | None, overrides: tuple[str, ...], *, as_json: bool) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 
 import click
 
+from trtdisagg.cli.names import complete_cluster
 from trtdisagg.errors import ConfigError, NotRunningError
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.rundir import Place
 
 DEFAULT_FILE = Path("cluster.yaml")
 
-cluster_argument: Callable[[Any], Any] = click.argument("cluster", required=False, metavar="[FILE|NAME]")
+cluster_argument: Callable[[Any], Any] = click.argument(
+    "cluster", required=False, metavar="[FILE|NAME]", shell_complete=complete_cluster
+)
 """What `down` and `status` take; see `find_cluster`."""
 
 set_option: Callable[[Any], Any] = click.option(

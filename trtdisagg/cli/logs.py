@@ -11,6 +11,7 @@ from typing import BinaryIO
 import click
 
 from trtdisagg.cli.find import find_cluster
+from trtdisagg.cli.names import complete_log
 from trtdisagg.errors import ConfigError, NotRunningError
 from trtdisagg.supervisor.rundir import running_pid
 
@@ -18,7 +19,7 @@ _LOOK_AGAIN_S = 0.2
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[FILE] [NAME]...")
+@click.argument("words", nargs=-1, metavar="[FILE] [NAME]...", shell_complete=complete_log)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the cluster is down.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Begin with the last.")
 def command(words: tuple[str, ...], follow: bool, lines: int) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trtdisagg import __version__
 from trtdisagg.cli.stdout import discard_stdout
 from trtdisagg.errors import TrtdisaggError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "up": "Bring a cluster up and keep it up.",
@@ -24,6 +27,8 @@ COMMANDS = {
     "serve": "Run one server by hand, supervised, in the foreground.",
     "proxy": "Route requests to servers that run already.",
     "engine": "Run one rank from a spec file.",
+    "generate": "Write a systemd unit, a Slurm job or a Grafana dashboard.",
+    "completion": "Print what makes a shell complete commands and names.",
     "version": "Print the version.",
 }
 """Name and first sentence of help; the command is `command` in the module of that name."""
@@ -42,8 +47,15 @@ class _Commands(click.Group):
         command: click.Command = importlib.import_module(f"trtdisagg.cli.{name}").command
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As the library's, without an import of every command to see its help."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if not self.get_command(ctx, args[0]):
+        if not self.get_command(ctx, args[0]) and not ctx.resilient_parsing:
             near = difflib.get_close_matches(args[0], [*COMMANDS, *_ALIASES], n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)

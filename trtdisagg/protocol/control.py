@@ -41,6 +41,11 @@ class Member(msgspec.Struct, kw_only=True, frozen=True):
     num_blocks: int | None = None
     tokens_per_block: int | None = None
 
+    @property
+    def identity(self) -> str:
+        """What tells it from the one that comes after it; where nothing does, its address."""
+        return self.incarnation or self.url
+
 
 class Members(msgspec.Struct, kw_only=True, frozen=True):
     """The whole set of members; one that is not in it is no longer routed to."""
@@ -60,9 +65,9 @@ class Told(msgspec.Struct, kw_only=True, frozen=True):
     """The proxy's answer to a set of members."""
 
     in_use: dict[str, int] = {}
-    """By incarnation of a server, in the set or not any more: requests that count on it still. A request counts on
-    both its servers from the moment it is routed; on the context server until its KV has been taken over or is not
-    needed any more, on the generation server to its end."""
+    """By incarnation of a server (of one without: by its host:port), in the set or not any more: requests that count on
+    it still. A request counts on both its servers from the moment it is routed; on the context server until its KV has
+    been taken over or is not needed any more, on the generation server to its end."""
     others: list[Member] = []
     """Members that the proxy knows from elsewhere (fixed addresses, a registry)."""
 

@@ -102,6 +102,17 @@ class RegistrySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     key_file: str | None = None
 
 
+class MetadataSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The older registry: keys in etcd, looked at now and then."""
+
+    uri: str
+    """`etcd://host:port`."""
+    health_check_timeout_s: float = 5.0
+    """Of one look at a server."""
+    refresh_interval_s: float = 10.0
+    """Between two looks at etcd."""
+
+
 class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Everything the proxy process knows at its start."""
 
@@ -120,6 +131,8 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """The agent's: where `/dashboard` gets the state from."""
     registry: RegistrySpec | None = None
     """Where servers of other agents are registered; None: nowhere."""
+    metadata: MetadataSpec | None = None
+    """Where servers are registered in the older way."""
     max_retries: int = 1
     max_body_bytes: int = 8 * 1024 * 1024
     max_queue_size: int = 1024

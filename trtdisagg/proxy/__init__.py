@@ -2,8 +2,9 @@
 
     app             routes; admission
     request         the body: decoded, checked, spliced into the bodies of the legs
-    route           which servers
     relay           context leg, first token, generation leg, retries
+      route         which servers
+      waiting       until there are some
       legs          one server is asked
       pool          connections that are kept open
       upstream      one connection
@@ -13,5 +14,5 @@
     client_stream   the client's side
 
 Beside it: serve (the process), listen, http_server; members_door, health and probe (who may be routed to);
-attached (pages of other rooms), readiness, metrics, deadlines, ids.
+uses (who is in use, and who has left); attached (pages of other rooms), readiness, means, metrics, deadlines, ids.
 """

@@ -29,14 +29,15 @@ from trtdisagg.errors import (
     UnavailableError,
 )
 from trtdisagg.protocol.answers import ModelCard, ModelList, encode_error
-from trtdisagg.proxy.attached import Pages, json_page
 from trtdisagg.proxy.client_stream import ClientStream
 from trtdisagg.proxy.http_server import Handler
 from trtdisagg.proxy.ids import request_id
 from trtdisagg.proxy.legs import RefusedError
+from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.metrics import CLIENT_LEFT
+from trtdisagg.proxy.pages import Pages, json_page
 from trtdisagg.proxy.readiness import health
-from trtdisagg.proxy.relay import Means, Relay
+from trtdisagg.proxy.relay import Relay
 from trtdisagg.proxy.request import Incoming, decode_incoming
 
 COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}

@@ -145,4 +145,6 @@ async def _raise_for_status(member: Member, head: Head, connection: Connection) 
     if 400 <= status < 500:
         raise RefusedError(status, body, head.headers)
     text = body[:500].decode(errors="replace")
-    raise LegFailedError(member, f"status {status}: {text}", status=status)
+    # Ours answers 503 at its door, before it looks at a ticket; if not, a ticket that is used up is found out.
+    reached = status != 503 or member.wire_version is None
+    raise LegFailedError(member, f"status {status}: {text}", status=status, reached=reached)

@@ -1,6 +1,6 @@
 """Where an agent tells this proxy who may be routed to: a unix socket that only its user can open.
 
-PUT /members {Members} -> 204
+PUT /members {Members} -> Told
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from aiohttp import web
 
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol import WIRE_VERSION
-from trtdisagg.protocol.control import Members
+from trtdisagg.protocol.control import Members, Told
 from trtdisagg.proxy.http_server import serving
+from trtdisagg.proxy.uses import Uses
 from trtdisagg.registry.members import Roster
 
 SOURCE = "agent"
@@ -25,19 +26,22 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 
 
 @contextlib.asynccontextmanager
-async def open_members_door(path: str, roster: Roster) -> AsyncIterator[None]:
+async def open_members_door(path: str, roster: Roster, uses: Uses) -> AsyncIterator[None]:
     """Listen while the block runs; the socket file goes with it.
+
+    :param uses: what the answer tells of.
 
     :raises StartupError: when the socket cannot be made.
     """
     with _listening(path) as sock:
-        async with serving(_MembersDoor(roster).handle, [sock], MAX_BODY_BYTES):
+        async with serving(_MembersDoor(roster, uses).handle, [sock], MAX_BODY_BYTES):
             yield
 
 
 class _MembersDoor:
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, roster: Roster, uses: Uses) -> None:
         self._roster = roster
+        self._uses = uses
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         if (request.method, request.path) != ("PUT", "/members"):
@@ -49,8 +53,9 @@ class _MembersDoor:
         if told.wire_version != WIRE_VERSION:
             return web.Response(status=400, text=f"wire version {told.wire_version} is not {WIRE_VERSION}\n")
         until = asyncio.get_running_loop().time() + told.ttl_ms / 1000
-        self._roster.replace(SOURCE, told.members, needs=told.needs, until=until)
-        return web.Response(status=204)
+        self._roster.replace(SOURCE, told.members, needs=told.needs, coming=told.coming, until=until)
+        answer = Told(in_use=self._uses.in_use(), others=self._roster.apart_from(SOURCE))
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
 
 @contextlib.contextmanager
@@ -65,8 +70,10 @@ def _listening(path: str) -> Iterator[socket.socket]:
             raise StartupError(f"cannot make the members socket {path}: {e.strerror or e}") from e
         finally:
             os.umask(before)
+        made = os.stat(path).st_ino
         try:
             yield sock
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                if os.stat(path).st_ino == made:  # otherwise it is our successor's
+                    os.unlink(path)

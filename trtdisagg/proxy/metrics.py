@@ -98,10 +98,16 @@ class Metrics:
 
     # --- asked from outside -----------------------------------------------------------------------------------------
 
-    def stats(self) -> Stats:
-        """For the beat."""
+    def stats(self, *, num_waiting: int = 0) -> Stats:
+        """For the beat.
+
+        :param num_waiting: requests in flight that wait for a server.
+        """
         return Stats(
-            num_running=self.num_in_flight, num_requests_total=self.num_requests, num_failed_total=self.num_failed
+            num_running=self.num_in_flight - num_waiting,
+            num_waiting=num_waiting,
+            num_requests_total=self.num_requests,
+            num_failed_total=self.num_failed,
         )
 
     def page(self) -> tuple[bytes, str]:

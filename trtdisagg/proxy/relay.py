@@ -7,7 +7,8 @@
 
 Only one of ours may begin behind the first token; with other servers nothing is sent before generation speaks, so a
 failure there means both legs again. From generation's first byte on there is no second try: a stream that breaks ends
-with an error event.
+with an error event. Servers are chosen when there are some: while one is about to come, the request waits (waiting.py).
+A server that leaves after it was chosen is asked all the same: it ends only when nothing counts on it (uses.py).
 """
 
 from __future__ import annotations
@@ -15,38 +16,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 
-import msgspec
 from aiohttp import web
 
 from trtdisagg.errors import TrtdisaggError, UpstreamError
 from trtdisagg.protocol.answers import encode_error
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy import last_token, route
 from trtdisagg.proxy.client_stream import ClientStream
 from trtdisagg.proxy.context import FirstToken, decode_first_token
-from trtdisagg.proxy.deadlines import Deadline, Deadlines
-from trtdisagg.proxy.ids import DisaggIds
-from trtdisagg.proxy.legs import LegFailedError, Legs, RefusedError
-from trtdisagg.proxy.metrics import Metrics
+from trtdisagg.proxy.deadlines import Deadline
+from trtdisagg.proxy.legs import LegFailedError, RefusedError
+from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.request import Incoming
-from trtdisagg.registry.members import Roster
+from trtdisagg.proxy.waiting import Chosen
+from trtdisagg.registry.members import Snapshot
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
-
-
-class Means(msgspec.Struct, frozen=True):
-    """What all relays share."""
-
-    spec: ProxySpec
-    roster: Roster
-    legs: Legs
-    metrics: Metrics
-    ids: DisaggIds
-    deadlines: Deadlines
 
 
 class Relay:
@@ -79,6 +68,7 @@ class Relay:
         """From one of ours: generation goes on from it, however often it is asked."""
         self._ticket_used = False
         self._generation_spoke = False
+        self._claim = means.uses.claim()
         self._first_token_at = deadline.due
 
     async def run(self) -> web.StreamResponse:
@@ -87,7 +77,8 @@ class Relay:
         :raises Exception: only while nothing was sent; once a stream has begun, it says itself what went wrong.
         """
         try:
-            return await self._with_retries()
+            with self._claim:
+                return await self._with_retries()
         except ConnectionError:
             raise
         except Exception as e:
@@ -119,19 +110,26 @@ class Relay:
                 self._means.metrics.leg_failed(e.member)
                 if self._generation_spoke or retries_left == 0:
                     raise e.as_error() from e
-                self._avoid.add(e.member.name)
-                self._ticket_used = self._ticket_used or e.reached
+                self._note(e)
             retries_left -= 1
             self._means.metrics.retry(self._incoming.model)
             if self._first is None:
                 self._deadline.due = self._first_token_at
 
+    def _note(self, failure: LegFailedError) -> None:
+        """Remember what a failed leg means for the next attempt, and count on nothing that is of no use to it."""
+        self._avoid.add(failure.member.name)
+        self._ticket_used = self._ticket_used or failure.reached
+        self._claim.drop_generation()
+        if self._first is None or self._ticket_used:
+            self._claim.drop_context()
+
     async def _attempt(self) -> web.StreamResponse:
-        snapshot, incoming = self._means.roster.snapshot, self._incoming
         if self._first is not None:
-            successor = route.choose_successor(snapshot, incoming.model, self._turn, self._avoid)
-            return await self._generate(successor, self._generation_body(self._first))
-        chosen = route.choose(snapshot, incoming.model, self._turn, self._avoid)
+            return await self._go_on(self._first)
+        incoming = self._incoming
+        chosen = await self._choose(lambda now: route.choose(now, incoming.model, self._turn, self._avoid))
+        self._claim.take(chosen.context, chosen.generation)
         if chosen.context is None:
             seam = route.speaks_seam(chosen.generation)
             return await self._generate(chosen.generation, incoming.alone_body(seam=seam))
@@ -145,6 +143,19 @@ class Relay:
                 await self._begin(first.seam.first_chunk.encode())
         return await self._generate(chosen.generation, self._generation_body(first))
 
+    async def _go_on(self, first: FirstToken) -> web.StreamResponse:
+        """Ask another generation server to go on behind the first token."""
+        model = self._incoming.model
+        successor = await self._choose(lambda now: route.choose_successor(now, model, self._turn, self._avoid))
+        self._claim.take_generation(successor)
+        return await self._generate(successor, self._generation_body(first))
+
+    async def _choose(self, choose: Callable[[Snapshot], Chosen]) -> Chosen:
+        due = self._deadline.due
+        if due == math.inf:  # it was lifted: the client waits as between any two tokens
+            due = asyncio.get_running_loop().time() + self._means.spec.idle_timeout_s
+        return await self._means.waiting.choose(choose, model=self._incoming.model, due=due)
+
     # --- context leg ------------------------------------------------------------------------------------------------
 
     async def _prefill(self, member: Member, *, seam: bool) -> FirstToken:
@@ -156,6 +167,7 @@ class Relay:
 
     async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
         incoming = self._incoming
+        self._claim.drop_generation()
         if not incoming.stream:
             return self._whole(last_token.whole(first.body))
         events = first.seam.first_chunk.encode() if first.seam and first.seam.first_chunk else None
@@ -194,6 +206,7 @@ class Relay:
                 if not piece:
                     raise LegFailedError(member, "the answer is empty")
                 self._generation_spoke = True
+                self._claim.drop_context()
                 await self._begin(piece)
                 await answer.pump(self._client.feed, self._client.drain, idle_timeout_s)
         except TimeoutError:
@@ -218,6 +231,7 @@ class Relay:
             member, incoming.path, body, incoming.request_id, patience_s=self._means.spec.idle_timeout_s
         )
         async with leg as answer:
+            self._claim.drop_context()
             return await answer.read(MAX_ANSWER_BYTES)
 
     def _whole(self, body: bytes) -> web.Response:

@@ -20,16 +20,12 @@ from trtdisagg.protocol.reports import Reporter
 from trtdisagg.protocol.spec import Beat, Failed, ProxySpec, Ready
 from trtdisagg.proxy.app import App
 from trtdisagg.proxy.attached import attached
-from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.health import Health
 from trtdisagg.proxy.http_server import serving
-from trtdisagg.proxy.ids import DisaggIds
-from trtdisagg.proxy.legs import Legs
 from trtdisagg.proxy.listen import open_sockets
+from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.members_door import open_members_door
-from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.pool import Pool
-from trtdisagg.proxy.relay import Means
 from trtdisagg.registry.members import Roster
 
 BEAT_S = 0.5
@@ -57,20 +53,18 @@ def run_proxy(spec: ProxySpec) -> int:
 async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
     signals = _Signals()
     roster, pool = Roster(), Pool(_read_secret(spec.secret_file))
-    metrics, deadlines = Metrics(roster), Deadlines()
-    legs = Legs(pool, roster, metrics, deadlines)
-    means = Means(spec=spec, roster=roster, legs=legs, metrics=metrics, ids=DisaggIds(), deadlines=deadlines)
+    means = Means.make(spec, roster, pool)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(pool.close_idle)
         app = App(means, await stack.enter_async_context(attached(spec, roster)))
         sockets = open_sockets(spec.host, spec.port, stuck_timeout_s=spec.idle_timeout_s)
         await stack.enter_async_context(serving(app.handle, sockets, spec.max_body_bytes))
         if spec.members_socket is not None:
-            await stack.enter_async_context(open_members_door(spec.members_socket, roster))
+            await stack.enter_async_context(open_members_door(spec.members_socket, roster, means.uses))
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(Health(pool, roster, spec.servers).run()),
-                tasks.create_task(_beat(reporter, metrics)),
+                tasks.create_task(_beat(reporter, means)),
             ]
             port = sockets[0].getsockname()[1]
             logger.info("listening on %s:%d", spec.host, port)
@@ -94,9 +88,9 @@ async def _until_asked_to_end(app: App, signals: _Signals, tasks: asyncio.TaskGr
     return exit_code
 
 
-async def _beat(reporter: Reporter, metrics: Metrics) -> None:
+async def _beat(reporter: Reporter, means: Means) -> None:
     while True:
-        reporter.send(Beat(stats=metrics.stats()))
+        reporter.send(Beat(stats=means.metrics.stats(num_waiting=means.waiting.num_waiting)))
         await asyncio.sleep(BEAT_S)
 
 

@@ -1,8 +1,9 @@
 """The agent's side of the registry: tells a proxy who may be routed to, over the proxy's unix socket.
 
-    PUT /members {Members} -> 204      the whole set, on each change and every second
+    PUT /members {Members} -> Told     the whole set, on each change and every second
 
-A proxy that is not there yet, or starts again, is told as soon as it listens. Whom to tell of is the agent's to know.
+The answer says what is still in use; while that is a server that has left the set, it is asked for more often. A proxy
+that is not there yet, or starts again, is told as soon as it listens. Whom to tell of is the agent's to know.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ from collections.abc import Callable, Iterable, Mapping
 import anyio
 import msgspec
 
-from trtdisagg.protocol.control import Member, Members, Need
+from trtdisagg.protocol.control import Member, Members, Need, Told
 
 INTERVAL_S = 1.0
+LEAVING_INTERVAL_S = 0.1
+"""While a server that has left is in use."""
 RETRY_S = 0.2
 TIMEOUT_S = 2.0
-MAX_ANSWER_BYTES = 65536
+MAX_ANSWER_BYTES = 1024 * 1024
 
 
 class MembersClient:
     """Keeps one proxy informed.
 
     :param socket: path of the proxy's members socket.
-    :param on_told: called with each set that the proxy has taken.
+    :param on_told: called with each set that the proxy has taken, and what it told in return.
     """
 
-    def __init__(self, socket: str | os.PathLike[str], on_told: Callable[[Members], None] = lambda _: None) -> None:
+    def __init__(
+        self, socket: str | os.PathLike[str], on_told: Callable[[Members, Told], None] = lambda _members, _told: None
+    ) -> None:
         self._socket = os.fspath(socket)
         self._on_told = on_told
         self._members = Members(members=[])
@@ -36,54 +41,77 @@ class MembersClient:
         self.last_error: str | None = None
         """Why the proxy could not be told the last time; None: it was."""
 
-    def update(self, members: Iterable[Member], needs: Mapping[str, Iterable[Need]] | None = None) -> None:
+    def update(
+        self,
+        members: Iterable[Member],
+        needs: Mapping[str, Iterable[Need]] | None = None,
+        coming: Mapping[str, Iterable[Need]] | None = None,
+    ) -> None:
         """Take a new set, which `run` sends at once.
 
         :param needs: the roles each model of the cluster needs, whether there is such a server now or not.
+        :param coming: the roles of which a server is about to be back.
         """
-        told = {model: list(roles) for model, roles in (needs or {}).items()}
-        self._members = Members(members=list(members), needs=told)
+        self._members = Members(members=list(members), needs=_listed(needs), coming=_listed(coming))
         self._changed.set()
 
     async def run(self) -> None:
         """Tell the proxy until cancelled."""
         while True:
             self._changed = anyio.Event()
-            pause_s = INTERVAL_S if await self._try_to_tell() else RETRY_S
+            pause_s = await self._try_to_tell()
             with anyio.move_on_after(pause_s):
                 await self._changed.wait()
 
-    async def _try_to_tell(self) -> bool:
-        told = self._members
+    async def _try_to_tell(self) -> float:
+        """
+        :returns: how long to pause then.
+        """
+        members = self._members
         try:
-            await put_members(self._socket, told)
+            told = await put_members(self._socket, members)
         except OSError as e:
             self.last_error = str(e) or type(e).__name__
-            return False
+            return RETRY_S
         self.last_error = None
-        self._on_told(told)
-        return True
+        self._on_told(members, told)
+        return LEAVING_INTERVAL_S if _leaving(members, told) else INTERVAL_S
 
 
-async def put_members(socket: str, members: Members) -> None:
+def _leaving(members: Members, told: Told) -> bool:
+    """Whether a server that has left is in use."""
+    staying = {member.identity for member in (*members.members, *told.others)}
+    return not told.in_use.keys() <= staying
+
+
+def _listed(roles: Mapping[str, Iterable[Need]] | None) -> dict[str, list[Need]]:
+    return {model: list(of) for model, of in (roles or {}).items()}
+
+
+async def put_members(socket: str, members: Members) -> Told:
     """Tell a proxy once.
 
-    :raises OSError: when there is no answer in time (TimeoutError), or another one than 204.
+    :raises OSError: when there is no answer in time (TimeoutError), or another one than is expected.
     """
-    await put_body(socket, msgspec.json.encode(members))
+    return await put_body(socket, msgspec.json.encode(members))
 
 
-async def put_body(socket: str, body: bytes) -> None:
+async def put_body(socket: str, body: bytes) -> Told:
     """The same, encoded already."""
     head = f"PUT /members HTTP/1.1\r\nHost: proxy\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     with anyio.fail_after(TIMEOUT_S):
         async with await anyio.connect_unix(socket) as stream:
             await stream.send(head.encode() + body)
             answer = await _read_all(stream)
-    status, _, rest = answer.partition(b"\r\n")
-    if status.split(b" ")[1:2] != [b"204"]:
-        text = rest.partition(b"\r\n\r\n")[2].decode(errors="replace")
-        raise OSError(f"the proxy refused its members: {status.decode(errors='replace')} {text}")
+    top, _, text = answer.partition(b"\r\n\r\n")
+    status = top.partition(b"\r\n")[0]
+    if status.split(b" ")[1:2] != [b"200"]:
+        said = f"{status.decode(errors='replace')} {text.decode(errors='replace')}"
+        raise OSError(f"the proxy refused its members: {said}")
+    try:
+        return msgspec.json.decode(text, type=Told)
+    except msgspec.DecodeError as e:
+        raise OSError(f"the proxy's answer cannot be read: {e}") from None
 
 
 async def _read_all(stream: anyio.abc.ByteReceiveStream) -> bytes:

@@ -2,12 +2,12 @@
 
 A source (an agent, the poller of fixed addresses) always tells its whole set, so a message that was lost does no harm.
 Between two messages the proxy may see for itself that a server is gone: it is then in doubt, and not routed to until a
-probe succeeds or its source replaces it. Nothing here waits, and time is told from outside.
+probe succeeds or its source replaces it. Nothing here waits, and time is told from outside; whoever waits is called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -27,6 +27,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     pools: Mapping[str, Pools] = {}
     """By model. A model that was served once stays, so that asking for it is 503 and not 404."""
     needs: Mapping[str, tuple[Need, ...]] = {}
+    coming: Mapping[str, frozenset[Need]] = {}
+    """Roles of which a server is about to be back, by model."""
+    doubted: Mapping[str, frozenset[Need]] = {}
+    """Roles of which a server is in doubt: soon it is either trusted again or gone."""
 
     def missing(self) -> list[str]:
         """What is not there of what each model needs, for people; empty: all is well."""
@@ -50,9 +54,12 @@ class Roster:
     def __init__(self) -> None:
         self._sets: dict[str, tuple[Member, ...]] = {}
         self._needs: dict[str, dict[str, tuple[Need, ...]]] = {}
+        self._coming: dict[str, dict[str, tuple[Need, ...]]] = {}
         self._until: dict[str, float] = {}
         self._doubted: set[Member] = set()
+        self._known: frozenset[Member] = frozenset()
         self._models: set[str] = set()
+        self._watchers: list[Callable[[], None]] = []
         self.snapshot = Snapshot()
         self.was_complete = False
         """Every model had what it needs, at least once."""
@@ -61,6 +68,14 @@ class Roster:
     def members(self) -> list[Member]:
         """All members of all sources, in doubt or not."""
         return [m for members in self._sets.values() for m in members]
+
+    def told_by(self, source: str) -> list[Member]:
+        """A source's last set."""
+        return list(self._sets.get(source, ()))
+
+    def apart_from(self, source: str) -> list[Member]:
+        """All members of all other sources."""
+        return [m for name, members in self._sets.items() if name != source for m in members]
 
     @property
     def doubted(self) -> list[Member]:
@@ -73,21 +88,28 @@ class Roster:
         members: Iterable[Member],
         *,
         needs: Mapping[str, Iterable[Need]] | None = None,
+        coming: Mapping[str, Iterable[Need]] | None = None,
         until: float | None = None,
     ) -> None:
         """Take a source's set in place of its last one.
 
         :param needs: which roles each of its models needs.
+        :param coming: of which roles a server is about to be back.
         :param until: when the set counts as stale; None: never.
         """
         self._sets[source] = tuple(members)
-        self._needs[source] = {model: tuple(roles) for model, roles in (needs or {}).items()}
+        self._needs[source] = _frozen(needs)
+        self._coming[source] = _frozen(coming)
         self._until.pop(source, None)
         if until is not None:
             self._until[source] = until
         self._doubted &= set(self.members)
-        self._models |= {m.model for m in self._sets[source]} | set(self._needs[source])
+        self._models |= {m.model for m in self._sets[source]} | set(self._needs[source]) | set(self._coming[source])
         self._change()
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Have a function called after each change of the members or of what may be routed to."""
+        self._watchers.append(on_change)
 
     def doubt(self, member: Member) -> None:
         """Do not route to a member until it is trusted again or replaced by its source."""
@@ -109,8 +131,13 @@ class Roster:
         return member in self.members and member not in self._doubted
 
     def _change(self) -> None:
-        self.snapshot = self._build()
-        self.was_complete = self.was_complete or not self.snapshot.missing()
+        snapshot, members = self._build(), frozenset(self.members)
+        if (snapshot, members) == (self.snapshot, self._known):
+            return  # renewed, and all is as it was
+        self.snapshot, self._known = snapshot, members
+        self.was_complete = self.was_complete or not snapshot.missing()
+        for on_change in self._watchers:
+            on_change()
 
     def _build(self) -> Snapshot:
         usable = [m for m in self.members if m not in self._doubted]
@@ -122,4 +149,22 @@ class Roster:
             for model in sorted(self._models)
         }
         needs = {model: roles for told in self._needs.values() for model, roles in told.items()}
-        return Snapshot(pools=pools, needs=needs)
+        coming = _united((model, roles) for told in self._coming.values() for model, roles in told.items())
+        doubted = _united((member.model, needs_met_by(member)) for member in self.doubted)
+        return Snapshot(pools=pools, needs=needs, coming=coming, doubted=doubted)
+
+
+def needs_met_by(member: Member) -> tuple[Need, ...]:
+    """The roles it can take in a request."""
+    return ("context", "generation") if member.role == "both" else (member.role,)
+
+
+def _frozen(roles: Mapping[str, Iterable[Need]] | None) -> dict[str, tuple[Need, ...]]:
+    return {model: tuple(of) for model, of in (roles or {}).items()}
+
+
+def _united(pairs: Iterable[tuple[str, Iterable[Need]]]) -> dict[str, frozenset[Need]]:
+    united: dict[str, frozenset[Need]] = {}
+    for model, roles in pairs:
+        united[model] = united.get(model, frozenset()) | frozenset(roles)
+    return united

@@ -1,6 +1,7 @@
 """Where a cluster's sockets, lock, spec files and logs lie, and who holds them.
 
-    $XDG_RUNTIME_DIR/trtdisagg/NAME-KEY/     (or /tmp/trtdisagg-UID/NAME-KEY/)   0700, gone when the cluster is
+    $XDG_RUNTIME_DIR/trtdisagg/NAME-KEY/     (or /tmp/trtdisagg-UID/NAME-KEY/)   0700, gone when the cluster is; that of
+                                             a system service is /run/trtdisagg/SERVICE
         lock            pid and run id of the agent; flocked as long as the agent, or its guardian, lives
         control.sock    the agent's         members-N.sock  that of the proxy's N-th incarnation
         secret          the cluster's, where the file names none
@@ -27,6 +28,9 @@ import msgspec
 
 from trtdisagg.errors import AlreadyRunningError, StartupError
 from trtdisagg.supervisor import guardian
+
+SERVICES = Path("/run/trtdisagg")
+"""Where the runtime directories of system services are, each its user's alone: a unit file of ours says so."""
 
 _MAX_SOCKET_PATH = 107
 """What Linux takes as the address of a unix socket."""
@@ -74,8 +78,10 @@ class Place(msgspec.Struct, frozen=True):
 
 def find(key: str | Path, env: Mapping[str, str] = os.environ) -> Place | None:
     """The place of the cluster that was last started from this file, under whatever name; None: there was none."""
-    known = [path for base in (*_runtime_bases(env), _state_base(env)) for path in base.glob(f"*-{_digest(key)}")]
-    return _place(known[0].name, env) if known else None
+    pattern = f"*-{_digest(key)}"
+    known = [*_known(pattern, env), *(_place(path.name, env) for path in _state_base(env).glob(pattern))]
+    running = [place for place in known if running_pid(place) is not None]
+    return next(iter(running or known), None)
 
 
 def find_by_name(name: str, env: Mapping[str, str] = os.environ) -> list[Place]:
@@ -87,12 +93,18 @@ def find_by_name(name: str, env: Mapping[str, str] = os.environ) -> list[Place]:
 
 def find_running(env: Mapping[str, str] = os.environ) -> list[Place]:
     """The places of all clusters of this user that run."""
-    known = [_place(path.name, env) for base in _runtime_bases(env) for path in base.glob("*-*")]
-    return [place for place in known if running_pid(place) is not None]
+    return [place for place in _known("*-*", env) if running_pid(place) is not None]
+
+
+def _known(pattern: str, env: Mapping[str, str]) -> Iterator[Place]:
+    """Wherever an agent of this user may have made a runtime directory: a service has another environment than we."""
+    for base in (*_runtime_bases(env), *_service_bases()):
+        for path in base.glob(pattern):
+            yield Place(path, _log_dir(path.name, env))
 
 
 def _place(directory: str, env: Mapping[str, str]) -> Place:
-    return Place(_runtime_base(env, directory) / directory, _state_base(env) / directory / "logs")
+    return Place(_runtime_base(env, directory) / directory, _log_dir(directory, env))
 
 
 def running_pid(place: Place) -> int | None:
@@ -212,6 +224,22 @@ def _runtime_base(env: Mapping[str, str], directory: str) -> Path:
     """The preferred base in which the addresses of sockets are not too long."""
     bases = _runtime_bases(env)
     return next((b for b in bases if len(os.fsencode(b / directory / "control.sock")) <= _MAX_SOCKET_PATH), bases[-1])
+
+
+def _service_bases() -> list[Path]:
+    """Of this user's services; root would see those of all."""
+    return [path / "trtdisagg" for path in SERVICES.glob("*") if _is_mine(path)]
+
+
+def _is_mine(path: Path) -> bool:
+    try:
+        return path.stat().st_uid == os.geteuid()
+    except OSError:  # it is gone by now
+        return False
+
+
+def _log_dir(directory: str, env: Mapping[str, str]) -> Path:
+    return _state_base(env) / directory / "logs"
 
 
 def _state_base(env: Mapping[str, str]) -> Path:

@@ -14,14 +14,10 @@ from aiohttp import web
 from trtdisagg.errors import BodyTooLargeError
 from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.app import App
-from trtdisagg.proxy.attached import Pages
-from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.http_server import serving
-from trtdisagg.proxy.ids import DisaggIds
-from trtdisagg.proxy.legs import Legs
-from trtdisagg.proxy.metrics import Metrics
+from trtdisagg.proxy.means import Means
+from trtdisagg.proxy.pages import Pages
 from trtdisagg.proxy.pool import Pool
-from trtdisagg.proxy.relay import Means
 from trtdisagg.registry.members import Roster
 
 pytestmark = pytest.mark.anyio
@@ -30,16 +26,7 @@ pytestmark = pytest.mark.anyio
 @contextlib.asynccontextmanager
 async def app(pages: Pages, **fields: Any) -> AsyncIterator[aiohttp.ClientSession]:
     """An app without servers, and a client of it."""
-    roster, deadlines = Roster(), Deadlines()
-    metrics = Metrics(roster)
-    means = Means(
-        spec=ProxySpec(cluster="test", **fields),
-        roster=roster,
-        legs=Legs(Pool(), roster, metrics, deadlines),
-        metrics=metrics,
-        ids=DisaggIds(),
-        deadlines=deadlines,
-    )
+    means = Means.make(ProxySpec(cluster="test", **fields), Roster(), Pool())
     with socket.create_server(("127.0.0.1", 0)) as sock:
         base = f"http://127.0.0.1:{sock.getsockname()[1]}"
         async with (

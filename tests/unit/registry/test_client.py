@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import anyio
@@ -9,18 +10,19 @@ import anyio.abc
 import msgspec
 import pytest
 
-from trtdisagg.protocol.control import Member, Members
+from trtdisagg.protocol.control import Member, Members, Told
 from trtdisagg.registry.client import MembersClient, put_members
 
 pytestmark = pytest.mark.anyio
 
+NOTHING_IN_USE = b"HTTP/1.1 200 OK\r\n\r\n{}"
 MEMBER = Member(name="context-0", role="context", model="m", url="127.0.0.1:1")
 
 
 class FakeDoor:
     """Takes members as the proxy does, or answers what it is told to."""
 
-    def __init__(self, path: Path, answer: bytes = b"HTTP/1.1 204 No Content\r\n\r\n") -> None:
+    def __init__(self, path: Path, answer: bytes = NOTHING_IN_USE) -> None:
         self.path = path
         self.answer = answer
         self.send, self.received = anyio.create_memory_object_stream[Members](100)
@@ -80,13 +82,58 @@ async def test_a_proxy_that_comes_late_is_told(tmp_path: Path) -> None:
             tasks.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\nwhy", b"", b"nonsense"])
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\nwhy", b"HTTP/1.1 204 No Content\r\n\r\n", b"", b"nonsense"]
+)
 async def test_any_other_answer_is_an_error(tmp_path: Path, answer: bytes) -> None:
     door = FakeDoor(tmp_path / "s", answer)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks, door.send, door.received:
             await tasks.start(door.serve)
             with pytest.raises(OSError, match="refused its members"):
+                await put_members(str(door.path), Members(members=[]))
+            tasks.cancel_scope.cancel()
+
+
+async def test_what_the_proxy_tells_in_return_is_passed_on(tmp_path: Path) -> None:
+    door = FakeDoor(tmp_path / "s")
+    gone = Member(name="generation-0", role="generation", model="m", url="h:2", incarnation="g.1")
+    answers = [
+        Told(in_use={"g.1": 2, "h:3": 1}, others=[Member(name="x", role="both", model="m", url="h:3")]),
+        Told(in_use={MEMBER.identity: 5}),
+    ]
+    got: list[tuple[list[str], Told]] = []
+
+    def on_told(members: Members, told: Told) -> None:
+        got.append(([m.name for m in members.members], told))
+        door.answer = b"HTTP/1.1 200 OK\r\n\r\n" + msgspec.json.encode(answers[min(len(got), 1)])
+
+    door.answer = b"HTTP/1.1 200 OK\r\n\r\n" + msgspec.json.encode(answers[0])
+    client = MembersClient(door.path, on_told)
+    client.update([MEMBER], coming={"m": ["generation"]})
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks, door.send, door.received:
+            await tasks.start(door.serve)
+            tasks.start_soon(client.run)
+            assert (await door.received.receive()).coming == {"m": ["generation"]}
+            asked = [anyio.current_time()]
+            for _ in range(2):
+                await door.received.receive()
+                asked.append(anyio.current_time())
+            tasks.cancel_scope.cancel()
+    assert got[0] == ([MEMBER.name], answers[0])
+    assert gone.identity in got[0][1].in_use
+    first_pause_s, second_pause_s = (later - earlier for earlier, later in itertools.pairwise(asked))
+    assert first_pause_s < 0.7, "a server that has left is in use: asked again soon"
+    assert second_pause_s > 0.7, "what is in use is in the set"
+
+
+async def test_an_answer_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    door = FakeDoor(tmp_path / "s", b"HTTP/1.1 200 OK\r\n\r\nnonsense")
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks, door.send, door.received:
+            await tasks.start(door.serve)
+            with pytest.raises(OSError, match="cannot be read"):
                 await put_members(str(door.path), Members(members=[]))
             tasks.cancel_scope.cancel()
 

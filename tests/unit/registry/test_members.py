@@ -115,3 +115,32 @@ def test_a_snapshot_stays_as_it_was_taken() -> None:
     assert roster.snapshot is before
     roster.replace("agent", [])
     assert [m.name for m in before.pools["m"].generation] == ["both-0"]
+
+
+def test_watchers_are_called_when_something_has_changed() -> None:
+    roster = Roster()
+    calls: list[list[str]] = []
+    roster.watch(lambda: calls.append([m.name for m in roster.members]))
+    roster.replace("agent", [member("both-0")], coming={"m": ["context"]}, until=1.0)
+    roster.replace("agent", [member("both-0")], coming={"m": ["context"]}, until=2.0)
+    assert calls == [["both-0"]], "renewed only"
+    roster.doubt(member("both-0"))
+    roster.doubt(member("both-0"))
+    assert len(calls) == 2
+    roster.replace("agent", [], coming={"m": ["context"]})
+    assert calls[2:] == [[]], "one that could not be routed to has left"
+    roster.replace("agent", [])
+    assert len(calls) == 4, "nothing comes any more"
+
+
+def test_what_comes_and_what_is_in_doubt_is_told_by_model_and_role() -> None:
+    roster = Roster()
+    both, generation = member("both-0"), member("generation-0", model="other")
+    roster.replace("agent", [both, generation], coming={"m": ["context"]})
+    roster.replace("registry", [], coming={"m": ["generation"], "new": ["generation"]})
+    roster.doubt(both)
+    roster.doubt(generation)
+    assert roster.snapshot.coming == {"m": {"context", "generation"}, "new": {"generation"}}
+    assert roster.snapshot.doubted == {"m": {"context", "generation"}, "other": {"generation"}}
+    assert names(roster, "new") == ([], []), "a model that comes is known"
+    assert roster.apart_from("registry") == [both, generation]

@@ -144,3 +144,39 @@ def test_the_name_of_a_runtime_directory_names_one_of_several(env: dict[str, str
     with rundir.hold(one, "run"), rundir.hold(two, "run"):
         assert len(rundir.find_by_name("same", env)) == 2
         assert rundir.find_by_name(two.run_dir.name, env) == [two]
+
+
+def test_one_with_another_runtime_directory_is_found(env: dict[str, str], tmp_path: Path) -> None:
+    """A service has none of a login's variables; then it is in /tmp, while a login's own directory is elsewhere."""
+    file = tmp_path / "cluster.yaml"
+    without = {"XDG_STATE_HOME": env["XDG_STATE_HOME"]}
+    place = Place.of(file, "the-name", without)
+    with rundir.hold(place, "run"):
+        assert place.run_dir.parent == Path(f"/tmp/trtdisagg-{os.geteuid()}")
+        assert rundir.find(file, env) == place
+        assert rundir.find_by_name("the-name", env) == [place]
+
+
+def test_a_service_is_found_by_its_user(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cluster.yaml"
+    with tempfile.TemporaryDirectory() as services:
+        monkeypatch.setattr(rundir, "SERVICES", Path(services))
+        ours = Path(services) / "one"
+        ours.mkdir(mode=0o700)
+        place = Place.of(file, "the-name", {**env, "XDG_RUNTIME_DIR": str(ours)})
+        with rundir.hold(place, "run"):
+            assert rundir.find(file, env) == place
+            assert rundir.find_running(env) == [place]
+            os.chown(ours, 12345, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: 12345)
+            assert rundir.find(file, env) != place, "another user's"
+
+
+def test_what_runs_comes_before_what_a_killed_agent_left(env: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    left = Place.of(file, "old-name", env)
+    left.run_dir.mkdir(parents=True, mode=0o700)
+    left.run_dir.parent.chmod(0o700)
+    place = Place.of(file, "new-name", env)
+    with rundir.hold(place, "run"):
+        assert rundir.find(file, env) == place
+    assert rundir.find(file, env) == left

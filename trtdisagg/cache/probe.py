@@ -1,0 +1,179 @@
+"""`python -m trtdisagg.cache.probe`: does the engine half load here, and how fast does KV move on this host?
+
+    probe --- stdin, open until the end ---> server: a second process with a pool of its own
+          <-- stdout: where its pool is ----
+          === 1 MiB and 64 MiB by each transport
+
+Says what it finds as lines of `protocol.probe`. Nothing is imported before it is tried. Both processes are killed by
+the kernel at the deadline, whatever they hang in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from trtdisagg.errors import TrtdisaggError
+from trtdisagg.protocol.peers import Memory
+from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate, ProbeLine
+
+if TYPE_CHECKING:
+    from trtdisagg.cache.pool import KvPool
+    from trtdisagg.cache.transports import Transport
+
+_TIMEOUT_S = 60
+
+
+class _Offer(msgspec.Struct, kw_only=True, frozen=True):
+    """What the server says of one transport."""
+
+    memory: Memory | None = None
+    error: str | None = None
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Probe, or be the probe's server."""
+    parser = argparse.ArgumentParser(prog="python -m trtdisagg.cache.probe", description=__doc__)
+    parser.add_argument("--transports", default="local,nixl", help="with commas between")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--timeout", type=int, default=_TIMEOUT_S, metavar="SECONDS")
+    parser.add_argument("--serve", metavar="DEVICE", help=argparse.SUPPRESS)
+    options = parser.parse_args(args)
+    names = [name for name in options.transports.split(",") if name]
+    if unknown := set(names) - {"local", "nixl"}:
+        parser.error(f"there is no transport {', '.join(sorted(unknown))}")
+    signal.alarm(options.timeout)
+    with _own_stdout() as out:
+        if options.serve:
+            _serve(options.serve, names, out)
+            return 0
+        return _tell(options.device, names, options.timeout, lambda line: _write(out, line))
+
+
+@contextlib.contextmanager
+def _own_stdout() -> Iterator[BinaryIO]:
+    """Stdout for us alone: UCX, too, writes there, and from now on that goes to stderr."""
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        yield out
+
+
+def _write(out: BinaryIO, message: object) -> None:
+    out.write(msgspec.json.encode(message) + b"\n")
+    out.flush()
+
+
+def _tell(device: str, names: Sequence[str], timeout_s: int, say: Callable[[ProbeLine], None]) -> int:
+    """Find everything out, and say each thing when it is known."""
+    libraries = _libraries(names)
+    for library in libraries:
+        say(library)
+    if any(library.error for library in libraries if library.name == "torch"):
+        return 1
+    # From here on torch is there, which takes seconds.
+    from trtdisagg.cache.probe_moves import empty_pool, plain_copy, rates
+
+    with empty_pool(device) as pool:
+        say(MemoryRate(device=device, rates=rates(plain_copy(pool))))
+        with _server(device, names, timeout_s) as offers:
+            for name in names:
+                say(_probe(name, pool, offers))
+    return 0
+
+
+# --- what there is --------------------------------------------------------------------------------------------------
+
+
+def _libraries(transports: Sequence[str]) -> list[Library]:
+    modules = {"torch": "torch", "kernels": "trtdisagg._csrc"}
+    if "nixl" in transports:
+        modules["nixl"] = "nixl._bindings"
+    return [_library(name, module) for name, module in modules.items()]
+
+
+def _library(name: str, module: str) -> Library:
+    version = None
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version("trtdisagg" if name == "kernels" else name)
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as e:  # OSError: a shared library that is missing
+        return Library(name=name, version=version, error=str(e).splitlines()[0])
+    return Library(name=name, version=version)
+
+
+# --- the two ends ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _opened(name: str, pool: KvPool, agent: str) -> Iterator[Transport]:
+    from trtdisagg.cache.transports import open_transports
+
+    with open_transports([name], pool, incarnation=agent, one_host=True) as (transport,):
+        yield transport
+
+
+def _serve(device: str, names: Sequence[str], out: BinaryIO) -> None:
+    """Fill a pool, say where it is, and let it be read until stdin ends."""
+    from trtdisagg.cache.probe_moves import empty_pool, fill, second_device
+
+    with empty_pool(second_device(device)) as pool, contextlib.ExitStack() as stack:
+        fill(pool)
+        offers = {}
+        for name in names:
+            try:
+                transport = stack.enter_context(_opened(name, pool, "probe-server"))
+            except TrtdisaggError as e:
+                offers[name] = _Offer(error=e.message)
+                continue
+            transport.set_serving(True)
+            offers[name] = _Offer(memory=transport.describe())
+        _write(out, offers)
+        sys.stdin.read()
+
+
+@contextlib.contextmanager
+def _server(device: str, names: Sequence[str], timeout_s: int) -> Iterator[dict[str, _Offer]]:
+    command = [sys.executable, "-m", "trtdisagg.cache.probe", "--serve", device]
+    command += ["--transports", ",".join(names), "--timeout", str(timeout_s)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        try:
+            yield msgspec.json.decode(line, type=dict[str, _Offer]) if line else {}
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def _probe(name: str, pool: KvPool, offers: dict[str, _Offer]) -> LinkRate:
+    from trtdisagg.cache.probe_moves import rates, runs, wrong_content
+
+    offer = offers.get(name, _Offer(error="the second process ended before it could serve"))
+    device = pool.device.type
+    if offer.memory is None:
+        return LinkRate(transport=name, device=device, error=offer.error)
+    try:
+        with _opened(name, pool, "probe") as transport, contextlib.closing(transport.connect(offer.memory)) as link:
+
+            def move(num_bytes: int) -> None:
+                link.read(runs(num_bytes))
+
+            measured, error = rates(move), wrong_content(pool, move)
+    except TrtdisaggError as e:
+        return LinkRate(transport=name, device=device, error=e.message)
+    return LinkRate(transport=name, device=device, rates=measured, error=error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""`trtdisagg generate`: files for what surrounds a cluster. Each is printed; where it goes is for its reader to say."""
+
+from __future__ import annotations
+
+import click
+
+from trtdisagg.cli.generate.grafana import grafana
+from trtdisagg.cli.generate.slurm import slurm
+from trtdisagg.cli.generate.systemd import systemd
+
+
+@click.group()
+def command() -> None:
+    """Write a systemd unit, a Slurm job or a Grafana dashboard.
+
+    It is printed; > FILE puts it where it belongs.
+    """
+
+
+for _each in (systemd, slurm, grafana):
+    command.add_command(_each)

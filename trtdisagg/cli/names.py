@@ -1,0 +1,60 @@
+"""Names for the shell to complete: of clusters that run, and of their servers.
+
+Asked at each press of a key, so it only looks at files: who runs is who holds a lock, and a server's spec file lies in
+the runtime directory of its cluster. No agent is asked: one that hangs would hang the shell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+from click.shell_completion import CompletionItem
+
+from trtdisagg.supervisor import rundir
+
+_ROLES = ("context", "generation")
+
+
+def complete_file(_ctx: click.Context, _param: click.Parameter, _incomplete: str) -> list[CompletionItem]:
+    """A cluster file."""
+    return [_FILES]
+
+
+def complete_cluster(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """A cluster's name or file."""
+    names = [place.run_dir.name.rpartition("-")[0] for place in rundir.find_running()]
+    return [_FILES, *_beginning(names, incomplete)]
+
+
+def complete_server(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """A server of any cluster that runs."""
+    return _beginning(_children(), incomplete)
+
+
+def complete_server_or_file(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """A server, or the cluster file it is in."""
+    return [_FILES, *_beginning(_children(), incomplete)]
+
+
+def complete_log(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Whose log there is, and cluster files."""
+    logs = [path.stem for place in rundir.find_running() for path in place.log_dir.glob("*.log")]
+    return [_FILES, *_beginning(logs, incomplete)]
+
+
+def complete_role_count(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """`context=`, to be followed by a number."""
+    return _beginning([f"{role}=" for role in _ROLES], incomplete)
+
+
+_FILES = CompletionItem("", type="file")
+"""Told first: the shell completes files beside the names, or where no name fits."""
+
+
+def _children() -> list[str]:
+    return [path.stem for place in rundir.find_running() for path in place.run_dir.glob("*.json")]
+
+
+def _beginning(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in sorted(set(names)) if name.startswith(incomplete)]

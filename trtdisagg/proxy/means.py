@@ -1,0 +1,45 @@
+"""What all requests of one proxy process share."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import msgspec
+
+from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.proxy.deadlines import Deadlines
+from trtdisagg.proxy.ids import DisaggIds
+from trtdisagg.proxy.legs import Legs
+from trtdisagg.proxy.metrics import Metrics
+from trtdisagg.proxy.pool import Pool
+from trtdisagg.proxy.uses import Uses
+from trtdisagg.proxy.waiting import Waiting
+from trtdisagg.registry.members import Roster
+
+
+class Means(msgspec.Struct, frozen=True, kw_only=True):
+    spec: ProxySpec
+    roster: Roster
+    legs: Legs
+    metrics: Metrics
+    ids: DisaggIds
+    deadlines: Deadlines
+    uses: Uses
+    waiting: Waiting
+
+    @classmethod
+    def make(cls, spec: ProxySpec, roster: Roster, pool: Pool) -> Self:
+        """
+        :param pool: connections to servers.
+        """
+        metrics, deadlines = Metrics(roster), Deadlines()
+        return cls(
+            spec=spec,
+            roster=roster,
+            legs=Legs(pool, roster, metrics, deadlines),
+            metrics=metrics,
+            ids=DisaggIds(),
+            deadlines=deadlines,
+            uses=Uses(roster),
+            waiting=Waiting(roster, deadlines),
+        )

@@ -1,0 +1,75 @@
+"""Which store a `cluster_uri` means, and the registrar that goes with it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from trtdisagg.config.uri import parse_uri
+from trtdisagg.errors import StartupError
+from trtdisagg.protocol.spec import MetadataSpec, RegistrySpec
+from trtdisagg.registry.etcd import EtcdStore
+from trtdisagg.registry.etcd_gateway import Access, Gateway
+from trtdisagg.registry.http_store import HttpStore
+from trtdisagg.registry.records import entries_of, metadata_entries_of
+from trtdisagg.registry.registrar import Registrar
+from trtdisagg.registry.store import Store
+
+
+def open_registrar(
+    spec: RegistrySpec, *, secret_file: str | None = None, on_problem: Callable[[str], None] = lambda _: None
+) -> Registrar:
+    """
+    :param secret_file: the cluster's, for a store inside its proxy.
+    :raises ConfigError, StartupError: a file that is needed cannot be used.
+    """
+    return Registrar(
+        open_store(spec, secret_file),
+        functools.partial(entries_of, cluster_name=spec.cluster_name),
+        heartbeat_s=spec.heartbeat_s,
+        inactive_s=spec.inactive_s,
+        on_problem=on_problem,
+    )
+
+
+def open_metadata_registrar(spec: MetadataSpec, on_problem: Callable[[str], None] = lambda _: None) -> Registrar:
+    """The same in the older way; the keys are under a lease, so that nobody has to delete them by hand."""
+    lease = RegistrySpec(uri=spec.uri)
+    return Registrar(
+        EtcdStore(open_gateway(lease)),
+        metadata_entries_of,
+        heartbeat_s=lease.heartbeat_s,
+        inactive_s=lease.inactive_s,
+        on_problem=on_problem,
+    )
+
+
+def open_store(spec: RegistrySpec, secret_file: str | None = None) -> Store:
+    uri = parse_uri(spec.uri)
+    if uri.kind == "proxy":
+        return HttpStore(uri.endpoints[0], read_secret(secret_file))
+    return EtcdStore(open_gateway(spec))
+
+
+def open_gateway(spec: RegistrySpec) -> Gateway:
+    access = Access(
+        user=spec.user,
+        password_file=spec.password_file,
+        ca_file=spec.ca_file,
+        cert_file=spec.cert_file,
+        key_file=spec.key_file,
+    )
+    return Gateway(parse_uri(spec.uri).endpoints, access)
+
+
+def read_secret(path: str | None) -> str | None:
+    """
+    :raises StartupError: the file cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text().strip()
+    except OSError as e:
+        raise StartupError(f"cannot read the secret file {path}: {e.strerror or e}") from e
