@@ -29,7 +29,7 @@ class Script:
         self.reports: list[Report] = []
         self.line_came = anyio.Event()
         self.child = ChildProcess(
-            lambda fd: ["sh", "-c", text.replace("$REPORTS", f"/proc/self/fd/{fd}")],
+            lambda fd, _: ["sh", "-c", text.replace("$REPORTS", f"/proc/self/fd/{fd}")],
             env=env,
             mark=f"{os.getpid()}.script.1",
             on_line=self._line,
@@ -158,11 +158,11 @@ async def test_a_child_gets_no_descriptor_but_its_own() -> None:
         os.set_inheritable(other.fileno(), True)  # noqa: FBT003
         script = Script("ls /proc/self/fd | wc -l; : $REPORTS")
         await script.run()
-    assert int(script.lines[0]) == 5, "0, 1, 2, reports, and what ls has open"
+    assert int(script.lines[0]) == 6, "0, 1, 2, reports, commands, and what ls has open"
 
 
 async def test_a_program_that_is_not_there_is_an_error() -> None:
-    child = ChildProcess(lambda _: ["/no/such"], env={}, mark="m", on_line=lambda _: None, on_report=lambda _: None)
+    child = ChildProcess(lambda *_: ["/no/such"], env={}, mark="m", on_line=lambda _: None, on_report=lambda _: None)
     with pytest.raises(FileNotFoundError):
         await child.run(lambda _: None)
 

@@ -26,7 +26,6 @@ from trtdisagg.errors import (
     StartupError,
 )
 from trtdisagg.protocol.control import DownRequest
-from trtdisagg.supervisor import decide
 from trtdisagg.supervisor.client import ControlClient, wait_until_gone
 from trtdisagg.supervisor.rundir import Place
 
@@ -92,7 +91,7 @@ async def test_events_are_streamed_past_then_future(place: Place) -> None:
         await agent.until_over()
     kinds = [json.loads(line)["event"]["event"] for line in lines]
     assert kinds[:3] == ["spawn", "spawned", "reported"]
-    assert kinds[-4:] == ["stop_asked", "terminate", "exited", "finish"]
+    assert kinds[-6:] == ["stop_asked", "leave", "terminate", "exited", "noticed", "finish"]
 
 
 async def test_children_know_nothing_of_systemd(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,11 +170,8 @@ async def test_a_program_that_is_not_there(place: Place) -> None:
     assert "cannot be started: [Errno 2] No such file or directory: '/no/such/program'" in outcome.message
 
 
-async def test_a_silent_server_is_not_routed_to_and_at_last_replaced(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decide, "BEAT_STALE_S", 1.2)
-    async with running_agent(fake_plan(), place) as agent:
+async def test_a_silent_server_is_not_routed_to_and_at_last_replaced(place: Place) -> None:
+    async with running_agent(fake_plan(stall_timeout_s=4), place) as agent:
         await agent.until_ready()
         pid = agent.server("context-0").pid
         assert pid is not None
@@ -185,7 +181,6 @@ async def test_a_silent_server_is_not_routed_to_and_at_last_replaced(
         os.kill(pid, signal.SIGCONT)
         await agent.until_ready()
         assert agent.server("context-0").pid == pid
-        monkeypatch.setattr(decide, "BEAT_DEAD_S", 2.5)
         os.kill(pid, signal.SIGSTOP)
         await agent.until(lambda: agent.server("context-0").restarts == 1)
         await agent.until_ready()
@@ -202,7 +197,7 @@ async def test_one_that_ignores_sigterm_is_killed_at_the_deadline(place: Place) 
         await agent.until_ready()
         await down(place, timeout_s=0.2)
         assert await agent.until_over() == 0
-    assert "context-0: killed: still there after 0.5 s" in agent.events
+    assert "context-0: killed: still there 0.3 s after it was cut short" in agent.events
 
 
 async def test_the_first_signal_drains_and_the_second_kills(place: Place) -> None:

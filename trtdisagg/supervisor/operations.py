@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from trtdisagg.config.load import Loaded, load
 from trtdisagg.errors import ConfigError, StartupError, TrtdisaggError
 from trtdisagg.protocol.control import ApplyRequest, Done, ScaleRequest, ServersRequest, SwitchRequest
+from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor import wish as wishes
 from trtdisagg.supervisor.child import Child
 from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed, RollAsked, Then
