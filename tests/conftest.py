@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+from tests.helpers import nvml
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,3 +23,17 @@ def num_rounds(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in for NVIDIA's management library."""
+    return nvml.build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def fake_nvml(nvml_library: Path, tmp_path: Path) -> Iterator[nvml.FakeNvml]:
+    """A machine whose GPUs the test describes, in this process and, with `env`, in others."""
+    fake = nvml.FakeNvml(nvml_library, tmp_path)
+    with fake.loaded():
+        yield fake

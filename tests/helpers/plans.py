@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trtdisagg.config.schema import ClusterFile, ServerSection
-from trtdisagg.supervisor.host import Gpu, Host
+from trtdisagg.supervisor.host import Host
+from trtdisagg.supervisor.nvml import Gpu
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 from trtdisagg.text.dimensions import ModelDimensions
 
@@ -33,7 +34,7 @@ TINY = ModelDimensions(
 
 
 def host(num_cores: int = 8, num_gpus: int = 0, **changes: Any) -> Host:
-    gpus = [Gpu(id=str(i), uuid=f"GPU-{i}", name="A card", free_bytes=80 * GIB) for i in range(num_gpus)]
+    gpus = [Gpu(id=str(i), index=i, uuid=f"GPU-{i}", name="A card", free_bytes=80 * GIB) for i in range(num_gpus)]
     facts: dict[str, Any] = {"cores": list(range(num_cores)), "memory_bytes": 16 * GIB, "gpus": gpus}
     return Host(**{**facts, **changes})
 

@@ -71,7 +71,7 @@ def test_the_signal_before_the_end_drains(job: Job) -> None:
     assert job.process.wait(20) == 0, "the exit code of srun, not 143"
     file = job.directory / "a file.yaml"
     assert job.log == [
-        f"srun --ntasks=1 --cpus-per-task=4 --cpu-bind=none {job.directory}/trtdisagg up {file} --no-tui",
+        f"srun --ntasks=1 --cpus-per-task=4 {job.directory}/trtdisagg up {file} --no-tui",
         f"trtdisagg up {file} --no-tui",
         f"trtdisagg down {file}",
     ]

@@ -76,9 +76,11 @@ class ServerSection(_Section, frozen=True):
     cache_transceiver_config: CacheTransceiverConfig = CacheTransceiverConfig()
     """How KV moves from context to generation servers."""
     gpus: list[str | int] | None = None
-    """GPUs (index or UUID) to divide among this section's servers; without it, all that are visible."""
+    """GPUs to divide among this section's servers, who share them where there are fewer: index, UUID or its beginning,
+    MIG UUID. Without it each server gets one of those that nobody names, for itself; `[]`: the CPU."""
     cores: list[int] | None = None
-    """CPU cores to divide among this section's servers; without it, an equal share of all."""
+    """CPU cores to divide among this section's servers; without it, a share of those that nobody names, near the
+    server's GPU or within a NUMA node."""
     env: dict[str, str] = {}
     """Environment variables added for the servers."""
     command: list[str] | None = None

@@ -1,8 +1,4 @@
-"""What this machine has: CPU cores, free memory, GPUs, and which names in `urls` mean it.
-
-GPUs are asked of the driver's management library, never of torch. `CUDA_VISIBLE_DEVICES` of this process bounds what
-is there, as it would bound its children.
-"""
+"""What this machine has: CPU cores, free memory, GPUs, and which names in `urls` mean it."""
 
 from __future__ import annotations
 
@@ -11,22 +7,14 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import psutil
 
+from trtdisagg.supervisor.nvml import Gpu, find_gpus
+from trtdisagg.supervisor.topology import numa_nodes
+
 _CGROUP = Path("/sys/fs/cgroup")
-
-
-class Gpu(msgspec.Struct, kw_only=True, frozen=True):
-    id: str
-    """As it goes into CUDA_VISIBLE_DEVICES: an index in PCI order, or a UUID where ours has UUIDs."""
-    uuid: str
-    name: str
-    free_bytes: int
-    cores: list[int] = []
-    """CPU cores near it; empty: not known."""
 
 
 class Host(msgspec.Struct, kw_only=True, frozen=True):
@@ -47,9 +35,11 @@ def discover(hosts: Iterable[str] = (), env: Mapping[str, str] = os.environ) -> 
 
     :param hosts: names and addresses of which to find out whether they are this machine's.
     """
-    gpus, notices = _gpus(env.get("CUDA_VISIBLE_DEVICES"))
+    gpus, notices = find_gpus(env)
+    cores = sorted(os.sched_getaffinity(0))
     return Host(
-        cores=sorted(os.sched_getaffinity(0)),
+        cores=cores,
+        nodes=numa_nodes(cores),
         memory_bytes=_free_memory(),
         gpus=gpus,
         local_names=_local_names(hosts),
@@ -83,72 +73,6 @@ def _rooms(base: Path, path: str, limit_file: str, usage_file: str) -> Iterator[
         with contextlib.suppress(OSError, ValueError):
             limit = int((directory / limit_file).read_text())
             yield max(0, limit - int((directory / usage_file).read_text()))
-
-
-# --- GPUs -----------------------------------------------------------------------------------------------------------
-
-
-def _gpus(visible: str | None) -> tuple[list[Gpu], list[str]]:
-    """The usable GPUs, and what to tell people of the others."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
-        return [], []
-    except pynvml.NVMLError as e:
-        return [], [f"The GPUs cannot be used: {e}"]
-    try:
-        return _usable(pynvml, visible)
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _usable(nvml: Any, visible: str | None) -> tuple[list[Gpu], list[str]]:
-    gpus, notices = [], []
-    entries = range(nvml.nvmlDeviceGetCount()) if visible is None else _entries(visible)
-    for entry in entries:
-        try:
-            gpus.append(_gpu(nvml, str(entry)))
-        except nvml.NVMLError as e:
-            notices.append(f"GPU {entry} is left out: {e}")
-            if visible is not None and isinstance(e, nvml.NVMLError_InvalidArgument | nvml.NVMLError_NotFound):
-                break  # CUDA, too, takes only what stands before an entry that it does not know
-    return gpus, notices
-
-
-def _entries(visible: str) -> list[str]:
-    """CUDA's reading of the variable: nothing counts from the first entry on that means no device."""
-    entries: list[str] = []
-    for entry in (e.strip() for e in visible.split(",")):
-        if not entry or entry.startswith("-") or entry == "NoDevFiles":
-            break
-        entries.append(entry)
-    return entries
-
-
-def _gpu(nvml: Any, entry: str) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(int(entry)) if entry.isdigit() else _by_uuid(nvml, entry)
-    return Gpu(
-        id=entry,
-        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-        name=_text(nvml.nvmlDeviceGetName(handle)),
-        free_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).free),
-    )
-
-
-def _by_uuid(nvml: Any, entry: str) -> Any:
-    """CUDA takes the beginning of a UUID where it is not ambiguous."""
-    for i in range(nvml.nvmlDeviceGetCount()):
-        with contextlib.suppress(nvml.NVMLError):
-            handle = nvml.nvmlDeviceGetHandleByIndex(i)
-            if _text(nvml.nvmlDeviceGetUUID(handle)).startswith(entry):
-                return handle
-    return nvml.nvmlDeviceGetHandleByUUID(entry)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ import msgspec
 
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.supervisor.cores import divide_cores
-from trtdisagg.supervisor.host import Gpu, Host
+from trtdisagg.supervisor.host import Host
+from trtdisagg.supervisor.nvml import Gpu
 
 _T = TypeVar("_T", int, str)
 
@@ -95,13 +96,15 @@ def _divide_gpus(claims: Sequence[Claim], host: Host, held: Mapping[str, Spot]) 
 
 def _named_gpus(claim: Claim, there: Sequence[Gpu]) -> list[str]:
     """
-    :raises ConfigError: when one is not there.
+    :raises ConfigError: when one is not there, or a word means several.
     """
     ids: list[str] = []
     for word in map(str, claim.gpus or []):
-        found = [gpu.id for gpu in there if word == gpu.id or gpu.uuid.startswith(word)]
+        found = [gpu.id for gpu in there if gpu.is_called(word)]
         if not found:
             raise ConfigError(f"{claim.section}.gpus: there is no GPU {word} here; there are: {_list(there)}")
+        if len(found) > 1 and not word.isdigit():
+            raise ConfigError(f"{claim.section}.gpus: {word} may be each of {', '.join(found)}; write more of the UUID")
         ids += found
     return list(dict.fromkeys(ids))
 

@@ -7,10 +7,11 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.helpers.plans import host
-from trtdisagg.errors import StartupError
-from trtdisagg.supervisor.host import Gpu, Host
+from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.placement import Claim, Spot, place
 
 
@@ -105,7 +106,7 @@ def test_a_server_stays_within_a_node_where_its_share_fits(num_servers: int, cor
 
 
 def test_a_server_stays_near_its_gpu() -> None:
-    gpus = [Gpu(id=str(i), uuid=f"GPU-{i}", name="A card", free_bytes=1, cores=NODES[i // 2]) for i in range(4)]
+    gpus = [replace(gpu, cores=NODES[gpu.index // 2]) for gpu in host(num_gpus=4).gpus]
     machine = host(num_cores=8, nodes=NODES, gpus=gpus)
     assert cores_of(1, machine) == [[0, 1, 4, 5]]
     assert cores_of(3, machine) == [[0, 4], [1, 5], [2, 3, 6, 7]]
@@ -113,7 +114,7 @@ def test_a_server_stays_near_its_gpu() -> None:
 
 
 def test_a_server_on_the_cpu_leaves_the_cores_near_a_gpu_to_those_on_it() -> None:
-    gpu = Gpu(id="0", uuid="GPU-0", name="A card", free_bytes=1, cores=NODES[0])
+    gpu = replace(host(num_gpus=1).gpus[0], cores=NODES[0])
     claims = [Claim(server="on-cpu", section="a", gpus=[]), Claim(server="on-gpu", section="b")]
     spots, _ = place(claims, host(num_cores=8, nodes=NODES, gpus=[gpu]))
     assert (spots["on-gpu"].cores, spots["on-cpu"].cores) == ([0, 1, 4, 5], [2, 3, 6, 7])
@@ -185,3 +186,28 @@ def test_sharing_a_gpu_that_the_file_does_not_name_any_more_ends() -> None:
     held = {f"a-{i}": Spot(gpus=["0"], cores=[i]) for i in range(2)}
     spots, _ = place([Claim(server=f"a-{i}", section="a") for i in range(2)], host(num_gpus=2), held)
     assert [spot.gpus for spot in spots.values()] == [["0"], ["1"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "ids"),
+    [
+        ([0], ["MIG-1a", "MIG-1b"]),
+        (["MIG-1b"], ["MIG-1b"]),
+        (["GPU-2", 1], ["GPU-2"]),
+        (["1"], ["GPU-2"]),
+        (["MIG-1"], "a.gpus: MIG-1 may be each of MIG-1a, MIG-1b; write more of the UUID"),
+        ([3], "a.gpus: there is no GPU 3 here; there are: MIG-1a (A card), MIG-1b (A card), GPU-2 (A card)"),
+    ],
+)
+def test_words_for_gpus(words: list[str | int], ids: list[str] | str) -> None:
+    card = host(num_gpus=1).gpus[0]
+    gpus = [replace(card, id=u, uuid=u, index=i) for u, i in (("MIG-1a", 0), ("MIG-1b", 0), ("GPU-2", 1))]
+    num_servers = 3
+    claims = [Claim(server=str(i), section="a", gpus=words) for i in range(num_servers)]
+    if isinstance(ids, str):
+        with pytest.raises(ConfigError) as caught:
+            place(claims, host(gpus=gpus))
+        assert caught.value.message == ids
+    else:
+        spots, _ = place(claims, host(gpus=gpus))
+        assert [spot.gpus for spot in spots.values()] == [[ids[i % len(ids)]] for i in range(num_servers)]

@@ -22,7 +22,8 @@ from trtdisagg.config.schema import (
 )
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.spec import EngineSpec, ProxySpec, RegistrySpec
-from trtdisagg.supervisor.host import Gpu, Host
+from trtdisagg.supervisor.host import Host
+from trtdisagg.supervisor.nvml import Gpu
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import default_numbers, slots
@@ -33,7 +34,7 @@ def children(plan: Plan) -> dict[str, ChildPlan]:
 
 
 def with_gpus(*free_bytes: int) -> Host:
-    gpus = [Gpu(id=str(i), uuid=f"GPU-{i}", name="A card", free_bytes=n) for i, n in enumerate(free_bytes)]
+    gpus = [Gpu(id=str(i), index=i, uuid=f"GPU-{i}", name="A card", free_bytes=n) for i, n in enumerate(free_bytes)]
     return host(gpus=gpus)
 
 

@@ -41,7 +41,7 @@ echo "$(hostname): clients go to port $port"
 
 # In the background, because bash runs a trap only when the command in the foreground returns. Slurm's daemon binds it
 # to all of the job's cores and GPUs; without --cpus-per-task it would be one core.
-srun --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" --cpu-bind=none "${program[@]}" up "$file" --no-tui &
+srun --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" "${program[@]}" up "$file" --no-tui &
 step=$!
 
 # Never a signal to srun: it would kill the servers at once. The cluster is asked, by its own command; where nobody
