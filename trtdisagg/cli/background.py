@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -24,16 +25,18 @@ class Background:
     """A detached agent, watched until it can be left alone.
 
     :param file: absolute path of the cluster file.
+    :param overrides: `KEY=VALUE` in place of what it says.
     """
 
-    def __init__(self, file: Path, place: Place) -> None:
+    def __init__(self, file: Path, place: Place, overrides: Sequence[str] = ()) -> None:
         self._place = place
         place.log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._log_file = place.log_file(LOG_NAME)
+        options = [word for override in overrides for word in ("--set", override)]
         with self._log_file.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trtdisagg", "up", str(file), "--no-tui", "--detached"],
+                [sys.executable, "-m", "trtdisagg", "up", str(file), "--no-tui", "--detached", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from trtdisagg.cli.names import complete_cluster
 from trtdisagg.errors import ConfigError, NotRunningError
 from trtdisagg.supervisor import rundir
+from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.rundir import Place
 
 DEFAULT_FILE = Path("cluster.yaml")
@@ -24,6 +25,41 @@ set_option: Callable[[Any], Any] = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="In place of what the file says; may be repeated."
 )
 """What commands that read a cluster file take: `load(path, overrides)`."""
+
+
+class Asked(NamedTuple):
+    """What a verb on servers is about."""
+
+    client: ControlClient
+    names: list[str]
+
+
+def asked(words: Sequence[str], cluster: str | None) -> Asked:
+    """Tell the cluster file among the words from the rest.
+
+    :param cluster: file or name, where an option gave one.
+    :raises ConfigError: several files, or nothing but one.
+    :raises NotRunningError: the cluster does not run.
+    """
+    files = [word for word in words if Path(word).suffix in (".yaml", ".yml")]
+    names = [word for word in words if word not in files]
+    found = {word for word in [*files, cluster] if word is not None}
+    if len(found) > 1:
+        raise ConfigError(f"one cluster, please, not {' and '.join(sorted(found))}")
+    if not names:
+        raise ConfigError("name a server (see `trtdisagg status`), or `all`")
+    return Asked(ControlClient(find_cluster(found.pop() if found else None)), names)
+
+
+cluster_option: Callable[[Any], Any] = click.option(
+    "-f", "--file", "cluster", metavar="FILE|NAME", shell_complete=complete_cluster, help="Which cluster."
+)
+timeout_option: Callable[[Any], Any] = click.option(
+    "-t", "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Deadline of a drain."
+)
+no_wait_option: Callable[[Any], Any] = click.option(
+    "--no-wait", is_flag=True, help="Return when it has begun, not when it is done."
+)
 
 
 def find_cluster(word: str | None) -> Place:

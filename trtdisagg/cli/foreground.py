@@ -21,6 +21,7 @@ from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor.agent import run_agent
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.wish import Wish
 
 _REDRAW_S = 0.25
 _AGENT = "agent"
@@ -28,7 +29,7 @@ _AGENT = "agent"
 _QUESTION = "What is the capital of France?"
 
 
-def run_with_table(plan: Plan, place: Place) -> int:
+def run_with_table(plan: Plan, place: Place, wish: Wish | None = None) -> int:
     """Run an agent under a live table.
 
     :returns: its exit code; raises as `run_agent` does.
@@ -36,10 +37,10 @@ def run_with_table(plan: Plan, place: Place) -> int:
     out = console()
     with Live(console=out, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
         screen = _Screen(live, _hint_once(plan, lambda text: out.print(text, highlight=False, soft_wrap=True)))
-        return anyio.run(functools.partial(run_agent, plan, place, on_status=screen.show))
+        return anyio.run(functools.partial(run_agent, plan, place, wish=wish, on_status=screen.show))
 
 
-def run_with_lines(plan: Plan, place: Place, *, of_children: bool = True) -> int:
+def run_with_lines(plan: Plan, place: Place, wish: Wish | None = None, *, of_children: bool = True) -> int:
     """Run an agent and print what happens.
 
     :param of_children: also what the children print, which their logs have anyway.
@@ -50,6 +51,7 @@ def run_with_lines(plan: Plan, place: Place, *, of_children: bool = True) -> int
         run_agent,
         plan,
         place,
+        wish=wish,
         on_status=_hint_once(plan, lines.event),
         on_event=lines.event,
         on_line=lines.child,

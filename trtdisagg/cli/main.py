@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 COMMANDS = {
     "up": "Bring a cluster up and keep it up.",
     "down": "Take a cluster down in order.",
+    "scale": "Have more or fewer servers of a role.",
+    "drain": "Let servers finish what they have, and stop them.",
+    "remove": "Drain servers and forget them.",
+    "restart": "Start servers anew, at once or one after the other.",
+    "switch": "Have a server go on in the other role, its weights as they are.",
     "status": "Show how a cluster is.",
     "logs": "Show what servers and proxy wrote.",
     "check": "Check a cluster file and print its plan.",
