@@ -20,12 +20,13 @@ from trtdisagg.cache.waiting import wait_out
 from trtdisagg.engine.executor import Executor
 from trtdisagg.engine.handover import TransceiverHandover
 from trtdisagg.engine.http.delivery import Delivery
-from trtdisagg.engine.http.listen import is_loopback, reachable
+from trtdisagg.engine.http.listen import reachable, resolve
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.request import Request
 from trtdisagg.engine.runner import ModelRunner
 from trtdisagg.engine.serve import Loaded
 from trtdisagg.errors import ConfigError
+from trtdisagg.net import is_loopback
 from trtdisagg.protocol.handover import KvShape
 from trtdisagg.protocol.spec import EngineSpec, Stats
 from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
@@ -111,7 +112,8 @@ class _Engine:
 
 
 async def _open_transceiver(spec: EngineSpec, secret: bytes, pool: KvPool, stack: AsyncExitStack) -> Transceiver:
-    opening = open_transports(spec.transports, pool, incarnation=spec.incarnation, one_host=is_loopback(spec.host))
+    one_host = is_loopback(resolve(spec.host)[1][0])
+    opening = open_transports(spec.transports, pool, incarnation=spec.incarnation, one_host=one_host)
     transports = await _in_thread(lambda: stack.enter_context(opening))
     transceiver = Transceiver(
         server=spec.name,

@@ -6,9 +6,8 @@ import errno
 import os
 import socket
 
-import psutil
-
 from trtdisagg.errors import StartupError
+from trtdisagg.net import holder
 
 
 def check_free(host: str, port: int, what: str) -> None:
@@ -34,18 +33,3 @@ def _why(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"the port is in use by {holder(port)}"
     return os.strerror(error.errno or 0)
-
-
-def holder(port: int) -> str:
-    """Which process listens on a port, in words."""
-    try:
-        listeners = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    except psutil.AccessDenied:
-        listeners = []
-    pid = next((c.pid for c in listeners if c.laddr[1:] == (port,) and c.pid is not None), None)
-    if pid is None:
-        return "a process of another user"
-    try:
-        return f"pid {pid} ({' '.join(psutil.Process(pid).cmdline())[:80]})"
-    except psutil.Error:
-        return f"pid {pid}"
