@@ -15,10 +15,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trtdisagg"
 
-_GROUND = {"errors", "protocol"}
+_GROUND = {"errors", "net", "protocol"}
 _SHARED = {"text", "config", *_GROUND}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "net": set(),
     "protocol": {"errors"},
     "config": _GROUND,
     "text": {"config", *_GROUND},
@@ -32,7 +33,7 @@ BELOW: dict[str, set[str]] = {
 }
 """Room: the rooms it may import from."""
 
-TORCH_FREE = ("errors", "protocol", "config", "text", "registry", "proxy", "supervisor", "cli", "__main__")
+TORCH_FREE = ("errors", "net", "protocol", "config", "text", "registry", "proxy", "supervisor", "cli", "__main__")
 
 
 def module_name(file: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from trtdisagg.engine.progress import Pulse
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.errors import OverloadedError
 from trtdisagg.protocol.answers import FinishReason
@@ -34,11 +35,14 @@ class FakeExecutor:
         self.reason: str | None = None
         """Why it is not healthy."""
         self.num_held_blocks = 0
+        self.num_generated = 0
+        self.num_refused = 0
         self.enqueued = asyncio.Event()
         self.cancellation = asyncio.Event()
 
     def enqueue_request(self, request: Request) -> int:
         if len(self.running) >= self.max_queue_size:
+            self.num_refused += 1
             raise OverloadedError("The queue is full")
         self.requests.append(request)
         self.running[request.id] = (request, len(request.output_token_ids))
@@ -52,10 +56,18 @@ class FakeExecutor:
         self.cancellation.set()
 
     def stats(self) -> Stats:
-        return Stats(num_running=len(self.running), num_blocks=10, num_held_blocks=self.num_held_blocks)
+        return Stats(
+            num_running=len(self.running),
+            num_blocks=10,
+            num_held_blocks=self.num_held_blocks,
+            num_generation_tokens_total=self.num_generated,
+        )
 
     def health(self) -> str | None:
         return self.reason
+
+    def pulse(self) -> Pulse:
+        return Pulse(len(self.requests), is_working=bool(self.running) or self.reason is not None)
 
     def step(self, num_tokens: int = 1) -> None:
         """Give each request its next tokens."""

@@ -71,6 +71,12 @@ class Child:
         line, _, self._unread = self._unread.partition(b"\n")
         return decode_report(line)
 
+    @contextlib.contextmanager
+    def reports(self) -> Iterator[Iterator[Report]]:
+        """All reports from now on, until the child ends; for a thread that does nothing else."""
+        with os.fdopen(os.dup(self._pipe), "rb") as pipe:
+            yield (decode_report(line) for line in pipe)
+
     def wait_ready(self) -> Ready:
         while not isinstance(report := self.next_report(), Ready):
             pass

@@ -60,7 +60,7 @@ FILES = "compopt -o default"
 def shell() -> Iterator[Shell]:
     with tempfile.TemporaryDirectory() as directory:
         it = Shell(Path(directory))
-        place = Place.of(Path(directory) / "cluster.yaml", "demo", it.env)
+        place = Place.of(Path(directory) / "cluster.yaml", "demo-1", it.env)
         stopped = Place.of(Path(directory) / "other.yaml", "stopped", it.env)
         with rundir.hold(stopped, "before"):
             pass
@@ -85,8 +85,8 @@ def test_options(shell: Shell) -> None:
 
 
 def test_clusters_that_run_and_files(shell: Shell) -> None:
-    assert shell.complete("trtdisagg down ") == [FILES, "demo"]
-    assert shell.complete("trtdisagg ps de") == [FILES, "demo"]
+    assert shell.complete("trtdisagg down ") == [FILES, "demo-1"]
+    assert shell.complete("trtdisagg ps de") == [FILES, "demo-1"]
     assert shell.complete("trtdisagg status s") == [FILES, ""]
     assert shell.complete("trtdisagg check ") == [FILES, ""]
 

@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import logging
 import os
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,12 +68,20 @@ def _serve(spec: EngineSpec, reporter: Reporter) -> int:
     if spec.cores is not None:
         os.sched_setaffinity(0, spec.cores)  # before torch counts them and starts threads
 
+    _allow_many_connections()
+
     import uvloop
 
     from trtdisagg.engine.serve import Server
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Server(spec, reporter, _open_engine).run())
+
+
+def _allow_many_connections() -> None:
+    """As many descriptors as we may have: a burst of a thousand requests is beyond the usual limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.asynccontextmanager

@@ -20,12 +20,14 @@ from trtdisagg.cache.waiting import wait_out
 from trtdisagg.engine.executor import Executor
 from trtdisagg.engine.handover import TransceiverHandover
 from trtdisagg.engine.http.delivery import Delivery
-from trtdisagg.engine.http.listen import is_loopback, reachable
+from trtdisagg.engine.http.listen import reachable, resolve
 from trtdisagg.engine.limits import Limits
+from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.request import Request
 from trtdisagg.engine.runner import ModelRunner
 from trtdisagg.engine.serve import Loaded
 from trtdisagg.errors import ConfigError
+from trtdisagg.net import is_loopback
 from trtdisagg.protocol.handover import KvShape
 from trtdisagg.protocol.spec import EngineSpec, Stats
 from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
@@ -33,9 +35,6 @@ from trtdisagg.text.model_files import files_at
 from trtdisagg.text.tokenizer import load_tokenizer
 
 T = TypeVar("T")
-
-STALL_TIMEOUT_S = 30.0
-"""Longer than any step: the longest is a full one of a large model in float32 on one core."""
 
 
 @asynccontextmanager
@@ -57,7 +56,10 @@ async def open_engine(
         stage("KV cache")
         pool = stack.enter_context(KvPool(_shape(spec, dims), spec.num_blocks, spec.device))
         stage("weights")
-        runner = ModelRunner(files.path, dims, dtype=spec.dtype, pool=pool, num_threads=spec.num_threads)
+        progress = Progress()
+        runner = ModelRunner(
+            files.path, dims, dtype=spec.dtype, pool=pool, num_threads=spec.num_threads, progress=progress
+        )
         await _in_thread(runner.load)
         transceiver = handover = None
         if spec.transports:
@@ -70,7 +72,7 @@ async def open_engine(
             eos_token_ids=tokenizer.eos_token_ids,
             handover=handover,
             deliver=delivery.deliver,
-            stall_timeout_s=STALL_TIMEOUT_S,
+            progress=progress,
         )
         stack.push_async_callback(shut_down, executor)
         executor.start()
@@ -98,6 +100,9 @@ class _Engine:
     def health(self) -> str | None:
         return self._executor.health()
 
+    def pulse(self) -> Pulse:
+        return self._executor.pulse()
+
     def stats(self) -> Stats:
         stats = self._executor.stats()
         if self._transceiver is None:
@@ -111,7 +116,8 @@ class _Engine:
 
 
 async def _open_transceiver(spec: EngineSpec, secret: bytes, pool: KvPool, stack: AsyncExitStack) -> Transceiver:
-    opening = open_transports(spec.transports, pool, incarnation=spec.incarnation, one_host=is_loopback(spec.host))
+    one_host = is_loopback(resolve(spec.host)[1][0])
+    opening = open_transports(spec.transports, pool, incarnation=spec.incarnation, one_host=one_host)
     transports = await _in_thread(lambda: stack.enter_context(opening))
     transceiver = Transceiver(
         server=spec.name,

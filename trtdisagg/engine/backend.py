@@ -7,11 +7,13 @@ from types import ModuleType
 import torch
 
 from trtdisagg.cache.native import extension
+from trtdisagg.engine.progress import Progress
 
 
 class Backend:
     """
     :param num_threads: for everything computed on the CPU, torch's own work included: its setting is changed by `open`.
+    :param progress: ticked by what computes.
     """
 
     csrc: ModuleType | None = None
@@ -19,10 +21,13 @@ class Backend:
     workers: object = None
     """The extension's threads."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device, num_threads: int = 1) -> None:
+    def __init__(
+        self, dtype: torch.dtype, device: torch.device, num_threads: int = 1, progress: Progress | None = None
+    ) -> None:
         self.dtype = dtype
         self.device = device
         self.num_threads = num_threads
+        self.progress = progress or Progress()
 
     def open(self) -> None:
         """Start the threads. They sleep while there is no work, and end with the last object that uses them."""

@@ -16,6 +16,7 @@ from trtdisagg.engine.interfaces import Handover, Runner
 from trtdisagg.engine.lifecycle import Lifecycle
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Add, Cancel, Fetched, Message, Released, Shutdown
+from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.request import Output
 from trtdisagg.engine.sampler import Row, sample
 from trtdisagg.engine.scheduler import Plan
@@ -24,7 +25,7 @@ from trtdisagg.engine.sequence import Sequence
 log = logging.getLogger(__name__)
 
 IDLE_S = 1.0
-"""An idle loop shows this often that it lives."""
+"""An idle loop checks itself so much later."""
 MAX_FAILED_STEPS = 3
 """So many in a row, and the engine is broken."""
 
@@ -33,6 +34,7 @@ class EngineCore:
     """The loop over lifecycle and runner.
 
     :param deliver: takes the outputs of a step; called from the loop's thread.
+    :param progress: ticked by the loop, and by a runner that has the same, within its steps.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class EngineCore:
         eos_token_ids: frozenset[int],
         handover: Handover | None,
         deliver: Callable[[list[Output]], None],
+        progress: Progress | None = None,
     ) -> None:
         self.inbox: SimpleQueue[Message] = SimpleQueue()
         self.broken: str | None = None
@@ -54,8 +57,16 @@ class EngineCore:
         self._end_by: float | None = None
         self.stats = self._lifecycle.stats()
         """As of the last round."""
-        self.last_progress = time.monotonic()
-        """When the last round ended, be it an idle one."""
+        self.progress = progress or Progress()
+        self._is_waiting = True
+        """For messages, because there is nothing to compute."""
+        self._has_work = False
+        """As of the last round: if it did not compute, it should have."""
+
+    @property
+    def is_working(self) -> bool:
+        """Whether there is something to compute, or the loop is at something; from any thread."""
+        return not self._is_waiting or self._has_work
 
     def run(self) -> None:
         """Serve until a Shutdown message."""
@@ -80,12 +91,22 @@ class EngineCore:
         """
         has_news = False
         with contextlib.suppress(Empty):
-            message = self.inbox.get(timeout=timeout_s) if timeout_s else self.inbox.get_nowait()
+            message = self._wait(timeout_s) if timeout_s else self.inbox.get_nowait()
             has_news = True
             while True:
                 self._handle(message)
+                self.progress.tick()
                 message = self.inbox.get_nowait()
         return has_news
+
+    def _wait(self, timeout_s: float) -> Message:
+        self._is_waiting = True
+        try:
+            return self.inbox.get(timeout=timeout_s)
+        finally:
+            if not self._has_work:
+                self.progress.tick()  # first, lest the time with nothing to do be held against it
+            self._is_waiting = False
 
     def step(self) -> bool:
         """Compute one step and deliver its outputs.
@@ -95,6 +116,7 @@ class EngineCore:
         plan = self._lifecycle.schedule()
         if plan.sequences:
             self._compute(plan)
+            self.progress.tick()
         self._publish()
         return bool(plan.sequences)
 
@@ -117,7 +139,7 @@ class EngineCore:
 
     def _publish(self) -> None:
         self.stats = self._lifecycle.stats()
-        self.last_progress = time.monotonic()
+        self._has_work = self._lifecycle.has_work
         if outputs := self._lifecycle.take_outputs():
             try:
                 self._deliver(outputs)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -20,6 +19,7 @@ from trtdisagg.engine.core import EngineCore
 from trtdisagg.engine.interfaces import Handover, Runner
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Add, Cancel, Shutdown
+from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.errors import OverloadedError, RequestError, UnavailableError
 from trtdisagg.protocol.spec import Stats
@@ -27,6 +27,9 @@ from trtdisagg.protocol.spec import Stats
 log = logging.getLogger(__name__)
 
 Deliver = Callable[[list[Output]], None]
+
+STALL_TIMEOUT_S = 2.0
+"""Long for the smallest part of a step that counts as progress: one product of a layer, for some of its rows."""
 
 
 class Executor:
@@ -40,7 +43,8 @@ class Executor:
     :param handover: moves KV between servers; None: disaggregated requests are refused.
     :param deliver: called from the engine thread, once a step, with all of its outputs. Without it, outputs are kept
         for `await_responses`.
-    :param stall_timeout_s: after this long without a step or an idle round, `health` says that the engine hangs.
+    :param stall_timeout_s: after this long without progress, though there is work, `health` says that the engine hangs.
+    :param progress: the runner's, if it has one: then a step that takes longer than this is seen to go on.
     """
 
     def __init__(
@@ -51,7 +55,8 @@ class Executor:
         eos_token_ids: frozenset[int] = frozenset(),
         handover: Handover | None = None,
         deliver: Deliver | None = None,
-        stall_timeout_s: float = 60.0,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
+        progress: Progress | None = None,
     ) -> None:
         self._limits = limits
         self._has_handover = handover is not None
@@ -59,7 +64,12 @@ class Executor:
         self._deliver_to = deliver or self._responses.put
         self._stall_timeout_s = stall_timeout_s
         self._core = EngineCore(
-            runner=runner, limits=limits, eos_token_ids=eos_token_ids, handover=handover, deliver=self._deliver
+            runner=runner,
+            limits=limits,
+            eos_token_ids=eos_token_ids,
+            handover=handover,
+            deliver=self._deliver,
+            progress=progress,
         )
         self._thread = threading.Thread(target=self._core.run, name="engine", daemon=True)
         self._lock = threading.Lock()
@@ -145,12 +155,24 @@ class Executor:
 
     def health(self) -> str | None:
         """None while the engine can serve and its loop makes progress; otherwise why not."""
+        if reason := self._end():
+            return reason
+        if not self._core.is_working:
+            return None
+        silence_s = self._core.progress.silence_s
+        return f"the engine made no progress for {silence_s:.0f} s" if silence_s > self._stall_timeout_s else None
+
+    def pulse(self) -> Pulse:
+        """How far the loop has come; one that has ended counts as stuck."""
+        if self._end():
+            return Pulse(0, is_working=True)
+        return Pulse(self._core.progress.num_ticks, self._core.is_working or not self._core.inbox.empty())
+
+    def _end(self) -> str | None:
+        """Why nothing will be computed any more."""
         if self._core.broken:
             return f"the engine is broken: {self._core.broken}"
-        if not self._thread.is_alive():
-            return "the engine loop does not run"
-        idle_s = time.monotonic() - self._core.last_progress
-        return f"the engine made no progress for {idle_s:.0f} s" if idle_s > self._stall_timeout_s else None
+        return None if self._thread.is_alive() else "the engine loop does not run"
 
     def _deliver(self, outputs: list[Output]) -> None:
         with self._lock:

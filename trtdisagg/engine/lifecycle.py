@@ -161,6 +161,11 @@ class Lifecycle:
         """Whether somebody may write into blocks."""
         return bool(self._scheduler.fetching)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether something could be computed now, rather than after a transfer, or the end of a lease."""
+        return self._scheduler.has_work
+
     def stats(self) -> Stats:
         return Stats(
             num_running=len(self._scheduler.running) + len(self._scheduler.fetching),

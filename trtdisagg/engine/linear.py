@@ -26,6 +26,8 @@ _FEW_ROWS = 8
 """Below this csrc is faster than torch's native product."""
 _TILE_VALUES = 2**21
 """Values of a weight that are widened at once: 8 MiB, so that they are still in the cache when they are multiplied."""
+_MAX_PRODUCTS = 2**34
+"""In one call on a CPU: about a second of one slow core, so that a long step shows progress."""
 
 
 class Multiplier:
@@ -49,6 +51,18 @@ class Multiplier:
             part = weight[begin : begin + rows_at_once]
             tile = self._tile[: part.numel()].view(part.shape).copy_(part)
             out[:, begin : begin + rows_at_once] = torch.mm(wide, tile.t())
+            self.backend.progress.tick()
+        return out
+
+    def native(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x weight^T as torch has it; on a CPU so many rows at once that no call takes long."""
+        rows_at_once = max(64, _MAX_PRODUCTS // weight.numel())
+        if self.backend.device.type != "cpu" or x.shape[0] <= rows_at_once:
+            return linear(x, weight)
+        out = x.new_empty(x.shape[0], weight.shape[0])
+        for begin in range(0, x.shape[0], rows_at_once):
+            torch.mm(x[begin : begin + rows_at_once], weight.t(), out=out[begin : begin + rows_at_once])
+            self.backend.progress.tick()
         return out
 
 
@@ -75,6 +89,7 @@ class Linear:
         :param x: [rows, inputs], contiguous.
         """
         out = self._multiply(x)
+        self._multiplier.backend.progress.tick()
         return out if self.bias is None else out.add_(self.bias)
 
     def _multiply(self, x: Tensor) -> Tensor:
@@ -83,7 +98,7 @@ class Linear:
             return self._multiply_few(x, self._small)
         if self._multiplier.can_widen and (self._is_wider or (self._multiplier.widens and not has_few_rows)):
             return self._multiplier.widened(x, self.weight, self._out_type)
-        return linear(x, self.weight).to(self._out_type)
+        return self._multiplier.native(x, self.weight).to(self._out_type)
 
     def _multiply_few(self, x: Tensor, small: Any) -> Tensor:
         assert x.shape[1] == self.weight.shape[1]

@@ -15,6 +15,7 @@ from trtdisagg.engine.attention import make_attention
 from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.models import MODELS
 from trtdisagg.engine.models.weights import open_weights
+from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.rotary import rotary_tables
 from trtdisagg.engine.step import Step
 from trtdisagg.protocol.spec import Dtype
@@ -27,14 +28,25 @@ class ModelRunner:
     :param path: a directory with safetensors, or a .gguf file.
     :param pool: open while the runner is used; its device is the model's.
     :param num_threads: for everything that is computed on the CPU; torch's own setting is changed to it.
+    :param progress: ticked several times a layer.
     """
 
-    def __init__(self, path: str, dims: ModelDimensions, *, dtype: Dtype, pool: KvPool, num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: str,
+        dims: ModelDimensions,
+        *,
+        dtype: Dtype,
+        pool: KvPool,
+        num_threads: int = 1,
+        progress: Progress | None = None,
+    ) -> None:
         self._path = path
         self._dims = dims
         self._dtype = DTYPES[dtype]
         self._pool = pool
         self._num_threads = num_threads
+        self._progress = progress or Progress()
 
     def load(self) -> None:
         """Read the weights and set up the attention.
@@ -42,7 +54,7 @@ class ModelRunner:
         :raises StartupError: when the weights are missing, damaged or of another model.
         :raises ConfigError: when the model needs something that is not supported.
         """
-        backend = Backend(self._dtype, self._pool.device, self._num_threads)
+        backend = Backend(self._dtype, self._pool.device, self._num_threads, self._progress)
         backend.open()
         self._model = MODELS[self._dims.architecture](self._dims, backend)
         with torch.inference_mode(), open_weights(self._path, self._dims) as source:

@@ -68,6 +68,11 @@ class Scheduler:
             admitted.append(sequence)
         return admitted
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a step has something to compute, or somebody to admit first."""
+        return bool(self.running) or bool(self.waiting and self._has_room(self.waiting[0]))
+
     def _has_room(self, sequence: Sequence) -> bool:
         num_active = len(self.running) + len(self.fetching)
         return num_active < self._max_active and self._blocks.can_allocate(num_kv_tokens(sequence.request))

@@ -1,10 +1,12 @@
 """The life of an engine process: listen, load, warm up, serve, drain, end.
 
-    Loading ... Ready  Beat  Beat  Beat ...            to the agent, over the report pipe
-    503     503 | 200  200   200   200  503 (drain)    /health
+    Loading ... Ready ...              SwitchRole -> Ready            over pipes, from and to the agent
+    Beat  Beat   Beat  Beat  Beat  Beat  Beat  Beat  Beat  Beat
+    503     503 | 200  200   200   200   200   200   503 (drain)      /health
 
 The first SIGTERM (or Ctrl-C) drains: new requests get 503, those that run are answered, blocks that are held are
-fetched or their lease ends. How long that may take is the agent's to say: a second SIGTERM ends the process at once.
+fetched or their lease ends. How long that may take is the agent's to say: a second SIGTERM ends the process at once,
+and open streams with an error.
 """
 
 from __future__ import annotations
@@ -12,29 +14,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
 
+from trtdisagg.engine.beats import Beats
+from trtdisagg.engine.ending import Signals, drained
+from trtdisagg.engine.http.canary import generate
 from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.http.listen import open_socket
 from trtdisagg.engine.http.routes import make_app
 from trtdisagg.engine.http.running import Engine
 from trtdisagg.engine.http.service import Service
-from trtdisagg.engine.request import Output, Request, SamplingParams
-from trtdisagg.errors import StartupError
+from trtdisagg.engine.watch import saying, turning
+from trtdisagg.errors import StartupError, UnavailableError
+from trtdisagg.protocol.commands import Commands
 from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import Beat, EngineSpec, Loading, Ready
+from trtdisagg.protocol.spec import EngineSpec, Loading, Ready, SwitchRole
 from trtdisagg.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 0.5
-DRAIN_POLL_S = 0.05
 WARM_UP_TIMEOUT_S = 120.0
 SHUTDOWN_TIMEOUT_S = 2.0
 """For answers that are cut short: to tell their clients so."""
@@ -70,15 +73,17 @@ class Server:
         """
         delivery = Delivery(asyncio.get_running_loop())
         service = Service(self._spec, delivery)
-        async with self._listening(service):
-            serving = asyncio.create_task(self._serve(service, delivery))
-            signals = _Signals(service, serving)
-            try:
-                await serving
-            except asyncio.CancelledError:
-                if not signals.cut_short:
-                    raise
-                return 128 + signals.number
+        pulses = (service.engine_pulse, service.http_pulse)
+        with Beats(self._reporter, service.stats, pulses), self._obeying(service):
+            async with self._listening(service), turning(service.turns):
+                serving = asyncio.create_task(self._serve(service, delivery))
+                signals = Signals(service, serving)
+                try:
+                    await serving
+                except asyncio.CancelledError:
+                    if not signals.cut_short:
+                        raise
+                    return 128 + signals.number
         return 0
 
     @contextlib.asynccontextmanager
@@ -102,14 +107,15 @@ class Server:
             self._stage("warm-up")
             await _warm_up(loaded, delivery)
             service.open(loaded.engine, loaded.tokenizer, self._secret)
-            self._ready()
-            await self._beat_until_drained(service, loaded.engine)
+            self._ready(service)
+            async with saying(loaded.engine.health):
+                await drained(service)
 
     def _stage(self, name: str) -> None:
         log.info("loading: %s", name)
         self._reporter.send(Loading(stage=name))
 
-    def _ready(self) -> None:
+    def _ready(self, service: Service) -> None:
         spec = self._spec
         log.info("%s serves %s on %s:%d", spec.name, spec.model, spec.host, self._port)
         self._reporter.send(
@@ -120,64 +126,47 @@ class Server:
                 num_blocks=spec.num_blocks,
                 tokens_per_block=spec.tokens_per_block,
                 dtype=spec.dtype,
+                role=service.role,
             )
         )
 
-    async def _beat_until_drained(self, service: Service, engine: Engine) -> None:
-        """No beat without a sign of life of the engine's loop; nothing is said in its name."""
+    @contextlib.contextmanager
+    def _obeying(self, service: Service) -> Iterator[None]:
+        """Do what the agent says."""
         loop = asyncio.get_running_loop()
-        next_beat = loop.time()
-        while not (service.is_draining and service.is_drained):
-            if loop.time() >= next_beat:
-                next_beat += BEAT_S
-                if reason := engine.health():
-                    log.error("%s", reason)
-                else:
-                    self._reporter.send(Beat(stats=service.stats()))
-            await asyncio.sleep(DRAIN_POLL_S)
+        with contextlib.closing(Commands(self._spec.command_fd)) as commands:
+            if (fd := commands.fd) is None:
+                yield
+                return
+            loop.add_reader(fd, self._obey, service, commands, fd)
+            try:
+                yield
+            finally:
+                loop.remove_reader(fd)
 
-
-class _Signals:
-    """What SIGTERM and SIGINT mean: first drain, then end. Before there is anything to drain, the first one ends."""
-
-    def __init__(self, service: Service, serving: asyncio.Task[None]) -> None:
-        self.cut_short = False
-        self.number = 0
-        self._service = service
-        self._serving = serving
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked_to_end, number)
-
-    def _asked_to_end(self, number: int) -> None:
-        self.number = number
-        if self._service.is_open and not self._service.is_draining:
-            log.info("draining")
-            self._service.drain()
-        else:
-            self.cut_short = True
-            self._serving.cancel()
+    def _obey(self, service: Service, commands: Commands, fd: int) -> None:
+        for command in commands.receive():
+            match command:
+                case SwitchRole(role=role):
+                    log.info("the role is %s now, and was %s", role, service.role)
+                    service.role = role
+                    if service.is_open and not service.is_draining:
+                        self._ready(service)
+        if commands.is_over:
+            asyncio.get_running_loop().remove_reader(fd)
 
 
 async def _warm_up(loaded: Loaded, delivery: Delivery) -> None:
-    """Generate: a token of the context phase and one of generation.
-
-    :raises StartupError: when none comes.
     """
-    prompt = [loaded.tokenizer.bos_token_id or 0]
-    request = Request(id=0, prompt_token_ids=prompt, sampling=SamplingParams(max_tokens=2, min_tokens=2, temperature=0))
-    outputs: list[Output] = []
-    with delivery.mailbox(request.id) as mailbox:
-        loaded.engine.enqueue_request(request)
-        try:
-            async with asyncio.timeout(WARM_UP_TIMEOUT_S):
-                while not (outputs and outputs[-1].finish_reason):
-                    outputs += await mailbox.take()
-        except TimeoutError as e:
-            raise StartupError(f"no token was generated within {WARM_UP_TIMEOUT_S:.0f} s") from e
-    if outputs[-1].finish_reason != "length":
-        why = outputs[-1].error or str(outputs[-1].finish_reason)
-        raise StartupError(f"no token could be generated: {why.splitlines()[0]}")
+    :raises StartupError: when no token comes.
+    """
+    try:
+        async with asyncio.timeout(WARM_UP_TIMEOUT_S):
+            await generate(loaded.engine, loaded.tokenizer, delivery, num_tokens=2)
+    except TimeoutError as e:
+        raise StartupError(f"no token was generated within {WARM_UP_TIMEOUT_S:.0f} s") from e
+    except UnavailableError as e:
+        raise StartupError(e.message) from e
 
 
 def _read_secret(path: str | None) -> bytes:

@@ -9,6 +9,7 @@ file's.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 
 import msgspec
@@ -31,7 +32,7 @@ def decode_report(line: bytes) -> Report:
 
 
 class Reporter:
-    """The child's end of the pipe. For one thread only.
+    """The child's end of the pipe. Thread-safe.
 
     :param fd: the inherited descriptor, which is taken over; None (started by hand): reports go nowhere.
     """
@@ -39,6 +40,7 @@ class Reporter:
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
         self._unsent: deque[bytes] = deque()
+        self._lock = threading.Lock()
         if fd is not None:
             os.set_blocking(fd, False)
             os.set_inheritable(fd, False)  # noqa: FBT003 (positional only)
@@ -50,23 +52,25 @@ class Reporter:
 
     def send(self, report: Report) -> None:
         """Write a report, or keep it until there is room; never waits."""
-        if self._fd is None:
-            return
         line = _encode(report)
-        if isinstance(report, Beat):
-            if self._flush():
-                self._write(line)
-        else:
-            self._unsent.append(line)
-            self._flush()
+        with self._lock:
+            if self._fd is None:
+                return
+            if isinstance(report, Beat):
+                if self._flush():
+                    self._write(line)
+            else:
+                self._unsent.append(line)
+                self._flush()
 
     def close(self) -> None:
         """Write what is left, if there is room, and close the pipe."""
-        if self._fd is not None:
-            self._flush()
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        with self._lock:
+            if self._fd is not None:
+                self._flush()
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
 
     def _flush(self) -> bool:
         while self._unsent and self._write(self._unsent[0]):

@@ -6,6 +6,7 @@ import errno
 import socket
 
 from trtdisagg.errors import StartupError
+from trtdisagg.net import holder
 from trtdisagg.proxy.http_server import BACKLOG
 
 
@@ -58,25 +59,4 @@ def _try_listen(family: int, address: tuple[object, ...], stuck_timeout_s: float
 def _explain(host: str, port: int, error: OSError) -> str:
     if error.errno != errno.EADDRINUSE:
         return f"cannot listen on {host}:{port}: {error.strerror or error}"
-    pid = _listener(port)
-    by = f"by process {pid} ({_name(pid)})" if pid is not None else "by another process"
-    return f"cannot listen on {host}:{port}: the port is in use {by}"
-
-
-def _listener(port: int) -> int | None:
-    import psutil
-
-    try:
-        connections = psutil.net_connections("tcp")
-    except psutil.Error:
-        return None
-    return next((c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr[1:] == (port,)), None)
-
-
-def _name(pid: int) -> str:
-    import psutil
-
-    try:
-        return psutil.Process(pid).name()
-    except psutil.Error:
-        return "gone"
+    return f"cannot listen on {host}:{port}: the port is in use by {holder(port)}"

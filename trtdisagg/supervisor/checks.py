@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
 from trtdisagg.errors import ConfigError
+from trtdisagg.net import is_loopback
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor.server_plan import ChildPlan, dtype_of
 from trtdisagg.supervisor.slots import Slot
@@ -89,11 +89,3 @@ def check_transports(servers: Sequence[ChildPlan]) -> None:
                     f"({', '.join(one.transports)}; {', '.join(other.transports)}): "
                     "give both sections one cache_transceiver_config.backend"
                 )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this host can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -15,8 +15,9 @@ import msgspec
 from msgspec.structs import replace
 
 from trtdisagg.protocol.spec import Command, ProxySpec, Report
-from trtdisagg.supervisor import rundir
+from trtdisagg.supervisor import ports, rundir
 from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawned
+from trtdisagg.supervisor.gpus import BaseLines
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.logfile import LogFile
 from trtdisagg.supervisor.processes import ChildProcess
@@ -58,6 +59,7 @@ class Nursery:
         """By incarnation."""
         self._logs: dict[str, LogFile] = {}
         self._failing_logs: set[str] = set()
+        self._base_lines = BaseLines()
 
     def __enter__(self) -> Nursery:
         return self
@@ -84,6 +86,12 @@ class Nursery:
         self._logs.setdefault(plan.name, LogFile(self._place.log_file(plan.name)))
         return functools.partial(self._run, child, plan, incarnation)
 
+    def forget(self, name: str) -> None:
+        """A child that does not come back."""
+        self._base_lines.forget(name)
+        if (log := self._logs.pop(name, None)) is not None:
+            log.close()
+
     def signal(self, incarnation: str, number: signal.Signals) -> None:
         """Signal the process group of a child; of one that is gone, nobody."""
         if incarnation in self._children:
@@ -104,6 +112,7 @@ class Nursery:
             self._on_event(Spawned(at=time.monotonic(), name=name, incarnation=incarnation, pid=pid))
 
         try:
+            await self._until_clear(plan)
             how = exit_words(await child.run(started))
         except OSError as e:
             how = f"cannot be started: {e}"
@@ -112,6 +121,16 @@ class Nursery:
         del self._children[incarnation]
         lines = list(child.last_lines)
         self._on_event(Exited(at=time.monotonic(), name=name, incarnation=incarnation, how=how, last_lines=lines))
+
+    async def _until_clear(self, plan: ChildPlan) -> None:
+        """Wait until what an incarnation before had is free again; what is not in time is said, and tried all the same."""
+        if plan.gpus:
+            await self._base_lines.record(plan.name, plan.gpus)
+            problem = await self._base_lines.back_to_base_line(plan.name, plan.gpus, plan.pool_bytes or 0)
+            if problem is not None:
+                self._on_event(Noticed(at=time.monotonic(), text=problem))
+        if plan.spec.port and plan.role != "proxy":
+            await ports.until_free(plan.spec.host, plan.spec.port, plan.name)
 
     def _argv(self, plan: ChildPlan, incarnation: str, report_fd: int, command_fd: int) -> list[str]:
         """Write the spec file of one incarnation, and make the command line that reads it."""

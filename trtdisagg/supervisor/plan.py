@@ -14,9 +14,10 @@ import msgspec
 from msgspec.structs import replace
 
 from trtdisagg.config.schema import AutoscaleConfig, Backend, ClusterFile, ModelEntry, SupervisionConfig
+from trtdisagg.net import is_loopback
 from trtdisagg.protocol.control import Need
 from trtdisagg.protocol.spec import RegistrySpec, Role, SamplingDefaults, UpstreamServer
-from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports, is_loopback
+from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.placement import Claim, Spot, place
 from trtdisagg.supervisor.pools import pool_notices, size_pools, weight_bytes
@@ -153,7 +154,7 @@ def _plan_servers(
 
 
 def _is_here(slot: Slot, host: Host) -> bool:
-    return slot.host == "localhost" or slot.host in host.local_names or is_loopback(slot.host)
+    return slot.host in host.local_names or is_loopback(slot.host)
 
 
 def _upstream(slot: Slot, models: Mapping[str, ModelFacts]) -> UpstreamServer:

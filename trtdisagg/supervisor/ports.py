@@ -9,12 +9,15 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
+import anyio
 
 from trtdisagg.errors import StartupError
+from trtdisagg.net import holder
 
 _BACKLOG = 4096
 _STUCK_TIMEOUT_S = 120.0
+_FREE_TIMEOUT_S = 5.0
+_LOOK_AGAIN_S = 0.1
 
 
 def check_free(host: str, port: int, what: str) -> None:
@@ -32,25 +35,20 @@ def check_free(host: str, port: int, what: str) -> None:
             raise StartupError(f"{what} cannot listen on {host}:{port}: {_why(e, port)}") from e
 
 
+async def until_free(host: str, port: int, what: str) -> None:
+    """Wait until the port of a server that has ended can be had again: its connections may be closing still. One that
+    stays taken is for the server to complain about."""
+    with anyio.move_on_after(_FREE_TIMEOUT_S):
+        while True:
+            with contextlib.suppress(StartupError):
+                return check_free(host, port, what)
+            await anyio.sleep(_LOOK_AGAIN_S)
+
+
 def _why(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"the port is in use by {holder(port)}"
     return os.strerror(error.errno or 0)
-
-
-def holder(port: int) -> str:
-    """Which process listens on a port, in words."""
-    try:
-        listeners = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    except psutil.AccessDenied:
-        listeners = []
-    pid = next((c.pid for c in listeners if c.laddr[1:] == (port,) and c.pid is not None), None)
-    if pid is None:
-        return "a process of another user"
-    try:
-        return f"pid {pid} ({' '.join(psutil.Process(pid).cmdline())[:80]})"
-    except psutil.Error:
-        return f"pid {pid}"
 
 
 @contextlib.contextmanager

@@ -263,7 +263,7 @@ def _make_private(path: Path) -> None:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.]+", "_", name, flags=re.ASCII)[:24] or "cluster"
+    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)[:24] or "cluster"
 
 
 def _digest(key: str | Path) -> str:

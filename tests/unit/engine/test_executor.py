@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trtdisagg.engine.core import IDLE_S, EngineCore
 from trtdisagg.engine.executor import Executor
+from trtdisagg.engine.progress import Pulse
 from trtdisagg.engine.request import Output
 from trtdisagg.engine.step import Step
 from trtdisagg.errors import ContextLengthError, OverloadedError, RequestError, UnavailableError
@@ -230,6 +231,52 @@ def test_health_says_why() -> None:
             stalled.wait(0.01)
         assert "no progress" in reason
         runner.gate.set()
+
+
+def pulse_without_work(executor: Executor) -> Pulse:
+    looking = threading.Event()
+    while (pulse := executor.pulse()).is_working:
+        looking.wait(0.01)
+    return pulse
+
+
+def test_having_nothing_to_do_is_healthy() -> None:
+    with Executor(runner=GatedRunner(), limits=make_limits(), stall_timeout_s=0.01) as executor:
+        pulse_without_work(executor)
+        assert not threading.Event().wait(IDLE_S / 2)
+        assert executor.health() is None
+        executor.enqueue_request(make_request(1))
+        assert executor.health() is None  # the idle time before is not held against it
+        assert executor.await_responses(1, timeout_s=LONG_S)
+
+
+def test_waiting_for_blocks_of_others_is_no_work(rig: Rig) -> None:
+    request = make_request(1, type="generation_only", output_token_ids=[3], ticket=ticket(9, 5, [0, 1]))
+    rig.executor.enqueue_request(request)
+    assert rig.handover.has_begun.wait(LONG_S)
+    waiting = pulse_without_work(rig.executor)
+    assert rig.executor.stats().num_running == 1
+    rig.handover.end_fetch(1)
+    assert rig.all_of(1)
+    assert rig.executor.pulse().num_ticks > waiting.num_ticks
+
+
+def test_computing_is_work_and_each_step_progress(rig: Rig) -> None:
+    before = rig.executor.pulse()
+    rig.runner.gate.clear()
+    rig.executor.enqueue_request(make_request(1))
+    assert rig.runner.is_inside.wait(LONG_S)
+    inside = rig.executor.pulse()
+    assert inside.is_working
+    assert rig.executor.pulse() == inside
+    rig.runner.gate.set()
+    rig.all_of(1)
+    assert rig.executor.pulse().num_ticks >= before.num_ticks + 6
+
+
+def test_a_loop_that_has_ended_counts_as_stuck() -> None:
+    executor = Executor(runner=GatedRunner(), limits=make_limits())
+    assert executor.pulse() == (0, True)
 
 
 def test_a_fault_of_the_loop_itself_answers_everybody_and_shows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,3 +72,13 @@ def test_a_weight_of_another_type_is_refused() -> None:
         csrc.SmallLinear(torch.ones(4, 4, dtype=torch.float16), csrc.Workers(1))
     with pytest.raises(ValueError, match="no kernels for mmx"):
         csrc.SmallLinear(torch.ones(4, 4), csrc.Workers(1), "mmx")
+
+
+def test_a_long_product_is_cut_into_rows_and_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_module, "_MAX_PRODUCTS", 64 * 31 * 576)
+    shared = multiplier(torch.float32)
+    weight, bias = torch.randn(31, 576), torch.randn(31)
+    x = torch.randn(64 * 3 + 5, 576)
+    before = shared.backend.progress.num_ticks
+    torch.testing.assert_close(Linear(weight, bias, shared)(x), linear(x, weight, bias))
+    assert shared.backend.progress.num_ticks - before == 4 + 1

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -20,12 +21,17 @@ from helpers.http_face import SPEC, make_tokenizer
 from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.serve import Loaded, Server
 from trtdisagg.errors import ConfigError, StartupError, TrtdisaggError
+from trtdisagg.protocol.commands import encode_command
 from trtdisagg.protocol.reports import Reporter, decode_report
-from trtdisagg.protocol.spec import Beat, EngineSpec, Loading, Ready, Report
+from trtdisagg.protocol.spec import Beat, EngineSpec, Loading, Ready, Report, Role, SwitchRole
 
 pytestmark = pytest.mark.anyio
 
+ROLES: tuple[Role, ...] = ("context", "generation", "both")
 GOOD = {"model": "tiny", "prompt": "Hi"}
+
+
+ReportKind = TypeVar("ReportKind", Loading, Ready, Beat)
 
 
 class Process:
@@ -53,8 +59,10 @@ class Process:
     @asynccontextmanager
     async def running(self, spec: EngineSpec = SPEC) -> AsyncIterator[asyncio.Task[int]]:
         read_fd, report_fd = os.pipe()
+        command_fd, self._commands = os.pipe()
         with os.fdopen(read_fd, "rb") as self._reports:
             reporter = Reporter(report_fd)
+            spec = msgspec.structs.replace(spec, command_fd=command_fd)
             task = asyncio.create_task(Server(spec, reporter, self.open_engine).run())
             try:
                 yield task
@@ -62,8 +70,17 @@ class Process:
                 task.cancel()
                 await asyncio.wait([task])
                 reporter.close()
+                self.end_commands()
 
-    async def report(self, kind: type[Report]) -> Report:
+    def command(self, line: bytes) -> None:
+        os.write(self._commands, line)
+
+    def end_commands(self) -> None:
+        if self._commands >= 0:
+            os.close(self._commands)
+            self._commands = -1
+
+    async def report(self, kind: type[ReportKind]) -> ReportKind:
         """The next report of a kind."""
         while True:
             line = await asyncio.wait_for(asyncio.to_thread(self._reports.readline), 10)
@@ -109,7 +126,8 @@ async def test_from_loading_to_drained() -> None:
         assert process.closed
 
 
-async def test_held_blocks_are_waited_for() -> None:
+async def test_held_blocks_are_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     process = Process()
     async with process.running() as task:
         await process.report(Ready)
@@ -118,8 +136,30 @@ async def test_held_blocks_are_waited_for() -> None:
         for _ in range(2):
             await process.report(Beat)
         assert not task.done()
+        assert "draining; waits for: 2 blocks held for generation servers" in caplog.text
         process.executor.num_held_blocks = 0
         assert await asyncio.wait_for(task, 10) == 0
+        assert "drained" in caplog.messages
+
+
+async def test_second_signal_ends_streams_with_an_error() -> None:
+    """Also when the engine does not: it is not asked."""
+    process = Process()
+    async with process.running() as task, client(await process.report(Ready)) as session:
+        process.executor.steps_itself = False
+        process.executor.enqueued.clear()
+        asking = asyncio.create_task(session.post("/v1/completions", json={**GOOD, "stream": True}))
+        await process.executor.enqueued.wait()
+        process.executor.step()
+        async with await asking as answer:
+            terminate()
+            while (await session.get("/health")).status != 503:
+                pass
+            terminate()
+            text = await answer.text()
+        assert text.startswith('data: {"id"')
+        assert "The server is shutting down" in text
+        assert await asyncio.wait_for(task, 10) == 128 + signal.SIGTERM
 
 
 async def test_second_signal_ends_at_once() -> None:
@@ -156,26 +196,66 @@ async def test_health_says_that_it_loads() -> None:
             assert "starting" in await answer.text()
 
 
-async def test_no_beat_for_an_engine_that_hangs() -> None:
+async def test_an_engine_that_hangs_beats_on_without_progress(caplog: pytest.LogCaptureFixture) -> None:
     process = Process()
     async with process.running():
         await process.report(Ready)
-        asked = iter(range(2))
-        asked_twice = asyncio.Event()
-
-        def health() -> str:
-            if next(asked, None) is None:
-                asked_twice.set()
-            return "it hangs"
-
-        process.executor.health = health  # type: ignore[method-assign]
-        process.executor.num_held_blocks = 3  # a beat in the engine's name would now say so
-        await asyncio.wait_for(asked_twice.wait(), 10)
-        del process.executor.health
-        process.executor.num_held_blocks = 7
-        while not (beat := await process.report(Beat)).stats.num_held_blocks:
+        process.executor.reason = "it hangs"
+        await process.report(Beat)
+        while not (first := await process.report(Beat)).is_working:
             pass
-        assert beat.stats.num_held_blocks == 7
+        then = await process.report(Beat)
+        assert (then.progress, then.is_working) == (first.progress, True)
+        assert "it hangs" in caplog.text
+        process.executor.reason = None
+        while (await process.report(Beat)).is_working:
+            pass
+
+
+@pytest.mark.parametrize("old", ROLES)
+@pytest.mark.parametrize("new", ROLES)
+async def test_switches_role_with_all_else_as_it_was(old: Role, new: Role) -> None:
+    process = Process()
+    async with process.running(msgspec.structs.replace(SPEC, role=old)) as task:
+        ready = await process.report(Ready)
+        assert ready.role == old
+        process.command(encode_command(SwitchRole(role=new)))
+        assert await process.report(Ready) == msgspec.structs.replace(ready, role=new)
+        async with client(ready) as session:
+            async with session.get("/server_info") as answer:
+                assert (await answer.json())["role"] == new
+            async with session.get("/metrics") as answer:
+                assert (
+                    f'trtdisagg_server_role{{model="tiny",role="{new}",server="context-0"}} 1.0' in await answer.text()
+                )
+            for request_type in ("context_only", "context_and_generation"):
+                body = {**GOOD, "disaggregated_params": {"request_type": request_type}}
+                async with session.post("/v1/completions", json=body) as answer:
+                    assert answer.status == 200
+        assert not task.done()
+
+
+async def test_a_role_that_comes_while_it_loads_is_the_one_it_is_ready_in() -> None:
+    process = Process()
+    process.may_load.clear()
+    async with process.running(msgspec.structs.replace(SPEC, role="context")):
+        await process.report(Loading)
+        process.command(encode_command(SwitchRole(role="generation")))
+        await process.report(Beat)
+        await process.report(Beat)
+        process.may_load.set()
+        assert (await process.report(Ready)).role == "generation"
+
+
+async def test_nobody_commands_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    process = Process()
+    async with process.running():
+        await process.report(Ready)
+        process.command(b"dance\n")
+        process.end_commands()
+        await process.report(Beat)
+        await process.report(Beat)
+        assert "is not understood" in caplog.text
 
 
 async def test_engine_that_cannot_generate_is_not_ready() -> None:

@@ -22,6 +22,7 @@ _HEAD = """\
 #   sbatch {name}.sbatch
 #   scancel --batch --signal=TERM JOB      drains it and ends the job
 #   scancel JOB                            too, but Slurm kills what is left after its KillWait (often 30 s)
+# Clients on other nodes reach it if the cluster file says `hostname: 0.0.0.0`.
 # Partition, account and the like: as options of sbatch, or here.
 #SBATCH --job-name={name}
 #SBATCH --output=%x-%j.log
@@ -39,8 +40,8 @@ file={file}
 _BODY = """
 echo "$(hostname): clients go to port $port"
 
-# In the background, because bash runs a trap only when the command in the foreground returns. Slurm's daemon binds it
-# to all of the job's cores and GPUs; without --cpus-per-task it would be one core.
+# In the background, because bash runs a trap only when the command in the foreground returns. A step has all of the
+# job's GPUs, but only one core unless it asks for more.
 srun --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" "${program[@]}" up "$file" --no-tui &
 step=$!
 

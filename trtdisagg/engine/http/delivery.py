@@ -52,6 +52,11 @@ class Delivery:
         finally:
             del self._mailboxes[request_id]
 
+    def cut_short(self) -> None:
+        """Tell all who wait that nothing more comes, whatever the engine does."""
+        for request_id, mailbox in self._mailboxes.items():
+            mailbox.put(Output(request_id=request_id, finish_reason="cancelled"))
+
     def _sort(self, outputs: list[Output]) -> None:
         for output in outputs:
             if mailbox := self._mailboxes.get(output.request_id):

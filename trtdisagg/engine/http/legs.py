@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -12,7 +13,7 @@ from trtdisagg.engine.http import frames
 from trtdisagg.engine.http.intake import Job
 from trtdisagg.engine.http.running import Piece, Running
 from trtdisagg.engine.http.service import Service
-from trtdisagg.errors import TrtdisaggError
+from trtdisagg.errors import BodyTimeoutError, TrtdisaggError
 from trtdisagg.protocol.handover import DisaggregatedParams, seal
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ async def answer(service: Service, request: web.Request, secret: bytes, *, chat:
     """
     clock = Clock()
     with service.admitted() as intake:
-        body = await request.read()
+        body = await _read_body(request, service.body_timeout_s)
         job = await (intake.chat(body) if chat else intake.completion(body))
         with service.running(job) as running:
             if job.is_context_only:
@@ -53,6 +54,17 @@ async def answer(service: Service, request: web.Request, secret: bytes, *, chat:
         if last.finish_reason is not None:
             _count(service, job, running, clock, last)
         return response
+
+
+async def _read_body(request: web.Request, timeout_s: float) -> bytes:
+    """
+    :raises BodyTimeoutError: when it does not come; a client that sends it for ever would hold up a drain.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await request.read()
+    except TimeoutError:
+        raise BodyTimeoutError(f"The body did not come within {timeout_s:g} s") from None
 
 
 async def _context(job: Job, running: Running, clock: Clock, secret: bytes) -> tuple[web.StreamResponse, Piece]:

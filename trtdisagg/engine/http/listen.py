@@ -6,9 +6,8 @@ import errno
 import ipaddress
 import socket
 
-import psutil
-
 from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.net import holder, is_loopback
 
 _BACKLOG = 1024
 
@@ -20,11 +19,11 @@ def open_socket(host: str, port: int, *, has_secret: bool) -> socket.socket:
     :raises ConfigError: when others could reach it and there is no secret.
     :raises StartupError: when the port is taken or the host is not here.
     """
-    if not has_secret and not is_loopback(host):
+    family, address = resolve(host, port)
+    if not has_secret and not is_loopback(address[0]):
         raise ConfigError(
             f"others can reach {host}, and there is no secret: name a `secret_file`, or an address of this host alone"
         )
-    family, address = _resolve(host, port)
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -32,17 +31,9 @@ def open_socket(host: str, port: int, *, has_secret: bool) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as e:
         listener.close()
-        why = f"the port is in use by {_holder(port)}" if e.errno == errno.EADDRINUSE else e.strerror
+        why = f"the port is in use by {holder(port)}" if e.errno == errno.EADDRINUSE else e.strerror
         raise StartupError(f"cannot listen on {host}:{port}: {why}") from e
     return listener
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only processes of this machine can reach what listens on `host`.
-
-    :raises StartupError: when nobody knows the host.
-    """
-    return ipaddress.ip_address(_resolve(host, 0)[1][0]).is_loopback
 
 
 def reachable(host: str) -> str:
@@ -50,7 +41,7 @@ def reachable(host: str) -> str:
 
     Listening on all addresses, it is the one that this machine uses to reach others.
     """
-    address = ipaddress.ip_address(_resolve(host, 0)[1][0])
+    address = ipaddress.ip_address(resolve(host)[1][0])
     if not address.is_unspecified:
         return host
     family, elsewhere = (socket.AF_INET, "192.0.2.1") if address.version == 4 else (socket.AF_INET6, "2001:db8::1")
@@ -62,20 +53,14 @@ def reachable(host: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+def resolve(host: str, port: int = 0) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """The address to listen on.
+
+    :raises StartupError: when nobody knows the host.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as e:
         raise StartupError(f"cannot listen on {host}: {e.strerror or e}") from e
     family, _, _, _, address = found[0]
     return family, (str(address[0]), int(address[1]))
-
-
-def _holder(port: int) -> str:
-    """Which process listens on a port, in words."""
-    try:
-        connections = psutil.net_connections("tcp")
-        pid = next((c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr[1:] == (port,)), None)
-        return f"pid {pid} ({psutil.Process(pid).name()})" if pid else "a process of another user"
-    except psutil.Error:
-        return "another process"

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.latencies import LatencyCounts
+from trtdisagg.protocol.spec import Role, Stats
 
 _FAMILIES: dict[str, type[GaugeMetricFamily | CounterMetricFamily]] = {
     "gauge": GaugeMetricFamily,
@@ -50,6 +51,9 @@ class Metrics(Collector):
     def __init__(self, *, model: str, server: str) -> None:
         self._labels = {"model": model, "server": server}
         self._stats = Stats()
+        self._role: Role = "both"
+        self.first_token = LatencyCounts()
+        self.per_token = LatencyCounts()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._success = Counter(
@@ -70,12 +74,15 @@ class Metrics(Collector):
         """
         self._success.labels(**self._labels, finished_reason=reason).inc()
         self._first_token.observe(first_s)
+        self.first_token.observe(first_s)
         self._whole.observe(whole_s)
         if num_tokens > 1:
-            self._per_token.observe((whole_s - first_s) / (num_tokens - 1))
+            each_s = (whole_s - first_s) / (num_tokens - 1)
+            self._per_token.observe(each_s)
+            self.per_token.observe(each_s)
 
-    def render(self, stats: Stats) -> bytes:
-        self._stats = stats
+    def render(self, stats: Stats, role: Role) -> bytes:
+        self._stats, self._role = stats, role
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -84,6 +91,9 @@ class Metrics(Collector):
             yield self._metric(series, getattr(self._stats, series.field))
         used = self._stats.num_used_blocks / max(1, self._stats.num_blocks)
         yield self._metric(_Series("trtllm_kv_cache_utilization", "gauge", "Share of KV blocks in use", ""), used)
+        role = GaugeMetricFamily("trtdisagg_server_role", "1 for the role it has", labels=[*self._labels, "role"])
+        role.add_metric([*self._labels.values(), self._role], 1)
+        yield role
 
     def _metric(self, series: _Series, value: float) -> Metric:
         family: CounterMetricFamily | GaugeMetricFamily

@@ -16,6 +16,7 @@ from trtdisagg.engine.http.legs import answer, json_response
 from trtdisagg.engine.http.service import Service
 from trtdisagg.errors import (
     AuthenticationError,
+    BodyTimeoutError,
     BodyTooLargeError,
     RequestError,
     TrtdisaggError,
@@ -42,6 +43,7 @@ def make_app(service: Service, *, secret: bytes, address: Callable[[], tuple[str
             web.post("/v1/chat/completions", routes.chat_completions),
             web.get("/v1/models", routes.models),
             web.get("/health", routes.health),
+            web.get("/health_generate", routes.health_generate),
             web.get("/version", routes.version),
             web.get("/server_info", routes.server_info),
             web.get("/metrics", routes.metrics),
@@ -72,6 +74,10 @@ class _Routes:
             raise UnavailableError(reason)
         return json_response(b'{"status":"ok"}')
 
+    async def health_generate(self, _: web.Request) -> web.Response:
+        await self._service.canary()
+        return json_response(b'{"status":"ok"}')
+
     async def version(self, _: web.Request) -> web.Response:
         return json_response(msgspec.json.encode({"version": __version__}))
 
@@ -80,7 +86,7 @@ class _Routes:
         host, port = self._address()
         member = Member(
             name=spec.name,
-            role=spec.role,
+            role=self._service.role,
             model=spec.model,
             url=f"{host}:{port}",
             incarnation=spec.incarnation,
@@ -92,7 +98,7 @@ class _Routes:
         return json_response(msgspec.json.encode(member))
 
     async def metrics(self, _: web.Request) -> web.Response:
-        body = self._service.metrics.render(self._service.stats())
+        body = self._service.metrics.render(self._service.stats(), self._service.role)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @web.middleware
@@ -130,7 +136,10 @@ def error_response(error: TrtdisaggError, status: int, *, allow: str | None = No
     headers = {"Allow": allow} if allow else {}
     if status in (429, 503):
         headers["Retry-After"] = "1"
-    return web.Response(status=status, body=encode_error(error), content_type="application/json", headers=headers)
+    answer = web.Response(status=status, body=encode_error(error), content_type="application/json", headers=headers)
+    if status == BodyTimeoutError.http_status:
+        answer.force_close()  # the rest of the body may still come
+    return answer
 
 
 def _too_large(max_body_bytes: int) -> BodyTooLargeError:

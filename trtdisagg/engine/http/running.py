@@ -13,6 +13,7 @@ import msgspec
 
 from trtdisagg.engine.http.delivery import Delivery, Mailbox
 from trtdisagg.engine.http.intake import Job
+from trtdisagg.engine.progress import Pulse
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.errors import TrtdisaggError, UnavailableError
 from trtdisagg.protocol.answers import FinishReason, PromptTokensDetails, Usage
@@ -30,6 +31,7 @@ class Engine(Protocol):
     def cancel_request(self, request_id: int) -> None: ...
     def stats(self) -> Stats: ...
     def health(self) -> str | None: ...
+    def pulse(self) -> Pulse: ...
 
 
 class Piece(msgspec.Struct, frozen=True):

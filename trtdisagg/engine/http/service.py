@@ -1,30 +1,44 @@
-"""Whether this server takes requests: not before its engine is there, while it drains, or when its engine hangs."""
+"""Whether this server takes requests: not before its engine is there, while it drains, or when its engine is stuck."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
+import msgspec
+
+from trtdisagg.engine.http.canary import canary
 from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.http.intake import Intake, Job
 from trtdisagg.engine.http.metrics import Metrics
 from trtdisagg.engine.http.running import Engine, Running, running
+from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.errors import UnavailableError
-from trtdisagg.protocol.spec import EngineSpec, Stats
+from trtdisagg.protocol.spec import EngineSpec, Role, Stats
 from trtdisagg.text.tokenizer import Tokenizer
+
+BODY_TIMEOUT_S = 60.0
+BLOCKED_S = 1.0
+"""An event loop that has not turned for so long is held up by something."""
 
 
 class Service:
     """
     :param delivery: where the engine will deliver its outputs.
+    :param body_timeout_s: from the head of a request to the end of its body.
     """
 
-    def __init__(self, spec: EngineSpec, delivery: Delivery) -> None:
+    def __init__(self, spec: EngineSpec, delivery: Delivery, body_timeout_s: float = BODY_TIMEOUT_S) -> None:
         self.spec = spec
         self.delivery = delivery
+        self.body_timeout_s = body_timeout_s
+        self.role: Role = spec.role
+        """The one it has now. Both legs are served in each: it says what this server is asked for."""
         self.metrics = Metrics(model=spec.model, server=spec.name)
         self.num_requests = 0
         """That are being answered now."""
+        self.turns = Progress()
+        """Of the event loop."""
         self._open: tuple[Engine, Tokenizer, Intake] | None = None
         self.is_draining = False
 
@@ -42,13 +56,39 @@ class Service:
         return self._open is not None
 
     @property
-    def is_drained(self) -> bool:
-        """Nothing is being answered, and no blocks are held for another server."""
+    def unfinished(self) -> str | None:
+        """What a drain waits for: requests being answered, and blocks that are held for another server."""
         stats = self.stats()
-        return not (self.num_requests or stats.num_running or stats.num_waiting or stats.num_held_blocks)
+        num_in_engine = stats.num_running + stats.num_waiting
+        counts = {
+            "requests being answered": self.num_requests,
+            "requests in the engine": num_in_engine,
+            "blocks held for generation servers": stats.num_held_blocks,
+        }
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or None
+
+    @property
+    def is_drained(self) -> bool:
+        return self.unfinished is None
+
+    # --- from any thread --------------------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        return self._open[0].stats() if self._open else Stats(num_blocks=self.spec.num_blocks)
+        stats = self._open[0].stats() if self._open else Stats(num_blocks=self.spec.num_blocks)
+        return msgspec.structs.replace(
+            stats,
+            first_token_counts=self.metrics.first_token.counts,
+            per_token_counts=self.metrics.per_token.counts,
+        )
+
+    def engine_pulse(self) -> Pulse:
+        return self._open[0].pulse() if self._open else Pulse(0, is_working=False)
+
+    def http_pulse(self) -> Pulse:
+        """The event loop turns all the time; when it does not, it is at something."""
+        return Pulse(self.turns.num_ticks, is_working=self.turns.silence_s > BLOCKED_S)
+
+    # --- in the event loop ------------------------------------------------------------------------------------------
 
     def health(self) -> str | None:
         """None when it serves, otherwise why not."""
@@ -58,12 +98,24 @@ class Service:
             return "The server is draining"
         return self._open[0].health()
 
+    async def canary(self) -> None:
+        """Generate one token.
+
+        :raises UnavailableError: when that does not work, saying why.
+        """
+        reason = self.health()
+        if reason or not self._open:
+            raise UnavailableError(f"{reason}; ask again later")
+        engine, tokenizer, _ = self._open
+        await canary(engine, tokenizer, self.delivery)
+
     @contextlib.contextmanager
     def admitted(self) -> Iterator[Intake]:
         """For as long as a request is answered.
 
         :raises UnavailableError: when this server takes none.
         """
+        self.turns.tick()  # one turn of the loop may begin a thousand requests
         reason = self.health()
         if reason or not self._open:
             raise UnavailableError(f"{reason}; ask again later")
@@ -78,5 +130,6 @@ class Service:
         """Have the engine work on a job; see `running`."""
         assert self._open is not None
         engine, tokenizer, _ = self._open
+        self.turns.tick()
         with running(job, tokenizer, engine, self.delivery) as running_job:
             yield running_job
