@@ -123,7 +123,7 @@ class Nursery:
         self._on_event(Exited(at=time.monotonic(), name=name, incarnation=incarnation, how=how, last_lines=lines))
 
     async def _until_clear(self, plan: ChildPlan) -> None:
-        """Wait until what an incarnation before had is free again; what is not in time is said, and tried all the same."""
+        """Wait until what an incarnation before had is free; past the deadline that is said, and tried all the same."""
         if plan.gpus:
             await self._base_lines.record(plan.name, plan.gpus)
             problem = await self._base_lines.back_to_base_line(plan.name, plan.gpus, plan.pool_bytes or 0)
