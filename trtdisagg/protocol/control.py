@@ -105,6 +105,8 @@ class ServerStatus(msgspec.Struct, kw_only=True, frozen=True):
     last intervals of HISTORY_S, the newest last."""
     in_use: int = 0
     """Requests that count on it, at the proxy."""
+    max_running: int | None = None
+    """Requests that it runs at once; None: not known."""
     deadline_s: float | None = None
     """While it drains: until it is cut short."""
     log_file: str | None = None

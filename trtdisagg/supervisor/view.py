@@ -138,6 +138,7 @@ def _server_status(plan: ChildPlan, child: Child, state: ClusterState, place: Pl
         stats=child.stats,
         history=child.history.until(now),
         in_use=state.in_use(child),
+        max_running=plan.spec.max_batch_size if isinstance(plan.spec, EngineSpec) else None,
         deadline_s=max(0.0, child.leaving.deadline - now) if child.leaving else None,
         log_file=str(place.log_file(plan.name)),
         **msgspec.structs.asdict(rates(child.window, now)),
