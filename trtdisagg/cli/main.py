@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "Show how a cluster is.",
     "logs": "Show what servers and proxy wrote.",
     "check": "Check a cluster file and print its plan.",
+    "doctor": "Find out whether this machine can run a cluster.",
     "serve": "Run one server by hand, supervised, in the foreground.",
     "proxy": "Route requests to servers that run already.",
     "engine": "Run one rank from a spec file.",
