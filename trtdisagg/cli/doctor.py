@@ -25,10 +25,11 @@ from trtdisagg.supervisor.survey import survey
 @click.option("--no-probe", is_flag=True, help="Do not load the engine and measure links, which takes seconds.")
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
 def command(file: str | None, overrides: tuple[str, ...], *, no_probe: bool, as_json: bool) -> int:
-    """Find out whether this machine can run a cluster, and how to mend what is in the way.
+    """Find out whether this machine can run a cluster.
 
-    With FILE, or cluster.yaml in this directory, against what that cluster needs; without, the machine as such.
-    Nothing is started but a short trial of the transports. Ends with 1 when there is an error.
+    With FILE, or cluster.yaml in this directory, against what that cluster needs; without, the machine as such. Says
+    how to mend what is in the way, and ends with 1 when that is an error. Nothing is started but a short trial of the
+    transports.
     """
     findings, plan, place = _plan(file, overrides)
     findings += examine(plan, look(plan, place))
