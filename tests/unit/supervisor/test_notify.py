@@ -80,6 +80,7 @@ def test_a_reason_cannot_begin_a_message_of_its_own() -> None:
     line = status_line(status("stopping", reason="what\r\x0bMAINPID=1 " + 500 * "x"))
     assert line.splitlines() == [line]
     assert len(line) <= 200
+    assert line.endswith("xxx, proxy ready, 0 requests"), "and does not push out the rest"
 
 
 # --- saying it ------------------------------------------------------------------------------------------------------
