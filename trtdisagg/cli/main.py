@@ -22,6 +22,8 @@ COMMANDS = {
     "up": "Bring a cluster up and keep it up.",
     "down": "Take a cluster down in order.",
     "status": "Show how a cluster is.",
+    "top": "Watch a cluster on a live screen.",
+    "events": "Show what happened.",
     "logs": "Show what servers and proxy wrote.",
     "check": "Check a cluster file and print its plan.",
     "doctor": "Find out whether this machine can run a cluster.",
