@@ -92,7 +92,7 @@ def make_plan(
     :param models: by `model` of the file.
     :param with_proxy: False: servers alone (`trtdisagg serve`).
     :param default_backend: the transfer backend of servers whose section names none.
-    :param numbers: of the servers in groups that were scaled, see `slots`.
+    :param numbers: of the servers there shall be, where they are not those of the file; see `slots`.
     :param keep: what runs. A server that the file still wants the same keeps its plan; one that it wants otherwise
         keeps its GPUs and cores where it still may; what the others of these have counts as free.
     :param roles: of servers that have another role than their section's; other names do not matter.
