@@ -53,7 +53,7 @@ def test_a_day_in_the_life(cluster: Cluster) -> None:
     assert post(cluster.url + "/v1/completions", body)[0] == 200
 
     table = cluster.run("ps").stdout
-    assert re.search(r"generation-0 +generation +cpu \S+ +\d+ +ready", table)
+    assert re.search(r"generation-0 +cpu \S+ +\d+ +ready", table)
     assert "\x1b" not in table
     assert cluster.run("status", "--svg", "picture.svg").returncode == 0
     assert "generation-0" in (cluster.directory / "picture.svg").read_text()

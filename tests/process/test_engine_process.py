@@ -18,8 +18,9 @@ import msgspec
 import pytest
 from helpers import tiny_model
 
+from trtdisagg.protocol.commands import encode_command
 from trtdisagg.protocol.reports import decode_report
-from trtdisagg.protocol.spec import Beat, EngineSpec, Failed, Loading, Ready, Report
+from trtdisagg.protocol.spec import Beat, Command, EngineSpec, Failed, Loading, Ready, Report, SwitchRole
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 90
@@ -28,7 +29,8 @@ import os, subprocess, sys
 spec, fd = sys.argv[1], int(sys.argv[2])
 text = open(spec).read().replace('"parent_pid":1', f'"parent_pid":{os.getpid()}')
 open(spec, "w").write(text)
-sys.exit(subprocess.call([sys.executable, "-m", "trtdisagg.engine", "--spec", spec], pass_fds=[fd]))
+command = int(sys.argv[3])
+sys.exit(subprocess.call([sys.executable, "-m", "trtdisagg.engine", "--spec", spec], pass_fds=[fd, command]))
 """
 
 
@@ -50,12 +52,17 @@ def make_spec(model: Path, name: str, **changes: Any) -> EngineSpec:
 
 
 class Engine:
-    """A process, and the reports it sends."""
+    """A process, the reports it sends, and the commands it takes."""
 
-    def __init__(self, process: subprocess.Popen[bytes], reports: IO[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], reports: IO[bytes], commands: IO[bytes]) -> None:
         self.process = process
         self._reports = reports
+        self._commands = commands
         self.url = ""
+
+    def command(self, command: Command) -> None:
+        self._commands.write(encode_command(command))
+        self._commands.flush()
 
     def report(self, *kinds: type[Report]) -> Any:
         """The next report of these kinds; None when the process has ended."""
@@ -70,6 +77,11 @@ class Engine:
         self.url = f"http://{report.host}:{report.port}"
         return report
 
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=TIMEOUT_S) as answer:
+            text: bytes = answer.read()
+            return text
+
     def post(self, **fields: Any) -> Any:
         body = json.dumps({"model": "tiny", "temperature": 0, **fields}).encode()
         with urllib.request.urlopen(f"{self.url}/v1/completions", body, timeout=TIMEOUT_S) as answer:
@@ -79,15 +91,23 @@ class Engine:
 @contextlib.contextmanager
 def started(spec: EngineSpec, tmp_path: Path, program: list[str] | None = None) -> Iterator[Engine]:
     read_fd, write_fd = os.pipe()
+    command_fd, commands_fd = os.pipe()
     path = tmp_path / f"{spec.name}.json"
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, report_fd=write_fd)))
-    command = [*program, str(path), str(write_fd)] if program else ["-m", "trtdisagg.engine", "--spec", str(path)]
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, report_fd=write_fd, command_fd=command_fd)))
+    command = (
+        [*program, str(path), str(write_fd), str(command_fd)]
+        if program
+        else ["-m", "trtdisagg.engine", "--spec", str(path)]
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, *command], pass_fds=[write_fd], cwd=tmp_path, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, *command], pass_fds=[write_fd, command_fd], cwd=tmp_path, env=environment
+    )
     os.close(write_fd)
-    with os.fdopen(read_fd, "rb") as reports:
+    os.close(command_fd)
+    with os.fdopen(read_fd, "rb") as reports, os.fdopen(commands_fd, "wb") as commands:
         try:
-            yield Engine(process, reports)
+            yield Engine(process, reports, commands)
         finally:
             process.kill()
             process.wait()
@@ -98,7 +118,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model.write(tmp_path_factory.mktemp("model") / "tiny")
 
 
-def test_one_request_over_two_engines_then_both_drain(model: Path, tmp_path: Path) -> None:
+def test_requests_over_two_engines_the_last_while_the_context_server_drains(model: Path, tmp_path: Path) -> None:
     with (
         started(make_spec(model, "context-0"), tmp_path) as context,
         started(make_spec(model, "generation-0", cores=[0]), tmp_path) as generation,
@@ -110,13 +130,7 @@ def test_one_request_over_two_engines_then_both_drain(model: Path, tmp_path: Pat
         assert os.sched_getaffinity(generation.process.pid) == {0}
 
         whole = context.post(prompt="x" * 50, max_tokens=20, ignore_eos=True)["choices"][0]["text"]
-        first = context.post(
-            prompt="x" * 50, max_tokens=20, ignore_eos=True, disaggregated_params={"request_type": "context_only"}
-        )
-        params = first["choices"][0]["disaggregated_params"] | {"request_type": "generation_only"}
-        rest = generation.post(
-            prompt=first["prompt_token_ids"], max_tokens=20, ignore_eos=True, disaggregated_params=params
-        )
+        rest = generation.post(**ask_context(context, "x" * 50, 20))
         assert rest["choices"][0]["text"] == whole
         assert rest["usage"]["completion_tokens"] == 20
         while not (stats := generation.report(Beat).stats).num_transfers_total:
@@ -124,10 +138,49 @@ def test_one_request_over_two_engines_then_both_drain(model: Path, tmp_path: Pat
         assert (stats.num_transfer_failures_total, stats.num_used_blocks) == (0, 0)
         assert stats.num_transfer_bytes_total > 0
 
-        for engine in (context, generation):
-            engine.process.send_signal(signal.SIGTERM)
-        for engine in (context, generation):
-            assert engine.process.wait(TIMEOUT_S) == 0
+        rest = ask_context(context, "x" * 50, 20)
+        context.process.send_signal(signal.SIGTERM)
+        while not context.report(Beat).stats.num_held_blocks:
+            pass
+        assert context.process.poll() is None  # it drains: what it holds is still to be had
+        assert generation.post(**rest)["choices"][0]["text"] == whole
+        assert context.process.wait(TIMEOUT_S) == 0
+        while (stats := generation.report(Beat).stats).num_transfers_total < 2:
+            pass
+        assert stats.num_transfer_failures_total == 0
+        generation.process.send_signal(signal.SIGTERM)
+        assert generation.process.wait(TIMEOUT_S) == 0
+
+
+def ask_context(engine: Engine, prompt: str, max_tokens: int) -> dict[str, Any]:
+    """The first token, and what the generation server is to be asked."""
+    first = engine.post(
+        prompt=prompt, max_tokens=max_tokens, ignore_eos=True, disaggregated_params={"request_type": "context_only"}
+    )
+    params = first["choices"][0]["disaggregated_params"] | {"request_type": "generation_only"}
+    fields = {"prompt": first["prompt_token_ids"], "max_tokens": max_tokens, "ignore_eos": True}
+    return {**fields, "disaggregated_params": params}
+
+
+def test_a_server_in_the_other_role_keeps_weights_blocks_and_answers(model: Path, tmp_path: Path) -> None:
+    with (
+        started(make_spec(model, "context-0", role="context"), tmp_path) as one,
+        started(make_spec(model, "generation-0", role="generation"), tmp_path) as other,
+    ):
+        ready = {engine: engine.ready() for engine in (one, other)}
+        texts = [other.post(**ask_context(one, "x" * 50, 9))["choices"][0]["text"]]
+        for engine, role in ((one, "generation"), (other, "context")):
+            engine.command(SwitchRole(role=role))
+            assert engine.ready() == msgspec.structs.replace(ready[engine], role=role)
+            assert json.loads(engine.get("/server_info"))["role"] == role
+            assert engine.get("/health_generate") == b'{"status":"ok"}'
+        texts.append(one.post(**ask_context(other, "x" * 50, 9))["choices"][0]["text"])
+        assert texts[0] == texts[1]
+        while not (stats := one.report(Beat).stats).num_transfers_total:
+            pass
+        assert (stats.num_transfer_failures_total, stats.transfer_seconds_total > 0) == (0, True)
+        assert sum(stats.first_token_counts) == 2
+        assert sum(stats.per_token_counts) == 1
 
 
 def test_engine_ends_with_its_parent(model: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from rich.live import Live
 
 from trtdisagg.cli.stdout import lasting_stdout
 from trtdisagg.cli.terminal import console
-from trtdisagg.cli.views import ROLE_STYLES, cluster_view
+from trtdisagg.cli.values import ROLE_STYLES
+from trtdisagg.cli.views import cluster_view
 from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor.agent import run_agent
 from trtdisagg.supervisor.plan import Plan
@@ -34,10 +35,8 @@ def run_with_table(plan: Plan, place: Place, wish: Wish | None = None) -> int:
 
     :returns: its exit code; raises as `run_agent` does.
     """
-    out = console()
-    with Live(console=out, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
-        screen = _Screen(live, _hint_once(plan, lambda text: out.print(text, highlight=False, soft_wrap=True)))
-        return anyio.run(functools.partial(run_agent, plan, place, wish=wish, on_status=screen.show))
+    with Live(console=console(), auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
+        return anyio.run(functools.partial(run_agent, plan, place, wish=wish, on_status=_Screen(plan, live).show))
 
 
 def run_with_lines(plan: Plan, place: Place, wish: Wish | None = None, *, of_children: bool = True) -> int:
@@ -60,21 +59,35 @@ def run_with_lines(plan: Plan, place: Place, wish: Wish | None = None, *, of_chi
 
 
 class _Screen:
-    """Redraws the table, but not with every beat."""
+    """Redraws the screen, but not with every beat."""
 
-    def __init__(self, live: Live, on_status: Callable[[ClusterStatus], None]) -> None:
+    def __init__(self, plan: Plan, live: Live) -> None:
         self._live = live
-        self._on_status = on_status
+        self._plan = plan
+        self._hint = self._hint_once()
         self._drawn_at = 0.0
         self._drawn = ""
+        self._width = live.console.width
 
     def show(self, status: ClusterStatus) -> None:
-        self._on_status(status)
+        self._hint(status)
         states = " ".join(server.state for server in status.servers)
         now = time.monotonic()
         if now > self._drawn_at + _REDRAW_S or states != self._drawn:
             self._drawn_at, self._drawn = now, states
-            self._live.update(cluster_view(status, self._live.console.width), refresh=True)
+            self._draw(status)
+
+    def _draw(self, status: ClusterStatus) -> None:
+        width, height = self._live.console.size
+        if width < self._width:  # the terminal has broken the lines that are there, so nobody knows how many they are
+            self._live.console.clear()
+            self._hint = self._hint_once()
+            self._hint(status)
+        self._width = width
+        self._live.update(cluster_view(status, width, height - 1), refresh=True)
+
+    def _hint_once(self) -> Callable[[ClusterStatus], None]:
+        return _hint_once(self._plan, lambda text: self._live.console.print(text, highlight=False, soft_wrap=True))
 
 
 class Lines:

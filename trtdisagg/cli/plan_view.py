@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trtdisagg.cli.views import ROLE_STYLES, place_words
+from trtdisagg.cli.values import ROLE_STYLES, place_words
 from trtdisagg.config.load import Loaded
 from trtdisagg.config.overrides import SetValue
 from trtdisagg.protocol.spec import EngineSpec

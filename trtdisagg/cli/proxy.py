@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from trtdisagg.cli.terminal import say
 from trtdisagg.config.load import load
-from trtdisagg.config.located import read
+from trtdisagg.config.metadata import load_metadata
 from trtdisagg.errors import ConfigError
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.spec import MetadataSpec, ProxySpec
 from trtdisagg.supervisor.ports import check_free
 from trtdisagg.supervisor.survey import survey
 
@@ -28,9 +28,9 @@ def command(spec: Path | None, config: str | None, metadata: str | None) -> int:
     """
     if (spec is None) == (config is None):
         raise click.UsageError("one of --spec and -c is needed")
-    if metadata:
-        refuse_metadata(Path(metadata))
-    proxy_spec = _read(spec) if spec else _make(config or "")
+    if spec is not None and metadata is not None:
+        raise click.UsageError("-m goes with -c; a spec file says itself where servers are registered")
+    proxy_spec = _read(spec) if spec else _make(config or "", metadata)
     from trtdisagg.proxy.serve import run_proxy
 
     return run_proxy(proxy_spec)
@@ -43,26 +43,23 @@ def _read(path: Path) -> ProxySpec:
         raise ConfigError(f"{path}: not the spec file of a proxy: {e}") from None
 
 
-def _make(file: str) -> ProxySpec:
-    loaded = load(file, only_routes=True)
+def _make(file: str, metadata: str | None) -> ProxySpec:
+    loaded = load(file, only_routes=True, elsewhere=metadata is not None)
     say(*loaded.no_effect)
-    plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
+    plan = survey(loaded.cluster, name=loaded.name, file=loaded.path, elsewhere=metadata is not None)
     assert plan.proxy is not None
     assert isinstance(plan.proxy.spec, ProxySpec)
     spec = replace(plan.proxy.spec, secret_file=plan.secret_file)
+    if metadata is not None:
+        spec = replace(spec, metadata=read_metadata(metadata))
     check_free(spec.host, spec.port, "the proxy")
     return spec
 
 
-def refuse_metadata(path: Path) -> None:
-    """Servers that register themselves are looked for in no registry yet: the cluster file lists them.
-
-    :raises ConfigError: always; what it says depends on the file.
+def read_metadata(file: str) -> MetadataSpec:
     """
-    kind = read(path).children.get("server_type")
-    if kind is None:
-        raise ConfigError(f"{path}: no server_type: this is not a metadata file")
-    raise ConfigError(
-        f"{kind.place}: server_type: {kind.plain()!r}: a registry outside the cluster is not there yet; "
-        "list the servers under `urls` in the cluster file"
-    )
+    :raises ConfigError: with file, line and key.
+    """
+    spec, notices = load_metadata(Path(file))
+    say(*notices)
+    return spec

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from trtdisagg.cli.proxy import refuse_metadata
 from trtdisagg.cli.terminal import say
 from trtdisagg.config.load import assemble
 from trtdisagg.config.located import Located, Place
 from trtdisagg.config.sections import SECTIONS
+from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place as RunPlace
@@ -80,7 +80,7 @@ def command(
     cluster file, where they are explained. `trtdisagg proxy` routes to servers started so.
     """
     if metadata:
-        refuse_metadata(Path(metadata))
+        raise ConfigError("--metadata_server_config_file: a server registers itself with `trtdisagg join`")
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     top = {"model": model, "served_model_name": served_model_name, "secret_file": secret_file}
     plan = _plan(role, _section(options, address), top, name=f"{role}-{port or os.getpid()}")

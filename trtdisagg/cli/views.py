@@ -1,46 +1,42 @@
-"""The live table: a pure function of a cluster's status and the width there is.
+"""The screen of a cluster: a pure function of its status and the room there is.
 
-Narrow (80 columns) and wide show the same facts; narrow leaves out what a server's name already says.
+Where it is not high enough, old events go first, then rows of servers that are well: what is wrong stays in sight.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from trtdisagg.protocol.control import ClusterStatus, ServerStatus
+from trtdisagg.cli import values
+from trtdisagg.cli.server_table import server_tables
+from trtdisagg.protocol.control import ClusterStatus, Member, ServerStatus
 
-WIDE = 110
-"""From here on every column is shown, at any length."""
-_MAX_PLACE_CHARS = 12
-"""Of a list of cores in a narrow table."""
+WIDE = 120
+"""Of a picture."""
 _NUM_EVENTS = 5
-_STYLES = {
-    "ready": "green",
-    "starting": "yellow",
-    "loading": "yellow",
-    "degraded": "yellow",
-    "stalled": "red",
-    "backoff": "red",
-    "failed": "bold red",
-    "draining": "cyan",
-    "stopping": "cyan",
-    "stopped": "dim",
-}
-ROLE_STYLES = {"context": "magenta", "generation": "blue", "both": "blue", "proxy": "cyan"}
-
-_Cell = Callable[[ServerStatus], str | Text]
+_MIN_ROWS = 3
+_ROLE_ORDER = ["proxy", "context", "both", "generation"]
 
 
-def cluster_view(status: ClusterStatus, width: int) -> RenderableType:
-    """The whole screen: a line on the cluster, a row for each server, why some are not well, the last events."""
-    return Group(_header(status), _table(status.servers, width), *_reasons(status.servers), *_events(status.events))
+def cluster_view(status: ClusterStatus, width: int, height: int | None = None) -> RenderableType:
+    """The whole screen: the cluster, its requests, a row for each server, what there is to say, the last events.
+
+    :param height: lines there are; None: as many as it takes.
+    """
+    above = [_header(status), *_requests(status.servers)]
+    below = [*_reasons(status.servers), *_others(status.others), *_autoscale(status), *_hints(status.hints)]
+    servers = sorted(status.servers, key=lambda s: _ROLE_ORDER.index(s.role))
+    if height is None:
+        return Group(*above, *_servers(servers, width, len(servers)), *below, *_events(status.events, _NUM_EVENTS))
+    room = height - _num_lines([*above, *below], width)
+    table = _fitting(servers, width, room)
+    num_events = min(_NUM_EVENTS, room - _num_lines(table, width) - 1)
+    return Group(*above, *table, *below, *_events(status.events, max(num_events, 0)))
 
 
 def to_svg(view: RenderableType, title: str, width: int = WIDE) -> str:
@@ -51,100 +47,109 @@ def to_svg(view: RenderableType, title: str, width: int = WIDE) -> str:
     return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title=title), flags=re.DOTALL)
 
 
+def _num_lines(parts: Iterable[RenderableType], width: int) -> int:
+    console = Console(width=width, file=io.StringIO())
+    return sum(len(console.render_lines(part)) for part in parts)
+
+
+# --- the cluster ----------------------------------------------------------------------------------------------------
+
+
 def _header(status: ClusterStatus) -> Text:
-    state = (status.state, _STYLES[status.state])
-    line = Text.assemble((status.cluster, "bold"), " ", state, f", up {duration(status.up_s)}, {status.url}")
+    state = (status.state, values.STATE_STYLES[status.state])
+    line = Text.assemble((status.cluster, "bold"), " ", state, f", up {values.duration(status.up_s)}, {status.url}")
     if status.reason:
-        line.append(f"\n{status.reason}", _STYLES[status.state])
+        line.append(f"\n{status.reason}", values.STATE_STYLES[status.state])
     return line
 
 
-# --- values in few characters ---------------------------------------------------------------------------------------
+def _requests(servers: Iterable[ServerStatus]) -> list[Text]:
+    """What clients see, by the proxy's own counters."""
+    return [_request_line(server) for server in servers if server.role == "proxy"]
 
 
-def place_words(gpus: list[str], cores: list[int]) -> str:
-    """`gpu 0,1`, `cpu 0-3,8`, or `-` for a process that is not pinned."""
-    if gpus:
-        return f"gpu {','.join(gpus)}"
-    return f"cpu {ranges(cores)}" if cores else "-"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """`0-3,8` for 0, 1, 2, 3, 8."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def duration(seconds: float) -> str:
-    """`7s`, `3m`, `5h`, `12d`: the largest unit that is not zero."""
-    for limit, divisor, unit in ((60, 1, "s"), (3600, 60, "m"), (86400, 3600, "h")):
-        if seconds < limit:
-            return f"{int(seconds / divisor)}{unit}"
-    return f"{int(seconds / 86400)}d"
-
-
-def rate(per_s: float) -> str:
-    """Four characters at most: `0`, `3.4`, `340`, `3.4k`, `34k`."""
-    if per_s < 0.05:
-        return "0"
-    if per_s < 9.95:
-        return f"{per_s:.1f}"
-    if per_s < 999.5:
-        return f"{per_s:.0f}"
-    return f"{per_s / 1000:.1f}k" if per_s < 9950 else f"{per_s / 1000:.0f}k"
-
-
-def kv_use(server: ServerStatus) -> str:
-    """Share of the KV blocks in use."""
-    stats = server.stats
-    return f"{100 * stats.num_used_blocks / stats.num_blocks:.0f}%" if stats.num_blocks else "-"
+def _request_line(proxy: ServerStatus) -> Text:
+    stats = proxy.stats
+    line = Text("requests ", "bold")
+    line.append(f"{values.rate(proxy.requests_s)}/s", "default").append(f", {stats.num_running} running")
+    line.append(f", {stats.num_waiting} waiting", "yellow" if stats.num_waiting else "default")
+    line.append(f", {values.rate(proxy.failures_s)}/s failing", "red" if proxy.failures_s >= 0.05 else "default")
+    line.stylize("not bold", len("requests "))
+    return line
 
 
 # --- servers --------------------------------------------------------------------------------------------------------
 
-_COLUMNS: list[tuple[str, bool, _Cell]] = [
-    ("name", False, lambda s: Text(s.name, ROLE_STYLES[s.role])),
-    ("role", False, lambda s: s.role),
-    ("on", False, lambda s: place_words(s.gpus, s.cores)),
-    ("pid", True, lambda s: str(s.pid or "-")),
-    ("state", False, lambda s: Text(s.state, _STYLES[s.state])),
-    ("up", True, lambda s: "-" if s.up_s is None else duration(s.up_s)),
-    ("restarts", True, lambda s: str(s.restarts)),
-    ("run", True, lambda s: str(s.stats.num_running)),
-    ("wait", True, lambda s: str(s.stats.num_waiting)),
-    ("KV", True, kv_use),
-    ("in/s", True, lambda s: "-" if s.role == "proxy" else rate(s.tokens_in_s)),
-    ("out/s", True, lambda s: "-" if s.role == "proxy" else rate(s.tokens_out_s)),
-]
-"""Heading, whether it is a number, and what stands there."""
+
+def _servers(servers: Sequence[ServerStatus], width: int, num_rows: int) -> list[RenderableType]:
+    """The table, or of a table that is too long the rows that matter, and how many were left out."""
+    if not servers:
+        return []
+    kept = {s.name for s in sorted(servers, key=_is_well)[:num_rows]}
+    left_out = [s for s in servers if s.name not in kept]
+    tables: list[RenderableType] = [*server_tables([s for s in servers if s.name in kept], width)]
+    if left_out:
+        how = ", all ready" if all(_is_well(s) for s in left_out) else ""
+        tables.append(Text(f"and {len(left_out)} more{how}: `trtdisagg status | less` has them all", "dim"))
+    return tables
 
 
-def _table(servers: list[ServerStatus], width: int) -> Table:
-    wide = width >= WIDE
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if wide else 0, 0, 0), show_edge=False)
-    named_by_role = all(s.role in (s.name, s.name.rpartition("-")[0]) for s in servers)
-    columns = [c for c in _COLUMNS if wide or c[0] != "role" or not named_by_role]
-    for heading, is_number, _ in columns:
-        max_width = _MAX_PLACE_CHARS if heading == "on" and not wide else None
-        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True, max_width=max_width)
-    for server in servers:
-        table.add_row(*(cell(server) for _, _, cell in columns))
-    return table
+def _fitting(servers: Sequence[ServerStatus], width: int, room: int) -> list[RenderableType]:
+    table = _servers(servers, width, len(servers))
+    too_many = _num_lines(table, width) - room
+    if too_many <= 0:
+        return table
+    num_tables = len(table)
+    num_rows = (room - 2 * num_tables - 1) // num_tables
+    return _servers(servers, width, max(num_rows, _MIN_ROWS))
+
+
+def _is_well(server: ServerStatus) -> bool:
+    return server.state == "ready"
 
 
 def _reasons(servers: Iterable[ServerStatus]) -> list[Text]:
     """A line for each server of which there is more to say than its state; of one that was stopped there is not."""
     return [
-        Text.assemble((s.name, ROLE_STYLES[s.role]), " ", (s.state, _STYLES[s.state]), f": {s.reason}")
+        Text.assemble(_name(s), " ", (s.state, values.STATE_STYLES[s.state]), f": {words}")
         for s in servers
-        if s.reason and s.state != "stopped"
+        if s.state != "stopped" and (words := _why(s))
     ]
 
 
-def _events(events: list[str]) -> list[Text]:
-    return [Text(line, "dim", no_wrap=True, overflow="ellipsis") for line in ["", *events[-_NUM_EVENTS:]] if events]
+def _why(server: ServerStatus) -> str:
+    words = [server.reason] if server.reason else []
+    if server.in_use and server.state in ("draining", "stopping"):
+        words.append(f"{server.in_use} request{'s' if server.in_use > 1 else ''} to finish")
+    if server.deadline_s is not None:
+        words.append(f"cut short in {max(server.deadline_s, 0):.0f} s")
+    return ", ".join(words)
+
+
+def _name(server: ServerStatus | Member) -> tuple[str, str]:
+    return server.name, values.ROLE_STYLES[server.role]
+
+
+# --- what there is to say -------------------------------------------------------------------------------------------
+
+
+def _others(others: Sequence[Member]) -> list[Text]:
+    if not others:
+        return []
+    line = Text("looked after elsewhere: ")
+    for i, member in enumerate(others):
+        line.append(", " if i else "").append(*_name(member)).append(f" ({member.url})")
+    return [line]
+
+
+def _autoscale(status: ClusterStatus) -> list[Text]:
+    return [Text.assemble(("autoscale ", "bold"), status.autoscale)] if status.autoscale else []
+
+
+def _hints(hints: Iterable[str]) -> list[Text]:
+    return [Text(f"! {hint}", "yellow") for hint in hints]
+
+
+def _events(events: list[str], count: int) -> list[Text]:
+    lines = events[-count:] if count > 0 else []
+    return [Text(line, "dim", no_wrap=True, overflow="ellipsis") for line in ["", *lines] if lines]

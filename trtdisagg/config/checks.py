@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from trtdisagg.config.located import Located
+from trtdisagg.config.registry_checks import check_registry
 from trtdisagg.config.schema import ClusterFile, ModelEntry, ServerSection
 from trtdisagg.errors import ConfigError
 
@@ -16,9 +17,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _URL = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@?#\[\]]+):(\d{1,5})")
 
 
-def check(cluster: ClusterFile, root: Located, *, only_routes: bool) -> None:
+def check(cluster: ClusterFile, root: Located, *, only_routes: bool, elsewhere: bool = False) -> None:
     """
     :param root: the same file with places.
+    :param elsewhere: servers are also found somewhere else, so there may be none in the file.
     :raises ConfigError: with the line and path of what does not fit.
     """
     if cluster.name is not None and not _NAME.fullmatch(cluster.name):
@@ -26,10 +28,12 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool) -> None:
             root, "name", f"{cluster.name!r}: letters, digits, dot, dash and underscore only: it is part of paths"
         )
     _check_models(cluster, root, only_routes)
+    check_registry(cluster, root)
+    elsewhere = elsewhere or cluster.disagg_cluster.cluster_uri is not None
     sections = list(_sections(cluster))
     for path, section in sections:
-        _check_urls(root, path, section, run_already=only_routes)
-    if not any(section.num_instances for _, section in sections):
+        _check_urls(root, path, section, run_already=only_routes, elsewhere=elsewhere)
+    if not elsewhere and not any(section.num_instances for _, section in sections):
         raise ConfigError(
             f"{root.place.file}: no servers: name a `model:` to start, or `urls` of servers that run already"
         )
@@ -56,8 +60,8 @@ def _sections(cluster: ClusterFile) -> Iterator[tuple[str, ServerSection]]:
                 yield prefix + name, section
 
 
-def _check_urls(root: Located, path: str, section: ServerSection, *, run_already: bool) -> None:
-    if run_already and section.num_instances and not section.urls:
+def _check_urls(root: Located, path: str, section: ServerSection, *, run_already: bool, elsewhere: bool) -> None:
+    if run_already and section.num_instances and not section.urls and not elsewhere:
         no_model = "" if "model" in root.children else ", and the file has no `model` to start some with"
         raise _error(root, path, f"no `urls` of servers that run already{no_model}")
     if section.urls and len(section.urls) != section.num_instances:

@@ -38,6 +38,8 @@ _SECTIONS: dict[type[msgspec.Struct], str] = {
     schema.RouterConfig: "`router`, in a server section",
     schema.ModelEntry: "`models`, each entry",
     schema.SupervisionConfig: "`supervision`",
+    schema.DisaggCluster: "`disagg_cluster`",
+    schema.MinimalInstances: "`minimal_instances`, in `disagg_cluster`",
     schema.ProxyConfig: "`proxy`",
 }
 

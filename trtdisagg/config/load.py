@@ -21,7 +21,7 @@ from trtdisagg.config.keys import Notice, Pruner
 from trtdisagg.config.located import Located, kind, read
 from trtdisagg.config.overrides import Override, SetValue, compare, parse, put
 from trtdisagg.config.schema import ClusterFile
-from trtdisagg.config.sections import complete, of_sections
+from trtdisagg.config.sections import SECTIONS, complete, of_sections
 from trtdisagg.errors import ConfigError
 
 _WORDING = {
@@ -55,16 +55,19 @@ class Loaded(msgspec.Struct, kw_only=True, frozen=True):
         return hashlib.blake2b(msgspec.json.encode(self.cluster), digest_size=8).hexdigest()
 
 
-def load(path: Path | str, overrides: Sequence[str] = (), *, only_routes: bool = False) -> Loaded:
+def load(
+    path: Path | str, overrides: Sequence[str] = (), *, only_routes: bool = False, elsewhere: bool = False
+) -> Loaded:
     """Read a cluster file.
 
     :param overrides: `a.b=c` each, on top of what the file says; see `overrides`.
     :param only_routes: as if there were no `model:`: the servers of the file run already, whoever started them.
+    :param elsewhere: servers are also found somewhere else, so the file may list none.
     :raises ConfigError: with file, line and path; see the module's text.
     """
     path = Path(path)
     root, given = read(path), parse(overrides)
-    cluster, no_effect = assemble(root, path.parent, given, only_routes=only_routes)
+    cluster, no_effect = assemble(root, path.parent, given, only_routes=only_routes, elsewhere=elsewhere)
     return Loaded(
         cluster=cluster,
         path=Path(os.path.abspath(path)),
@@ -75,7 +78,12 @@ def load(path: Path | str, overrides: Sequence[str] = (), *, only_routes: bool =
 
 
 def assemble(
-    root: Located, directory: Path, overrides: Sequence[Override] = (), *, only_routes: bool = False
+    root: Located,
+    directory: Path,
+    overrides: Sequence[Override] = (),
+    *,
+    only_routes: bool = False,
+    elsewhere: bool = False,
 ) -> tuple[ClusterFile, list[Notice]]:
     """Make what was written, in a file or elsewhere, into a cluster.
 
@@ -93,9 +101,16 @@ def assemble(
     )
     root = pruner.prune(whole, ClusterFile)
     cluster = _convert(root)
-    check(cluster, root, only_routes=only_routes)
+    check(cluster, root, only_routes=only_routes, elsewhere=elsewhere)
     cluster = _flat(cluster)
-    return replace(cluster, model=None) if only_routes else cluster, pruner.notices
+    return _that_run(cluster) if only_routes else cluster, pruner.notices
+
+
+def _that_run(cluster: ClusterFile) -> ClusterFile:
+    """Only servers that run already: where a section lists none, they are found in a registry."""
+    sections = {name: getattr(cluster, name) for name in SECTIONS}
+    empty = {name: replace(s, num_instances=0) for name, s in sections.items() if s is not None and not s.urls}
+    return replace(cluster, model=None, **empty)
 
 
 def _flat(cluster: ClusterFile) -> ClusterFile:

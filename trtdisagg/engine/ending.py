@@ -32,7 +32,6 @@ class Signals:
     def _asked_to_end(self, number: int) -> None:
         self.number = number
         if self._service.is_open and not self._service.is_draining:
-            log.info("draining; waits for: %s", self._service.unfinished or "nothing")
             self._service.drain()
         else:
             self.cut_short = True

@@ -6,24 +6,32 @@ Each room adds its lines to `attached`: it enters what must run for it, and says
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from aiohttp import web
 
 from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.http_server import Handler
 from trtdisagg.proxy.pages import Pages, json_page
+from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.readiness import cluster_info
+from trtdisagg.proxy.registry_room import open_registry
 from trtdisagg.registry.members import Roster
 
 
 @contextlib.asynccontextmanager
-async def attached(spec: ProxySpec, roster: Roster) -> AsyncIterator[Pages]:
-    """Run what the spec asks for beside the request path, while the block runs."""
+async def attached(
+    spec: ProxySpec, roster: Roster, pool: Pool, *, secret: str | None, in_use: Callable[[], Mapping[str, int]]
+) -> AsyncIterator[Pages]:
+    """Run what the spec asks for beside the request path, while the block runs.
+
+    :param in_use: requests that count on each server, by incarnation.
+    """
 
     async def info(_: web.BaseRequest) -> web.Response:
         return json_page(cluster_info(spec, roster))
 
-    async with contextlib.AsyncExitStack():
+    async with contextlib.AsyncExitStack() as stack:
         pages: dict[tuple[str, str], Handler] = {("GET", "/cluster_info"): info}
+        pages |= await stack.enter_async_context(open_registry(spec, roster, pool, secret=secret, in_use=in_use))
         yield pages

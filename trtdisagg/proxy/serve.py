@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import signal
-from pathlib import Path
 
 import uvloop
 
@@ -27,6 +26,7 @@ from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.members_door import open_members_door
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.registry.members import Roster
+from trtdisagg.registry.open import read_secret
 
 BEAT_S = 0.5
 
@@ -52,11 +52,13 @@ def run_proxy(spec: ProxySpec) -> int:
 
 async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
     signals = _Signals()
-    roster, pool = Roster(), Pool(_read_secret(spec.secret_file))
+    secret = read_secret(spec.secret_file)
+    roster, pool = Roster(), Pool(secret)
     means = Means.make(spec, roster, pool)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(pool.close_idle)
-        app = App(means, await stack.enter_async_context(attached(spec, roster)))
+        pages = attached(spec, roster, pool, secret=secret, in_use=means.uses.in_use)
+        app = App(means, await stack.enter_async_context(pages))
         sockets = open_sockets(spec.host, spec.port, stuck_timeout_s=spec.idle_timeout_s)
         await stack.enter_async_context(serving(app.handle, sockets, spec.max_body_bytes))
         if spec.members_socket is not None:
@@ -92,15 +94,6 @@ async def _beat(reporter: Reporter, means: Means) -> None:
     while True:
         reporter.send(Beat(stats=means.metrics.stats(num_waiting=means.waiting.num_waiting)))
         await asyncio.sleep(BEAT_S)
-
-
-def _read_secret(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_text().strip()
-    except OSError as e:
-        raise StartupError(f"cannot read the secret file {path}: {e.strerror or e}") from e
 
 
 class _Signals:

@@ -107,8 +107,8 @@ class StoreDoor:
                 async with asyncio.timeout_at(due if due < math.inf else None):
                     await self._changed.wait()
             except TimeoutError:
-                if (late_s := self._loop.time() - due) > LATE_S:
-                    self._leases.postpone(late_s)
+                if self._loop.time() > due + LATE_S:
+                    self._leases.begin_anew(self._loop.time())
             self._changed.clear()
             if self._leases.sweep(self._loop.time()):
                 self._tell()

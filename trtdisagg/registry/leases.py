@@ -17,6 +17,7 @@ MAX_VALUE_BYTES = 16 * 1024
 
 class _Entry(msgspec.Struct):
     value: str
+    ttl_s: float | None
     until: float
 
 
@@ -43,7 +44,7 @@ class Leases:
             return False
         if key not in self._entries and len(self._entries) >= MAX_KEYS:
             raise ValueError(f"there are {MAX_KEYS} keys already")
-        self._entries[key] = _Entry(value, _end(ttl_s, now))
+        self._entries[key] = _Entry(value, ttl_s, _end(ttl_s, now))
         return True
 
     def expire(self, key: str, *, ttl_s: float | None, now: float) -> bool:
@@ -53,7 +54,7 @@ class Leases:
         """
         if (entry := self._entries.get(key)) is None:
             return False
-        entry.until = _end(ttl_s, now)
+        entry.ttl_s, entry.until = ttl_s, _end(ttl_s, now)
         return True
 
     def delete(self, key: str) -> bool:
@@ -80,10 +81,10 @@ class Leases:
             del self._entries[key]
         return bool(ended)
 
-    def postpone(self, seconds: float) -> None:
-        """Let everything hold longer: for so long this process did not run, and could not be told of renewals."""
+    def begin_anew(self, now: float) -> None:
+        """Let everything hold its whole time from now: this process did not run, and could not be told of renewals."""
         for entry in self._entries.values():
-            entry.until += seconds
+            entry.until = _end(entry.ttl_s, now)
 
 
 def _end(ttl_s: float | None, now: float) -> float:

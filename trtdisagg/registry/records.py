@@ -53,7 +53,7 @@ def prefix_of(cluster_name: str) -> str:
 def entries_of(member: Member, cluster_name: str) -> dict[str, str]:
     """The keys of a member, in the order in which they are to be written: who sees the last knows all."""
     host, _, port = member.url.rpartition(":")
-    worker_id = f"{member.role.upper()}-{member.url}-{member.incarnation or member.name}"
+    worker_id = f"{member.role.upper()}-{member.url}-{member.identity}"
     worker = {
         "worker_id": worker_id,
         "host": host.strip("[]"),
@@ -76,7 +76,7 @@ def metadata_entries_of(member: Member) -> dict[str, str]:
         "server_role": "CONTEXT" if member.role == "context" else "GENERATION",
         "url": f"http://{member.url}",
     }
-    return {METADATA_PREFIX + (member.incarnation or member.name): msgspec.json.encode(value).decode()}
+    return {METADATA_PREFIX + member.identity: msgspec.json.encode(value).decode()}
 
 
 def listed_in(entries: Mapping[str, str], cluster_name: str) -> tuple[dict[str, Listed], list[str]]:

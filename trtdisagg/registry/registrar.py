@@ -76,7 +76,7 @@ class Registrar:
 
     def update(self, members: Iterable[Member]) -> None:
         """Take the whole set of servers that may be routed to."""
-        wanted = {who(member): member for member in members}
+        wanted = {member.identity: member for member in members}
         for key in self._wanted.keys() - wanted.keys():
             self._in_use[key] = 1 if key in self._kept else None
         for key in list(self._in_use)[:-MAX_REMEMBERED]:
@@ -206,8 +206,3 @@ class Registrar:
             return
         self._problem = problem
         self._on_problem(f"not registered: {problem}; trying again" if problem else "registered again")
-
-
-def who(member: Member) -> str:
-    """What a member is known by: its incarnation, where it has one."""
-    return member.incarnation or member.name

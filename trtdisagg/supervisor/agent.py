@@ -20,6 +20,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -28,6 +29,8 @@ from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError, 
 from trtdisagg.protocol.control import ClusterStatus, DownRequest
 from trtdisagg.protocol.spec import Beat, SwitchRole
 from trtdisagg.supervisor import ports, rundir, view
+from trtdisagg.supervisor.autoscaler import Autoscaler
+from trtdisagg.supervisor.canaries import Canaries
 from trtdisagg.supervisor.control import ControlServer
 from trtdisagg.supervisor.decide import decide, next_wake
 from trtdisagg.supervisor.events import (
@@ -103,7 +106,7 @@ async def run_agent(
         if plan.proxy:
             sockets = stack.enter_context(ports.listening(plan.proxy.spec.host, plan.proxy.spec.port, PROXY))
         secret_file = str(rundir.make_secret(place)) if plan.makes_secret else plan.secret_file
-        agent = Agent(plan, place, run_id, wish, on_status=on_status, on_event=on_event)
+        agent = Agent(plan, place, run_id, wish, secret_file, on_status=on_status, on_event=on_event)
         guardian = stack.enter_context(Guardian(run_id, place, lock_fd, agent.handle))
         nursery = Nursery(
             place,
@@ -126,6 +129,7 @@ class Agent:
         place: Place,
         run_id: str,
         wish: Wish | None,
+        secret_file: str | None,
         *,
         on_status: Callable[[ClusterStatus], None],
         on_event: Callable[[str], None],
@@ -140,6 +144,13 @@ class Agent:
         self._on_event = on_event
         self._operations = Operations(self, wish)
         self._telling = Telling(place, self.handle)
+        self._autoscaler = Autoscaler(self.status, lambda: self.plan.autoscale, self._operations, self.handle)
+        self._canaries = Canaries(
+            lambda: view.asked_for_tokens(self.state, self.plan_of),
+            lambda: self.plan.supervision,
+            Path(secret_file).read_text().strip() if secret_file else "",
+            self.handle,
+        )
         self._notifier = Notifier()
         self._wake_at: float | None = None
         self._shown_at = 0.0
@@ -161,8 +172,10 @@ class Agent:
             journal=self._journal,
         )
         async with anyio.create_task_group() as self._tasks, control.listening(self.place.control_socket):
-            for task in (guardian.run, pace.run, self._notifier.run, self._watch_signals, self._watch_clock):
-                self._tasks.start_soon(task)
+            for service in (guardian, pace, self._notifier, self._autoscaler, self._canaries):
+                self._tasks.start_soon(service.run)
+            self._tasks.start_soon(self._watch_signals)
+            self._tasks.start_soon(self._watch_clock)
             await self._finished.wait()
             self._tasks.cancel_scope.cancel()
         return self._result()
@@ -176,6 +189,7 @@ class Agent:
             now=time.monotonic(),
             agent_pid=os.getpid(),
             others=self._telling.others,
+            autoscale=self._autoscaler.line,
             events=self._journal.last_lines(_NUM_LINES_IN_STATUS),
         )
 

@@ -1,4 +1,4 @@
-"""Carries the autoscaler's decisions out, at its interval; one that fails is said, and the next is made all the same."""
+"""Carries the autoscaler's decisions out, one at each interval; of one that fails people are told, and it goes on."""
 
 from __future__ import annotations
 

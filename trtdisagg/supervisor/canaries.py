@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import aiohttp
 import anyio
@@ -25,7 +24,7 @@ class Canaries:
     """
     :param members: the servers to ask, where there is something to ask.
     :param rules: what is wanted now; it changes when the file is applied anew.
-    :param secret_file: of the cluster, if it has one.
+    :param secret: of the cluster; empty: it has none.
     :param on_event: called with each answer.
     """
 
@@ -33,19 +32,17 @@ class Canaries:
         self,
         members: Callable[[], list[Member]],
         rules: Callable[[], SupervisionConfig],
-        secret_file: str | None,
+        secret: str,
         on_event: Callable[[Event], None],
     ) -> None:
         self._members = members
         self._rules = rules
-        self._secret_file = secret_file
+        self._secret = secret
         self._on_event = on_event
 
     async def run(self) -> None:
         """Ask again and again, until cancelled."""
-        headers = {}
-        if self._secret_file is not None:
-            headers["Authorization"] = f"Bearer {Path(self._secret_file).read_text().strip()}"
+        headers = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
         async with aiohttp.ClientSession(headers=headers) as session:
             while True:
                 interval_s = self._rules().canary_interval_s

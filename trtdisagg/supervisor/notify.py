@@ -32,6 +32,7 @@ _PULSE_S = 5.0
 """How often what changes all the time, the number of requests, is told."""
 _PATIENCE_S = 30.0
 _MAX_STATUS_CHARS = 200
+_MAX_REASON_CHARS = 120
 _SERVING = ("ready", "degraded")
 _ENDING = ("stopping", "failed")
 
@@ -72,7 +73,7 @@ def status_line(status: ClusterStatus) -> str:
         num_requests = _num_requests(status)
         what.append(f"{num_requests} request{'' if num_requests == 1 else 's'}")
     if status.state in _ENDING and status.reason:
-        what.insert(0, status.reason.splitlines()[0])
+        what.insert(0, status.reason.splitlines()[0][:_MAX_REASON_CHARS])
     head = "" if status.state == "ready" else f"{status.state}: "
     return _one_line(head + ", ".join(what))
 

@@ -85,23 +85,25 @@ def make_plan(
     numbers: Mapping[str, Sequence[int]] | None = None,
     keep: Mapping[str, ChildPlan] | None = None,
     roles: Mapping[str, Role] | None = None,
+    elsewhere: bool = False,
 ) -> Plan:
     """Decide what runs where.
 
     :param models: by `model` of the file.
     :param with_proxy: False: servers alone (`trtdisagg serve`).
     :param default_backend: the transfer backend of servers whose section names none.
-    :param numbers: of the servers in groups that were scaled, see `slots`.
+    :param numbers: of the servers there shall be, where they are not those of the file; see `slots`.
     :param keep: what runs. A server that the file still wants the same keeps its plan; one that it wants otherwise
         keeps its GPUs and cores where it still may; what the others of these have counts as free.
     :param roles: of servers that have another role than their section's; other names do not matter.
+    :param elsewhere: the proxy finds servers somewhere else, too.
     :raises ConfigError: when the file asks for what is not there or does not go together.
     :raises StartupError: when there is too little memory, or there are too few GPUs.
     """
     everything = [replace(slot, role=(roles or {}).get(slot.name, slot.role)) for slot in slots(cluster, numbers)]
     ours = [slot for slot in everything if slot.entry is not None and _is_here(slot, host)]
     registry = registry_of(cluster.disagg_cluster)
-    check_slots(everything, ours, with_proxy=with_proxy, has_registry=registry is not None)
+    check_slots(everything, ours, with_proxy=with_proxy, has_registry=elsewhere or registry is not None)
     facts = {slot.name: _facts(slot, cluster, name, models, default_backend) for slot in ours}
     dimensions = {slot.name: models[slot.entry.model].dimensions for slot in ours if slot.entry}
     servers, notices = _plan_servers(ours, facts, dimensions, host, keep or {})

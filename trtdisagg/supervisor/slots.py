@@ -36,8 +36,8 @@ class Slot(msgspec.Struct, kw_only=True, frozen=True):
 def slots(cluster: ClusterFile, numbers: Mapping[str, Sequence[int]] | None = None) -> Iterator[Slot]:
     """All servers of a file; one whose url stands in both sections is one server of role `both`.
 
-    :param numbers: of the servers in a group, where they are not those of `default_numbers`: it was scaled. A number
-        that no url is listed for gets any free port on the host of the first.
+    :param numbers: those of the servers there shall be, by group, where they are not `default_numbers`; a group that
+        is not in it has none. A number that no url is listed for gets any free port on the host of the first.
     :raises ConfigError: when the two sections of a server differ, or there is no such group.
     """
     groups = list(_groups(cluster))
@@ -45,7 +45,7 @@ def slots(cluster: ClusterFile, numbers: Mapping[str, Sequence[int]] | None = No
         known = ", ".join(group.name for group, _ in groups)
         raise ConfigError(f"{unknown[0]}: the cluster file has no section for such servers; it has: {known}")
     for group, urls in groups:
-        yield from _numbered(group, urls, (numbers or {}).get(group.name, range(len(urls))))
+        yield from _numbered(group, urls, range(len(urls)) if numbers is None else numbers.get(group.name, ()))
 
 
 def default_numbers(cluster: ClusterFile) -> dict[str, list[int]]:

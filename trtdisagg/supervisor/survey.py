@@ -12,6 +12,7 @@ from trtdisagg.config.schema import Backend, ClusterFile, ServerSection
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.host import discover
+from trtdisagg.supervisor.membership import with_whole_paths
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import Slot, slots
@@ -30,6 +31,7 @@ def survey(
     numbers: Mapping[str, Sequence[int]] | None = None,
     keep: Mapping[str, ChildPlan] | None = None,
     roles: Mapping[str, Role] | None = None,
+    elsewhere: bool = False,
 ) -> Plan:
     """Make the plan of a cluster file for this machine. A model that only the hub has is downloaded.
 
@@ -37,6 +39,7 @@ def survey(
     :param with_proxy: False: servers alone (`trtdisagg serve`).
     :param default_backend: the transfer backend of servers whose section names none.
     :param numbers, keep, roles: what runs beside, see `make_plan`.
+    :param elsewhere: the proxy finds servers somewhere else, too.
     :raises ConfigError: when the file asks for what is not there or does not go together.
     :raises StartupError: when a model or the secret cannot be read, or there is too little memory, or too few GPUs.
     """
@@ -44,6 +47,7 @@ def survey(
     everything = list(slots(cluster, numbers))
     if cluster.secret_file is not None:
         cluster = replace(cluster, secret_file=str(_checked_secret(directory / cluster.secret_file)))
+    cluster = replace(cluster, disagg_cluster=with_whole_paths(cluster.disagg_cluster, directory))
     return make_plan(
         cluster,
         name=name,
@@ -55,6 +59,7 @@ def survey(
         numbers=numbers,
         keep=keep,
         roles=roles,
+        elsewhere=elsewhere,
     )
 
 

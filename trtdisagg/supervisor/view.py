@@ -39,6 +39,12 @@ def routable(state: ClusterState, plan: Plan, plan_of: PlanOf) -> Members:
     )
 
 
+def asked_for_tokens(state: ClusterState, plan_of: PlanOf) -> list[Member]:
+    """Servers that should be able to generate, also those in doubt: a token brings them back."""
+    there = [c for c in state.children.values() if c.role != PROXY and c.ready is not None and c.leaving is None]
+    return [_member(plan_of(child.name), child) for child in there]
+
+
 def _member(server: ChildPlan, child: Child) -> Member:
     assert child.ready is not None
     assert child.role != "proxy"

@@ -136,13 +136,10 @@ def test_proxy_refuses_a_spec_that_is_none() -> None:
     assert "not the spec file of a proxy" in result.stderr
 
 
-def test_proxy_refuses_a_registry_elsewhere() -> None:
-    Path("m.yaml").write_text("server_type: etcd\nport: 2379\n")
-    Path("c.yaml").write_text("generation_servers: {urls: ['localhost:1']}")
-    for args in (["proxy", "-c", "c.yaml", "-m", "m.yaml"], ["serve", "m", "--metadata_server_config_file", "m.yaml"]):
-        result = run(*args)
-        assert result.exit_code == 2
-        assert "m.yaml:1: server_type: 'etcd': a registry outside the cluster is not there yet" in result.stderr
+def test_a_spec_file_says_itself_where_servers_are_registered() -> None:
+    result = run("proxy", "--spec", "spec.json", "-m", "m.yaml")
+    assert result.exit_code == 2
+    assert "-m goes with -c" in result.stderr
 
 
 @pytest.mark.parametrize(

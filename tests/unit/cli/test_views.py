@@ -1,8 +1,9 @@
-"""The live table, narrow and wide."""
+"""The screen at every width and height."""
 
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from msgspec.structs import replace
@@ -13,46 +14,120 @@ from trtdisagg.cli import views
 from trtdisagg.cli.views import cluster_view, to_svg
 from trtdisagg.protocol.control import ClusterStatus
 
+PROXY, CONTEXT, *GENERATION = BUSY.servers
 
-def drawn(status: ClusterStatus, width: int) -> list[str]:
+
+def drawn(status: ClusterStatus, width: int, height: int | None = None) -> list[str]:
     console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(cluster_view(status, width))
+    console.print(cluster_view(status, width, height))
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
-@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def row(lines: list[str], name: str) -> str:
+    """A server's row, of both tables where there are two; without the bar and the sparkline."""
+    rows = [re.sub("[▁-▏·]", "", line).split()[1:] for line in lines if re.match(f"{name} +(cpu|gpu|-|[0-9])", line)]
+    assert rows, "\n".join(lines)
+    return " ".join(word for words in rows for word in words)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 140, 200])
 def test_every_fact_is_there_and_fits(width: int) -> None:
     lines = drawn(BUSY, width)
     assert max(map(len, lines)) <= width
-    rows = {line.split()[0]: line.split() for line in lines if line}
-    assert rows["prod"] == ["prod", "degraded,", "up", "2h,", "http://127.0.0.1:8000"]
-    assert [w for w in rows["proxy"] if w != "proxy"] == ["-", "1234567", "ready", "2h", "0", "0", "0", "-", "-", "-"]
-    context = ["gpu", "0", "1234568", "ready", "1m", "0", "12", "1024", "100%", "12k", "0"]
-    assert rows["context-0"][-len(context) :] == context
-    table = [line.split() for line in lines if line.startswith("generation-10")]
-    generation = ["cpu", "0-3,8", "-", "backoff", "-", "12", "64", "7", "1%", "0", "340"]
-    assert table[0][-len(generation) :] == generation
-    assert "generation-10 backoff: killed by SIGKILL" in lines
+    assert lines[0] == "prod degraded, up 2h, http://127.0.0.1:8000"
+    assert lines[1] == "requests 34/s, 76 running, 3 waiting, 0.2/s failing"
+    assert row(lines, "proxy") == "- 1234567 ready 2h 0 76 3 - - - 830ms 43ms -"
+    assert row(lines, "context-0") == "gpu 0 1234568 ready 1m 0 12 1024 100% 12k 0 1.2s - -"
+    assert row(lines, "generation-10") == "cpu 0-3,8 - backoff - 12 64 7 1% 0 340 - 8.3ms 12.3"
+    for line in (
+        "generation-10 backoff: killed by SIGKILL",
+        "generation-11 draining: 4 requests to finish, cut short in 17 s",
+        "looked after elsewhere: generation-20 (10.0.0.2:8003)",
+        "autoscale holds: time to first token is below its target, nothing waits",
+        "! generation-10 is 2.4 times slower per token than the others: 48 ms, not 20 ms",
+    ):
+        assert line in lines
 
 
-def test_the_role_is_left_out_only_where_the_name_says_it() -> None:
-    assert "role" in drawn(BUSY, 200)[1].split()
-    assert "role" not in drawn(BUSY, 80)[1].split()
-    renamed = replace(BUSY, servers=[replace(BUSY.servers[1], name="a-0")])
-    assert "role" in drawn(renamed, 80)[1].split()
+@pytest.mark.parametrize(("width", "num_tables"), [(80, 2), (120, 1), (200, 1)])
+def test_one_table_where_it_fits(width: int, num_tables: int) -> None:
+    lines = drawn(BUSY, width)
+    assert sum(line.startswith("name") for line in lines) == num_tables
+    assert any("▂▁█" in line for line in lines), "and room for the sparklines"
+
+
+def test_the_role_is_shown_where_names_do_not_say_it() -> None:
+    for width in (80, 200):
+        assert "role" not in drawn(BUSY, width)[2].split()
+        for name, named_by_role in (("llama.context-3", True), ("a-0", False), ("generation-7", False)):
+            renamed = replace(BUSY, servers=[replace(CONTEXT, name=name)])
+            assert ("role" in drawn(renamed, width)[1].split()) is not named_by_role
 
 
 def test_a_long_list_of_cores_gives_way() -> None:
     servers = [replace(s, cores=list(range(0, 64, 2)), gpus=[]) for s in BUSY.servers]
     lines = drawn(replace(BUSY, servers=servers), 80)
     assert max(map(len, lines)) <= 80
-    assert all("12k" in line or "context-0" not in line for line in lines), "numbers are not what gives way"
+    assert row(lines, "context-0").endswith("12k 0 1.2s - -"), "numbers are not what gives way"
+
+
+def test_long_names_leave_the_numbers_whole() -> None:
+    servers = [replace(s, name=f"llama-3.1-8b.{s.name}") for s in BUSY.servers]
+    lines = drawn(replace(BUSY, servers=servers), 80)
+    assert max(map(len, lines)) <= 80
+    assert row(lines, "llama-3.1-8b.context-0").endswith("12k 0 1.2s - -")
 
 
 def test_only_the_last_events_one_line_each() -> None:
     lines = drawn(BUSY, 80)
     assert [line[9:16] for line in lines[-5:]] == [f"event {i}" for i in range(3, 8)]
     assert all(line.endswith("…") for line in lines[-5:])
+
+
+def test_roles_stand_together() -> None:
+    servers = [replace(CONTEXT, name="context-1"), *GENERATION, CONTEXT, PROXY]
+    lines = drawn(replace(BUSY, servers=servers), 200)
+    names = [line.split()[0] for line in lines[4:9]]
+    assert names == ["proxy", "context-1", "context-0", "generation-10", "generation-11"]
+
+
+# --- height ---------------------------------------------------------------------------------------------------------
+
+
+def many(count: int) -> ClusterStatus:
+    servers = [replace(CONTEXT, name=f"context-{i}") for i in range(count)]
+    return replace(BUSY, servers=[PROXY, *servers, *GENERATION])
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("height", [24, 30, 50])
+@pytest.mark.parametrize("num_servers", [1, 4, 8, 64])
+def test_it_fits_the_height(width: int, height: int, num_servers: int) -> None:
+    lines = drawn(many(num_servers), width, height)
+    assert len(lines) <= height
+    assert row(lines, "generation-10"), "what is not well is never left out"
+    assert any(line.startswith("! generation-10") for line in lines)
+
+
+def test_events_go_before_servers() -> None:
+    whole = drawn(many(3), 200)
+    lines = drawn(many(3), 200, len(whole) - 2)
+    assert len(lines) == len(whole) - 2
+    assert lines[:-3] == whole[: len(lines) - 3]
+
+
+def test_how_many_are_left_out_is_said() -> None:
+    lines = drawn(many(64), 200, 30)
+    (line,) = [line for line in lines if line.startswith("and ")]
+    shown = [line for line in lines if re.match(r"context-\d", line)]
+    assert line.startswith(f"and {65 - len(shown) - 1 + (0 if row_of_proxy(lines) else 1)} more, all ready")
+
+
+def row_of_proxy(lines: list[str]) -> bool:
+    return any(line.startswith("proxy ") for line in lines)
+
+
+# --- ends -----------------------------------------------------------------------------------------------------------
 
 
 def test_why_it_stops_is_told_and_how_the_stopped_ended_is_not() -> None:
@@ -62,8 +137,17 @@ def test_why_it_stops_is_told_and_how_the_stopped_ended_is_not() -> None:
     assert not any("exit status" in line for line in lines)
 
 
-def test_a_cluster_without_servers_of_its_own() -> None:
-    assert len(drawn(replace(BUSY, servers=[BUSY.servers[0]], events=[]), 80)) == 4
+def test_a_cluster_of_the_proxy_alone_or_of_nothing() -> None:
+    quiet = ClusterStatus(cluster="c", state="starting", url="u", file=None, agent_pid=1, up_s=0, servers=[])
+    assert drawn(quiet, 80) == ["c starting, up 0s, u"]
+    assert len(drawn(replace(quiet, servers=[replace(PROXY, history=[])]), 200)) == 5
+
+
+def test_no_colour_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = io.StringIO()
+    Console(width=120, file=out, force_terminal=True).print(cluster_view(BUSY, 120))
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", out.getvalue())
 
 
 def test_picture() -> None:
@@ -71,32 +155,3 @@ def test_picture() -> None:
     assert svg.startswith("<svg")
     assert "generation-10" in svg
     assert "url(http" not in svg
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (0, "0"),
-        (0.04, "0"),
-        (0.06, "0.1"),
-        (9.94, "9.9"),
-        (9.96, "10"),
-        (999.4, "999"),
-        (999.6, "1.0k"),
-        (34_000, "34k"),
-    ],
-)
-def test_rate(value: float, words: str) -> None:
-    assert views.rate(value) == words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0s"), (59.9, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86_400 * 12, "12d")]
-)
-def test_duration(seconds: float, words: str) -> None:
-    assert views.duration(seconds) == words
-
-
-@pytest.mark.parametrize(("numbers", "words"), [([], ""), ([3], "3"), ([1, 0, 2, 8], "0-2,8"), ([0, 2, 4], "0,2,4")])
-def test_ranges(numbers: list[int], words: str) -> None:
-    assert views.ranges(numbers) == words

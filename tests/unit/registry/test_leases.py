@@ -35,12 +35,15 @@ def test_what_is_there_is_overwritten_only_when_asked() -> None:
     assert not leases.delete("k")
 
 
-def test_time_in_which_nobody_could_renew_does_not_count() -> None:
+def test_after_a_time_in_which_nobody_could_renew_leases_begin_anew() -> None:
     leases = Leases()
     leases.set("k", "v", ttl_s=10, now=0)
-    leases.postpone(30)
-    assert not leases.sweep(39)
-    assert leases.sweep(40)
+    leases.set("for ever", "v", ttl_s=None, now=0)
+    leases.expire("k", ttl_s=5, now=1)
+    leases.begin_anew(30)
+    assert not leases.sweep(34.9)
+    assert leases.sweep(35)
+    assert leases.get("for ever") == "v"
 
 
 @pytest.mark.parametrize(("key", "value"), [("k" * (MAX_KEY_BYTES + 1), "v"), ("k", "v" * (MAX_VALUE_BYTES + 1))])

@@ -76,10 +76,16 @@ def test_status_line(now: ClusterStatus, line: str) -> None:
     assert status_line(now) == line
 
 
-def test_a_reason_cannot_begin_a_message_of_its_own() -> None:
-    line = status_line(status("stopping", reason="what\r\x0bMAINPID=1 " + 500 * "x"))
-    assert line.splitlines() == [line]
+@pytest.mark.parametrize("end", ["\n", "\r", "\x0b", "\u2028"])
+def test_a_reason_cannot_begin_a_message_of_its_own(end: str) -> None:
+    line = status_line(status("stopping", reason=f"what{end}MAINPID=1"))
+    assert line == "stopping: what, proxy ready, 0 requests"
+
+
+def test_a_long_reason_does_not_push_out_the_rest() -> None:
+    line = status_line(status("stopping", reason=500 * "x"))
     assert len(line) <= 200
+    assert line.endswith("xxx, proxy ready, 0 requests")
 
 
 # --- saying it ------------------------------------------------------------------------------------------------------

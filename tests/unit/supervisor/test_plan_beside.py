@@ -48,19 +48,19 @@ def test_the_numbers_of_a_file() -> None:
 
 
 def test_numbers_say_which_servers_a_group_has() -> None:
-    assert [slot.name for slot in slots(cluster_file(), {"context": [0, 2]})] == [
+    assert [slot.name for slot in slots(cluster_file(), {"context": [0, 2], "generation": [0]})] == [
         "context-0",
         "context-2",
         "generation-0",
     ]
     entries = [ModelEntry(name=n, model=n, generation_servers=ServerSection()) for n in ("small", "large")]
     names = [slot.name for slot in slots(ClusterFile(models=entries), {"large.generation": [1, 3]})]
-    assert names == ["small.generation-0", "large.generation-1", "large.generation-3"]
+    assert names == ["large.generation-1", "large.generation-3"]
 
 
 def test_beyond_the_listed_urls_a_server_gets_a_port_of_the_first_ones_host() -> None:
     file = cluster_file(context_servers=ServerSection(urls=["10.0.0.5:8001", "10.0.0.6:8001"], num_instances=2))
-    assert [slot.url for slot in slots(file, {"context": [1, 2]})] == ["10.0.0.6:8001", "10.0.0.5:0", "127.0.0.1:0"]
+    assert [slot.url for slot in slots(file, {"context": [1, 2]})] == ["10.0.0.6:8001", "10.0.0.5:0"]
 
 
 def test_a_group_of_both_roles_may_be_scaled() -> None:
@@ -79,10 +79,10 @@ def test_a_group_that_the_file_has_no_section_for_cannot_be_scaled() -> None:
 def test_a_server_cannot_be_started_on_another_host() -> None:
     file = cluster_file(context_servers=ServerSection(urls=["node7:8001"]))
     with pytest.raises(ConfigError, match=r"context-1 would be on node7, .* add its address to context_servers.urls"):
-        plan_of(file, numbers={"context": [0, 1]})
+        plan_of(file, numbers={"context": [0, 1], "generation": [0]})
 
 
-@pytest.mark.parametrize("numbers", [{"generation": []}, {"generation": [], "context": []}])
+@pytest.mark.parametrize("numbers", [{"context": [0]}, {"context": [0], "generation": []}, {}])
 def test_the_last_server_that_generates_stays(numbers: dict[str, list[int]]) -> None:
     with pytest.raises(ConfigError, match="generation_servers: none, and nothing else generates"):
         plan_of(cluster_file(), numbers=numbers)
@@ -92,12 +92,12 @@ def test_each_model_keeps_a_server_that_generates() -> None:
     sections = {"context_servers": ServerSection(), "generation_servers": ServerSection()}
     file = ClusterFile(models=[ModelEntry(name=n, model=n, **sections) for n in ("small", "large")])
     with pytest.raises(ConfigError, match="generation_servers: none of large, and nothing else generates"):
-        plan_of(file, numbers={"large.generation": []})
+        plan_of(file, numbers={"small.generation": [0], "large.context": [0]})
 
 
 def test_servers_of_other_agents_may_generate() -> None:
     file = cluster_file(disagg_cluster=DisaggCluster(cluster_uri="etcd://localhost:2379"))
-    assert [s.name for s in plan_of(file, numbers={"generation": []}).servers] == ["context-0"]
+    assert [s.name for s in plan_of(file, numbers={"context": [0]}).servers] == ["context-0"]
 
 
 # --- who stays ------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def test_who_changes_keeps_its_place() -> None:
     before = plan_of(cluster_file(context_servers=section), host(num_gpus=4))
     order = dict(reversed(children(before).items()))
     changed = cluster_file(context_servers=replace(section, max_batch_size=1, num_instances=1))
-    after = plan_of(changed, host(num_gpus=4), keep=order, numbers={"context": [1]})
+    after = plan_of(changed, host(num_gpus=4), keep=order, numbers={"context": [1], "generation": [0]})
     was, now = children(before)["context-1"], children(after)["context-1"]
     assert (now.gpus, now.cores) == (was.gpus, was.cores)
     assert now.settings != was.settings
@@ -150,7 +150,9 @@ def test_who_may_not_stay_on_its_gpu_is_planned_anew() -> None:
 
 def test_a_new_server_divides_only_what_is_free_now() -> None:
     before = plan_of(cluster_file(), host(memory_bytes=4 * GIB))
-    after = plan_of(cluster_file(), host(memory_bytes=GIB), keep=children(before), numbers={"generation": [0, 1]})
+    after = plan_of(
+        cluster_file(), host(memory_bytes=GIB), keep=children(before), numbers={"context": [0], "generation": [0, 1]}
+    )
     share = int(0.9 * (GIB - TINY.weight_bytes("bfloat16")))
     assert 0 <= share - (children(after)["generation-1"].pool_bytes or 0) < TINY.kv_bytes_per_token("bfloat16") * 32
 
@@ -171,15 +173,12 @@ def test_who_changes_gets_back_what_it_holds() -> None:
 def test_a_new_server_gets_the_memory_of_one_that_leaves() -> None:
     machine = host(memory_bytes=300_000)
     file = cluster_file(context_servers=ServerSection(kv_cache_config=KvCacheConfig(max_tokens=512)))
-    before = plan_of(file, host(memory_bytes=GIB), numbers={"context": [0, 1]})
+    before = plan_of(file, host(memory_bytes=GIB), numbers={"context": [0, 1], "generation": [0]})
     keep = children(before)
     with pytest.raises(StartupError, match="context-2: too little memory"):
-        plan_of(file, machine, keep=keep, numbers={"context": [0, 1, 2]})
-    assert [s.name for s in plan_of(file, machine, keep=keep, numbers={"context": [1, 2]}).servers] == [
-        "context-1",
-        "context-2",
-        "generation-0",
-    ]
+        plan_of(file, machine, keep=keep, numbers={"context": [0, 1, 2], "generation": [0]})
+    after = plan_of(file, machine, keep=keep, numbers={"context": [1, 2], "generation": [0]})
+    assert [s.name for s in after.servers] == ["context-1", "context-2", "generation-0"]
 
 
 # --- roles ----------------------------------------------------------------------------------------------------------

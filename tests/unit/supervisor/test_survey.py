@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trtdisagg.config.schema import ClusterFile, ServerSection
+from trtdisagg.config.schema import ClusterFile, DisaggCluster, ServerSection
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor import survey as module
@@ -52,3 +52,22 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     secret.chmod(0o600)
     plan = survey(cluster, name="test", file=tmp_path / "cluster.yaml")
     assert (plan.secret_file, plan.makes_secret) == (str(secret), False)
+
+
+def test_files_of_a_registry_are_relative_to_the_file(tmp_path: Path) -> None:
+    registry = DisaggCluster(cluster_uri="etcds://a:2379", password_file="password", ca_file="/etc/ca.pem")
+    cluster = ClusterFile(model="x", generation_servers=_COMMAND, disagg_cluster=registry)
+    plan = survey(cluster, name="test", file=tmp_path / "cluster.yaml")
+    assert plan.registry is not None
+    assert (plan.registry.password_file, plan.registry.ca_file) == (str(tmp_path / "password"), "/etc/ca.pem")
+
+
+def test_what_runs_beside_reaches_the_plan() -> None:
+    cluster = ClusterFile(
+        model="x", context_servers=_COMMAND, generation_servers=ServerSection(command=["my-engine"], num_instances=2)
+    )
+    before = survey(cluster, name="test")
+    keep = {child.name: child for child in before.children}
+    after = survey(cluster, name="test", numbers={"generation": [1, 2]}, keep=keep, roles={"generation-1": "context"})
+    assert [(s.name, s.role) for s in after.servers] == [("generation-1", "context"), ("generation-2", "generation")]
+    assert after.servers[0].settings == before.servers[2].settings

@@ -1,0 +1,70 @@
+"""The probe as the program it is: two processes with real pools and real transports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate
+from trtdisagg.supervisor.doctor import examine_probe, probe
+
+ROOT = Path(__file__).parents[2]
+
+
+def processes() -> list[str]:
+    """Command lines of probes that run."""
+    done = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True, timeout=10)
+    return [line for line in done.stdout.splitlines() if "trtdisagg.cache.probe --serve" in line]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("UCX_TLS", raising=False)
+
+
+@pytest.mark.timeout(120)
+def test_what_loads_and_how_fast_kv_moves() -> None:
+    probed = probe(None)
+    assert probed.error is None
+    libraries = {line.name: line for line in probed.lines if isinstance(line, Library)}
+    assert libraries.keys() == {"torch", "kernels", "nixl"}
+    assert libraries["torch"].version
+    assert libraries["torch"].error is None
+    (memory,) = (line for line in probed.lines if isinstance(line, MemoryRate))
+    links = {line.transport: line for line in probed.lines if isinstance(line, LinkRate)}
+    assert {name: link.error for name, link in links.items()} == {"local": None, "nixl": None}
+    for rates in (memory.rates, links["local"].rates, links["nixl"].rates):
+        assert [rate.num_bytes for rate in rates] == [1 << 20, 64 << 20]
+        assert all(0 < rate.seconds < 5 for rate in rates)
+    assert "error" not in {finding.severity for finding in examine_probe(None, probed)}
+
+
+@pytest.mark.timeout(120)
+def test_a_setting_that_leaves_ucx_nothing_is_said_by_that_link_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UCX also says so on stdout, which must not be taken for lines of ours."""
+    monkeypatch.setenv("UCX_TLS", "nonsense")
+    links = {line.transport: line for line in probe(None).lines if isinstance(line, LinkRate)}
+    assert links["local"].error is None
+    assert "UCX_* variables" in (links["nixl"].error or "")
+
+
+def test_it_ends_at_its_deadline_and_leaves_nothing() -> None:
+    before = processes()
+    begun = time.monotonic()
+    probed = probe(None, timeout_s=1)
+    assert time.monotonic() - begun < 10
+    assert probed.error == "it did not end within 1 s"
+    assert set(processes()) <= set(before)
+
+
+def test_an_unknown_transport_is_refused() -> None:
+    command = [sys.executable, "-m", "trtdisagg.cache.probe", "--transports", "local,rdma"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=dict(os.environ), check=False)
+    assert done.returncode == 2
+    assert "there is no transport rdma" in done.stderr

@@ -1,0 +1,59 @@
+"""`trtdisagg doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from trtdisagg.cli.doctor_view import doctor_view
+from trtdisagg.cli.find import DEFAULT_FILE, set_option
+from trtdisagg.cli.names import complete_file
+from trtdisagg.cli.terminal import console
+from trtdisagg.config.load import load
+from trtdisagg.errors import TrtdisaggError
+from trtdisagg.supervisor.doctor import Finding, examine, examine_probe, look, probe
+from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.survey import survey
+
+
+@click.command()
+@click.argument("file", required=False, shell_complete=complete_file)
+@set_option
+@click.option("--no-probe", is_flag=True, help="Do not load the engine and measure links, which takes seconds.")
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+def command(file: str | None, overrides: tuple[str, ...], *, no_probe: bool, as_json: bool) -> int:
+    """Find out whether this machine can run a cluster.
+
+    With FILE, or cluster.yaml in this directory, against what that cluster needs; without, the machine as such. Says
+    how to mend what is in the way, and ends with 1 when that is an error. Nothing is started but a short trial of the
+    transports.
+    """
+    findings, plan, place = _plan(file, overrides)
+    findings += examine(plan, look(plan, place))
+    if not no_probe:
+        findings += examine_probe(plan, probe(plan))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode({"findings": findings}), indent=2).decode())
+    else:
+        console().print(doctor_view(findings))
+    return int(any(finding.severity == "error" for finding in findings))
+
+
+def _plan(file: str | None, overrides: tuple[str, ...]) -> tuple[list[Finding], Plan | None, Place]:
+    """A file that cannot be planned is a finding: the rest of the machine can be looked at all the same."""
+    if file is None and not DEFAULT_FILE.exists():
+        if overrides:
+            raise click.UsageError(f"--set is for a cluster file, and there is no {DEFAULT_FILE} here")
+        found = f"no cluster file given, and no {DEFAULT_FILE} here: the machine as such"
+        return [Finding(topic="plan", found=found)], None, Place.of("doctor", "doctor")
+    path = Path(file) if file else DEFAULT_FILE
+    try:
+        loaded = load(path, overrides)
+        plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
+    except TrtdisaggError as e:
+        return [Finding(topic="plan", severity="error", found=e.message)], None, Place.of(path, "doctor")
+    found = f"{path}: {len(plan.servers)} servers to start, {len(plan.upstream)} that run already"
+    return [Finding(topic="plan", found=found)], plan, Place.of(loaded.path, loaded.name)

@@ -1,0 +1,105 @@
+"""The table of servers: a row for each, in one table where it is wide enough, otherwise in two that share the names.
+
+    who they are      name  on  pid  state  up  restarts
+    what they do      name  run  wait  KV  in/s  out/s  TTFT  TPOT  GB/s  and the last minutes as a sparkline
+
+So nothing is left out on a narrow screen, and no number is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from trtdisagg.cli import values
+from trtdisagg.protocol.control import ServerStatus
+
+_MAX_PLACE_CHARS = 12
+"""Of a list of cores: the one thing that may be any length and that no one reads to its end."""
+_BAR_CHARS = 5
+_MIN_SPARK_CHARS, _MAX_SPARK_CHARS = 8, 30
+_WIDE_GAP = 2
+
+
+class _Column(msgspec.Struct, frozen=True):
+    heading: str
+    cell: Callable[[ServerStatus], str | Text]
+    is_number: bool = False
+
+
+def _of_server(words: Callable[[ServerStatus], str]) -> Callable[[ServerStatus], str]:
+    """A cell that has no meaning for the proxy."""
+    return lambda server: "-" if server.role == "proxy" else words(server)
+
+
+def _place(server: ServerStatus) -> str:
+    words = values.place_words(server.gpus, server.cores)
+    return words if len(words) <= _MAX_PLACE_CHARS else words[: _MAX_PLACE_CHARS - 1] + "…"
+
+
+def _kv(server: ServerStatus) -> Text:
+    """Share of the KV blocks in use, as a bar and a number."""
+    stats = server.stats
+    if not stats.num_blocks:
+        return Text("-")
+    share = stats.num_used_blocks / stats.num_blocks
+    return Text.assemble(values.bar(share, _BAR_CHARS), f" {100 * share:3.0f}%")
+
+
+_NAME = _Column("name", lambda s: Text(s.name, values.ROLE_STYLES[s.role]))
+_ROLE = _Column("role", lambda s: s.role)
+_WHO = [
+    _Column("on", _place),
+    _Column("pid", lambda s: str(s.pid or "-"), is_number=True),
+    _Column("state", lambda s: Text(s.state, values.STATE_STYLES[s.state])),
+    _Column("up", lambda s: "-" if s.up_s is None else values.duration(s.up_s), is_number=True),
+    _Column("restarts", lambda s: str(s.restarts), is_number=True),
+]
+_WHAT = [
+    _Column("run", lambda s: str(s.stats.num_running), is_number=True),
+    _Column("wait", lambda s: str(s.stats.num_waiting), is_number=True),
+    _Column("KV", _kv, is_number=True),
+    _Column("in/s", _of_server(lambda s: values.rate(s.tokens_in_s)), is_number=True),
+    _Column("out/s", _of_server(lambda s: values.rate(s.tokens_out_s)), is_number=True),
+    _Column("TTFT", lambda s: values.latency(s.ttft_p95_ms), is_number=True),
+    _Column("TPOT", lambda s: values.latency(s.tpot_p95_ms), is_number=True),
+    _Column("GB/s", lambda s: f"{s.transfer_gb_s:.1f}" if s.transfer_gb_s >= 0.05 else "-", is_number=True),
+]
+
+
+def server_tables(servers: Sequence[ServerStatus], width: int) -> list[Table]:
+    """One table, or two where one does not fit."""
+    named_by_role = all(s.role in (s.name, s.name.rpartition(".")[2].rpartition("-")[0]) for s in servers)
+    who = [_NAME, *([] if named_by_role else [_ROLE]), *_WHO]
+    together = [*who, *_WHAT]
+    for gap in (_WIDE_GAP, 1):
+        if _width(together, servers, gap) + gap + _MIN_SPARK_CHARS <= width:
+            return [_table(_with_sparkline(together, servers, width, gap), servers, gap)]
+    return [_table(who, servers, 1), _table(_with_sparkline([_NAME, *_WHAT], servers, width, 1), servers, 1)]
+
+
+def _with_sparkline(columns: list[_Column], servers: Sequence[ServerStatus], width: int, gap: int) -> list[_Column]:
+    """Fills what room is left."""
+    room = min(_MAX_SPARK_CHARS, width - _width(columns, servers, gap) - gap)
+    if room < _MIN_SPARK_CHARS or not any(s.history for s in servers):
+        return columns
+    return [*columns, _Column("work", lambda s: Text(values.sparkline(s.history, room), values.ROLE_STYLES[s.role]))]
+
+
+def _width(columns: list[_Column], servers: Sequence[ServerStatus], gap: int) -> int:
+    widths = [max(len(c.heading), *(len(c.cell(s)) for s in servers), 0) for c in columns]
+    return sum(widths) + gap * (len(widths) - 1)
+
+
+def _table(columns: list[_Column], servers: Sequence[ServerStatus], gap: int) -> Table:
+    # The box itself puts one blank between two columns.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
+    for column in columns:
+        table.add_column(column.heading, justify="right" if column.is_number else "left", no_wrap=True)
+    for server in servers:
+        table.add_row(*(column.cell(server) for column in columns))
+    return table

@@ -1,0 +1,22 @@
+"""What `up` does before it starts anything."""
+
+from __future__ import annotations
+
+from trtdisagg.errors import StartupError
+from trtdisagg.supervisor.doctor.examine import examine
+from trtdisagg.supervisor.doctor.look import look, raise_open_files
+from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.rundir import Place
+
+
+def before_start(plan: Plan, place: Place) -> list[str]:
+    """Find out whether this machine can carry the plan, and raise our limit of open files for all that we start.
+
+    :returns: warnings for people.
+    :raises StartupError: when it cannot; the message has every reason.
+    """
+    raise_open_files()
+    findings = examine(plan, look(plan, place))
+    if errors := [finding for finding in findings if finding.severity == "error"]:
+        raise StartupError("\n  ".join(["This machine cannot run the cluster:", *map(str, errors)]))
+    return [str(finding) for finding in findings if finding.severity == "warning"]

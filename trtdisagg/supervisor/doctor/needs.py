@@ -1,0 +1,43 @@
+"""What the servers of a plan have in common that a machine must give. Pure."""
+
+from __future__ import annotations
+
+import sys
+
+from trtdisagg.protocol.spec import EngineSpec, ProxySpec
+from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.server_plan import ChildPlan
+
+
+def servers(plan: Plan | None) -> list[ChildPlan]:
+    return plan.servers if plan else []
+
+
+def on_cpu(plan: Plan | None) -> list[ChildPlan]:
+    return [server for server in servers(plan) if not server.gpus]
+
+
+def builtin(plan: Plan | None) -> list[ChildPlan]:
+    """Those that run the engine of this package; others come with what they need."""
+    return [server for server in servers(plan) if server.argv[:3] == [sys.executable, "-m", "trtdisagg.engine"]]
+
+
+def using(plan: Plan | None, transport: str) -> list[ChildPlan]:
+    """The servers that open a transport."""
+    return [server for server in servers(plan) if transport in engine_spec(server).transports]
+
+
+def engine_spec(server: ChildPlan) -> EngineSpec:
+    assert isinstance(server.spec, EngineSpec)
+    return server.spec
+
+
+def proxy_spec(plan: Plan | None) -> ProxySpec | None:
+    spec = plan.proxy.spec if plan and plan.proxy else None
+    return spec if isinstance(spec, ProxySpec) else None
+
+
+def names(children: list[ChildPlan]) -> str:
+    """For messages: all of a few, else how many."""
+    few = ", ".join(child.name for child in children)
+    return few if len(children) <= 3 else f"{len(children)} servers"
