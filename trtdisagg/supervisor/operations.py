@@ -6,43 +6,22 @@ is decided elsewhere. One after the other: two who scale at once would plan for 
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
-import anyio
-import anyio.to_thread
-import msgspec
-from msgspec.structs import replace
-
-from trtdisagg.config.load import Loaded, load
 from trtdisagg.errors import ConfigError, StartupError, TrtdisaggError
 from trtdisagg.protocol.control import ApplyRequest, Done, ScaleRequest, ServersRequest, SwitchRequest
-from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor import wish as wishes
 from trtdisagg.supervisor.child import Child
+from trtdisagg.supervisor.difference import Difference
 from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed, RollAsked, Then
-from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
+from trtdisagg.supervisor.patience import Patience
+from trtdisagg.supervisor.replanning import Replanning
+from trtdisagg.supervisor.running import Running
 from trtdisagg.supervisor.state import PROXY, ClusterState
-from trtdisagg.supervisor.survey import survey
 from trtdisagg.supervisor.wish import Wish
 
 ALL = "all"
-_MARGIN_S = 5.0
-
-
-class Running(Protocol):
-    """What the verbs need of an agent."""
-
-    state: ClusterState
-    plan: Plan
-
-    def handle(self, event: Event) -> None: ...
-    def replan(self, plan: Plan) -> None: ...
-    def plan_of(self, name: str) -> ChildPlan: ...
-    async def until(self, is_so: Callable[[ClusterState], bool], deadline: float) -> bool: ...
 
 
 class Operations:
@@ -52,8 +31,8 @@ class Operations:
 
     def __init__(self, agent: Running, wish: Wish | None) -> None:
         self._agent = agent
-        self._wish = wish
-        self._planning = anyio.Lock()
+        self._replanning = Replanning(agent, wish)
+        self._patience = Patience(agent)
 
     # --- servers by name --------------------------------------------------------------------------------------------
 
@@ -86,7 +65,7 @@ class Operations:
             for name in names:
                 self._ask(name, "restart", request.timeout_s, "restarts")
         if request.wait:
-            await self._until_back(names, before, request.timeout_s, in_turn=request.rolling)
+            await self._patience.until_back(names, before, request.timeout_s, in_turn=request.rolling)
         return Done(lines=[f"{name} is restarted" for name in names])
 
     async def switch(self, request: SwitchRequest) -> Done:
@@ -107,7 +86,7 @@ class Operations:
         self._ask(child.name, "switch", request.timeout_s, f"becomes a {request.role} server", role=request.role)
         if request.wait:
             await self._until_switched(child, request)
-        await self._replan()
+        await self._replanning.roles_changed()
         return Done(lines=[f"{child.name} is a {request.role} server now"])
 
     async def _until_switched(self, child: Child, request: SwitchRequest) -> None:
@@ -115,7 +94,7 @@ class Operations:
             there = state.children.get(child.name)
             return there is None or there.leaving is None
 
-        await self._agent.until(is_over, self._deadline(request.timeout_s, 1))
+        await self._agent.until(is_over, self._patience.deadline(request.timeout_s))
         there = self._agent.state.children.get(child.name)
         if there is None or there.role != request.role:
             raise StartupError(f"{child.name} did not get free within the deadline and stays a {child.role} server")
@@ -126,7 +105,7 @@ class Operations:
         for name in names:
             self._ask(name, then, request.timeout_s, "drains")
         if request.wait:
-            await self._until_gone(names, request.timeout_s)
+            await self._patience.until_gone(names, request.timeout_s)
         return Done(lines=[f"{name} is {word}" for name in names])
 
     # --- how many ---------------------------------------------------------------------------------------------------
@@ -137,17 +116,17 @@ class Operations:
         :raises ConfigError: there is no such role, or nothing would generate.
         :raises StartupError: there is no room for more, or one did not get ready.
         """
-        async with self._planning:
-            scaling = wishes.scaling(self._agent.state, request.counts, self._groups())
+        async with self._replanning.lock:
+            scaling = wishes.scaling(self._agent.state, request.counts, self._replanning.groups)
             self._check_generates_without(scaling.removed, num_new=len(scaling.new) + len(scaling.revived))
             names = [c.name for c in wishes.servers(self._agent.state) if c.name not in scaling.removed]
-            await self._plan(self._wished().loaded, [*names, *scaling.new])
+            await self._replanning.plan_for([*names, *scaling.new])
         self._add([*scaling.new, *scaling.revived], after=[])
         for name in scaling.removed:
             self._ask(name, "gone", request.timeout_s, "drains")
         if request.wait:
-            await self._until_back([*scaling.new, *scaling.revived], {}, request.timeout_s)
-            await self._until_gone(scaling.removed, request.timeout_s)
+            await self._patience.until_back([*scaling.new, *scaling.revived], {}, request.timeout_s)
+            await self._patience.until_gone(scaling.removed, request.timeout_s)
         added = [f"{name} is added" for name in [*scaling.new, *scaling.revived]]
         return Done(lines=added + [f"{name} is removed" for name in scaling.removed] or ["nothing to do"])
 
@@ -159,25 +138,21 @@ class Operations:
         :raises ConfigError: the file is wrong; then all goes on as it was.
         :raises StartupError: there is no room, or a server did not come back.
         """
-        wish = self._wished()
-        async with self._planning:
-            read = functools.partial(load, wish.loaded.path, overrides=request.overrides or wish.overrides)
-            loaded = await anyio.to_thread.run_sync(read)
-            before, state = self._agent.plan, self._agent.state
-            plan = await self._survey(loaded, None, {})
-            difference = Difference.of(wish.loaded, loaded, state, self._agent.plan_of, plan)
+        async with self._replanning.lock:
+            wish, plan = await self._replanning.read(request.overrides)
+            state, before = self._agent.state, self._replanning.wish.loaded
+            difference = Difference.of(before, wish.loaded, state, self._agent.plan_of, plan)
             if request.dry_run or not difference.lines:
                 return Done(lines=difference.lines or ["nothing to do"])
-            self._wish = Wish(loaded=loaded, overrides=request.overrides or wish.overrides)
-            self._agent.replan(replace(plan, fingerprint=loaded.fingerprint, makes_secret=before.makes_secret))
+            self._replanning.accept(wish, plan)
         for line in difference.lines:
             self._handle(Noticed, text=line)
         incarnations = {name: child.incarnation for name, child in state.children.items()}
         self._converge(difference, request)
         if request.wait:
-            await self._until_back(difference.added, {}, request.timeout_s)
-            await self._until_back(difference.changed, incarnations, request.timeout_s, in_turn=True)
-            await self._until_gone(difference.removed, request.timeout_s)
+            await self._patience.until_back(difference.added, {}, request.timeout_s)
+            await self._patience.until_back(difference.changed, incarnations, request.timeout_s, in_turn=True)
+            await self._patience.until_gone(difference.removed, request.timeout_s)
         return Done(lines=difference.lines)
 
     async def reload(self) -> None:
@@ -194,37 +169,6 @@ class Operations:
         if difference.changed:
             timeout_s = self._timeout_s(request.timeout_s)
             self._handle(RollAsked, names=difference.changed, timeout_s=timeout_s, reason="restarts with new settings")
-
-    # --- planning ---------------------------------------------------------------------------------------------------
-
-    def _wished(self) -> Wish:
-        if self._wish is None:
-            raise ConfigError("this was started without a cluster file, so there is nothing to scale or to apply")
-        return self._wish
-
-    async def _replan(self) -> None:
-        """Plan anew for the servers there are, in the roles they have."""
-        if self._wish is not None:
-            async with self._planning:
-                await self._plan(self._wish.loaded, [c.name for c in wishes.servers(self._agent.state)])
-
-    async def _plan(self, loaded: Loaded, names: Iterable[str]) -> None:
-        plan = await self._survey(loaded, wishes.numbers(names), wishes.roles(self._agent.state))
-        self._agent.replan(replace(plan, fingerprint=loaded.fingerprint, makes_secret=self._agent.plan.makes_secret))
-
-    async def _survey(
-        self, loaded: Loaded, numbers: Mapping[str, Sequence[int]] | None, roles: Mapping[str, Role]
-    ) -> Plan:
-        keep = {c.name: self._agent.plan_of(c.name) for c in wishes.servers(self._agent.state)}
-        look = functools.partial(
-            survey, loaded.cluster, name=loaded.name, file=loaded.path, numbers=numbers, keep=keep, roles=roles
-        )
-        return await anyio.to_thread.run_sync(look)
-
-    def _groups(self) -> list[str]:
-        models = {name.rpartition(".")[0] for name in map(_group, self._agent.state.children) if name}
-        prefixes = sorted(f"{model}." if model else "" for model in models) or [""]
-        return [f"{prefix}{role}" for prefix in prefixes for role in ("context", "generation", "both")]
 
     # --- wishes -----------------------------------------------------------------------------------------------------
 
@@ -270,83 +214,3 @@ class Operations:
         left = [c for c in wishes.servers(self._agent.state) if c.stays and c.name not in names]
         if names and not num_new and not any(c.role in ("generation", "both") for c in left):
             raise ConfigError("then no server would be left that generates; `trtdisagg down` ends the cluster")
-
-    # --- waiting ----------------------------------------------------------------------------------------------------
-
-    def _deadline(self, timeout_s: float | None, num_servers: int) -> float:
-        rules = self._agent.plan.supervision
-        each_s = self._timeout_s(timeout_s) + 2 * rules.kill_timeout_s + rules.start_timeout_s
-        return time.monotonic() + each_s * max(1, num_servers) + _MARGIN_S
-
-    async def _until_gone(self, names: Sequence[str], timeout_s: float | None) -> None:
-        def are_gone(state: ClusterState) -> bool:
-            return not any(name in state.children and state.children[name].lives for name in names)
-
-        if not await self._agent.until(are_gone, self._deadline(timeout_s, 1)):
-            raise StartupError(f"{', '.join(names)}: not gone within the deadline; see `trtdisagg status`")
-
-    async def _until_back(
-        self, names: Sequence[str], before: Mapping[str, str | None], timeout_s: float | None, *, in_turn: bool = False
-    ) -> None:
-        def are_back(state: ClusterState) -> bool:
-            return all(_is_over(state, name, before.get(name)) for name in names)
-
-        await self._agent.until(are_back, self._deadline(timeout_s, len(names) if in_turn else 1))
-        for name in names:
-            child = self._agent.state.children.get(name)
-            if child is None or not self._agent.state.is_up(child):
-                why = f"{child.phase}: {child.reason}" if child else "gone"
-                raise StartupError(f"{name} is not ready ({why})")
-
-
-def _is_over(state: ClusterState, name: str, before: str | None) -> bool:
-    """Whether another incarnation is up, or there will be none."""
-    child = state.children.get(name)
-    if child is None or child.phase == "failed" or state.stop is not None:
-        return True
-    return child.lives and child.incarnation != before and state.is_up(child)
-
-
-def _group(name: str) -> str:
-    return name.rpartition("-")[0]
-
-
-class Difference(msgspec.Struct, kw_only=True, frozen=True):
-    """Between what runs and what a file says."""
-
-    lines: list[str]
-    """For people."""
-    added: list[str]
-    removed: list[str]
-    changed: list[str]
-    """To be restarted, one after the other."""
-
-    @staticmethod
-    def of(
-        old: Loaded, new: Loaded, state: ClusterState, plan_of: Callable[[str], ChildPlan], plan: Plan
-    ) -> Difference:
-        """
-        :param plan: made of the new file.
-        """
-        there = {c.name: c for c in [*wishes.servers(state), *(c for n, c in state.children.items() if n == PROXY)]}
-        planned = {child.name: child for child in plan.children}
-        rests = [name for name, child in there.items() if not child.stays or child.phase == "failed"]
-        added = [name for name in planned if name not in there or name in rests]
-        removed = [name for name in there if name not in planned]
-        changed = [
-            name
-            for name, child in planned.items()
-            if name in there and name not in rests and _differs(child, plan_of(name), there[name])
-        ]
-        lines = wishes.changes(msgspec.to_builtins(old.cluster), msgspec.to_builtins(new.cluster))
-        lines += [f"+ {name}" for name in added] + [f"- {name}" for name in removed]
-        return Difference(
-            lines=[*lines, *(f"~ {name}: restarts" for name in changed)],
-            added=added,
-            removed=removed,
-            changed=changed,
-        )
-
-
-def _differs(planned: ChildPlan, now: ChildPlan, child: Child) -> bool:
-    return planned.settings != now.settings or planned.role != child.role

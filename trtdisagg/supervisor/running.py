@@ -1,0 +1,30 @@
+"""What the verbs need of an agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from trtdisagg.supervisor.events import Event
+from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.server_plan import ChildPlan
+from trtdisagg.supervisor.state import ClusterState
+
+
+class Running(Protocol):
+    """An agent that runs a cluster."""
+
+    state: ClusterState
+    plan: Plan
+
+    def handle(self, event: Event) -> None:
+        """Take an event in, and do what follows."""
+
+    def replan(self, plan: Plan) -> None:
+        """Take over another plan; children of the old one that still live keep theirs until they are gone."""
+
+    def plan_of(self, name: str) -> ChildPlan:
+        """The plan of a child."""
+
+    async def until(self, is_so: Callable[[ClusterState], bool], deadline: float) -> bool:
+        """Wait until the state is so; False when the deadline came first."""
