@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -60,6 +61,25 @@ class Cluster:
 
     def server(self, name: str) -> dict[str, Any]:
         return next(s for s in self.status()["servers"] if s["name"] == name)
+
+    def wait_events(self, *texts: str, timeout_s: float = 30) -> None:
+        """Wait until events with these texts have come, in this order, from the start of the cluster on."""
+        command = [*TRTDISAGG, "events", "-f", str(self.file)]
+        with subprocess.Popen(command, cwd=self.directory, env=self.env, stdout=subprocess.PIPE, text=True) as events:
+            timer = threading.Timer(timeout_s, events.kill)
+            timer.start()
+            assert events.stdout is not None
+            missing, seen = list(texts), []
+            for line in events.stdout:
+                seen.append(line)
+                while missing and missing[0] in line:
+                    del missing[0]
+                    break
+                if not missing:
+                    break
+            timer.cancel()
+            events.kill()
+        assert not missing, f"{missing} never came: {''.join(seen[-20:])}"
 
     def logs(self) -> str:
         return "".join(f"--- {p.name}\n{p.read_text()}" for p in sorted(self.directory.rglob("*.log")))

@@ -1,0 +1,97 @@
+"""Clients that ask a cluster all the time, each the next question when the last is answered, and check every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import threading
+from collections.abc import Iterator
+
+import aiohttp
+from fakes import words
+
+NUM_TOKENS = 6
+TIMEOUT_S = 60.0
+
+
+class Load:
+    """
+    :ivar num_answered: streams that ended as they should.
+    :ivar problems: what was wrong with the others; an error that was said is one, too.
+    """
+
+    def __init__(self, url: str, num_clients: int, model: str = "fake-model") -> None:
+        self.num_answered = 0
+        self.problems: list[str] = []
+        self._url = f"{url}/v1/completions"
+        self._num_clients = num_clients
+        self._model = model
+        self._numbers = itertools.count()
+        self._over = threading.Event()
+        self._answered = threading.Condition()
+
+    def until(self, num_answered: int) -> None:
+        """Wait until so many more have been answered."""
+        with self._answered:
+            goal = self.num_answered + num_answered
+            there = self._answered.wait_for(lambda: self.num_answered >= goal, TIMEOUT_S)
+            assert there, f"{self.num_answered} of {goal} answers, problems: {self.problems[:3]}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Load]:
+        """Ask as long as the block runs; at its end every request is answered or has failed."""
+        thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            thread.join(TIMEOUT_S + 5)
+            assert not thread.is_alive(), "a request hangs"
+
+    async def _run(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self._num_clients):
+                    tasks.create_task(self._client(session))
+
+    async def _client(self, session: aiohttp.ClientSession) -> None:
+        while not self._over.is_set():
+            prompt = f"question {next(self._numbers)}"
+            try:
+                problem = await self._ask(session, prompt)
+            except (aiohttp.ClientError, TimeoutError, ValueError) as e:
+                problem = f"{type(e).__name__}: {e}"
+            with self._answered:
+                if problem is None:
+                    self.num_answered += 1
+                else:
+                    self.problems.append(f"{prompt}: {problem}")
+                self._answered.notify_all()
+            if problem is not None:
+                await asyncio.sleep(0.05)  # a cluster that refuses is not to be asked a thousand times a second
+
+    async def _ask(self, session: aiohttp.ClientSession, prompt: str) -> str | None:
+        """
+        :returns: what is wrong with the answer; None: nothing.
+        """
+        body = {"model": self._model, "prompt": prompt, "max_tokens": NUM_TOKENS, "stream": True}
+        text, ended = "", False
+        async with session.post(self._url, json=body) as answer:
+            if answer.status != 200:
+                return f"{answer.status} {(await answer.text())[:200]}"
+            async for line in answer.content:
+                data = line.removeprefix(b"data: ").strip()
+                if data == b"[DONE]":
+                    ended = True
+                elif data:
+                    event = json.loads(data)
+                    if "error" in event:
+                        return f"error event: {event['error']['message']}"
+                    text += "".join(choice["text"] for choice in event["choices"])
+        if not ended or text != words.answer(prompt, NUM_TOKENS):
+            return f"ended: {ended}, text {text!r}"
+        return None
