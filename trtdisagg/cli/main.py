@@ -25,6 +25,7 @@ COMMANDS = {
     "top": "Watch a cluster on a live screen.",
     "events": "Show what happened.",
     "logs": "Show what servers and proxy wrote.",
+    "init": "Write a cluster file for this machine.",
     "check": "Check a cluster file and print its plan.",
     "doctor": "Find out whether this machine can run a cluster.",
     "serve": "Run one server by hand, supervised, in the foreground.",
