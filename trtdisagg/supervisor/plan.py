@@ -18,8 +18,9 @@ from trtdisagg.net import is_loopback
 from trtdisagg.protocol.control import Need
 from trtdisagg.protocol.spec import RegistrySpec, Role, SamplingDefaults, UpstreamServer
 from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports
+from trtdisagg.supervisor.claims import Claim, Spot
 from trtdisagg.supervisor.host import Host
-from trtdisagg.supervisor.placement import Claim, Spot, place
+from trtdisagg.supervisor.placement import place
 from trtdisagg.supervisor.pools import pool_notices, size_pools, weight_bytes
 from trtdisagg.supervisor.server_plan import (
     ChildPlan,
