@@ -29,6 +29,7 @@ COMMANDS = {
     "check": "Check a cluster file and print its plan.",
     "doctor": "Find out whether this machine can run a cluster.",
     "serve": "Run one server by hand, supervised, in the foreground.",
+    "join": "Add servers to a cluster that runs.",
     "proxy": "Route requests to servers that run already.",
     "engine": "Run one rank from a spec file.",
     "generate": "Write a systemd unit, a Slurm job or a Grafana dashboard.",

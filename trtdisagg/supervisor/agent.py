@@ -26,6 +26,7 @@ import anyio.abc
 from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError, TrtdisaggError
 from trtdisagg.protocol.control import ClusterStatus, DownRequest, Member, Members, Told
 from trtdisagg.registry.client import MembersClient
+from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor import ports, rundir, view
 from trtdisagg.supervisor.control import ControlServer
 from trtdisagg.supervisor.decide import decide, next_wake
@@ -41,6 +42,7 @@ from trtdisagg.supervisor.events import (
 )
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.journal import Journal
+from trtdisagg.supervisor.membership import registrar_for
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place
@@ -80,7 +82,7 @@ async def run_agent(
             if child.spec.port:
                 ports.check_free(child.spec.host, child.spec.port, child.name)
         secret_file = str(rundir.make_secret(place)) if plan.makes_secret else plan.secret_file
-        agent = Agent(plan, place, run_id, on_status=on_status, on_event=on_event)
+        agent = Agent(plan, place, run_id, registrar_for(plan, on_event), on_status=on_status, on_event=on_event)
         with (
             Guardian(run_id, place, lock_fd, agent.handle) as guardian,
             Nursery(place, secret_file, guardian, on_event=agent.handle, on_line=on_line) as nursery,
@@ -96,6 +98,7 @@ class Agent:
         plan: Plan,
         place: Place,
         run_id: str,
+        registrar: Registrar | None,
         *,
         on_status: Callable[[ClusterStatus], None],
         on_event: Callable[[str], None],
@@ -108,6 +111,7 @@ class Agent:
         self._on_event = on_event
         self._state = initial(run_id, [child.name for child in plan.children], time.monotonic())
         self._plans = {child.name: child for child in plan.children}
+        self._registrar = registrar
         self._members: list[Member] = []
         self._members_client = MembersClient(place.members_socket, self._told)
         self._wake_at: float | None = None
@@ -128,6 +132,8 @@ class Agent:
             if self._plan.proxy:
                 self._tell_proxy()
                 self._tasks.start_soon(self._members_client.run)
+            if self._registrar is not None:
+                self._tasks.start_soon(self._registrar.run)
             await self._finished.wait()
             self._tasks.cancel_scope.cancel()
         return self._result()
@@ -168,6 +174,8 @@ class Agent:
         if members != self._members:
             self._members = members
             self._tell_proxy()
+            if self._registrar is not None:
+                self._registrar.update(members)
         self._feed.touch()
         self._on_status(self.status())
 
