@@ -103,7 +103,11 @@ class Nursery:
             plan.spec, secret_file=self._secret_file, parent_pid=os.getpid(), report_fd=report_fd
         )
         if isinstance(spec, ProxySpec):
-            spec = replace(spec, members_socket=str(self._place.members_socket))
+            spec = replace(
+                spec,
+                members_socket=str(self._place.members_socket),
+                control_socket=str(self._place.control_socket),
+            )
         else:
             spec = replace(spec, incarnation=incarnation)
         path = self._place.spec_file(plan.name)
