@@ -105,6 +105,6 @@ def cluster_file(words: tuple[str | None, ...]) -> Path:
         raise ConfigError(f"one cluster file, please, not {' and '.join(sorted(given))}")
     if not given and not DEFAULT_FILE.exists():
         raise ConfigError(
-            f"there is no {DEFAULT_FILE} here; name a file, or begin with one that says `model: smollm2-135m-instruct`"
+            f"there is no {DEFAULT_FILE} here; name a file, or let `trtdisagg init` write one for this machine"
         )
     return Path(given.pop()) if given else DEFAULT_FILE

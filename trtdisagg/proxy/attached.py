@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from aiohttp import web
 
 from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.proxy.dashboard import open_dashboard
 from trtdisagg.proxy.http_server import Handler
 from trtdisagg.proxy.pages import Pages, json_page
 from trtdisagg.proxy.pool import Pool
@@ -34,4 +35,5 @@ async def attached(
     async with contextlib.AsyncExitStack() as stack:
         pages: dict[tuple[str, str], Handler] = {("GET", "/cluster_info"): info}
         pages |= await stack.enter_async_context(open_registry(spec, roster, pool, secret=secret, in_use=in_use))
+        pages |= await stack.enter_async_context(open_dashboard(spec.control_socket))
         yield pages

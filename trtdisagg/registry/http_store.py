@@ -74,7 +74,11 @@ class HttpStore:
         """
         :raises RegistryError: when it is no proxy of ours, or takes no registrations.
         """
-        answer = await self._ask("GET", "/registry")
+        answer = await self._ask("GET", "/registry", missing_ok=True)
+        if answer is None:
+            raise RegistryError(
+                f"{self._url} takes no registrations: its cluster file names no `disagg_cluster: {{cluster_uri: ...}}`"
+            )
         try:
             return msgspec.json.decode(answer or b"", type=About)
         except msgspec.DecodeError as e:
@@ -113,7 +117,7 @@ class HttpStore:
             raise RegistryError(f"{self._url} does not answer within {TIMEOUT_S:g} s") from None
         except (aiohttp.ClientError, OSError) as e:
             raise RegistryError(f"{self._url} cannot be reached: {e}") from None
-        if answer.status == 404 and missing_ok and b'"result"' in content:
+        if answer.status == 404 and missing_ok:
             return None
         if answer.status != 200:
             raise RegistryError(f"{self._url} refuses {path}: {answer.status} {_message(content)}")

@@ -9,10 +9,10 @@ from pathlib import Path
 from trtdisagg.config.uri import parse_uri
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.spec import MetadataSpec, RegistrySpec
-from trtdisagg.registry.etcd import EtcdStore
+from trtdisagg.registry.etcd import EtcdStore, list_entries
 from trtdisagg.registry.etcd_gateway import Access, Gateway
-from trtdisagg.registry.http_store import HttpStore
-from trtdisagg.registry.records import entries_of, metadata_entries_of
+from trtdisagg.registry.http_store import About, HttpStore
+from trtdisagg.registry.records import entries_of, metadata_entries_of, prefix_of
 from trtdisagg.registry.registrar import Registrar
 from trtdisagg.registry.store import Store
 
@@ -43,6 +43,27 @@ def open_metadata_registrar(spec: MetadataSpec, on_problem: Callable[[str], None
         inactive_s=lease.inactive_s,
         on_problem=on_problem,
     )
+
+
+async def ask_about(spec: RegistrySpec, secret_file: str | None) -> About | None:
+    """See whether a registry can be used, before anything is started for it.
+
+    :returns: what a proxy says of its own; None: it is etcd.
+    :raises RegistryError: it cannot be reached, or refuses.
+    """
+    uri = parse_uri(spec.uri)
+    if uri.kind == "proxy":
+        store = HttpStore(uri.endpoints[0], read_secret(secret_file))
+        try:
+            return await store.about()
+        finally:
+            await store.close()
+    gateway = open_gateway(spec)
+    try:
+        await list_entries(gateway, prefix_of(spec.cluster_name))
+    finally:
+        await gateway.close()
+    return None
 
 
 def open_store(spec: RegistrySpec, secret_file: str | None = None) -> Store:

@@ -71,8 +71,9 @@ class Registrar:
         self._in_use: dict[str, int | None] = {}
         self._look_now = anyio.Event()
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._held: set[str] = set()
         self.on_change: Callable[[], None] = lambda: None
-        """Called when an answer of `in_use` has changed."""
+        """Called, by a task of `run`, when `held` or an answer of `in_use` has changed."""
 
     def update(self, members: Iterable[Member]) -> None:
         """Take the whole set of servers that may be routed to."""
@@ -85,6 +86,16 @@ class Registrar:
             self._in_use.pop(key, None)
         self._wanted = wanted
         self._converge()
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Incarnations that others may route to: registered, about to be, or not yet surely out."""
+        return frozenset(self._held)
+
+    @property
+    def uses(self) -> dict[str, int]:
+        """Requests that count on servers that have left, where there are any."""
+        return {key: num for key, num in self._in_use.items() if num and key not in self._held}
 
     def in_use(self, incarnation: str) -> int | None:
         """Requests that count on a server that has left; as long as it may not be known everywhere that it has, at
@@ -125,6 +136,8 @@ class Registrar:
         :param before: set when the same server's last registration is out: it may have had the same keys.
         """
         leases: list[str] = []
+        self._held.add(key)
+        self.on_change()
         try:
             with mine.scope:
                 if before is not None:
@@ -160,10 +173,12 @@ class Registrar:
 
     async def _leave(self, key: str, leases: list[str]) -> None:
         if not await self._drop(leases, until=time.monotonic() + min(LEAVE_TIMEOUT_S, self._inactive_s)):
+            self._let_go(key)
             self._answer(key, None)
             # If the store comes back, its leases may hold anew.
             await self._drop(leases, until=time.monotonic() + self._inactive_s)
             return
+        self._let_go(key)
         while self._is_gone(key):
             num = await self._ask_in_use(key)
             self._answer(key, num)
@@ -192,6 +207,12 @@ class Registrar:
         except RegistryError:
             return None
         return None if in_use is None else in_use.get(key, 0)
+
+    def _let_go(self, key: str) -> None:
+        """It is out, or cannot be waited for any longer."""
+        if self._is_gone(key):
+            self._held.discard(key)
+            self.on_change()
 
     def _is_gone(self, key: str) -> bool:
         return key not in self._wanted

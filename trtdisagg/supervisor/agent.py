@@ -28,6 +28,7 @@ import anyio.abc
 from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError, TrtdisaggError
 from trtdisagg.protocol.control import ClusterStatus, DownRequest
 from trtdisagg.protocol.spec import Beat, SwitchRole
+from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor import ports, rundir, view
 from trtdisagg.supervisor.autoscaler import Autoscaler
 from trtdisagg.supervisor.canaries import Canaries
@@ -49,6 +50,7 @@ from trtdisagg.supervisor.events import (
 )
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.journal import Journal
+from trtdisagg.supervisor.membership import registrar_for
 from trtdisagg.supervisor.notify import Notifier
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.operations import Operations
@@ -106,7 +108,8 @@ async def run_agent(
         if plan.proxy:
             sockets = stack.enter_context(ports.listening(plan.proxy.spec.host, plan.proxy.spec.port, PROXY))
         secret_file = str(rundir.make_secret(place)) if plan.makes_secret else plan.secret_file
-        agent = Agent(plan, place, run_id, wish, secret_file, on_status=on_status, on_event=on_event)
+        registrar = registrar_for(plan, on_event)
+        agent = Agent(plan, place, run_id, wish, registrar, secret_file, on_status=on_status, on_event=on_event)
         guardian = stack.enter_context(Guardian(run_id, place, lock_fd, agent.handle))
         nursery = Nursery(
             place,
@@ -129,6 +132,7 @@ class Agent:
         place: Place,
         run_id: str,
         wish: Wish | None,
+        registrar: Registrar | None,
         secret_file: str | None,
         *,
         on_status: Callable[[ClusterStatus], None],
@@ -143,7 +147,7 @@ class Agent:
         self._on_status = on_status
         self._on_event = on_event
         self._operations = Operations(self, wish)
-        self._telling = Telling(place, self.handle)
+        self._telling = Telling(place, registrar, self.handle)
         self._autoscaler = Autoscaler(self.status, lambda: self.plan.autoscale, self._operations, self.handle)
         self._canaries = Canaries(
             lambda: view.asked_for_tokens(self.state, self.plan_of),
@@ -172,7 +176,7 @@ class Agent:
             journal=self._journal,
         )
         async with anyio.create_task_group() as self._tasks, control.listening(self.place.control_socket):
-            for service in (guardian, pace, self._notifier, self._autoscaler, self._canaries):
+            for service in (guardian, pace, self._notifier, self._telling, self._autoscaler, self._canaries):
                 self._tasks.start_soon(service.run)
             self._tasks.start_soon(self._watch_signals)
             self._tasks.start_soon(self._watch_clock)
@@ -260,7 +264,7 @@ class Agent:
             case Spawn(name=name, incarnation=incarnation):
                 self._tasks.start_soon(self._nursery.add(self.plan_of(name), incarnation), name=name)
                 if name == PROXY:
-                    self._tasks.start_soon(self._telling.run, incarnation)
+                    self._tasks.start_soon(self._telling.tell, incarnation)
             case Terminate(incarnation=incarnation) | Hurry(incarnation=incarnation):
                 self._nursery.signal(incarnation, signal.SIGTERM)
             case Kill(incarnation=incarnation):

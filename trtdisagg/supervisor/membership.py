@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from trtdisagg.config.schema import DisaggCluster
 from trtdisagg.config.uri import parse_uri
-from trtdisagg.protocol.spec import RegistrySpec
-from trtdisagg.registry.open import open_registrar
+from trtdisagg.registry.open import open_metadata_registrar, open_registrar
 from trtdisagg.registry.registrar import Registrar
+from trtdisagg.supervisor.plan import Plan
 
 _FILES = ("password_file", "ca_file", "cert_file", "key_file")
 
@@ -24,17 +24,14 @@ def with_whole_paths(config: DisaggCluster, directory: Path) -> DisaggCluster:
     )
 
 
-def registrar_for(
-    registry: RegistrySpec | None,
-    *,
-    has_proxy: bool,
-    secret_file: str | None,
-    on_problem: Callable[[str], None] = lambda _: None,
-) -> Registrar | None:
+def registrar_for(plan: Plan, on_problem: Callable[[str], None]) -> Registrar | None:
     """The registrar of an agent's servers; None: its own proxy is told of them, and nobody else looks.
 
+    :param on_problem: told when the store stops or begins to work.
     :raises ConfigError, StartupError: a file that is needed cannot be used.
     """
-    if registry is None or (has_proxy and parse_uri(registry.uri).kind == "proxy"):
+    if plan.metadata is not None:
+        return open_metadata_registrar(plan.metadata, on_problem)
+    if plan.registry is None or (plan.proxy is not None and parse_uri(plan.registry.uri).kind == "proxy"):
         return None
-    return open_registrar(registry, secret_file=secret_file, on_problem=on_problem)
+    return open_registrar(plan.registry, secret_file=plan.secret_file, on_problem=on_problem)

@@ -16,10 +16,11 @@ from msgspec.structs import replace
 from trtdisagg.config.schema import AutoscaleConfig, Backend, ClusterFile, ModelEntry, SupervisionConfig
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.control import Need
-from trtdisagg.protocol.spec import RegistrySpec, Role, SamplingDefaults, UpstreamServer
+from trtdisagg.protocol.spec import MetadataSpec, RegistrySpec, Role, SamplingDefaults, UpstreamServer
 from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports
+from trtdisagg.supervisor.claims import Claim, Spot
 from trtdisagg.supervisor.host import Host
-from trtdisagg.supervisor.placement import Claim, Spot, place
+from trtdisagg.supervisor.placement import place
 from trtdisagg.supervisor.pools import pool_notices, size_pools, weight_bytes
 from trtdisagg.supervisor.server_plan import (
     ChildPlan,
@@ -60,6 +61,8 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     autoscale: AutoscaleConfig = AutoscaleConfig()
     registry: RegistrySpec | None = None
     """Where servers of other agents are registered, and ours are for other proxies; None: nowhere."""
+    metadata: MetadataSpec | None = None
+    """Where ours are registered in the older way."""
     needs: dict[str, list[Need]]
     """The roles that each model must have a server of."""
     secret_file: str | None

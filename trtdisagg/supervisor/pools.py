@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from trtdisagg.supervisor.claims import Spot
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.memory import Pool, Room, size_pool
-from trtdisagg.supervisor.placement import Spot
 from trtdisagg.supervisor.server_plan import ChildPlan, dtype_of
 from trtdisagg.supervisor.slots import Slot
 from trtdisagg.text.dimensions import ModelDimensions
@@ -62,7 +62,8 @@ def _room(
     dimensions: Mapping[str, ModelDimensions | None],
     freed_bytes: int,
 ) -> Room:
-    free_bytes = min((gpu.free_bytes for gpu in host.gpus if gpu.id in gpus), default=host.memory_bytes)
+    on_gpus = min((gpu.free_bytes for gpu in host.gpus if gpu.id in gpus), default=0)
+    free_bytes = on_gpus if gpus else host.memory_bytes
     return Room(
         where=f"on GPU {', '.join(gpus)}" if gpus else "on this host",
         free_bytes=free_bytes + freed_bytes,

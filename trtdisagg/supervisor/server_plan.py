@@ -25,8 +25,8 @@ from trtdisagg.protocol.spec import (
     Transport,
     UpstreamServer,
 )
+from trtdisagg.supervisor.claims import Spot
 from trtdisagg.supervisor.memory import Pool
-from trtdisagg.supervisor.placement import Spot
 from trtdisagg.supervisor.slots import LOOPBACK, Slot, join_address, section_settings
 from trtdisagg.supervisor.state import PROXY
 

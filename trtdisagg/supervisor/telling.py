@@ -1,4 +1,4 @@
-"""Tells every proxy of this agent who may be routed to, and hears from it who is in use.
+"""Tells every proxy of this agent, and a registry, who may be routed to, and hears from them who is in use.
 
 A proxy that finishes its work while its successor serves is told as long as it lives: its requests may still need to
 be tried elsewhere.
@@ -13,20 +13,26 @@ import anyio
 
 from trtdisagg.protocol.control import Member, Members, Told
 from trtdisagg.registry.client import MembersClient
+from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor import events
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.state import Holder
 
+REGISTRY = "registry"
+"""Its name among those who route to our servers."""
+
 
 class Telling:
     """
-    :param on_event: called when a proxy has taken a set over, or counts anew who is in use.
+    :param registrar: where the servers are registered as well; None: nowhere.
+    :param on_event: called when somebody has taken a set over, or counts anew who is in use.
     :ivar others: members that the newest proxy knows from elsewhere.
     """
 
-    def __init__(self, place: Place, on_event: Callable[[events.Event], None]) -> None:
+    def __init__(self, place: Place, registrar: Registrar | None, on_event: Callable[[events.Event], None]) -> None:
         self.others: list[Member] = []
         self._place = place
+        self._registrar = registrar
         self._on_event = on_event
         self._members = Members(members=[])
         self._clients: dict[str, tuple[MembersClient, anyio.CancelScope]] = {}
@@ -38,8 +44,16 @@ class Telling:
             self._members = members
             for client, _ in self._clients.values():
                 client.update(members.members, members.needs, members.coming)
+            if self._registrar is not None:
+                self._registrar.update(members.members)
 
-    async def run(self, incarnation: str) -> None:
+    async def run(self) -> None:
+        """Keep the servers registered until cancelled."""
+        if self._registrar is not None:
+            self._registrar.on_change = self._registry_changed
+            await self._registrar.run()
+
+    async def tell(self, incarnation: str) -> None:
         """Tell one proxy until it is gone."""
 
         def told(members: Members, answer: Told) -> None:
@@ -62,8 +76,14 @@ class Telling:
 
     def _told(self, incarnation: str, members: Members, answer: Told) -> None:
         self.others = answer.others
-        holder = Holder(frozenset(m.incarnation for m in members.members), answer.in_use)
-        if holder != self._known.get(incarnation):
-            self._known[incarnation] = holder
+        self._heard(incarnation, Holder(frozenset(m.incarnation for m in members.members), answer.in_use))
+
+    def _registry_changed(self) -> None:
+        assert self._registrar is not None
+        self._heard(REGISTRY, Holder(self._registrar.held, self._registrar.uses))
+
+    def _heard(self, name: str, holder: Holder) -> None:
+        if holder != self._known.get(name):
+            self._known[name] = holder
             at = time.monotonic()
-            self._on_event(events.Told(at=at, holder=incarnation, members=holder.members, in_use=answer.in_use))
+            self._on_event(events.Told(at=at, holder=name, members=holder.members, in_use=dict(holder.in_use)))

@@ -101,7 +101,7 @@ def test_a_wrong_file_is_2_and_one_line() -> None:
 def test_no_file_here_says_what_to_do() -> None:
     result = run("up")
     assert result.exit_code == 2
-    assert "model: smollm2-135m-instruct" in result.stderr
+    assert "let `trtdisagg init` write one" in result.stderr
 
 
 def test_two_files_are_one_too_many() -> None:

@@ -100,12 +100,43 @@ async def test_what_counts_on_a_server_that_left_is_asked_until_nothing_does() -
         it.store.uses = {"a.1": 2, "other": 1}
         it.registrar.update([])
         assert it.registrar.in_use("a.1") == 1, "nobody can say yet that nothing does"
-        await it.store.until(lambda: answers == [2])
+        await it.store.until(lambda: answers[-1] == 2)
         assert it.store.log[-1] == "drop a.1/generation"
         it.store.uses = {}
-        await it.store.until(lambda: answers == [2, 0])
+        await it.store.until(lambda: answers[-1] == 0)
         assert it.registrar.in_use("a.1") == 0
         assert it.registrar.in_use("unheard of") is None
+
+
+async def test_who_may_be_routed_to_is_held_until_it_is_out() -> None:
+    async with running() as it:
+        told: list[tuple[frozenset[str], dict[str, int]]] = []
+        it.registrar.on_change = lambda: told.append((it.registrar.held, it.registrar.uses))
+        it.registrar.update([member("a")])
+        await it.store.until(lambda: it.store.keys)
+        assert told == [(frozenset({"a.1"}), {})]
+        it.store.uses = {"a.1": 1}
+        it.store.away = True
+        it.registrar.update([])
+        await it.store.until(lambda: it.problems)
+        assert it.registrar.held == {"a.1"}
+        it.store.away = False
+        await it.store.until(lambda: it.registrar.uses == {"a.1": 1})
+        it.store.uses = {}
+        await it.store.until(lambda: told[-1] == (frozenset(), {}))
+
+
+async def test_who_cannot_be_taken_out_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trtdisagg.registry.registrar.LEAVE_TIMEOUT_S", 0.1)
+    async with running() as it:
+        it.registrar.update([member("a")])
+        await it.store.until(lambda: it.store.keys)
+        it.store.away = True
+        it.registrar.update([])
+        await it.store.until(lambda: not it.registrar.held)
+        assert it.registrar.in_use("a.1") is None
+        it.store.away = False
+        await it.store.until(lambda: not it.store.keys)
 
 
 async def test_a_store_that_does_not_know_leaves_it_to_the_server() -> None:

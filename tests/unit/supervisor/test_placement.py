@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from tests.helpers.plans import host
 from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.supervisor.claims import Claim, Spot
 from trtdisagg.supervisor.host import Host
-from trtdisagg.supervisor.placement import Claim, Spot, place
+from trtdisagg.supervisor.placement import place
 
 
 @given(num_cores=st.integers(1, 24), nums=st.lists(st.integers(1, 6), min_size=1, max_size=3))
@@ -72,6 +73,12 @@ def test_too_few_gpus_says_who_wanted_what_and_what_there_is() -> None:
         "context-1 has 1. Start fewer servers, name in context_servers.gpus the GPUs they may share, or with "
         "`gpus: []` run them on the CPU"
     )
+
+
+def test_a_gpu_that_somebody_uses_is_taken_last() -> None:
+    gpus = [replace(gpu, free_bytes=free) for gpu, free in zip(host(num_gpus=3).gpus, (10, 79, 80), strict=True)]
+    spots, _ = place([Claim(server=str(i), section="a") for i in range(3)], host(gpus=gpus))
+    assert [spot.gpus for spot in spots.values()] == [["1"], ["2"], ["0"]]
 
 
 def test_sections_that_name_the_same_gpus_divide_them() -> None:
@@ -170,6 +177,18 @@ def test_a_new_server_gets_a_gpu_that_nobody_has() -> None:
     assert {name: spot.gpus for name, spot in spots.items()} == {"a-0": ["2"], "a-1": ["1"], "a-2": ["0"]}
     with pytest.raises(StartupError, match=r"a-0 wants a GPU of its own, and none is left: .*; a-1 has 1, a-2 has 0"):
         place(claims, host(num_gpus=2), held)
+
+
+def test_a_gpu_that_the_driver_does_not_show_now_moves_nobody_and_is_given_to_nobody() -> None:
+    held = {"a-0": Spot(gpus=["1"], cores=[0])}
+    for gpus in (None, [1]):
+        claims = [Claim(server=f"a-{i}", section="a", gpus=gpus) for i in range(2)]
+        stays = place(claims[:1], host(num_gpus=0), held)[0]["a-0"]
+        assert (stays.gpus, stays.cores) == (["1"], [0])
+        with pytest.raises(StartupError, match="a-1 wants a GPU of its own, and none is left: there are none; a-0 has"):
+            place(claims, host(num_gpus=0), held)
+    claims = [Claim(server=f"a-{i}", section="a", gpus=[0, 1]) for i in range(3)]
+    assert [spot.gpus for spot in place(claims, host(num_gpus=1), held)[0].values()] == [["1"], ["0"], ["0"]]
 
 
 def test_who_may_not_stay_moves() -> None:

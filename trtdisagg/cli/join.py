@@ -1,0 +1,167 @@
+"""`trtdisagg join`: servers for a cluster that runs already, from another terminal or machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from msgspec.structs import replace
+
+from trtdisagg.cli.server_options import given, section_of, server_options
+from trtdisagg.cli.terminal import say
+from trtdisagg.config.load import assemble, load
+from trtdisagg.config.located import Located, Place
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.sections import SECTIONS
+from trtdisagg.config.uri import ClusterUri, parse_uri
+from trtdisagg.errors import ConfigError
+from trtdisagg.protocol.spec import RegistrySpec, Role
+from trtdisagg.supervisor.join_plan import Joining, check_host, plan_join
+from trtdisagg.supervisor.nearby import find_nearby, is_here
+from trtdisagg.supervisor.rundir import Place as RunPlace
+from trtdisagg.supervisor.server_plan import registry_of
+
+
+@click.command()
+@click.option("--cluster", "uri", required=True, metavar="URI", help="http://HOST:PORT of its proxy, or etcd://HOST.")
+@click.option("--cluster-name", metavar="NAME", help="Its `cluster_name` in etcd; a proxy says it itself.")
+@click.option(
+    "--role",
+    type=click.Choice(["context", "generation", "both"], case_sensitive=False),
+    required=True,
+    help="What they are to do.",
+)
+@click.option("-n", "--num", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many servers.")
+@click.option("--host", default="localhost", show_default=True, help="Address of this host that the cluster reaches.")
+@click.option("--secret-file", "--secret_file", metavar="FILE", help="The cluster's secret (0600).")
+@click.option("--name", metavar="NAME", help="What the servers' names begin with.")
+@click.option("-f", "--file", metavar="FILE", help="Cluster file that says what the servers are.")
+@click.option("--model", help="Without a file: alias, hub id, directory, or .gguf file.")
+@click.option("--served_model_name", help="What clients ask for.")
+@server_options
+def command(
+    *,
+    uri: str,
+    cluster_name: str | None,
+    role: Role,
+    num: int,
+    host: str,
+    secret_file: str | None,
+    name: str | None,
+    file: str | None,
+    model: str | None,
+    served_model_name: str | None,
+    **options: Any,
+) -> int:
+    """Add servers to a cluster that runs.
+
+    They are started and looked after here, and leave in order when this ends. What they are is said by a cluster file,
+    or by --model and options as of `serve`; of a cluster of this user on this host, its own file and secret are known.
+    """
+    where = _parse(uri)
+    _check_reachable(where, host)
+    nearby = find_nearby(where, uri)
+    if nearby is not None:
+        file = file or (str(nearby.file) if nearby.file and not model else None)
+        secret_file = secret_file or (str(nearby.secret_file) if nearby.secret_file else None)
+    cluster = _read(file, model, served_model_name, role, options)
+    secret = str(Path(secret_file).expanduser().absolute()) if secret_file else None
+    registry, named = _registry(where, uri, cluster, cluster_name, secret)
+    joining = Joining(
+        role=role,
+        num=num,
+        host=host,
+        name=name or f"{role}-{_short_hostname()}-{os.getpid()}",
+        cluster=named,
+        registry=registry,
+        secret_file=secret,
+    )
+    plan = plan_join(cluster, joining, file=Path(file).absolute() if file else None)
+    say(*plan.notices)
+    from trtdisagg.cli.foreground import run_with_lines
+
+    return run_with_lines(plan, RunPlace.of(f"join {uri} {os.getpid()}", joining.name))
+
+
+def _parse(uri: str) -> ClusterUri:
+    try:
+        return parse_uri(uri)
+    except ValueError as e:
+        raise ConfigError(f"--cluster: {e}") from None
+
+
+def _check_reachable(where: ClusterUri, host: str) -> None:
+    check_host(host)
+    far = where.endpoints[0].partition("://")[2].rpartition(":")[0].strip("[]")
+    if host == "localhost" and not is_here(far):
+        raise ConfigError(f"--host: the cluster is on {far}; name an address of this host that it can reach")
+
+
+def _short_hostname() -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname().partition(".")[0]).strip("-")[:24] or "host"
+
+
+# --- what the servers are -------------------------------------------------------------------------------------------
+
+
+def _read(
+    file: str | None, model: str | None, served_model_name: str | None, role: Role, options: dict[str, Any]
+) -> ClusterFile:
+    if file is not None:
+        if both := [f"--{o}" for o, v in (("model", model), ("served_model_name", served_model_name)) if v]:
+            raise click.UsageError(f"{both[0]} and the file {file} both say what the servers are; give one of them")
+        if set_ := given(options):
+            raise click.UsageError(f"{set_[0]}: is said by the file {file}")
+        loaded = load(file)
+        say(*loaded.no_effect)
+        if loaded.cluster.model is None:
+            raise ConfigError(f"{file}: names no model, so no server can be started from it; give --model")
+        return loaded.cluster
+    if model is None:
+        raise click.UsageError("--model or --file is needed: what are the servers to serve?")
+    return _assemble(model, served_model_name, role, options)
+
+
+def _assemble(model: str, served_model_name: str | None, role: Role, options: dict[str, Any]) -> ClusterFile:
+    place = Place("join")
+    top = {"model": model, "served_model_name": served_model_name}
+    root = {key: Located(value, place) for key, value in top.items() if value is not None}
+    section = SECTIONS[0] if role == "context" else SECTIONS[1]
+    root[section] = Located(section_of(options), place)
+    cluster, no_effect = assemble(Located(root, place), Path())
+    say(*no_effect)
+    return cluster
+
+
+# --- where they register --------------------------------------------------------------------------------------------
+
+
+def _registry(
+    where: ClusterUri, uri: str, cluster: ClusterFile, cluster_name: str | None, secret_file: str | None
+) -> tuple[RegistrySpec, str]:
+    """
+    :returns: also the cluster's name, for people.
+    :raises RegistryError: nobody is there, or lets nobody in.
+    """
+    import anyio
+
+    from trtdisagg.registry.open import ask_about
+
+    said = registry_of(replace(cluster.disagg_cluster, cluster_uri=uri))
+    assert said is not None
+    if cluster_name is not None:
+        said = replace(said, cluster_name=cluster_name)
+    about = anyio.run(ask_about, said, secret_file)
+    if about is None:
+        return said, said.cluster_name or "cluster"
+    if cluster_name is not None and cluster_name != about.cluster_name:
+        raise ConfigError(f"--cluster-name {cluster_name}: the cluster at {uri} has {about.cluster_name!r}")
+    assert where.kind == "proxy"
+    known = msgspec.structs.asdict(about)
+    taken = {key: known[key] for key in ("cluster_name", "heartbeat_s", "inactive_s")}
+    return replace(said, **taken), about.cluster

@@ -1,0 +1,39 @@
+"""What servers ask for, and what they get: GPUs and CPU cores. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+_T = TypeVar("_T", int, str)
+
+
+class Claim(msgspec.Struct, kw_only=True, frozen=True):
+    """What one server asks for; servers of one section have equal claims and divide what is in them."""
+
+    server: str
+    section: str
+    """Path of the section in the cluster file, for messages."""
+    cores: list[int] | None = None
+    """None: an equal share of what no other section names."""
+    gpus: list[str | int] | None = None
+    """None: one of its own, where there are any; an empty list: the server runs on the CPU."""
+
+
+class Spot(msgspec.Struct, kw_only=True, frozen=True):
+    """Where one server runs."""
+
+    gpus: list[str]
+    """Entries for CUDA_VISIBLE_DEVICES; empty: it runs on the CPU."""
+    cores: list[int]
+    """CPU cores to stay on."""
+    num_threads: int = 1
+
+
+def choices(claims: Sequence[Claim], named: Mapping[str, list[_T]], everything: list[_T]) -> dict[str, list[_T]]:
+    """What each server's section may divide: what it names itself, or what no section names."""
+    taken = {item for items in named.values() for item in items}
+    rest = [item for item in everything if item not in taken]
+    return {claim.server: named.get(claim.section, rest) for claim in claims}
