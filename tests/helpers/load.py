@@ -53,10 +53,13 @@ class Load:
 
     async def _run(self) -> None:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(self._num_clients):
-                    tasks.create_task(self._client(session))
+        connector = aiohttp.TCPConnector(limit=0)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+            for _ in range(self._num_clients):
+                tasks.create_task(self._client(session))
 
     async def _client(self, session: aiohttp.ClientSession) -> None:
         while not self._over.is_set():

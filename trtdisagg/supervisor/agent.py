@@ -108,8 +108,16 @@ async def run_agent(
         if plan.proxy:
             sockets = stack.enter_context(ports.listening(plan.proxy.spec.host, plan.proxy.spec.port, PROXY))
         secret_file = str(rundir.make_secret(place)) if plan.makes_secret else plan.secret_file
-        registrar = registrar_for(plan, on_event)
-        agent = Agent(plan, place, run_id, wish, registrar, secret_file, on_status=on_status, on_event=on_event)
+        agent = Agent(
+            plan,
+            place,
+            run_id,
+            wish=wish,
+            registrar=registrar_for(plan, on_event),
+            secret_file=secret_file,
+            on_status=on_status,
+            on_event=on_event,
+        )
         guardian = stack.enter_context(Guardian(run_id, place, lock_fd, agent.handle))
         nursery = Nursery(
             place,
@@ -131,10 +139,10 @@ class Agent:
         plan: Plan,
         place: Place,
         run_id: str,
+        *,
         wish: Wish | None,
         registrar: Registrar | None,
         secret_file: str | None,
-        *,
         on_status: Callable[[ClusterStatus], None],
         on_event: Callable[[str], None],
     ) -> None:
