@@ -174,7 +174,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
             assert isinstance(report, Failed)
             assert report.fatal
             assert f"127.0.0.1:{port}" in report.message
-            assert f"process {os.getpid()} " in report.message
+            assert f"pid {os.getpid()} " in report.message
             assert proxy.process.wait(DEADLINE_S) == 1
             assert "Traceback" not in proxy.log.read_text()
         finally:

@@ -65,12 +65,12 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
     means = Means.make(spec, roster, pool)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(pool.close_idle)
-        completions = Completions(means)
-        pages = attached(spec, roster, pool, secret=secret, in_use=means.uses.in_use)
-        app = App(means, completions, await stack.enter_async_context(pages))
         sockets = [stack.enter_context(sock) for sock in _open_sockets(spec)]
         if spec.members_socket is not None:
             await stack.enter_async_context(open_members_door(spec.members_socket, roster, means.uses))
+        pages = attached(spec, roster, pool, secret=secret, in_use=means.uses.in_use)
+        completions = Completions(means)
+        app = App(means, completions, await stack.enter_async_context(pages))
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(Health(pool, roster, spec.servers).run()),
