@@ -13,6 +13,7 @@
 
 enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
        GPU_IS_LOST = 15 };
+enum { P2P_GPU_NOT_SUPPORTED = 2 };
 enum { MAX_DEVICES = 64, MAX_PROCESSES = 16, MAX_PARTS = 7, WORD = 96 };
 
 typedef struct { unsigned long long total, free, used; } Memory;
@@ -157,6 +158,21 @@ int nvmlDeviceGetMemoryInfo(void *handle, Memory *memory)
     Device d;
     int error = get(handle, &d);
     *memory = (Memory){ d.total << 20, (d.total - d.used) << 20, d.used << 20 };
+    return error;
+}
+
+int nvmlSystemGetDriverVersion(char *to, unsigned size) { return put(to, size, "570.86.15"); }
+
+/* GPUs of one name can read each other's memory, others cannot. */
+int nvmlDeviceGetP2PStatus(void *one, void *other, int index, int *status)
+{
+    Device a, b;
+    int error = get(one, &a);
+    (void)index;
+    if (!error)
+        error = get(other, &b);
+    if (!error)
+        *status = strcmp(a.name, b.name) ? P2P_GPU_NOT_SUPPORTED : OK;
     return error;
 }
 

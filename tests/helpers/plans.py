@@ -33,8 +33,13 @@ TINY = ModelDimensions(
 )
 
 
+def made_up_gpu(i: int, **changes: Any) -> Gpu:
+    facts: dict[str, Any] = {"id": str(i), "uuid": f"GPU-{i}", "name": "A card", "free_bytes": 80 * GIB}
+    return Gpu(**{**facts, "index": i, "total_bytes": 80 * GIB, **changes})
+
+
 def host(num_cores: int = 8, num_gpus: int = 0, **changes: Any) -> Host:
-    gpus = [Gpu(id=str(i), index=i, uuid=f"GPU-{i}", name="A card", free_bytes=80 * GIB) for i in range(num_gpus)]
+    gpus = [made_up_gpu(i) for i in range(num_gpus)]
     facts: dict[str, Any] = {"cores": list(range(num_cores)), "memory_bytes": 16 * GIB, "gpus": gpus}
     return Host(**{**facts, **changes})
 

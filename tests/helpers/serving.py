@@ -34,7 +34,9 @@ DEADLINE_S = 30.0
 class Child:
     """One process and the reports it sends; ended, if it still runs, with the `with` block."""
 
-    def __init__(self, argv: Sequence[str], spec: EngineSpec | ProxySpec, file: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], spec: EngineSpec | ProxySpec, file: Path, *, pass_fds: Sequence[int] = ()
+    ) -> None:
         read_fd, write_fd = os.pipe()
         command_fd, self._commands = os.pipe()
         self._pipe = read_fd
@@ -47,7 +49,7 @@ class Child:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*argv, "--spec", str(file)],
-                pass_fds=[write_fd, command_fd],
+                pass_fds=[write_fd, command_fd, *pass_fds],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -208,6 +210,7 @@ def serving(
 
 
 def _start_proxy(directory: Path, stack: contextlib.ExitStack, **fields: Any) -> Child:
-    proxy = Child(PROXY, ProxySpec(**{"cluster": "test", "port": 0, **fields}), directory / "proxy.json")
+    spec = ProxySpec(**{"cluster": "test", "port": 0, **fields})
+    proxy = Child(PROXY, spec, directory / "proxy.json", pass_fds=spec.listen_fds)
     stack.callback(proxy.close)
     return proxy

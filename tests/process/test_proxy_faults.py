@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,16 +171,19 @@ async def test_retries_come_to_an_end(tmp_path: Path, http: aiohttp.ClientSessio
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_generation_leg_that_is_refused_goes_on_without_the_used_ticket(
-    tmp_path: Path, http: aiohttp.ClientSession, stream: bool
+@pytest.mark.parametrize(("status", "recomputed", "fetched"), [(500, 1, 0), (503, 0, 1)])
+async def test_a_generation_leg_that_fails_goes_on_and_a_refusal_at_the_door_uses_no_ticket(
+    tmp_path: Path, http: aiohttp.ClientSession, status: int, recomputed: int, fetched: int, stream: bool
 ) -> None:
-    with serving(tmp_path, {"context-0": [], "generation-0": ["--fail-generation=1"]}) as cluster:
+    engines = {"context-0": [], "generation-0": ["--fail-generation=1", f"--fail-status={status}"]}
+    with serving(tmp_path, engines) as cluster:
         assert await complete(cluster, http, "again", 6, stream=stream) == (200, words.answer("again", 6), None)
         assert cluster["context-0"].state()["context"] == 1
         state = cluster["generation-0"].state()
-        assert (state["generation"], state["recomputed"], state["fetched"]) == (2, 1, 0)
+        assert (state["generation"], state["recomputed"], state["fetched"]) == (2, recomputed, fetched)
         params = state["bodies"]["generation"]["disaggregated_params"]
-        assert params.keys() == {"request_type", "disagg_request_id", "first_gen_tokens"}
+        assert ("encoded_opaque_state" in params) == bool(fetched)
+        assert params.keys() >= {"request_type", "disagg_request_id", "first_gen_tokens"}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -282,7 +287,7 @@ async def test_silence_before_generations_first_token_is_tried_elsewhere(
         assert cluster["generation-1"].state()["recomputed"] == 1
 
 
-async def test_a_whole_answer_may_take_as_long_as_its_server_is_listed(
+async def test_a_whole_answer_may_take_as_long_as_its_server_is_there(
     tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:
     engines = {"context-0": [], "generation-0": ["--token-delay-ms=100"]}
@@ -290,17 +295,57 @@ async def test_a_whole_answer_may_take_as_long_as_its_server_is_listed(
         assert await complete(cluster, http, "slow", 16, stream=False) == (200, words.answer("slow", 16), None)
 
 
-async def test_a_whole_answer_is_given_up_when_its_server_is_listed_no_more(
+# --- servers that freeze --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frozen", "flag", "stream"),
+    [("context", NEVER, True), ("generation", "--hold-generation", False), ("generation", "--hold-generation", True)],
+)
+async def test_who_awaits_a_frozen_server_is_asked_elsewhere_once_it_is_listed_no_more(
+    tmp_path: Path, http: aiohttp.ClientSession, frozen: str, flag: str, stream: bool
+) -> None:
+    engines: dict[str, Sequence[str]] = {"context-0": [], "generation-0": [], f"{frozen}-1": [flag]}
+    with serving(tmp_path, engines) as cluster:
+        server = cluster[f"{frozen}-1"]
+        asking = [asyncio.create_task(complete(cluster, http, f"p{i}", 6, stream=stream)) for i in range(2)]
+        await server.wait("running" if frozen == "context" else "fetched")
+        server.process.send_signal(signal.SIGSTOP)
+        await asyncio.to_thread(cluster.tell, cluster["context-0"].member, cluster["generation-0"].member)
+        assert await asyncio.gather(*asking) == [(200, words.answer(f"p{i}", 6), None) for i in range(2)]
+        assert "is silent: its requests are asked elsewhere" in cluster.proxy.log.read_text()
+
+
+async def test_who_awaits_a_server_that_has_left_and_answers_health_goes_on_waiting(
     tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:
-    with serving(tmp_path, {"context-0": [], "generation-0": ["--hold-generation"]}, idle_timeout_s=0.2) as cluster:
-        asking = asyncio.create_task(complete(cluster, http, "gone", 6, stream=False))
-        await cluster["generation-0"].wait("fetched")
-        await asyncio.to_thread(cluster.tell, cluster["context-0"].member)
-        status, _, error = await asking
-        assert status == 503
-        assert error is not None
-        await cluster["generation-0"].wait("cancelled")
+    engines = {"context-0": ["--token-delay-ms=3000"], "generation-0": []}
+    with serving(tmp_path, engines) as cluster:
+        asking = asyncio.create_task(complete(cluster, http, "patient", 3))
+        await cluster["context-0"].wait("running")
+        await asyncio.to_thread(cluster.tell, cluster["generation-0"].member)
+        assert await asking == (200, words.answer("patient", 3), None)
+        assert cluster["context-0"].state()["context"] == 1
+
+
+async def test_a_frozen_server_with_a_fixed_address_is_out_in_less_than_3_s(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    engines = {"both-0": [], "both-1": ["--hold-generation"]}
+    with serving(tmp_path, engines, fixed=True) as cluster:
+        frozen = cluster["both-1"]
+        asking = [asyncio.create_task(complete(cluster, http, f"p{i}", 3)) for i in range(2)]
+        await frozen.wait("running")
+        began = time.monotonic()
+        frozen.process.send_signal(signal.SIGSTOP)
+        while await metric(cluster, http, "trtdisagg_proxy_server_up") == 2:
+            await asyncio.sleep(0.02)
+        out_s = time.monotonic() - began
+        assert await asyncio.gather(*asking) == [(200, words.answer(f"p{i}", 3), None) for i in range(2)]
+        frozen.process.send_signal(signal.SIGCONT)
+        while await metric(cluster, http, "trtdisagg_proxy_server_up") < 2:
+            await asyncio.sleep(0.02)
+        assert out_s < 3.0
 
 
 # --- servers that speak only upstream's protocol --------------------------------------------------------------------

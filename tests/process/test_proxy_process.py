@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -166,45 +165,6 @@ async def test_it_reports_ready_then_beats_with_its_counts(tmp_path: Path, http:
         assert report.stats.num_failed_total == 0
 
 
-async def test_sigterm_drains(tmp_path: Path, http: aiohttp.ClientSession) -> None:
-    with serving(tmp_path, {"context-0": [], "generation-0": ["--hold-generation"]}) as cluster:
-        url = f"{cluster.url}/v1/completions"
-        asking = asyncio.create_task(_read(http, url, body("drained", 5)))
-        await cluster["generation-0"].wait("fetched")
-        cluster.proxy.process.send_signal(signal.SIGTERM)
-        async with http.get(f"{cluster.url}/livez") as answer:
-            assert answer.status == 200
-        status = 200
-        while status == 200:
-            async with http.get(f"{cluster.url}/health") as answer:
-                status, health = answer.status, await answer.json()
-        assert (status, health["status"]) == (503, "draining")
-        async with http.post(url, json=body("late", 3)) as answer:
-            assert answer.status == 503
-            assert answer.headers["Retry-After"] == "1"
-        assert cluster.proxy.process.poll() is None
-        cluster["generation-0"].ask("go", {})
-        assert text_of(await asking) == words.answer("drained", 5)
-        assert cluster.proxy.process.wait(DEADLINE_S) == 0
-        assert not (tmp_path / "members.sock").exists()
-
-
-async def test_a_second_signal_ends_it_at_once(tmp_path: Path, http: aiohttp.ClientSession) -> None:
-    with serving(tmp_path, {"generation-0": ["--hold-generation"]}) as cluster:
-        asking = asyncio.create_task(_read(http, f"{cluster.url}/v1/completions", body("cut", 5)))
-        await cluster["generation-0"].wait("running")
-        cluster.proxy.process.send_signal(signal.SIGTERM)
-        status = 200
-        while status == 200:
-            async with http.get(f"{cluster.url}/health") as answer:
-                status = answer.status
-        cluster.proxy.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(cluster.proxy.process.wait, DEADLINE_S) == 128 + signal.SIGTERM
-        with pytest.raises(aiohttp.ClientError):
-            await asking
-        await cluster["generation-0"].wait("cancelled")
-
-
 def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -214,7 +174,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
             assert isinstance(report, Failed)
             assert report.fatal
             assert f"127.0.0.1:{port}" in report.message
-            assert f"process {os.getpid()} " in report.message
+            assert f"pid {os.getpid()} " in report.message
             assert proxy.process.wait(DEADLINE_S) == 1
             assert "Traceback" not in proxy.log.read_text()
         finally:

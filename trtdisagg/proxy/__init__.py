@@ -1,6 +1,7 @@
 """One OpenAI endpoint in front of context and generation servers. The life of a request is this list of files:
 
-    app             routes; admission
+    app             routes
+    completions     admission, deadlines, errors
     request         the body: decoded, checked, spliced into the bodies of the legs
     relay           context leg, first token, generation leg, retries
       route         which servers
@@ -13,6 +14,7 @@
       last_token    when that was all
     client_stream   the client's side
 
-Beside it: serve (the process), listen, http_server; members_door, health and probe (who may be routed to);
-uses (who is in use, and who has left); attached (pages of other rooms), readiness, means, metrics, deadlines, ids.
+Beside it: serve (the process), listen, http_server; members_door, health, doubts and probe (who may be routed to),
+registry_room, registry_source and store_door (who is registered elsewhere), uses (who is in use, and who has left);
+attached and pages (of other rooms), readiness, refusals, means, metrics, deadlines, ids.
 """

@@ -37,15 +37,17 @@ class ClientStream:
 
         :raises ConnectionError: when the client is gone.
         """
+        if self._request.transport is None:
+            raise ConnectionResetError("the client is gone")
         self.begun = True
+        self._transport = self._request.transport
+        self._last = data
         self.response = web.StreamResponse(headers={**_HEADERS, **self._headers})
         writer = await self.response.prepare(self._request)
         await self.response.write(data)
-        if writer is None or self._request.transport is None:
+        if writer is None or self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
         self._writer = writer
-        self._transport = self._request.transport
-        self._last = data
 
     def feed(self, data: bytes) -> bool:
         """Send bytes; False: the client does not keep up."""

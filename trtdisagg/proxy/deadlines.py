@@ -57,13 +57,14 @@ class Deadlines:
 
 
 class Deadline:
-    """A block that must end in time: otherwise it is cancelled and raises TimeoutError."""
+    """A block that must end in time: otherwise it is cancelled and raises TimeoutError. It can be ended before."""
 
     def __init__(self, deadlines: Deadlines, due: float) -> None:
         self._deadlines = deadlines
         self._task: asyncio.Task[object] | None = None
         self._num_cancels = 0
-        self._passed = False
+        self._error: Exception | None = None
+        """What the block raises, when it was cancelled from here."""
         self.due = due
 
     def lift(self) -> None:
@@ -71,9 +72,9 @@ class Deadline:
         self.due = math.inf
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.current_task()
-        assert self._task is not None
-        self._num_cancels = self._task.cancelling()
+        self._task = task = asyncio.current_task()
+        assert task is not None
+        self._num_cancels = task.cancelling()
         self._deadlines.add(self)
         return self
 
@@ -81,13 +82,18 @@ class Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._deadlines.remove(self)
-        assert self._task is not None
+        task, self._task = self._task, None
+        assert task is not None
         # A cancel that somebody else asked for, too, goes on as one.
-        if self._passed and self._task.uncancel() <= self._num_cancels and kind is asyncio.CancelledError:
-            raise TimeoutError from error
+        if self._error and task.uncancel() <= self._num_cancels and kind is asyncio.CancelledError:
+            raise self._error from error
 
     def pass_by(self) -> None:
-        assert self._task is not None
+        self.end(TimeoutError())
+
+    def end(self, error: Exception) -> None:
+        """Cancel the block, if it runs; it then raises this error."""
         self.lift()
-        self._passed = True
-        self._task.cancel()
+        if self._task is not None and self._error is None:
+            self._error = error
+            self._task.cancel()

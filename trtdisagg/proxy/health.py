@@ -1,9 +1,7 @@
-"""The proxy's own eyes: servers with fixed addresses, which nobody else looks after, and servers in doubt.
+"""The proxy's own eyes: servers with fixed addresses, which nobody else looks after.
 
-    fixed addresses   /health every second; at first and after each absence, who they are
-    in doubt          /health five times a second, until it is well or its source takes it back
-
-A server that refuses is out at once. One that is silent may only be busy: it is out after the second time.
+/health twice a second; at first and after each absence, who they are. A server that refuses is out at once. One that is
+silent may only be busy: it is out after the second time, which is less than 3 s after its last sign of life.
 """
 
 from __future__ import annotations
@@ -20,9 +18,8 @@ from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.probe import Outcome, Prober
 from trtdisagg.registry.members import Roster
 
-INTERVAL_S = 1.0
-DOUBT_INTERVAL_S = 0.2
-DOUBT_TIMEOUT_S = 2.0
+INTERVAL_S = 0.5
+TIMEOUT_S = 1.0
 MAX_SILENT = 2
 SOURCE = "fixed"
 
@@ -51,53 +48,43 @@ class Health:
     """
 
     def __init__(self, pool: Pool, roster: Roster, servers: Sequence[UpstreamServer]) -> None:
-        self._pool = pool
         self._prober = Prober(pool)
         self._roster = roster
         self._servers = servers
+        self._unseen = {server.name for server in servers}
         self._found: dict[str, list[Member]] = {}
 
     async def run(self) -> None:
         """Look until cancelled."""
-        self._publish()
         async with asyncio.TaskGroup() as tasks:
             for server in self._servers:
                 tasks.create_task(self._watch(server))
-            tasks.create_task(self._settle_doubts())
 
     async def _watch(self, server: UpstreamServer) -> None:
         judgement = Judgement()
         while True:
-            judgement = judgement.after(await self._prober.look(server.url))
+            outcome = await self._prober.look(server.url, TIMEOUT_S)
+            judgement = judgement.after(outcome)
             if not judgement.up:
                 self._set(server, [])
             elif server.name not in self._found:
                 self._set(server, await self._prober.describe(server))
-            await asyncio.sleep(INTERVAL_S)
+            if outcome != "silent":
+                await asyncio.sleep(INTERVAL_S)
 
     def _set(self, server: UpstreamServer, members: list[Member]) -> None:
-        if members == self._found.get(server.name, []):
+        is_first = server.name in self._unseen
+        self._unseen.discard(server.name)
+        if members != self._found.get(server.name, []):
+            logger.info("%s at %s is %s", server.name, server.url, "up" if members else "down")
+        elif not is_first:
             return
-        logger.info("%s at %s is %s", server.name, server.url, "up" if members else "down")
         self._found.pop(server.name, None)
         if members:
             self._found[server.name] = members
-        self._publish()
-
-    def _publish(self) -> None:
-        if self._servers:
+        if not self._unseen:  # the first word is about all of them
             found = [m for members in self._found.values() for m in members]
             self._roster.replace(SOURCE, found, needs=needs_of(self._servers, found))
-
-    async def _settle_doubts(self) -> None:
-        while True:
-            await asyncio.gather(*(self._settle(member) for member in self._roster.doubted))
-            self._pool.close_old()
-            await asyncio.sleep(DOUBT_INTERVAL_S)
-
-    async def _settle(self, member: Member) -> None:
-        if await self._prober.look(member.url, DOUBT_TIMEOUT_S) == "well":
-            self._roster.trust(member)
 
 
 def needs_of(servers: Iterable[UpstreamServer], found: Iterable[Member]) -> dict[str, list[Need]]:

@@ -1,6 +1,7 @@
 """aiohttp's bare server: one handler for every request, no application, no router, no access log.
 
-The handler of a client that leaves is cancelled.
+The handler of a client that leaves is cancelled. A server that closes its door takes no new connection. Those it has
+are closed when nothing runs on them and their client is quiet: a request that was on its way is answered still.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -21,25 +22,78 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 BACKLOG = 1024
 KEEP_ALIVE_S = 75.0
 """For a connection to bring a whole head: the first, or the next. Longer than reverse proxies keep one they use."""
+QUIET_S = 0.5
+"""After its last byte a client counts as quiet: longer than a request is on its way."""
 SHUTDOWN_TIMEOUT_S = 0.5
 """For handlers that still run when the server ends: then they are cancelled."""
+
+
+class Door:
+    """Where clients come in."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._sites: list[web.SockSite] = []
+        self.connections: set[_Connection] = set()
+        self.is_closing = False
+
+    async def close(self) -> None:
+        """Accept nobody any more. The sockets stay with whoever else has them open, as do those who wait there."""
+        self.is_closing = True
+        for site in self._sites:
+            await site.stop()
+        self._sites.clear()
+
+    async def until_quiet(self) -> None:
+        """Close connections as they fall quiet, until there are only such on which something runs."""
+        while idle := [c for c in self.connections if not c.num_running]:
+            next_s = min(c.heard_at for c in idle) + QUIET_S - self._loop.time()
+            if next_s > 0:
+                await asyncio.sleep(next_s)
+                continue
+            for connection in idle:
+                if connection.heard_at + QUIET_S <= self._loop.time():
+                    self.connections.discard(connection)
+                    connection.force_close()
+
+    async def open(self, runner: web.ServerRunner, sockets: Sequence[socket.socket]) -> None:
+        for sock in sockets:
+            site = web.SockSite(runner, sock, backlog=BACKLOG)
+            await site.start()
+            self._sites.append(site)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = cast(_Connection, request.protocol)
+        connection.num_running += 1
+        try:
+            response = await self._handler(request)
+        finally:
+            connection.num_running -= 1
+            connection.heard_at = self._loop.time()
+        if self.is_closing and not response.prepared:
+            response.force_close()
+        return response
 
 
 @contextlib.asynccontextmanager
 async def serving(
     handler: Handler, sockets: Sequence[socket.socket], max_body_bytes: int, *, keep_alive_s: float = KEEP_ALIVE_S
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Door]:
     """Serve on sockets that listen already, while the block runs.
 
     :param max_body_bytes: reading a longer request body raises aiohttp's HTTPRequestEntityTooLarge.
     """
     loop = asyncio.get_running_loop()
+    door = Door(handler)
 
     def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        if door.is_closing:
+            message = message._replace(should_close=True)
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)
 
     server = _Server(
-        handler,
+        door,
         request_factory=make_request,
         handler_cancellation=True,
         access_log=None,
@@ -48,19 +102,41 @@ async def serving(
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:
-        for sock in sockets:
-            await web.SockSite(runner, sock, backlog=BACKLOG).start()
-        yield
+        await door.open(runner, sockets)
+        yield door
     finally:
         await runner.cleanup()
 
 
 class _Server(web.Server):
+    def __init__(self, door: Door, **options: Any) -> None:
+        super().__init__(door.handle, **options)
+        self._door = door
+
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return _Connection(self._door, self, loop=self._loop, **self._kwargs)
 
 
 class _Connection(web.RequestHandler):
+    def __init__(self, door: Door, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._door = door
+        self.num_running = 0
+        self.heard_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.heard_at = self._loop.time()
+        self._door.connections.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._door.connections.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        super().data_received(data)
+
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:

@@ -6,14 +6,12 @@ What to do about either is the relay's.
 
 from __future__ import annotations
 
-import asyncio
-import math
+from collections import defaultdict
 from types import TracebackType
 
 from trtdisagg.errors import TrtdisaggError, UnavailableError, UpstreamError
 from trtdisagg.protocol.answers import encode_error
 from trtdisagg.protocol.control import Member
-from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.http1 import BadAnswerError, Head
 from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.pool import Exchange, Pool, UnreachableError
@@ -60,31 +58,49 @@ class RefusedError(Exception):
 
 
 class Legs:
-    """Asks servers."""
+    """Asks servers, and knows from which of them an answer is awaited."""
 
-    def __init__(self, pool: Pool, roster: Roster, metrics: Metrics, deadlines: Deadlines) -> None:
+    def __init__(self, pool: Pool, roster: Roster, metrics: Metrics) -> None:
         self.pool = pool
-        self.deadlines = deadlines
         self.roster = roster
         self.metrics = metrics
+        self._awaiting: defaultdict[Member, set[Leg]] = defaultdict(set)
 
-    def open(self, member: Member, path: str, body: bytes, request_id: str, *, patience_s: float | None = None) -> Leg:
-        """Prepare to ask a server; it is asked on entering the result.
+    def open(self, member: Member, path: str, body: bytes, request_id: str) -> Leg:
+        """Prepare to ask a server; it is asked on entering the result."""
+        return Leg(self, member, self.pool.exchange(member.url, "POST", path, body, request_id))
 
-        :param patience_s: for an answer that may take any time, how often to look whether its server is still listed.
-        """
-        return Leg(self, member, self.pool.exchange(member.url, "POST", path, body, request_id), patience_s)
+    def awaited(self) -> list[Member]:
+        """Servers of which an answer has not begun, or does not show that it has."""
+        return [member for member, legs in self._awaiting.items() if legs]
+
+    def give_up(self, member: Member) -> None:
+        """Have the legs that await this server fail."""
+        for leg in list(self._awaiting[member]):
+            leg.give_up()
+
+    def begins(self, leg: Leg) -> None:
+        self.metrics.leg_begins(leg.member)
+        self._awaiting[leg.member].add(leg)
+
+    def is_answered(self, leg: Leg) -> None:
+        self._awaiting[leg.member].discard(leg)
+
+    def ends(self, leg: Leg) -> None:
+        self.metrics.leg_ends(leg.member)
+        awaiting = self._awaiting[leg.member]
+        awaiting.discard(leg)
+        if not awaiting:
+            del self._awaiting[leg.member]
 
 
 class Leg:
     """One server and its answer, from `async with` to the end of the block."""
 
-    def __init__(self, legs: Legs, member: Member, exchange: Exchange, patience_s: float | None) -> None:
+    def __init__(self, legs: Legs, member: Member, exchange: Exchange) -> None:
         self._legs = legs
-        self._member = member
+        self.member = member
         self._exchange = exchange
-        self._patience_s = patience_s
-        self.due = math.inf
 
     async def __aenter__(self) -> Connection:
         """Ask; in the block the answer has status 200 and its body is to be taken.
@@ -92,10 +108,7 @@ class Leg:
         :raises LegFailedError: also for what goes wrong in the block.
         :raises RefusedError: when the answer is a 4xx.
         """
-        self._legs.metrics.leg_begins(self._member)
-        if self._patience_s is not None:
-            self._look_again_in(self._patience_s)
-            self._legs.deadlines.add(self)
+        self._legs.begins(self)
         try:
             head, connection = await self._exchange.__aenter__()
         except BaseException as e:
@@ -103,7 +116,7 @@ class Leg:
             raise
         if head.status != 200:
             try:
-                await _raise_for_status(self._member, head, connection)
+                await _raise_for_status(self.member, head, connection)
             except BaseException as e:
                 await self.__aexit__(type(e), e, None)
                 raise
@@ -116,25 +129,19 @@ class Leg:
         self._end(error)
 
     def _end(self, error: BaseException | None) -> None:
-        self._legs.metrics.leg_ends(self._member)
-        if self._patience_s is not None:
-            self._legs.deadlines.remove(self)
+        self._legs.ends(self)
         if isinstance(error, UnreachableError | BrokenError):
-            self._legs.roster.doubt(self._member)
-            raise LegFailedError(self._member, str(error), reached=isinstance(error, BrokenError)) from error
+            self._legs.roster.doubt(self.member)
+            raise LegFailedError(self.member, str(error), reached=isinstance(error, BrokenError)) from error
         if isinstance(error, BadAnswerError):
-            raise LegFailedError(self._member, str(error)) from error
+            raise LegFailedError(self.member, str(error)) from error
 
-    def pass_by(self) -> None:
-        """It is time to look whether the server is still there."""
-        assert self._patience_s is not None
-        if self._legs.roster.is_listed(self._member):
-            self._look_again_in(self._patience_s)
-        else:
-            self._exchange.give_up()
+    def is_answered(self) -> None:
+        """The answer has begun: from now on it is the stream that shows whether the server is alive."""
+        self._legs.is_answered(self)
 
-    def _look_again_in(self, seconds: float) -> None:
-        self.due = asyncio.get_running_loop().time() + seconds
+    def give_up(self) -> None:
+        self._exchange.give_up()
 
 
 async def _raise_for_status(member: Member, head: Head, connection: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
 
 from trtdisagg.errors import StartupError
 from trtdisagg.net import holder
@@ -35,14 +36,33 @@ def open_sockets(host: str, port: int, *, stuck_timeout_s: float) -> list[socket
     return sockets
 
 
+def take_sockets(fds: Sequence[int], *, stuck_timeout_s: float) -> list[socket.socket]:
+    """Take over inherited sockets that listen already.
+
+    :raises StartupError: when one is something else.
+    """
+    sockets = []
+    for fd in fds:
+        try:
+            sock = socket.socket(fileno=fd)
+            sockets.append(sock)
+            sock.set_inheritable(False)
+            _cut_off_stuck(sock, stuck_timeout_s)
+            listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as e:
+            raise StartupError(f"listen_fds: descriptor {fd} is no TCP socket: {e.strerror or e}") from e
+        if not listens:
+            raise StartupError(f"listen_fds: descriptor {fd} is no socket that listens")
+    return sockets
+
+
 def _try_listen(family: int, address: tuple[object, ...], stuck_timeout_s: float) -> list[socket.socket]:
     """Listen on one address; nothing, when this machine does not have it (`::1` in /etc/hosts without IPv6)."""
     sock = None
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted connections inherit it.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stuck_timeout_s * 1000))
+        _cut_off_stuck(sock, stuck_timeout_s)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
@@ -54,6 +74,11 @@ def _try_listen(family: int, address: tuple[object, ...], stuck_timeout_s: float
             return []
         raise
     return [sock]
+
+
+def _cut_off_stuck(sock: socket.socket, timeout_s: float) -> None:
+    """Have the kernel cut off a client that takes nothing for so long; accepted connections inherit it."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout_s * 1000))
 
 
 def _explain(host: str, port: int, error: OSError) -> str:

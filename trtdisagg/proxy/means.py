@@ -36,7 +36,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             spec=spec,
             roster=roster,
-            legs=Legs(pool, roster, metrics, deadlines),
+            legs=Legs(pool, roster, metrics),
             metrics=metrics,
             ids=DisaggIds(),
             deadlines=deadlines,

@@ -20,14 +20,13 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from trtdisagg.errors import TrtdisaggError, UpstreamError
-from trtdisagg.protocol.answers import encode_error
+from trtdisagg.errors import UpstreamError
 from trtdisagg.protocol.control import Member
 from trtdisagg.proxy import last_token, route
 from trtdisagg.proxy.client_stream import ClientStream
 from trtdisagg.proxy.context import FirstToken, decode_first_token
 from trtdisagg.proxy.deadlines import Deadline
-from trtdisagg.proxy.legs import LegFailedError, RefusedError
+from trtdisagg.proxy.legs import LegFailedError
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.request import Incoming
 from trtdisagg.proxy.waiting import Chosen
@@ -74,31 +73,10 @@ class Relay:
     async def run(self) -> web.StreamResponse:
         """Answer the client.
 
-        :raises Exception: only while nothing was sent; once a stream has begun, it says itself what went wrong.
+        :raises TrtdisaggError, RefusedError: what the client is to be told, be it before or after the first byte.
         """
-        try:
-            with self._claim:
-                return await self._with_retries()
-        except ConnectionError:
-            raise
-        except Exception as e:
-            if not self._client.begun:
-                raise
-            return await self._break_stream(e)
-
-    async def _break_stream(self, error: Exception) -> web.StreamResponse:
-        self._means.metrics.stream_broke(self._incoming.model)
-        logger.warning("%s: the stream broke: %s", self._incoming.request_id, error)
-        match error:
-            case RefusedError():
-                event = error.as_event()
-            case TrtdisaggError():
-                event = encode_error(error)
-            case _:
-                logger.error("%s: a bug in the proxy", self._incoming.request_id, exc_info=error)
-                event = encode_error(TrtdisaggError("Internal error"))
-        await self._client.fail(event)
-        return self._client.response
+        with self._claim:
+            return await self._with_retries()
 
     async def _with_retries(self) -> web.StreamResponse:
         retries_left = self._means.spec.max_retries
@@ -196,15 +174,14 @@ class Relay:
         incoming, idle_timeout_s = self._incoming, self._means.spec.idle_timeout_s
         # Before the first token the request's own deadline holds; after it, what holds between any two tokens.
         due = asyncio.get_running_loop().time() + idle_timeout_s if self._client.begun else math.inf
+        leg = self._means.legs.open(member, incoming.path, body, incoming.request_id)
         try:
-            async with (
-                self._means.deadlines.by(due) as silence,
-                self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer,
-            ):
+            async with self._means.deadlines.by(due) as silence, leg as answer:
                 piece = await answer.next_piece()
                 silence.lift()
                 if not piece:
                     raise LegFailedError(member, "the answer is empty")
+                leg.is_answered()
                 self._generation_spoke = True
                 self._claim.drop_context()
                 await self._begin(piece)
@@ -225,12 +202,9 @@ class Relay:
 
     async def _fetch(self, member: Member, body: bytes) -> bytes:
         incoming = self._incoming
-        # A whole answer shows no tokens, so there is nothing to time. It may take as long as its server is listed.
+        # A whole answer shows no tokens, so there is nothing to time. It may take as long as its server is there.
         self._deadline.lift()
-        leg = self._means.legs.open(
-            member, incoming.path, body, incoming.request_id, patience_s=self._means.spec.idle_timeout_s
-        )
-        async with leg as answer:
+        async with self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer:
             self._claim.drop_context()
             return await answer.read(MAX_ANSWER_BYTES)
 

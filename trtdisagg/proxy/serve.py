@@ -1,6 +1,7 @@
 """The proxy's process: opens, says that it is ready, beats, drains, closes.
 
-The first SIGTERM (or Ctrl-C) drains: new requests get 503, those that run are answered. The second ends it at once.
+The first SIGTERM (or Ctrl-C) drains: nobody is accepted any more, what runs is answered. The second ends what runs:
+with an error event where an answer has begun, with a 503 elsewhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 
 import uvloop
 
@@ -19,16 +21,22 @@ from trtdisagg.protocol.reports import Reporter
 from trtdisagg.protocol.spec import Beat, Failed, ProxySpec, Ready
 from trtdisagg.proxy.app import App
 from trtdisagg.proxy.attached import attached
+from trtdisagg.proxy.completions import Completions
+from trtdisagg.proxy.doubts import Doubts
+from trtdisagg.proxy.health import SOURCE as FIXED
 from trtdisagg.proxy.health import Health
-from trtdisagg.proxy.http_server import serving
-from trtdisagg.proxy.listen import open_sockets
+from trtdisagg.proxy.http_server import Door, serving
+from trtdisagg.proxy.listen import open_sockets, take_sockets
 from trtdisagg.proxy.means import Means
+from trtdisagg.proxy.members_door import SOURCE as AGENT
 from trtdisagg.proxy.members_door import open_members_door
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.registry.members import Roster
 from trtdisagg.registry.open import read_secret
 
 BEAT_S = 0.5
+FIRST_WORDS_S = 2.0
+"""For an agent to tell, and for servers with fixed addresses to be looked at."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,43 +65,82 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
     means = Means.make(spec, roster, pool)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(pool.close_idle)
-        pages = attached(spec, roster, pool, secret=secret, in_use=means.uses.in_use)
-        app = App(means, await stack.enter_async_context(pages))
-        sockets = open_sockets(spec.host, spec.port, stuck_timeout_s=spec.idle_timeout_s)
-        await stack.enter_async_context(serving(app.handle, sockets, spec.max_body_bytes))
+        sockets = [stack.enter_context(sock) for sock in _open_sockets(spec)]
         if spec.members_socket is not None:
             await stack.enter_async_context(open_members_door(spec.members_socket, roster, means.uses))
+        pages = attached(spec, roster, pool, secret=secret, in_use=means.uses.in_use)
+        completions = Completions(means)
+        app = App(means, completions, await stack.enter_async_context(pages))
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(Health(pool, roster, spec.servers).run()),
+                tasks.create_task(Doubts(pool, roster, means.legs).run()),
                 tasks.create_task(_beat(reporter, means)),
             ]
             port = sockets[0].getsockname()[1]
             logger.info("listening on %s:%d", spec.host, port)
             reporter.send(Ready(host=spec.host, port=port))
-            exit_code = await _until_asked_to_end(app, signals, tasks)
+            await _first_words(spec, roster)
+            async with serving(app.handle, sockets, spec.max_body_bytes) as door:
+                exit_code = await _until_asked_to_end(app, completions, door, signals)
             for task in running:
                 task.cancel()
     by_hand = spec.parent_pid is None and "NOTIFY_SOCKET" not in os.environ
     return 128 + signals.number if by_hand else exit_code
 
 
-async def _until_asked_to_end(app: App, signals: _Signals, tasks: asyncio.TaskGroup) -> int:
+async def _first_words(spec: ProxySpec, roster: Roster) -> None:
+    """Wait, not for long, until it is known whom to route to. Who has come meanwhile is kept by the kernel."""
+    sources = {source for source, there in ((AGENT, spec.members_socket), (FIXED, spec.servers)) if there}
+    changed = asyncio.Event()
+    roster.watch(changed.set)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_WORDS_S):
+            while not roster.has_heard_of(sources):
+                changed.clear()
+                await changed.wait()
+
+
+async def _until_asked_to_end(app: App, completions: Completions, door: Door, signals: _Signals) -> int:
+    """
+    :returns: the exit code.
+    """
     await signals.first.wait()
     logger.info("draining")
-    drained = tasks.create_task(app.drain())
-    second = tasks.create_task(signals.second.wait())
-    await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)
-    exit_code = 0 if drained.done() else 128 + signals.number
-    drained.cancel()
-    second.cancel()
-    return exit_code
+    app.is_draining = True
+    await door.close()
+    async with asyncio.TaskGroup() as tasks:
+        drained = tasks.create_task(_drain(completions, door))
+        second = tasks.create_task(signals.second.wait())
+        await asyncio.wait([drained, second], return_when=asyncio.FIRST_COMPLETED)
+        has_drained = drained.done()
+        drained.cancel()
+        second.cancel()
+    if has_drained:
+        return 0
+    logger.info("ending what runs")
+    completions.end()
+    return 128 + signals.number
+
+
+async def _drain(completions: Completions, door: Door) -> None:
+    """Wait until nothing runs and nobody who is connected is about to ask."""
+    await door.until_quiet()
+    while not completions.idle.is_set():
+        await completions.idle.wait()
+        await door.until_quiet()
 
 
 async def _beat(reporter: Reporter, means: Means) -> None:
     while True:
         reporter.send(Beat(stats=means.metrics.stats(num_waiting=means.waiting.num_waiting)))
         await asyncio.sleep(BEAT_S)
+
+
+def _open_sockets(spec: ProxySpec) -> list[socket.socket]:
+    if spec.listen_fds:
+        return take_sockets(spec.listen_fds, stuck_timeout_s=spec.idle_timeout_s)
+    return open_sockets(spec.host, spec.port, stuck_timeout_s=spec.idle_timeout_s)
 
 
 class _Signals:

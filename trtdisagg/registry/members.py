@@ -97,6 +97,7 @@ class Roster:
         :param coming: of which roles a server is about to be back.
         :param until: when the set counts as stale; None: never.
         """
+        is_new = source not in self._sets
         self._sets[source] = tuple(members)
         self._needs[source] = _frozen(needs)
         self._coming[source] = _frozen(coming)
@@ -105,10 +106,14 @@ class Roster:
             self._until[source] = until
         self._doubted &= set(self.members)
         self._models |= {m.model for m in self._sets[source]} | set(self._needs[source]) | set(self._coming[source])
-        self._change()
+        self._change(is_new=is_new)
+
+    def has_heard_of(self, sources: Iterable[str]) -> bool:
+        """Whether each of these has told a set, if an empty one."""
+        return self._sets.keys() >= set(sources)
 
     def watch(self, on_change: Callable[[], None]) -> None:
-        """Have a function called after each change of the members or of what may be routed to."""
+        """Have a function called after each change of the members or of what may be routed to, and a source's first."""
         self._watchers.append(on_change)
 
     def doubt(self, member: Member) -> None:
@@ -130,9 +135,9 @@ class Roster:
         """Whether a source still stands by this member, and no doubt has come up."""
         return member in self.members and member not in self._doubted
 
-    def _change(self) -> None:
+    def _change(self, *, is_new: bool = False) -> None:
         snapshot, members = self._build(), frozenset(self.members)
-        if (snapshot, members) == (self.snapshot, self._known):
+        if (snapshot, members) == (self.snapshot, self._known) and not is_new:
             return  # renewed, and all is as it was
         self.snapshot, self._known = snapshot, members
         self.was_complete = self.was_complete or not snapshot.missing()

@@ -63,7 +63,7 @@ def _missing(there: Sequence[Gpu], held: Mapping[str, Spot]) -> list[Gpu]:
     ids = dict.fromkeys(id_ for spot in held.values() for id_ in spot.gpus)
     known = {gpu.id for gpu in there}
     return [
-        Gpu(id=id_, uuid=id_, index=int(id_) if id_.isdigit() else -1, name="missing", free_bytes=0)
+        Gpu(id=id_, uuid=id_, index=int(id_) if id_.isdigit() else -1, name="missing", total_bytes=0, free_bytes=0)
         for id_ in ids
         if id_ not in known
     ]

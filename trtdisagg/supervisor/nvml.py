@@ -27,6 +27,7 @@ class Gpu(msgspec.Struct, kw_only=True, frozen=True):
     index: int
     """Of the GPU, in PCI order; of a MIG device, that of the GPU it is part of."""
     name: str
+    total_bytes: int
     free_bytes: int
     cores: list[int] = []
     """CPU cores near it; empty: not known."""
@@ -118,12 +119,14 @@ def _everything(nvml: Any) -> tuple[list[Gpu], dict[int, str]]:
 
 
 def _gpu(nvml: Any, handle: Any, index: int, cores: list[int]) -> Gpu:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return Gpu(
         id=str(index),
         uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
         index=index,
         name=_text(nvml.nvmlDeviceGetName(handle)),
-        free_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).free),
+        total_bytes=int(memory.total),
+        free_bytes=int(memory.free),
         cores=cores,
     )
 

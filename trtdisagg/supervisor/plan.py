@@ -21,7 +21,7 @@ from trtdisagg.supervisor.checks import check_addresses, check_slots, check_tran
 from trtdisagg.supervisor.claims import Claim, Spot
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.placement import place
-from trtdisagg.supervisor.pools import pool_notices, size_pools, weight_bytes
+from trtdisagg.supervisor.pools import Beside, pool_notices, size_pools, weight_bytes
 from trtdisagg.supervisor.server_plan import (
     ChildPlan,
     ServerFacts,
@@ -87,6 +87,7 @@ def make_plan(
     default_backend: Backend | None = "DEFAULT",
     numbers: Mapping[str, Sequence[int]] | None = None,
     keep: Mapping[str, ChildPlan] | None = None,
+    resident: Mapping[str, int] | None = None,
     roles: Mapping[str, Role] | None = None,
     elsewhere: bool = False,
 ) -> Plan:
@@ -98,6 +99,8 @@ def make_plan(
     :param numbers: of the servers there shall be, where they are not those of the file; see `slots`.
     :param keep: what runs. A server that the file still wants the same keeps its plan; one that it wants otherwise
         keeps its GPUs and cores where it still may; what the others of these have counts as free.
+    :param resident: bytes that each of `keep` holds now, in the memory of its GPU or of the host; None: all that it was
+        planned to.
     :param roles: of servers that have another role than their section's; other names do not matter.
     :param elsewhere: the proxy finds servers somewhere else, too.
     :raises ConfigError: when the file asks for what is not there or does not go together.
@@ -109,7 +112,7 @@ def make_plan(
     check_slots(everything, ours, with_proxy=with_proxy, has_registry=elsewhere or registry is not None)
     facts = {slot.name: _facts(slot, cluster, name, models, default_backend) for slot in ours}
     dimensions = {slot.name: models[slot.entry.model].dimensions for slot in ours if slot.entry}
-    servers, notices = _plan_servers(ours, facts, dimensions, host, keep or {})
+    servers, notices = _plan_servers(ours, facts, dimensions, host, keep=keep or {}, resident=resident)
     upstream = [_upstream(slot, models) for slot in everything if slot not in ours]
     plan = Plan(
         cluster=name,
@@ -137,7 +140,9 @@ def _plan_servers(
     facts: Mapping[str, ServerFacts],
     dimensions: Mapping[str, ModelDimensions | None],
     host: Host,
+    *,
     keep: Mapping[str, ChildPlan],
+    resident: Mapping[str, int] | None,
 ) -> tuple[list[ChildPlan], list[str]]:
     """Plans of our servers, in the order of their slots, and notices."""
     held = {name: Spot(gpus=old.gpus, cores=old.cores) for name, old in keep.items()}
@@ -149,7 +154,8 @@ def _plan_servers(
     }
     new = [slot for slot in ours if slot.name not in planned]
     going = [old for old in keep.values() if old.name not in planned]
-    pools = size_pools(new, spots, host, dimensions, going)
+    beside = Beside(going=going, staying=list(planned.values()), resident=resident)
+    pools = size_pools(new, spots, host, dimensions, beside)
     for slot in new:
         num_bytes = weight_bytes(slot, dimensions[slot.name])
         planned[slot.name] = plan_server(

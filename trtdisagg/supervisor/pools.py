@@ -1,13 +1,16 @@
 """Which servers share a memory, and so how large the KV cache of each new one is. Pure.
 
     free for new servers = free now + what those hold that leave or start again
+                                    - what those that stay have not taken yet
 
-Servers that run and stay keep their pools; their memory is not free now.
+Servers that stay keep their pools. One that loads, or has not filled its pool yet, holds less than it was planned to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
 
 from trtdisagg.supervisor.claims import Spot
 from trtdisagg.supervisor.host import Host
@@ -19,17 +22,35 @@ from trtdisagg.text.dimensions import ModelDimensions
 _GIB = 1024**3
 
 
+class Beside(msgspec.Struct, kw_only=True, frozen=True):
+    """The servers that run while new ones are planned."""
+
+    going: list[ChildPlan] = []
+    """They leave, or start again: the new ones get their memory."""
+    staying: list[ChildPlan] = []
+    resident: Mapping[str, int] | None = None
+    """Bytes that each of both holds now; None: all that it was planned to."""
+
+    def more_bytes(self, gpus: Sequence[str]) -> int:
+        """What will be free on GPUs, or on the host, beyond what is free now; negative: less."""
+        freed = sum(self._held(child) for child in self.going if child.gpus == gpus)
+        return freed - sum(weights_and_pool(child) - self._held(child) for child in self.staying if child.gpus == gpus)
+
+    def _held(self, child: ChildPlan) -> int:
+        planned_bytes = weights_and_pool(child)
+        return planned_bytes if self.resident is None else min(planned_bytes, self.resident.get(child.name, 0))
+
+
 def size_pools(
     new: Sequence[Slot],
     spots: Mapping[str, Spot],
     host: Host,
     dimensions: Mapping[str, ModelDimensions | None],
-    going: Sequence[ChildPlan] = (),
+    beside: Beside,
 ) -> dict[str, Pool]:
     """The KV cache of each new server: those on one GPU, or on the CPU, share its memory.
 
     :param dimensions: of each server's model.
-    :param going: servers that run, and whose memory the new ones get.
     :raises ConfigError: when a section asks for what does not go together.
     :raises StartupError: when there is too little memory.
     """
@@ -38,8 +59,7 @@ def size_pools(
         groups.setdefault(tuple(spots[slot.name].gpus), []).append(slot)
     pools = {}
     for gpus, group in groups.items():
-        freed_bytes = sum(weights_and_pool(child) for child in going if tuple(child.gpus) == gpus)
-        room = _room(gpus, group, host, dimensions, freed_bytes)
+        room = _room(list(gpus), group, host, dimensions, beside)
         for slot in group:
             dtype = dtype_of(slot.section, slot.path)
             pools[slot.name] = size_pool(slot.name, slot.section, dimensions[slot.name], dtype, room)
@@ -56,17 +76,19 @@ def weight_bytes(slot: Slot, model: ModelDimensions | None) -> int:
 
 
 def _room(
-    gpus: Sequence[str],
+    gpus: list[str],
     group: Sequence[Slot],
     host: Host,
     dimensions: Mapping[str, ModelDimensions | None],
-    freed_bytes: int,
+    beside: Beside,
 ) -> Room:
-    on_gpus = min((gpu.free_bytes for gpu in host.gpus if gpu.id in gpus), default=0)
-    free_bytes = on_gpus if gpus else host.memory_bytes
+    more_bytes = beside.more_bytes(gpus)
+    there = [gpu for gpu in host.gpus if gpu.id in gpus]
+    on_gpus = min((min(gpu.total_bytes, gpu.free_bytes + more_bytes) for gpu in there), default=0)
+    free_bytes = on_gpus if gpus else host.memory_bytes + more_bytes
     return Room(
         where=f"on GPU {', '.join(gpus)}" if gpus else "on this host",
-        free_bytes=free_bytes + freed_bytes,
+        free_bytes=max(0, free_bytes),
         weight_bytes=sum(weight_bytes(slot, dimensions[slot.name]) for slot in group),
         num_servers=len(group),
         on_gpu=bool(gpus),

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
 from msgspec.structs import replace
 
 from trtdisagg.config.schema import Backend, ClusterFile, ServerSection
@@ -14,6 +15,7 @@ from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.membership import with_whole_paths
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
+from trtdisagg.supervisor.pools import weights_and_pool
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import Slot, slots
 from trtdisagg.text.dimensions import read_dimensions
@@ -30,6 +32,7 @@ def survey(
     default_backend: Backend | None = "DEFAULT",
     numbers: Mapping[str, Sequence[int]] | None = None,
     keep: Mapping[str, ChildPlan] | None = None,
+    pids: Mapping[str, int] | None = None,
     roles: Mapping[str, Role] | None = None,
     elsewhere: bool = False,
 ) -> Plan:
@@ -39,6 +42,7 @@ def survey(
     :param with_proxy: False: servers alone (`trtdisagg serve`).
     :param default_backend: the transfer backend of servers whose section names none.
     :param numbers, keep, roles: what runs beside, see `make_plan`.
+    :param pids: of those of `keep` that have a process now; None: all have all the memory they were planned to take.
     :param elsewhere: the proxy finds servers somewhere else, too.
     :raises ConfigError: when the file asks for what is not there or does not go together.
     :raises StartupError: when a model or the secret cannot be read, or there is too little memory, or too few GPUs.
@@ -58,9 +62,22 @@ def survey(
         default_backend=default_backend,
         numbers=numbers,
         keep=keep,
+        resident=None if pids is None else {name: _resident_bytes(child, pids) for name, child in (keep or {}).items()},
         roles=roles,
         elsewhere=elsewhere,
     )
+
+
+def _resident_bytes(child: ChildPlan, pids: Mapping[str, int]) -> int:
+    """What a server holds now. A GPU's memory is taken in one piece at the start; the host's as it is filled."""
+    if child.name not in pids:
+        return 0
+    if child.gpus:
+        return weights_and_pool(child)
+    try:
+        return psutil.Process(pids[child.name]).memory_info().rss
+    except psutil.Error:
+        return 0
 
 
 def _users(everything: list[Slot]) -> dict[str, list[ServerSection]]:

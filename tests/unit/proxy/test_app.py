@@ -14,6 +14,7 @@ from aiohttp import web
 from trtdisagg.errors import BodyTooLargeError
 from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.app import App
+from trtdisagg.proxy.completions import Completions
 from trtdisagg.proxy.http_server import serving
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.pages import Pages
@@ -30,7 +31,7 @@ async def app(pages: Pages, **fields: Any) -> AsyncIterator[aiohttp.ClientSessio
     with socket.create_server(("127.0.0.1", 0)) as sock:
         base = f"http://127.0.0.1:{sock.getsockname()[1]}"
         async with (
-            serving(App(means, pages).handle, [sock], 1000),
+            serving(App(means, Completions(means), pages).handle, [sock], 1000),
             aiohttp.ClientSession(base, timeout=aiohttp.ClientTimeout(total=10)) as http,
         ):
             yield http

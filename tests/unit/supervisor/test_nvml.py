@@ -47,7 +47,7 @@ def test_what_is_known_of_a_gpu(fake_nvml: FakeNvml) -> None:
     fake_nvml.describe(gpu(0), gpu(1, used_mib=100, name="H200", cores=0xFF))
     found = find_gpus({})[0][1]
     assert (found.id, found.index, found.uuid, found.name) == ("1", 1, uuid(1), "H200")
-    assert found.free_bytes == (TOTAL_MIB - 100) * MIB
+    assert (found.total_bytes, found.free_bytes) == (TOTAL_MIB * MIB, (TOTAL_MIB - 100) * MIB)
     assert found.cores == sorted(os.sched_getaffinity(0) & set(range(8)))
 
 

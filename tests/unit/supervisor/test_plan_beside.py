@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tests.helpers.plans import GIB, TINY, cluster_file, host, plan_of
+from tests.helpers.plans import GIB, TINY, cluster_file, host, made_up_gpu, plan_of
 from trtdisagg.config.schema import (
     AutoscaleConfig,
     ClusterFile,
@@ -23,7 +23,6 @@ from trtdisagg.config.schema import (
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.spec import EngineSpec, ProxySpec, RegistrySpec
 from trtdisagg.supervisor.host import Host
-from trtdisagg.supervisor.nvml import Gpu
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import default_numbers, slots
@@ -34,7 +33,7 @@ def children(plan: Plan) -> dict[str, ChildPlan]:
 
 
 def with_gpus(*free_bytes: int) -> Host:
-    gpus = [Gpu(id=str(i), index=i, uuid=f"GPU-{i}", name="A card", free_bytes=n) for i, n in enumerate(free_bytes)]
+    gpus = [made_up_gpu(i, free_bytes=n) for i, n in enumerate(free_bytes)]
     return host(gpus=gpus)
 
 
@@ -179,6 +178,37 @@ def test_a_new_server_gets_the_memory_of_one_that_leaves() -> None:
         plan_of(file, machine, keep=keep, numbers={"context": [0, 1, 2], "generation": [0]})
     after = plan_of(file, machine, keep=keep, numbers={"context": [1, 2], "generation": [0]})
     assert [s.name for s in after.servers] == ["context-1", "context-2", "generation-0"]
+
+
+_BLOCK_BYTES = TINY.kv_bytes_per_token("bfloat16") * 32
+_WEIGHT_BYTES = TINY.weight_bytes("bfloat16")
+
+
+def share_of(plan: Plan, name: str) -> int:
+    """The memory that one new server's pool was a share of, to a block."""
+    return children(plan)[name].pool_bytes or 0
+
+
+def test_who_has_not_taken_its_memory_yet_still_gets_it() -> None:
+    """Of a host with 3 GiB that one server was planned to take 2 GiB of, and does not have yet, 1 GiB is free."""
+    before = plan_of(ClusterFile(model="tiny", generation_servers=ServerSection()), host(memory_bytes=3 * GIB))
+    held = before.servers[0].weight_bytes + (before.servers[0].pool_bytes or 0)
+    assert 2 * GIB <= held < 2 * GIB + 10**6
+    for resident, free in ((None, 3 * GIB), ({}, 3 * GIB - held), ({"generation-0": GIB}, 4 * GIB - held)):
+        options: dict[str, Any] = {"keep": children(before), "resident": resident}
+        file = ClusterFile(model="tiny", generation_servers=ServerSection(num_instances=2))
+        plan = plan_of(file, host(memory_bytes=3 * GIB), **options)
+        wanted = min(2 * GIB, int(0.9 * (free - _WEIGHT_BYTES)))
+        assert 0 <= wanted - share_of(plan, "generation-1") < _BLOCK_BYTES
+
+
+@pytest.mark.parametrize("resident", [None, {}])
+def test_what_a_dead_server_held_is_not_free_twice(resident: dict[str, int] | None) -> None:
+    machine = with_gpus(80 * GIB, 80 * GIB)
+    before = plan_of(cluster_file(), machine)
+    changed = cluster_file(context_servers=ServerSection(max_batch_size=1))
+    after = plan_of(changed, machine, keep=children(before), resident=resident)
+    assert 0 <= int(0.9 * (80 * GIB - _WEIGHT_BYTES)) - share_of(after, "context-0") < _BLOCK_BYTES
 
 
 # --- roles ----------------------------------------------------------------------------------------------------------

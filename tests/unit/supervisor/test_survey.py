@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from trtdisagg.config.schema import ClusterFile, DisaggCluster, ServerSection
 from trtdisagg.errors import StartupError
@@ -71,3 +73,23 @@ def test_what_runs_beside_reaches_the_plan() -> None:
     after = survey(cluster, name="test", numbers={"generation": [1, 2]}, keep=keep, roles={"generation-1": "context"})
     assert [(s.name, s.role) for s in after.servers] == [("generation-1", "context"), ("generation-2", "generation")]
     assert after.servers[0].settings == before.servers[2].settings
+
+
+def test_only_a_process_holds_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = ClusterFile(model="x", generation_servers=ServerSection(command=["my-engine"], num_instances=3))
+    before = survey(cluster, name="test")
+    keep = {child.name: replace(child, weight_bytes=2**40) for child in before.servers}
+    keep["generation-2"] = replace(keep["generation-2"], gpus=["0"])
+    seen: list[dict[str, int] | None] = []
+
+    def note(*_: object, resident: dict[str, int] | None, **__: object) -> None:
+        seen.append(resident)
+
+    monkeypatch.setattr(module, "make_plan", note)
+    survey(cluster, name="test", keep=keep)
+    survey(cluster, name="test", keep=keep, pids={"generation-1": os.getpid(), "generation-2": os.getpid()})
+    assert seen[0] is None
+    assert seen[1] is not None
+    assert seen[1]["generation-0"] == 0
+    assert 2**20 < seen[1]["generation-1"] < 2**40
+    assert seen[1]["generation-2"] == 2**40

@@ -16,7 +16,9 @@ def before_start(plan: Plan, place: Place) -> list[str]:
     :raises StartupError: when it cannot; the message has every reason.
     """
     raise_open_files()
-    findings = examine(plan, look(plan, place))
+    facts = look(plan, place)
+    # Of servers that share cores the plan's own notices tell.
+    findings = [f for f in examine(plan, facts) if f.topic != "CPU cores" or facts.cpu_quota is not None]
     if errors := [finding for finding in findings if finding.severity == "error"]:
         raise StartupError("\n  ".join(["This machine cannot run the cluster:", *map(str, errors)]))
     return [str(finding) for finding in findings if finding.severity == "warning"]

@@ -12,6 +12,9 @@ import msgspec
 from trtdisagg.supervisor.doctor.facts import GpuState, NoPeerAccess
 from trtdisagg.supervisor.nvml import Gpu, handle_of, session
 
+_CAN_READ = 0
+"""NVML_P2P_CAPS_INDEX_READ, which is a tuple in pynvml, by a comma too many."""
+
 
 class Driver(msgspec.Struct, kw_only=True, frozen=True):
     version: str | None = None
@@ -62,6 +65,6 @@ def _no_peer_access(nvml: Any, gpus: Sequence[str]) -> Iterator[NoPeerAccess]:
     for one, other in combinations(gpus, 2):
         with contextlib.suppress(nvml.NVMLError):  # an old driver, or MIG devices, of which it does not say
             pair = handle_of(nvml, one), handle_of(nvml, other)
-            status = nvml.nvmlDeviceGetP2PStatus(*pair, nvml.NVML_P2P_CAPS_INDEX_READ)
+            status = nvml.nvmlDeviceGetP2PStatus(*pair, _CAN_READ)
             if status != nvml.NVML_P2P_STATUS_OK:
                 yield NoPeerAccess(one=one, other=other, why=reasons.get(status, f"status {status}"))

@@ -1,0 +1,133 @@
+"""Requests for completions from their first byte to the last of their answers: admitted, read, relayed, counted.
+
+How one is relayed is known by relay. Here is what holds for all: limits, deadlines, that each gets an answer or an
+error, and how those that run end when the proxy does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+
+from aiohttp import web
+
+from trtdisagg.errors import BodyTimeoutError, BodyTooLargeError, OverloadedError, UnavailableError
+from trtdisagg.proxy.client_stream import ClientStream
+from trtdisagg.proxy.deadlines import Deadline
+from trtdisagg.proxy.ids import request_id
+from trtdisagg.proxy.means import Means
+from trtdisagg.proxy.metrics import CLIENT_LEFT
+from trtdisagg.proxy.refusals import as_answer, as_event
+from trtdisagg.proxy.relay import Relay
+from trtdisagg.proxy.request import decode_incoming
+
+COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}
+"""Route -> is it chat."""
+BODY_TIMEOUT_S = 60.0
+"""For a request body to come, where the deadline for the first token is not earlier."""
+
+logger = logging.getLogger(__name__)
+
+
+class Completions:
+    """All that run in this process."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._loop = asyncio.get_running_loop()
+        self._turn = 0
+        self._running: set[Deadline] = set()
+        self._is_ending = False
+        self.idle = asyncio.Event()
+        """Set while none runs."""
+        self.idle.set()
+
+    def end(self) -> None:
+        """Break off those that run, and refuse those that come."""
+        self._is_ending = True
+        for deadline in self._running:
+            deadline.end(_ending())
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request.
+
+        :raises ConnectionError: when the client has left.
+        """
+        started, path = self._loop.time(), request.raw_path.partition("?")[0]
+        id_ = request_id(request.headers.get("X-Request-Id"))
+        client = ClientStream(request, {"X-Request-Id": id_})
+        model, status = "", CLIENT_LEFT
+        deadline = self._begin()
+        try:
+            async with deadline:
+                self._admit()
+                incoming = decode_incoming(await self._read(request), chat=COMPLETIONS[path], request_id=id_)
+                model = incoming.model
+                deadline.due = started + self._means.spec.first_token_timeout_s
+                self._turn += 1
+                relay = Relay(self._means, incoming, client, turn=self._turn, started=started, deadline=deadline)
+                response = await relay.run()
+            status = response.status
+        except ConnectionError:
+            raise
+        except Exception as e:  # noqa: BLE001 (a bug must be answered, too)
+            response = await self._fail(client, model, id_, e)
+            status = response.status
+        finally:
+            self._end(deadline, model, path, status, self._loop.time() - started)
+        return response
+
+    # --- before it runs ---------------------------------------------------------------------------------------------
+
+    def _begin(self) -> Deadline:
+        deadline = self._means.deadlines.by(math.inf)
+        self._running.add(deadline)
+        self.idle.clear()
+        self._means.metrics.request_begins()
+        return deadline
+
+    def _admit(self) -> None:
+        if self._is_ending:
+            raise _ending()
+        if self._means.metrics.num_in_flight > self._means.spec.max_queue_size:
+            raise OverloadedError(f"{self._means.spec.max_queue_size} requests are in flight already; ask again later")
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        max_body_bytes = self._means.spec.max_body_bytes
+        too_large = BodyTooLargeError(f"The body is larger than {max_body_bytes} bytes")
+        if (request.content_length or 0) > max_body_bytes:
+            raise too_large
+        if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        timeout_s = min(BODY_TIMEOUT_S, self._means.spec.first_token_timeout_s)
+        try:
+            async with self._means.deadlines.by(self._loop.time() + timeout_s):
+                return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise too_large from None
+        except TimeoutError:
+            raise BodyTimeoutError(f"The body did not come within {timeout_s:g} s") from None
+
+    # --- after it ran -----------------------------------------------------------------------------------------------
+
+    async def _fail(self, client: ClientStream, model: str, id_: str, error: Exception) -> web.StreamResponse:
+        if not client.begun:
+            return as_answer(error, id_)
+        if not client.is_complete:
+            self._means.metrics.stream_broke(model)
+            logger.warning("%s: the stream broke: %s", id_, error)
+            await client.fail(as_event(error, id_))
+        return client.response
+
+    def _end(self, deadline: Deadline, model: str, path: str, status: int, seconds: float) -> None:
+        self._running.discard(deadline)
+        if not self._running:
+            self.idle.set()
+        # A model nobody serves is no label: clients could make up any number of them.
+        known = model if model in self._means.roster.snapshot.pools else ""
+        self._means.metrics.request_ends(known, path, status, seconds)
+
+
+def _ending() -> UnavailableError:
+    return UnavailableError("The proxy is ending; ask again")
