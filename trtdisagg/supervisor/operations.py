@@ -66,6 +66,8 @@ class Operations:
                 self._ask(name, "restart", request.timeout_s, "restarts")
         if request.wait:
             await self._patience.until_back(names, before, request.timeout_s, in_turn=request.rolling)
+            replaced = [c.name for c in self._agent.state.proxies if c.name != PROXY]
+            await self._patience.until_gone(replaced, request.timeout_s)
         return Done(lines=[f"{name} is restarted" for name in names])
 
     async def switch(self, request: SwitchRequest) -> Done:
