@@ -76,7 +76,7 @@ class ControlClient:
         try:
             answer = _answer(connection, "GET", path)
             if answer.status >= 400:
-                raise StartupError(_refused(path, answer.read()))
+                raise _refusal(path, answer.read())
             for line in answer:
                 yield line.decode().rstrip("\n")
         except (OSError, http.client.HTTPException) as e:
@@ -100,7 +100,7 @@ class ControlClient:
         finally:
             connection.close()
         if answer.status >= 400:
-            raise StartupError(_refused(path, content))
+            raise _refusal(path, content)
         return content
 
 
@@ -124,10 +124,6 @@ def _answer(
 ) -> http.client.HTTPResponse:
     connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
     return connection.getresponse()
-
-
-def _refused(path: str, content: bytes) -> str:
-    return f"The agent refused {path}: {content.decode(errors='replace')}"
 
 
 def _refusal(path: str, content: bytes) -> TrtdisaggError:
