@@ -36,7 +36,8 @@ from trtdisagg.supervisor.events import (
     Told,
     Woke,
 )
-from trtdisagg.supervisor.state import PROXY, initial, reduce
+from trtdisagg.supervisor.reducer import reduce
+from trtdisagg.supervisor.state import PROXY, initial
 
 NAMES = (PROXY, "context-0", "generation-0")
 BEAT_S = 1.0
