@@ -275,7 +275,9 @@ def _became_ready(ready: Ready, child: Child, at: float) -> Child:
 
 def _in_role(child: Child, role: Role | None) -> Child:
     """What counts for one role says nothing about another: a new one has a new history."""
-    return child if role in (None, child.role) else replace(child, role=role, history=History())
+    if role is None or child.role in (role, "proxy"):
+        return child
+    return replace(child, role=role, history=History())
 
 
 def _beaten(beat: Beat, child: Child, at: float) -> Child:
