@@ -44,6 +44,21 @@ RULES = SupervisionConfig(
 PLAN = plan_of(cluster_file(generation_servers=ServerSection(num_instances=2)))
 _PLANS = {child.name: child for child in PLAN.children}
 _TIMEOUTS_S = (1, 10, 40)
+_FOR_SERVERS = ("drain", "remove", "switch", "used-by")
+
+
+def _detail(verb: str, number: int) -> str:
+    """How it is done."""
+    match verb:
+        case "drain" | "remove" | "restart":
+            return str(_TIMEOUTS_S[number % 3])
+        case "switch" | "switched":
+            return ("context", "generation")[number % 2]
+        case "used-by":
+            return str(number % 2)
+        case "roll":
+            return " ".join((*NAMES[number % 4 :], "context-9"))
+    return "why"
 
 
 def plan_by_name(name: str) -> ChildPlan:
@@ -79,33 +94,22 @@ class World(Replay):
 
     def do_randomly(self, name: str, verb: str, number: int) -> None:
         is_server = role_of(name) in ("context", "generation")
-        match verb:
-            case "late":
-                self.speak_late(number)
-            case "deaf" | "hears":
-                self.is_told = verb == "hears"
-            case "wakes":
-                self.heard_at = dict.fromkeys(self.heard_at, self.now)
-                self.got_on_at = dict.fromkeys(self.got_on_at, self.now)
-                self.num_missed.clear()
-                self.do("cluster", "wakes", str(number))
-            case "drain" | "remove" | "restart":
-                if is_server or verb == "restart":
-                    self.do(name, verb, str(_TIMEOUTS_S[number % 3]))
-            case "switch":
-                if is_server:
-                    self.do(name, verb, ("context", "generation")[number % 2])
-            case "switched":
-                self.do(name, verb, ("context", "generation")[number % 2])
-            case "used-by":
-                if is_server:
-                    self.do(name, verb, str(number % 2))
-            case "added":
-                self.do(name if is_server else NAMES[-1], verb, "context-0" if number == 1 else "")
-            case "roll":
-                self.do("cluster", verb, " ".join((*NAMES[number % 4 :], "context-9")))
-            case _:
-                self.do(name, verb, "why")
+        if verb == "late":
+            self.speak_late(number)
+        elif verb == "wakes":
+            self.wake(number)
+        elif verb in ("deaf", "hears"):
+            self.is_told = verb == "hears"
+        elif verb == "added":
+            self.do(name if is_server else NAMES[-1], verb, "context-0" if number == 1 else "")
+        elif is_server or verb not in _FOR_SERVERS:
+            self.do(name, verb, _detail(verb, number))
+
+    def wake(self, late_s: int) -> None:
+        self.heard_at = dict.fromkeys(self.heard_at, self.now)
+        self.got_on_at = dict.fromkeys(self.got_on_at, self.now)
+        self.num_missed.clear()
+        self.do("cluster", "wakes", str(late_s))
 
     def speak_late(self, number: int) -> None:
         """Last words of one that is long gone, whoever bears its name now."""
@@ -126,7 +130,7 @@ class World(Replay):
         assert self.state == before, f"heard {late[number % len(late)]}"
 
     def report(self, name: str, report: Report) -> None:
-        incarnation = self.child(name).incarnation
+        incarnation = self.incarnation(name)
         if incarnation is not None:
             self.heard_at[incarnation] = self.now
             if isinstance(report, Ready):
@@ -145,7 +149,7 @@ class World(Replay):
         super().canary(name, error)
 
     def exit(self, name: str, how: str) -> None:
-        incarnation = self.child(name).incarnation
+        incarnation = self.incarnation(name)
         if incarnation is not None:
             self.bury(incarnation)
         super().exit(name, how)

@@ -75,6 +75,9 @@ class Replay:
     def child(self, name: str) -> Child:
         return self.state.children[name]
 
+    def incarnation(self, name: str) -> str | None:
+        return self.child(name).incarnation if name in self.state.children else None
+
     @property
     def phases(self) -> dict[str, str]:
         return {child.name: child.phase for child in self.state.children.values()}
@@ -147,11 +150,12 @@ class Replay:
         self._settle()
 
     def report(self, name: str, report: Report) -> None:
-        if (incarnation := self.child(name).incarnation) is not None:
+        """One that is not there says nothing."""
+        if (incarnation := self.incarnation(name)) is not None:
             self.handle(Reported(at=self.now, name=base(name), incarnation=incarnation, report=report))
 
     def exit(self, name: str, how: str) -> None:
-        if (incarnation := self.child(name).incarnation) is not None:
+        if (incarnation := self.incarnation(name)) is not None:
             lines = [f"{name} says goodbye"]
             self.handle(Exited(at=self.now, name=base(name), incarnation=incarnation, how=how, last_lines=lines))
 
