@@ -16,7 +16,7 @@ _TALK = ["used-by", "used-by", "deaf", "hears", "late"]
 
 steps = st.tuples(
     st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.5, 7.0, 12.0]),
-    st.sampled_from([*NAMES, "an old proxy"]),
+    st.sampled_from([*NAMES, "generation-0", "generation-0", "an old proxy"]),
     st.sampled_from(_LIVES + _HEALTH + _WISHES + _TALK),
     st.integers(0, 30),
 )
