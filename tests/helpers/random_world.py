@@ -96,6 +96,8 @@ class World(Replay):
         is_server = role_of(name) in ("context", "generation")
         if verb == "late":
             self.speak_late(number)
+        elif verb == "obeys":
+            self.obey(stubborn=False)
         elif verb == "wakes":
             self.wake(number)
         elif verb in ("deaf", "hears"):
@@ -110,6 +112,19 @@ class World(Replay):
         self.got_on_at = dict.fromkeys(self.got_on_at, self.now)
         self.num_missed.clear()
         self.do("cluster", "wakes", str(late_s))
+
+    def obey(self, *, stubborn: bool) -> None:
+        """Children do what they are asked to; stubborn ones only end when they are killed."""
+        for child in list(self.state.children.values()):
+            wants_end = child.term_at is not None or child.failed_at is not None
+            if not child.lives:
+                continue
+            if child.kill_at is not None or (wants_end and not stubborn):
+                self.do(child.name, "dies")
+            elif child.switch_at is not None and child.leaving is not None and not stubborn:
+                self.do(child.name, "switched", child.leaving.role or "")
+            elif child.phase in ("starting", "loading"):
+                self.do(child.name, "ready")
 
     def speak_late(self, number: int) -> None:
         """Last words of one that is long gone, whoever bears its name now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -58,15 +58,16 @@ class ClusterState(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def all_ready(self) -> bool:
-        if not all(child.phase == "ready" for child in self.children.values() if child.stays):
-            return False  # cheap, as it is asked at each event until all are
-        return all(self.is_up(child) for child in self.children.values() if child.stays)
+        listings = self._listings()
+        return all(_is_up(child, listings) for child in self.children.values() if child.stays)
 
     def is_up(self, child: Child) -> bool:
         """Whether a child is ready, and whoever routes knows it."""
-        if child.phase != "ready" or child.role == PROXY:
-            return child.phase == "ready"
-        return all(child.incarnation in self.told(proxy) for proxy in self.proxies if proxy.phase == "ready")
+        return _is_up(child, self._listings())
+
+    def _listings(self) -> list[frozenset[str]]:
+        """The members that each proxy knows."""
+        return [self.told(proxy) for proxy in self.proxies if proxy.phase == "ready"]
 
     @property
     def proxies(self) -> list[Child]:
@@ -84,6 +85,12 @@ class ClusterState(msgspec.Struct, kw_only=True, frozen=True):
     def is_held(self, child: Child) -> bool:
         """Whether somebody may still route to it, or counts on it."""
         return self.in_use(child) > 0 or any(child.incarnation in h.members for h in self.holders.values())
+
+
+def _is_up(child: Child, listings: Sequence[frozenset[str]]) -> bool:
+    if child.phase != "ready" or child.role == PROXY:
+        return child.phase == "ready"
+    return all(child.incarnation in members for members in listings)
 
 
 def initial(run_id: str, roles: Mapping[str, ChildRole], at: float) -> ClusterState:

@@ -11,13 +11,14 @@ from trtdisagg.supervisor.events import Kill, Spawn
 
 _LIVES = ["ready", "ready", "ready", "ready", "beats", "loads", "dies", "fails", "fails-for-good", "passes"]
 _HEALTH = ["freezes", "thaws", "sticks", "gets-on", "busy", "idle", "canary", "no-canary", "no-canary", "wakes"]
+_OBEY = ["obeys"] * 8
 _WISHES = ["drain", "remove", "restart", "roll", "switch", "switched", "added", "added"]
 _TALK = ["used-by", "used-by", "deaf", "hears", "late"]
 
 steps = st.tuples(
     st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.5, 7.0, 12.0]),
     st.sampled_from([*NAMES, "generation-0", "generation-0", "an old proxy"]),
-    st.sampled_from(_LIVES + _HEALTH + _WISHES + _TALK),
+    st.sampled_from(_LIVES + _HEALTH + _WISHES + _OBEY + _TALK),
     st.integers(0, 30),
 )
 histories = st.lists(steps, max_size=40)
@@ -32,20 +33,6 @@ def played(history: list[Step], *, is_up: bool) -> World:
     for step in history:
         world.step(step)
     return world
-
-
-def obey(world: World, *, stubborn: bool) -> None:
-    """Children do what they are asked to; stubborn ones only end when they are killed."""
-    for child in list(world.state.children.values()):
-        if not child.lives:
-            continue
-        wants_end = child.term_at is not None or child.failed_at is not None
-        if child.kill_at is not None or (wants_end and not stubborn):
-            world.do(child.name, "dies")
-        elif child.switch_at is not None and child.leaving is not None and not stubborn:
-            world.do(child.name, "switched", child.leaving.role or "")
-        elif child.phase in ("starting", "loading"):
-            world.do(child.name, "ready")
 
 
 def heal(world: World) -> None:
@@ -66,13 +53,13 @@ def is_settled(world: World) -> bool:
 
 
 @given(history=histories, is_up=is_up_first)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 def test_whatever_happens(history: list[Step], is_up: bool) -> None:
     played(history, is_up=is_up)
 
 
 @given(history=histories, is_up=is_up_first, stop=st.sampled_from(["stop", "kill"]), after=st.lists(steps, max_size=20))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=80)
 def test_every_stop_ends(history: list[Step], is_up: bool, stop: str, after: list[Step]) -> None:
     """Also when nobody does as asked, and whatever is wished for meanwhile."""
     world = played(history, is_up=is_up)
@@ -88,13 +75,13 @@ def test_every_stop_ends(history: list[Step], is_up: bool, stop: str, after: lis
 
 
 @given(history=histories, is_up=is_up_first)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=80)
 def test_every_leave_ends(history: list[Step], is_up: bool) -> None:
     """Soon after its deadline, also when the one that leaves and those who count on it do not care."""
     world = played(history, is_up=is_up)
     leaves = {c.incarnation: c.leaving for c in world.state.children.values() if c.leaving is not None}
     for _ in range(120):
-        obey(world, stubborn=True)
+        world.obey(stubborn=True)
         world.advance(world.now + 0.5)
         still = {c.incarnation: c.leaving for c in world.state.children.values() if c.leaving is not None}
         for incarnation, leaving in still.items():
@@ -104,13 +91,13 @@ def test_every_leave_ends(history: list[Step], is_up: bool) -> None:
 
 
 @given(history=histories, is_up=is_up_first)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 def test_no_state_is_a_dead_end(history: list[Step], is_up: bool) -> None:
     """Where all behave from now on, every server is ready again, or at rest for a reason, and every roll ends."""
     world = played(history, is_up=is_up)
     heal(world)
     for _ in range(300):
-        obey(world, stubborn=False)
+        world.obey(stubborn=False)
         world.advance(world.now + 1)
         if is_settled(world):
             return
@@ -123,8 +110,8 @@ def test_nobody_is_killed_who_does_nothing_wrong(history: list[Step]) -> None:
     """Wishes alone end nobody by force, as long as all do as they are asked."""
     world = played([], is_up=True)
     for step in history:
-        if step[2] in (*_WISHES, "used-by", "canary", "beats", "passes", "late") and step[2] != "switched":
+        if step[2] in (*_WISHES, "used-by", "canary", "beats", "passes", "late", "obeys") and step[2] != "switched":
             world.step((min(step[0], 1.0), *step[1:]))
             for _ in range(3):
-                obey(world, stubborn=False)
+                world.obey(stubborn=False)
     assert not [a for a in world.actions if isinstance(a, Kill)]
