@@ -36,7 +36,8 @@ from trtdisagg.supervisor.events import (
     Told,
     Woke,
 )
-from trtdisagg.supervisor.state import PROXY, initial, reduce
+from trtdisagg.supervisor.reducer import reduce
+from trtdisagg.supervisor.state import PROXY, initial
 
 NAMES = (PROXY, "context-0", "generation-0")
 BEAT_S = 1.0
@@ -57,6 +58,8 @@ class Replay:
         self.frozen: set[str] = set()
         self.stuck: set[str] = set()
         """Beat, have work, and do not get on."""
+        self.busy: set[str] = set()
+        """Have a request that runs, and get on."""
         self.in_use: dict[str, int] = {}
         """Requests at the proxy that count on a server, by incarnation."""
         self.is_told = True
@@ -71,6 +74,9 @@ class Replay:
 
     def child(self, name: str) -> Child:
         return self.state.children[name]
+
+    def incarnation(self, name: str) -> str | None:
+        return self.child(name).incarnation if name in self.state.children else None
 
     @property
     def phases(self) -> dict[str, str]:
@@ -112,6 +118,8 @@ class Replay:
             "remove": lambda: self.leave(name, "gone", float(rest or 30)),
             "restart": lambda: self.leave(name, "restart", float(rest or 30)),
             "switch": lambda: self.leave(name, "switch", 30, rest),
+            "busy": lambda: self.busy.add(name),
+            "idle": lambda: self.busy.discard(name),
             "switched": lambda: self.report(name, Ready(host="127.0.0.1", port=7, role=rest)),  # type: ignore[arg-type]
             "roll": lambda: self.handle(RollAsked(at=self.now, names=rest.split(), timeout_s=30, reason="restarts")),
             "stop": lambda: self.handle(StopAsked(at=self.now, reason="SIGINT", exit_code=130)),
@@ -142,13 +150,14 @@ class Replay:
         self._settle()
 
     def report(self, name: str, report: Report) -> None:
-        if (incarnation := self.child(name).incarnation) is not None:
-            self.handle(Reported(at=self.now, name=name, incarnation=incarnation, report=report))
+        """One that is not there says nothing."""
+        if (incarnation := self.incarnation(name)) is not None:
+            self.handle(Reported(at=self.now, name=base(name), incarnation=incarnation, report=report))
 
     def exit(self, name: str, how: str) -> None:
-        if (incarnation := self.child(name).incarnation) is not None:
+        if (incarnation := self.incarnation(name)) is not None:
             lines = [f"{name} says goodbye"]
-            self.handle(Exited(at=self.now, name=name, incarnation=incarnation, how=how, last_lines=lines))
+            self.handle(Exited(at=self.now, name=base(name), incarnation=incarnation, how=how, last_lines=lines))
 
     def advance(self, to: float) -> None:
         """Let time pass: actions are taken when they are due, and children beat."""
@@ -156,15 +165,16 @@ class Replay:
         while self.now < to:
             wake = next_wake(self.state, self.rules)
             self.now = min(to, self.now + BEAT_S, max(self.now, _LONGEST_S if wake is None else wake))
-            for child in list(self.state.children.values()):
-                if child.ready is not None and child.name not in self.frozen:
-                    self.beat(child.name)
+            for name in list(self.state.children):
+                if name in self.state.children and self.child(name).ready and name not in self.frozen:
+                    self.beat(name)
             self._settle()
 
     def beat(self, name: str) -> None:
         self._progress += name not in self.stuck
         progress = 0 if name in self.stuck else self._progress
-        self.report(name, Beat(stats=Stats(), progress=progress, is_working=name in self.stuck))
+        is_working = name in self.stuck or name in self.busy
+        self.report(name, Beat(stats=Stats(num_running=int(is_working)), progress=progress, is_working=is_working))
 
     # --- the loop of the agent --------------------------------------------------------------------------------------
 
@@ -184,20 +194,29 @@ class Replay:
         raise AssertionError(f"the rules never come to rest: {self.log[-6:]}")
 
     def _tell(self) -> None:
-        """Every proxy that is ready takes the members over."""
+        """Every proxy that serves takes the members over, one that finishes its work too."""
         members = frozenset(c.incarnation or "" for c in self.state.children.values() if c.is_routable)
         for proxy in self.state.proxies if self.is_told else []:
             told = Told(at=self.now, holder=proxy.incarnation or "", members=members, in_use=dict(self.in_use))
-            if proxy.phase == "ready":
-                self.state = reduce(self.state, told)
+            if proxy.ready is not None and proxy.name not in self.frozen:
+                self.tell(told)
+
+    def tell(self, told: Told) -> None:
+        self.state = reduce(self.state, told)
 
     def carry_out(self, action: Action) -> None:
         if isinstance(action, Spawn):
             self.frozen.discard(action.name)
             self.stuck.discard(action.name)
+            self.busy.discard(action.name)
             self._pids += 1
             event = Spawned(at=self.now, name=action.name, incarnation=action.incarnation, pid=self._pids)
             self.state = reduce(self.state, event)
+
+
+def base(name: str) -> str:
+    """What a child is called in events about its process: a proxy with a successor was `proxy` when it started."""
+    return name.partition(".")[0]
 
 
 def role_of(name: str) -> ChildRole:

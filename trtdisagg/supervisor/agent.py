@@ -56,10 +56,11 @@ from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.operations import Operations
 from trtdisagg.supervisor.pace import Pace
 from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.reducer import reduce
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import join_address
-from trtdisagg.supervisor.state import PROXY, ClusterState, initial, reduce
+from trtdisagg.supervisor.state import PROXY, ClusterState, initial
 from trtdisagg.supervisor.status_feed import StatusFeed
 from trtdisagg.supervisor.telling import Telling
 from trtdisagg.supervisor.wish import Wish

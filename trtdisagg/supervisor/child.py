@@ -68,9 +68,9 @@ class Child(msgspec.Struct, kw_only=True, frozen=True):
     progress: int = 0
     progress_at: float = 0.0
     """When it last got on, or had nothing to do."""
-    canary_at: float = 0.0
-    """When it last gave the token it was asked for."""
     num_canaries_missed: int = 0
+    mute_at: float | None = None
+    """When it had missed so many tokens in a row that it is not routed to; None: it gives them."""
     stats: Stats = Stats()
     window: Window = Window()
     failure: Failed | None = None
@@ -92,10 +92,15 @@ class Child(msgspec.Struct, kw_only=True, frozen=True):
         return self.is_wanted and (self.leaving is None or self.leaving.then in ("restart", "switch"))
 
     @property
+    def is_going(self) -> bool:
+        """Whether it lives, and its place is free before long."""
+        return self.lives and (not self.stays or self.phase == "failed")
+
+    @property
     def is_routable(self) -> bool:
         return self.phase == "ready" and self.role != "proxy"
 
-    @property
-    def is_idle(self) -> bool:
-        """Nothing runs, waits or is held, as far as it has said."""
-        return not (self.stats.num_running or self.stats.num_waiting or self.stats.num_held_blocks)
+    def is_idle_since(self, at: float) -> bool:
+        """Whether it has said after that time that nothing runs, waits or is held."""
+        has_said = bool(self.window.beats) and self.window.beats[-1].at > at
+        return has_said and not (self.stats.num_running or self.stats.num_waiting or self.stats.num_held_blocks)

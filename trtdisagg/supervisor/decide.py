@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from trtdisagg.config.schema import SupervisionConfig
 from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError
-from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, STALE_S, Child, Leaving
+from trtdisagg.supervisor.child import STALE_S, Child, Leaving
 from trtdisagg.supervisor.events import (
     Abandon,
     Action,
@@ -93,9 +93,7 @@ def _watching(child: Child, rules: SupervisionConfig) -> Iterator[Action]:
     elif child.phase == "ready":
         yield from _stall_deadlines(child)
     elif child.phase == "stalled":
-        since = min(child.beat_at, child.progress_at)
-        if child.num_canaries_missed >= NUM_CANARIES_MISSED:
-            since = min(since, child.canary_at)
+        since = min(child.beat_at, child.progress_at, child.beat_at if child.mute_at is None else child.mute_at)
         reason = f"{child.reason} for {rules.stall_timeout_s:g} s"
         yield _kill(child, since + rules.stall_timeout_s, reason)
 
@@ -104,8 +102,8 @@ def _stall_deadlines(child: Child) -> Iterator[Action]:
     yield Stall(at=child.beat_at + STALE_S, name=child.name, reason="no sign of life")
     # A beat that says there is work and no progress moves the first deadline, not this one.
     yield Stall(at=child.progress_at + STALE_S, name=child.name, reason="has work and computes nothing")
-    if child.num_canaries_missed >= NUM_CANARIES_MISSED:
-        yield Stall(at=child.canary_at, name=child.name, reason="generates no token when asked to")
+    if child.mute_at is not None:
+        yield Stall(at=child.mute_at, name=child.name, reason="generates no token when asked to")
 
 
 def _start_deadline(child: Child, rules: SupervisionConfig) -> Action:
@@ -144,7 +142,7 @@ def _after_crash(child: Child, state: ClusterState, rules: SupervisionConfig) ->
         times = "once" if len(recent) == 1 else f"{len(recent)} times within {rules.crash_window_s:g} s, the last time"
         return _given_up(child, f"{child.name} died {times}: {child.reason}", CrashLoopError.exit_code)
     pause_s = _pause_s(len(recent), rules, seed=f"{state.run_id}.{child.name}.{child.num_starts}")
-    return BackOff(at=died_at, name=child.name, until=died_at + pause_s)
+    return BackOff(at=died_at, name=child.name, until=died_at + pause_s, num_crashes=len(recent))
 
 
 def _given_up(child: Child, what: str, exit_code: int) -> Action:
@@ -165,7 +163,7 @@ def _pause_s(num_crashes: int, rules: SupervisionConfig, seed: str) -> float:
 def _leaving(child: Child, leaving: Leaving, state: ClusterState, rules: SupervisionConfig) -> Iterator[Action]:
     """Nobody counts on it any more -> SIGTERM, or its new role -> deadline -> SIGTERM again -> deadline -> SIGKILL."""
     incarnation = child.incarnation or ""
-    if leaving.then == "switch" and child.term_at is None:
+    if leaving.then == "switch" and child.ready is not None and child.term_at is None:
         yield from _switching(child, leaving, state, rules)
     elif child.term_at is None:
         due = leaving.at if child.ready is None or _may_end(child, state) else leaving.deadline
@@ -182,7 +180,7 @@ def _leaving(child: Child, leaving: Leaving, state: ClusterState, rules: Supervi
 def _may_end(child: Child, state: ClusterState) -> bool:
     """A server may when nobody routes to it or counts on it, a proxy when its successor is ready."""
     if child.role != PROXY:
-        return state.stop is not None or not state.is_held(child)
+        return not state.is_held(child) or (state.stop is not None and not state.proxies)
     successor = state.children.get(PROXY)
     return state.stop is not None or successor is None or successor is child or successor.phase in ("ready", "failed")
 
@@ -193,23 +191,27 @@ def _switching(child: Child, leaving: Leaving, state: ClusterState, rules: Super
         return
     assert leaving.role is not None
     # A beat from before it left the members knows nothing of what came last.
-    if not state.is_held(child) and child.is_idle and child.beat_at > leaving.at:
+    if not state.is_held(child) and child.is_idle_since(leaving.at):
         yield Switch(at=leaving.at, name=child.name, incarnation=child.incarnation or "", role=leaving.role)
     yield Stay(at=leaving.deadline, name=child.name)
 
 
 def _rolling(state: ClusterState, roll: Roll) -> Iterator[Action]:
     """Each is restarted when the one before is up again; one that is not holds the others back."""
-    name = roll.names[0]
+    name, at = roll.names[0], state.started_at
     child = state.children.get(name)
-    if child is None or not child.is_wanted:
-        yield Rolled(at=state.started_at, name=name)
-    elif child.phase == "failed":
-        yield RollEnded(at=state.started_at, reason=f"{name} did not come back; the others are left as they are")
+    if child is None or (child.lives and not child.stays):
+        yield Rolled(at=at, name=name)
     elif roll.incarnation is None:
-        yield Leave(at=state.started_at, name=name, then="restart", timeout_s=roll.timeout_s, reason=roll.reason)
-    elif child.lives and child.incarnation != roll.incarnation and state.is_up(child):
-        yield Rolled(at=state.started_at, name=name)
+        yield Leave(at=at, name=name, then="restart", timeout_s=roll.timeout_s, reason=roll.reason)
+    elif not child.is_wanted:
+        yield Rolled(at=at, name=name)
+    elif child.phase == "failed":
+        yield RollEnded(at=at, reason=f"{name} did not come back; the others are left as they are")
+    elif child.incarnation == roll.incarnation and child.leaving is None and child.kill_at is None:
+        yield RollEnded(at=at, reason=f"{name} goes on as it was; the others are left as they are")
+    elif child.incarnation != roll.incarnation and state.is_up(child):
+        yield Rolled(at=at, name=name)
 
 
 # --- taking it all down ---------------------------------------------------------------------------------------------
@@ -225,6 +227,6 @@ def _stopping(state: ClusterState, stop: Stop, rules: SupervisionConfig) -> Iter
     for child in living:
         timeout_s = min(drain_s, AFTER_PROXY_S) if has_proxy and child.role != PROXY else drain_s
         is_next = child.role == PROXY or not state.proxies
-        if is_next and (child.leaving is None or child.leaving.then != "stop"):
-            reason = stop.reason.splitlines()[0]
-            yield Leave(at=stop.at, name=child.name, then="stop", timeout_s=timeout_s, reason=reason)
+        if is_next and (child.leaving is None or child.leaving.then != "end"):
+            reason = stop.reason.partition("\n")[0]
+            yield Leave(at=stop.at, name=child.name, then="end", timeout_s=timeout_s, reason=reason)

@@ -14,9 +14,9 @@ import msgspec
 from trtdisagg.protocol.spec import Report, Role
 
 ChildRole = Literal[Role, "proxy"]
-Then = Literal["restart", "stop", "gone", "switch"]
+Then = Literal["restart", "stop", "gone", "switch", "end"]
 """What becomes of a child when it has drained: it starts again; it stays in the table and is not started; it is
-forgotten; it lives on in another role."""
+forgotten; it lives on in another role; it ends with the cluster."""
 
 
 class _Event(msgspec.Struct, kw_only=True, frozen=True, tag_field="event"):
@@ -98,7 +98,7 @@ class StopAsked(_Event, tag="stop_asked", kw_only=True, frozen=True):
 
 
 class Added(_Event, tag="added", kw_only=True, frozen=True):
-    """A new child, or one that was stopped or has failed and shall live again."""
+    """A new child, or one that was stopped, has failed or is about to go, and shall live again."""
 
     name: str
     role: ChildRole
@@ -149,7 +149,7 @@ class Rolled(_Event, tag="rolled", kw_only=True, frozen=True):
 
 
 class RollEnded(_Event, tag="roll_ended", kw_only=True, frozen=True):
-    """The others are left as they are."""
+    """Those whose turn has not come are left as they are."""
 
     reason: str
 
@@ -202,6 +202,8 @@ class BackOff(_Event, tag="back_off", kw_only=True, frozen=True):
 
     name: str
     until: float
+    num_crashes: int
+    """So many count; older ones are forgotten."""
 
 
 class GiveUp(_Event, tag="give_up", kw_only=True, frozen=True):

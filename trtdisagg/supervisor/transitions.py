@@ -28,7 +28,7 @@ from trtdisagg.supervisor.events import (
     Terminate,
     Woke,
 )
-from trtdisagg.supervisor.history import counted
+from trtdisagg.supervisor.history import History, counted
 from trtdisagg.supervisor.rates import Window
 
 
@@ -82,36 +82,39 @@ def _left(event: Exited, child: Child, leaving: Leaving) -> Child:
     child = gone(child)
     match leaving.then:
         case "restart" | "switch":
-            return replace(child, phase="starting", reason=leaving.reason, role=leaving.role or child.role)
-        case "stop" | "gone":
+            return replace(revived(child), reason=leaving.reason, role=leaving.role or child.role)
+        case "stop" | "gone" | "end":
             return replace(child, phase="stopped", reason=event.how, is_wanted=False)
 
 
 @next_child.register
 def _leave_asked(event: LeaveAsked, child: Child) -> Child:
-    """What does not live is at its goal at once."""
-    if child.lives:
-        return _draining(child, event, event.role)
-    match event.then:
-        case "restart":
-            return revived(child)
-        case "switch":
-            assert event.role is not None
-            return replace(child, role=event.role)
-        case "stop" | "gone":
-            return replace(child, phase="stopped", reason=None, retry_at=None, is_wanted=False)
+    return _leave_for(event, child, event.role)
 
 
 @next_child.register
 def _leave(event: Leave, child: Child) -> Child:
-    return _draining(child, event)
+    return _leave_for(event, child)
 
 
-def _draining(child: Child, asked: Leave | LeaveAsked, role: Role | None = None) -> Child:
+def _leave_for(asked: Leave | LeaveAsked, child: Child, role: Role | None = None) -> Child:
+    """What does not live is at its goal at once."""
+    if child.lives:
+        return _draining(child, asked, role)
+    match asked.then:
+        case "restart":
+            return revived(child)
+        case "switch":
+            return replace(child, role=role or child.role)
+        case "stop" | "gone" | "end":
+            return replace(never_started(child), is_wanted=False)
+
+
+def _draining(child: Child, asked: Leave | LeaveAsked, role: Role | None) -> Child:
     """A second wish changes the goal, and may only bring the deadline nearer."""
     leaving = Leaving(at=asked.at, then=asked.then, deadline=asked.at + asked.timeout_s, reason=asked.reason, role=role)
-    if (before := child.leaving) is not None:
-        leaving = replace(leaving, at=before.at, deadline=min(before.deadline, leaving.deadline))
+    if child.leaving is not None:
+        leaving = replace(leaving, deadline=min(child.leaving.deadline, leaving.deadline))
     if child.phase in ("failed", "stopping"):
         return replace(child, leaving=leaving)
     return replace(child, phase="draining", reason=asked.reason, leaving=leaving)
@@ -152,13 +155,15 @@ def _stall(event: Stall, child: Child) -> Child:
 @next_child.register
 def _canary(event: Canary, child: Child) -> Child:
     if event.error is None:
-        return _recovered(replace(child, num_canaries_missed=0, canary_at=event.at), event.at)
-    return replace(child, num_canaries_missed=child.num_canaries_missed + 1)
+        return _recovered(replace(child, num_canaries_missed=0, mute_at=None), event.at)
+    num_missed = child.num_canaries_missed + 1
+    mute_at = event.at if num_missed == NUM_CANARIES_MISSED else child.mute_at
+    return replace(child, num_canaries_missed=num_missed, mute_at=mute_at)
 
 
 @next_child.register
 def _back_off(event: BackOff, child: Child) -> Child:
-    return replace(child, retry_at=event.until)
+    return replace(child, retry_at=event.until, crashes=child.crashes[-event.num_crashes :])
 
 
 @next_child.register
@@ -180,10 +185,19 @@ def forgiven(child: Child, event: Woke) -> Child:
         child,
         beat_at=event.at,
         progress_at=event.at,
-        canary_at=event.at,
         num_canaries_missed=0,
+        mute_at=None,
         started_at=child.started_at + event.late_s,
+        failed_at=_later(child.failed_at, event.late_s),
+        term_at=_later(child.term_at, event.late_s),
+        hurry_at=_later(child.hurry_at, event.late_s),
+        kill_at=_later(child.kill_at, event.late_s),
+        switch_at=_later(child.switch_at, event.late_s),
     )
+
+
+def _later(at: float | None, by_s: float) -> float | None:
+    return None if at is None else at + by_s
 
 
 def revived(child: Child) -> Child:
@@ -197,6 +211,15 @@ def hurried(child: Child, deadline: float) -> Child:
     if child.leaving is None or child.leaving.deadline <= deadline:
         return child
     return replace(child, leaving=replace(child.leaving, deadline=deadline))
+
+
+def called_back(child: Child, at: float) -> Child:
+    """It is about to go, or has failed and is killed: it starts again after that."""
+    assert child.lives
+    if child.leaving is not None:
+        return replace(child, leaving=replace(child.leaving, then="restart"))
+    leaving = Leaving(at=at, then="restart", deadline=at, reason="starts again")
+    return replace(child, phase="stopping", reason=leaving.reason, leaving=leaving)
 
 
 def never_started(child: Child) -> Child:
@@ -238,14 +261,23 @@ def _heard(report: Report, child: Child, at: float) -> Child:
 
 
 def _became_ready(ready: Ready, child: Child, at: float) -> Child:
-    child = replace(child, beat_at=at, progress_at=at, canary_at=at)
+    """It has the role that it says it has, whatever was wanted of it."""
+    child = _in_role(replace(child, beat_at=at, progress_at=at), ready.role)
     if child.phase in ("starting", "loading"):
+        child = replace(child, num_canaries_missed=0, mute_at=None)
         return replace(child, phase="ready", reason=None, ready=ready, ready_at=at, ever_ready=True)
-    if child.switch_at is not None and child.leaving is not None and ready.role == child.leaving.role:
-        return replace(
-            child, phase="ready", reason=None, role=ready.role or child.role, ready=ready, leaving=None, switch_at=None
-        )
-    return child
+    if child.switch_at is None or (leaving := child.leaving) is None:
+        return child
+    child = replace(child, ready=ready, switch_at=None)
+    is_there = leaving.then == "switch" and leaving.role == child.role
+    return replace(child, phase="ready", reason=None, leaving=None) if is_there else child
+
+
+def _in_role(child: Child, role: Role | None) -> Child:
+    """What counts for one role says nothing about another: a new one has a new history."""
+    if role is None or child.role in (role, "proxy"):
+        return child
+    return replace(child, role=role, history=History())
 
 
 def _beaten(beat: Beat, child: Child, at: float) -> Child:
@@ -265,6 +297,6 @@ def _beaten(beat: Beat, child: Child, at: float) -> Child:
 def _recovered(child: Child, at: float) -> Child:
     """One that was stalled is ready again when all three signs of life are there."""
     is_fresh = at - min(child.beat_at, child.progress_at) < STALE_S
-    if child.phase != "stalled" or not is_fresh or child.num_canaries_missed >= NUM_CANARIES_MISSED:
+    if child.phase != "stalled" or not is_fresh or child.mute_at is not None:
         return child
     return replace(child, phase="ready", reason=None)

@@ -86,6 +86,7 @@ def scaling(state: ClusterState, counts: Mapping[str, int], groups: Sequence[str
         up = sorted((c for c in mine if c.stays), key=lambda c: (c.phase != "ready", split_name(c.name)[1]))
         stopped = [c.name for c in mine if not c.stays]
         removed += [c.name for c in up[count:]]
+        revived += [c.name for c in up[:count] if c.phase == "failed"]
         missing = max(0, count - len(up))
         revived += stopped[:missing]
         new += _new_names(state, group, missing - len(stopped[:missing]))

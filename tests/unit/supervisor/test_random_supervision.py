@@ -1,125 +1,117 @@
-"""Random histories: whatever children do, some things never happen, and every stop ends."""
+"""Random histories: whatever children and people do, some things never happen, and everything that was begun ends."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.plans import cluster_file, plan_of
-from tests.helpers.supervision import BEAT_S, NAMES, Replay
-from trtdisagg.config.schema import SupervisionConfig
-from trtdisagg.protocol.spec import Beat, Ready, Report
-from trtdisagg.supervisor import view
-from trtdisagg.supervisor.decide import BEAT_STALE_S, UNDEAD_S, next_wake
-from trtdisagg.supervisor.events import Abandon, Action, Event, Spawn
+from tests.helpers.random_world import NAMES, RULES, Step, World
+from trtdisagg.supervisor.decide import UNDEAD_S
+from trtdisagg.supervisor.events import Kill, Spawn
 
-RULES = SupervisionConfig(
-    start_timeout_s=20, drain_timeout_s=15, kill_timeout_s=5, max_crashes=4, crash_window_s=60, backoff_s=1
+_LIVES = ["ready", "ready", "ready", "ready", "beats", "loads", "dies", "fails", "fails-for-good", "passes"]
+_HEALTH = ["freezes", "thaws", "sticks", "gets-on", "busy", "idle", "canary", "no-canary", "no-canary", "wakes"]
+_OBEY = ["obeys"] * 8
+_WISHES = ["drain", "remove", "restart", "roll", "switch", "switched", "added", "added"]
+_TALK = ["used-by", "used-by", "deaf", "hears", "late"]
+
+steps = st.tuples(
+    st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.5, 7.0, 12.0]),
+    st.sampled_from([*NAMES, "generation-0", "generation-0", "an old proxy"]),
+    st.sampled_from(_LIVES + _HEALTH + _WISHES + _OBEY + _TALK),
+    st.integers(0, 30),
 )
-PLAN = plan_of(cluster_file())
-VERBS = ["ready", "ready", "ready", "beats", "dies", "freezes", "thaws", "fails", "fails-for-good", "passes"]
-
-steps = st.tuples(st.floats(0, 12), st.sampled_from(NAMES), st.sampled_from(VERBS))
 histories = st.lists(steps, max_size=40)
+is_up_first = st.booleans()
 
 
-class Checked(Replay):
-    """Knows what really happened to the processes, and compares after every event."""
-
-    def __init__(self) -> None:
-        self.alive: dict[str, str] = {}
-        self.said_ready: set[str] = set()
-        self.heard_at: dict[str, float] = {}
-        super().__init__(rules=RULES)
-
-    def carry_out(self, action: Action) -> None:
-        if isinstance(action, Spawn):
-            assert action.name not in self.alive, f"two incarnations of {action.name}"
-            assert action.incarnation not in self.alive.values(), "an incarnation that was there before"
-            self.alive[action.name] = action.incarnation
-            self.heard_at[action.name] = self.now
-        if isinstance(action, Abandon):
-            del self.alive[action.name]
-        super().carry_out(action)
-
-    def report(self, name: str, report: Report) -> None:
-        if name in self.alive:
-            self.heard_at[name] = self.now
-            if isinstance(report, Ready):
-                self.said_ready.add(self.alive[name])
-        super().report(name, report)
-
-    def exit(self, name: str, how: str) -> None:
-        self.alive.pop(name, None)
-        super().exit(name, how)
-
-    def handle(self, event: Event) -> None:
-        super().handle(event)
-        self.check()
-
-    def check(self) -> None:
-        wake = next_wake(self.state, self.rules)
-        assert wake is None or wake > self.now, "something is due and was not done"
-        for name, child in self.state.children.items():
-            assert child.incarnation == self.alive.get(name)
-        for member in view.members(self.state, PLAN):
-            assert member.incarnation == self.alive[member.name], "routed to a dead one"
-            assert member.incarnation in self.said_ready, "routed to one that is not ready"
-            assert self.now - self.heard_at[member.name] <= BEAT_STALE_S + BEAT_S, "routed to a silent one"
-        assert not (self.state.finished and self.alive)
+def played(history: list[Step], *, is_up: bool) -> World:
+    """A cluster that a history has happened to, from its start or from when it was up."""
+    world = World()
+    for name in NAMES if is_up else ():
+        world.do(name, "ready")
+    for step in history:
+        world.step(step)
+    return world
 
 
-def played(history: list[tuple[float, str, str]]) -> Checked:
-    replay = Checked()
-    for pause_s, name, verb in history:
-        replay.advance(replay.now + pause_s)
-        replay.do(name, verb, "why")
-        replay.check()
-    return replay
+def heal(world: World) -> None:
+    """From now on everybody is healthy, and clients are patient."""
+    world.is_told = True
+    for those in (world.frozen, world.stuck, world.busy):
+        those.clear()
+    world.in_use.clear()
+    for name in list(world.state.children):
+        world.do(name, "canary")
 
 
-@given(history=histories)
+def is_settled(world: World) -> bool:
+    """Everybody is where it shall be."""
+    children = world.state.children.values()
+    at_rest = all(c.phase == "ready" or (not c.lives and c.phase in ("stopped", "failed")) for c in children)
+    return world.state.finished or (at_rest and world.state.roll is None and not any(c.leaving for c in children))
+
+
+@given(history=histories, is_up=is_up_first)
 @settings(deadline=None, max_examples=150)
-def test_whatever_happens(history: list[tuple[float, str, str]]) -> None:
-    played(history)
+def test_whatever_happens(history: list[Step], is_up: bool) -> None:
+    played(history, is_up=is_up)
 
 
-@given(history=histories, stop=st.sampled_from(["stop", "kill"]), after=histories)
+@given(history=histories, is_up=is_up_first, stop=st.sampled_from(["stop", "kill"]), after=st.lists(steps, max_size=20))
+@settings(deadline=None, max_examples=80)
+def test_every_stop_ends(history: list[Step], is_up: bool, stop: str, after: list[Step]) -> None:
+    """Also when nobody does as asked, and whatever is wished for meanwhile."""
+    world = played(history, is_up=is_up)
+    stopped_at = world.now
+    world.do("cluster", stop)
+    for step in after:
+        world.step(step)
+    longest_s = RULES.drain_timeout_s + 2 * RULES.kill_timeout_s + 1 + RULES.kill_timeout_s + 2 * UNDEAD_S
+    late_s = sum(step[3] for step in after if step[2] == "wakes")
+    world.advance(max(world.now, stopped_at + longest_s + late_s + 0.1))
+    assert world.state.finished
+    assert not [a for a in world.actions if isinstance(a, Spawn) and a.at > stopped_at]
+
+
+@given(history=histories, is_up=is_up_first)
+@settings(deadline=None, max_examples=80)
+def test_every_leave_ends(history: list[Step], is_up: bool) -> None:
+    """Soon after its deadline, also when the one that leaves and those who count on it do not care."""
+    world = played(history, is_up=is_up)
+    leaves = {c.incarnation: c.leaving for c in world.state.children.values() if c.leaving is not None}
+    for _ in range(120):
+        world.obey(stubborn=True)
+        world.advance(world.now + 0.5)
+        still = {c.incarnation: c.leaving for c in world.state.children.values() if c.leaving is not None}
+        for incarnation, leaving in still.items():
+            if leaves.get(incarnation) is not None and leaves[incarnation] == leaving:
+                assert world.now < max(leaving.deadline, leaving.at) + 2 * RULES.kill_timeout_s + 31, "a leave for ever"
+    assert all(name not in still for name in leaves), f"still leaving: {still}"
+
+
+@given(history=histories, is_up=is_up_first)
 @settings(deadline=None, max_examples=150)
-def test_every_stop_ends(history: list[tuple[float, str, str]], stop: str, after: list[tuple[float, str, str]]) -> None:
-    replay = played(history)
-    replay.do("cluster", stop)
-    stopped_at = replay.now
-    for pause_s, name, verb in after:
-        replay.advance(replay.now + pause_s)
-        replay.do(name, verb, "why")
-    assert not [a for a in replay.actions if isinstance(a, Spawn) and a.at > stopped_at]
-    longest_s = RULES.drain_timeout_s + RULES.kill_timeout_s + 2 * UNDEAD_S + 0.1
-    replay.advance(max(replay.now, stopped_at + longest_s))
-    assert replay.state.finished
-
-
-@given(history=histories)
-@settings(deadline=None, max_examples=100)
-def test_a_child_that_behaves_from_now_on_is_ready_or_given_up(history: list[tuple[float, str, str]]) -> None:
-    """No state is a dead end: left alone, a cluster is ready again, or goes down."""
-    replay = played(history)
-    replay.frozen.clear()
+def test_no_state_is_a_dead_end(history: list[Step], is_up: bool) -> None:
+    """Where all behave from now on, every server is ready again, or at rest for a reason, and every roll ends."""
+    world = played(history, is_up=is_up)
+    heal(world)
     for _ in range(300):
-        for child in list(replay.state.children.values()):
-            if child.kill_at is not None or child.term_at is not None or child.failure is not None:
-                replay.do(child.name, "dies")
-            elif child.phase in ("starting", "loading"):
-                replay.do(child.name, "ready")
-        replay.advance(replay.now + 1)
-        if replay.state.finished or set(replay.phases.values()) == {"ready"}:
+        world.obey(stubborn=False)
+        world.advance(world.now + 1)
+        if is_settled(world):
             return
-    raise AssertionError(f"stuck: {replay.phases}")
+    raise AssertionError(f"stuck: {world.phases}, {world.state.roll}, {world.state.stop}")
 
 
-def test_the_checks_see_what_they_look_for() -> None:
-    """A beat more than the rules allow to miss would be noticed."""
-    replay = Checked()
-    replay.do("context-0", "ready")
-    replay.report("context-0", Beat(stats=replay.child("context-0").stats))
-    assert [m.name for m in view.members(replay.state, PLAN)] == ["context-0"]
+@given(history=histories)
+@settings(deadline=None, max_examples=60)
+def test_nobody_is_killed_who_does_nothing_wrong(history: list[Step]) -> None:
+    """Wishes alone end nobody by force, as long as all do as they are asked."""
+    world = played([], is_up=True)
+    for step in history:
+        if step[2] in (*_WISHES, "used-by", "canary", "beats", "passes", "late", "obeys") and step[2] != "switched":
+            world.step((min(step[0], 1.0), *step[1:]))
+            for _ in range(3):
+                world.obey(stubborn=False)
+    assert not [a for a in world.actions if isinstance(a, Kill)]

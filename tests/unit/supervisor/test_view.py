@@ -2,19 +2,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.plans import cluster_file, plan_of
 from tests.helpers.supervision import Replay, up
-from trtdisagg.protocol.control import ClusterStatus
+from trtdisagg.protocol.control import ClusterStatus, Members
 from trtdisagg.protocol.spec import Beat, Ready, Stats
 from trtdisagg.supervisor import view
 from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.server_plan import ChildPlan
 
 PLAN = plan_of(cluster_file())
 PLACE = Place(Path("/run/x"), Path("/state/x/logs"))
 
 
+def plan_by_name(name: str) -> ChildPlan:
+    """Of the children of the file, of servers that were added, and of old proxies."""
+    by_name = {child.name: child for child in PLAN.children}
+    return by_name.get(name) or by_name[f"{name.rpartition('-')[0]}-0" if "-" in name else "proxy"]
+
+
+def routable(replay: Replay) -> Members:
+    return view.routable(replay.state, PLAN, plan_by_name)
+
+
+def names(replay: Replay) -> list[str]:
+    return [member.name for member in routable(replay).members]
+
+
+def coming(replay: Replay) -> list[str]:
+    """What requests may wait for."""
+    return list(routable(replay).coming.get("tiny", []))
+
+
 def status(replay: Replay) -> ClusterStatus:
-    return view.status(replay.state, PLAN, PLACE, now=replay.now, agent_pid=1, events=["a line"])
+    return view.status(replay.state, PLAN, plan_by_name, PLACE, now=replay.now, agent_pid=1, events=["a line"])
 
 
 def test_the_cluster_in_one_word() -> None:
@@ -52,8 +74,80 @@ def test_members_have_the_limits_they_reported_and_an_address_that_can_be_dialle
         10 context-0 dies
         12 cluster passes
     """)
-    assert [m.name for m in view.members(replay.state, PLAN)] == ["generation-0"]
+    assert names(replay) == ["generation-0"]
     replay.report("context-0", Ready(host="0.0.0.0", port=81, max_seq_len=99, num_blocks=5, tokens_per_block=32))
-    member = view.members(replay.state, PLAN)[0]
+    member = routable(replay).members[0]
     assert (member.url, member.max_seq_len, member.num_blocks, member.role) == ("127.0.0.1:81", 99, 5, "context")
     assert member.incarnation == "run.context-0.2"
+
+
+# --- who may be routed to, and who is waited for --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("history", "is_waited_for"),
+    [
+        ("10 generation-0 dies", True),
+        ("10 generation-0 freezes\n15 cluster passes", True),
+        ("10 generation-0 restart", True),
+        ("10 generation-0 restart\n11 generation-0 dies", True),
+        ("10 cluster roll generation-0", True),
+        ("10 generation-0 fails broken\n11 generation-0 dies", True),
+        ("10 generation-0 drain", False),
+        ("10 generation-0 drain\n11 generation-0 dies", False),
+        ("10 generation-0 remove", False),
+    ],
+)
+def test_one_that_leaves_or_is_in_doubt_is_not_routed_to(history: str, is_waited_for: bool) -> None:
+    replay = up().play(history)
+    assert names(replay) == ["context-0"]
+    assert coming(replay) == (["generation"] if is_waited_for else [])
+
+
+def test_one_that_has_failed_is_not_waited_for() -> None:
+    replay = up().play("""
+        10 context-0 fails-for-good no such file
+        11 context-0 dies
+    """)
+    assert (names(replay), coming(replay)) == (["generation-0"], [])
+
+
+def test_one_that_switches_is_waited_for_in_its_new_role() -> None:
+    replay = up().play("10 generation-0 switch context")
+    assert (names(replay), coming(replay)) == (["context-0"], ["context"])
+    replay.play("12 generation-0 switched context")
+    assert [(m.name, m.role) for m in routable(replay).members] == [
+        ("context-0", "context"),
+        ("generation-0", "context"),
+    ]
+    assert coming(replay) == []
+
+
+def test_in_a_cluster_that_goes_down_nobody_is_waited_for() -> None:
+    replay = up().play("""
+        10 generation-0 dies
+        10 cluster stop
+    """)
+    assert routable(replay).coming == {}
+    assert names(replay) == ["context-0"], "running streams may need it"
+
+
+def test_the_table_is_in_order_old_proxies_below_the_new_one_and_numbers_as_numbers() -> None:
+    replay = up().play("""
+        4 context-10 added
+        4 context-2 added
+        10 proxy restart
+        11 proxy restart
+    """)
+    order = ["proxy", "proxy.1", "proxy.2", "context-0", "context-2", "context-10", "generation-0"]
+    assert [server.name for server in status(replay).servers] == order
+
+
+def test_a_drain_shows_who_is_waited_for_and_how_long() -> None:
+    replay = up().play("""
+        10 generation-0 used-by 3
+        10 generation-0 drain 30
+        14 cluster passes
+    """)
+    row = next(s for s in status(replay).servers if s.name == "generation-0")
+    assert (row.state, row.reason, row.in_use, row.deadline_s) == ("draining", "drains", 3, 26.0)
