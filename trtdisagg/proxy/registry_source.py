@@ -25,6 +25,9 @@ SOURCE = "registry"
 LOOK_AGAIN_S = 0.5
 """Between two looks at what the roster knows from elsewhere."""
 
+_LONG_AGO = -1.0
+"""Until when a set holds that cannot be renewed: it counts as stale."""
+
 ListedIn = Callable[[Mapping[str, str]], tuple[dict[str, Listed], list[str]]]
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,7 @@ class RegistrySource:
         """Incarnations that another source has ever told of."""
         self._problems: list[str] = []
         self._away: str | None = None
+        self._published: tuple[list[Member], bool] = [], False
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -85,6 +89,7 @@ class RegistrySource:
         if self._away is None:
             logger.warning("the registry is away, going on with the last %d servers: %s", len(self._listed), why)
         self._away = why
+        self._publish()
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -130,8 +135,10 @@ class RegistrySource:
         urls = {m.url for m in others}
         mine = [m for members in self._found.values() for m in members if self._is_new(m, urls)]
         told = apart(mine, others)
-        if told != self._roster.told_by(self._name):
-            self._roster.replace(self._name, told)
+        state = told, self._away is not None
+        if state != self._published:
+            self._published = state
+            self._roster.replace(self._name, told, until=_LONG_AGO if self._away is not None else None)
 
     def _is_new(self, member: Member, urls: set[str]) -> bool:
         return member.url not in urls and member.incarnation not in self._elsewhere

@@ -19,7 +19,7 @@ import msgspec
 from trtdisagg.errors import RegistryError
 
 TIMEOUT_S = 3.0
-LOOK_S = 0.5
+LOOK_S = 0.25
 """Between two looks at whether the proxy is the same still: a proxy that starts again has forgotten all keys."""
 
 

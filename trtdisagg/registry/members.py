@@ -69,10 +69,6 @@ class Roster:
         """All members of all sources, in doubt or not."""
         return [m for members in self._sets.values() for m in members]
 
-    def told_by(self, source: str) -> list[Member]:
-        """A source's last set."""
-        return list(self._sets.get(source, ()))
-
     def apart_from(self, source: str) -> list[Member]:
         """All members of all other sources."""
         return [m for name, members in self._sets.items() if name != source for m in members]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trtdisagg.config.uri import parse_uri
 from trtdisagg.errors import StartupError
+from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import MetadataSpec, RegistrySpec
 from trtdisagg.registry.etcd import EtcdStore, list_entries
 from trtdisagg.registry.etcd_gateway import Access, Gateway
@@ -18,9 +19,14 @@ from trtdisagg.registry.store import Store
 
 
 def open_registrar(
-    spec: RegistrySpec, *, secret_file: str | None = None, on_problem: Callable[[str], None] = lambda _: None
+    spec: RegistrySpec,
+    *,
+    secret_file: str | None = None,
+    is_for_others: Callable[[Member], bool] = lambda _: True,
+    on_problem: Callable[[str], None] = lambda _: None,
 ) -> Registrar:
     """
+    :param is_for_others: whether others can reach a member; who is not is not registered.
     :param secret_file: the cluster's, for a store inside its proxy.
     :raises ConfigError, StartupError: a file that is needed cannot be used.
     """
@@ -29,6 +35,7 @@ def open_registrar(
         functools.partial(entries_of, cluster_name=spec.cluster_name),
         heartbeat_s=spec.heartbeat_s,
         inactive_s=spec.inactive_s,
+        is_for_others=is_for_others,
         on_problem=on_problem,
     )
 

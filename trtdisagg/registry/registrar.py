@@ -48,6 +48,7 @@ class Registrar:
     :param entries_of: the keys and values of a member.
     :param heartbeat_s: between two renewals.
     :param inactive_s: how long a lease holds without one.
+    :param is_for_others: whether others can reach a member; who is not is not registered.
     :param on_problem: told when the store stops or begins to work.
     """
 
@@ -58,12 +59,14 @@ class Registrar:
         *,
         heartbeat_s: float,
         inactive_s: float,
+        is_for_others: Callable[[Member], bool] = lambda _: True,
         on_problem: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._entries_of = entries_of
         self._heartbeat_s = heartbeat_s
         self._inactive_s = inactive_s
+        self._is_for_others = is_for_others
         self._on_problem = on_problem
         self._problem: str | None = None
         self._wanted: dict[str, Member] = {}
@@ -77,7 +80,7 @@ class Registrar:
 
     def update(self, members: Iterable[Member]) -> None:
         """Take the whole set of servers that may be routed to."""
-        wanted = {member.identity: member for member in members}
+        wanted = {member.identity: member for member in members if self._is_for_others(member)}
         for key in self._wanted.keys() - wanted.keys():
             self._in_use[key] = 1 if key in self._kept else None
         for key in list(self._in_use)[:-MAX_REMEMBERED]:

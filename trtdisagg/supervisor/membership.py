@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from trtdisagg.config.schema import DisaggCluster
-from trtdisagg.config.uri import parse_uri
+from trtdisagg.config.uri import ClusterUri, parse_uri
+from trtdisagg.net import is_loopback
+from trtdisagg.protocol.control import Member
 from trtdisagg.registry.open import open_metadata_registrar, open_registrar
 from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor.plan import Plan
@@ -34,4 +37,18 @@ def registrar_for(plan: Plan, on_problem: Callable[[str], None]) -> Registrar | 
         return open_metadata_registrar(plan.metadata, on_problem)
     if plan.registry is None or (plan.proxy is not None and parse_uri(plan.registry.uri).kind == "proxy"):
         return None
-    return open_registrar(plan.registry, secret_file=plan.secret_file, on_problem=on_problem)
+    return open_registrar(
+        plan.registry,
+        secret_file=plan.secret_file,
+        is_for_others=functools.partial(_is_for_others, parse_uri(plan.registry.uri)),
+        on_problem=on_problem,
+    )
+
+
+def _is_for_others(uri: ClusterUri, member: Member) -> bool:
+    """A loopback address means another server to whoever reads it on another host."""
+    return not is_loopback(_host(member.url)) or all(is_loopback(_host(e)) for e in uri.endpoints)
+
+
+def _host(url: str) -> str:
+    return url.rpartition("//")[2].rpartition(":")[0].strip("[]")

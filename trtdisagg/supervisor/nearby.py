@@ -34,7 +34,8 @@ def find_nearby(uri: ClusterUri, text: str) -> Nearby | None:
             status = ControlClient(place).status()
             file = Path(status.file) if status.file else None
             cluster = _read(file)
-            if _is_meant(uri, text, status.url, cluster):
+            heads = any(server.role == "proxy" for server in status.servers)
+            if heads and _is_meant(uri, text, status.url, cluster):
                 return Nearby(file, _secret(place, file, cluster))
     return None
 

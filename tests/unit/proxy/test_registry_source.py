@@ -67,7 +67,7 @@ class Running:
 
     @property
     def names(self) -> list[str]:
-        return sorted(m.name for m in self.roster.told_by("registry"))
+        return sorted(m.name for m in self.roster.apart_from("agent"))
 
     async def until(self, *names: str) -> None:
         with anyio.fail_after(5):
@@ -110,7 +110,7 @@ async def test_a_foreign_one_is_asked_first_and_always(it: Running) -> None:
     assert it.names == []
     it.prober.outcomes["h:1"] = "well"
     await it.until("context-h:1")
-    assert it.roster.told_by("registry")[0].model == "asked"
+    assert it.roster.apart_from("agent")[0].model == "asked"
     it.prober.outcomes["h:1"] = "refused"
     await it.until()
 
@@ -119,11 +119,14 @@ async def test_while_the_store_is_away_health_decides(it: Running) -> None:
     it.source.take({"a": "ours 1", "b": "ours 2"})
     await it.until("a", "b")
     it.prober.outcomes["h:2"] = "silent"
+    assert not it.roster.is_stale(0.0)
     it.source.store_away("gone")
+    assert it.roster.is_stale(0.0)
     await it.until("a")
     it.source.take({"a": "ours 1", "b": "ours 2"})
     it.prober.outcomes["h:2"] = "well"
     await it.until("a", "b")
+    assert not it.roster.is_stale(0.0)
 
 
 async def test_what_the_agent_tells_counts_once(it: Running) -> None:

@@ -174,3 +174,20 @@ async def test_another_role_is_another_registration_after_the_first_has_gone() -
         it.registrar.update([member("a", role="context")])
         await it.store.until(lambda: it.store.keys == {"a.1/context"})
         assert it.store.log == ["put a.1/generation", "drop a.1/generation", "put a.1/context"]
+
+
+async def test_who_is_not_for_others_is_not_registered() -> None:
+    store = FakeStore()
+    registrar = Registrar(
+        store,
+        lambda m: {m.identity: m.url},
+        heartbeat_s=60,
+        inactive_s=60,
+        is_for_others=lambda m: m.name != "a",
+    )
+    registrar.update([member("a"), member("b")])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(registrar.run)
+        await store.until(lambda: store.keys)
+        assert store.keys == {"b.1"}
+        tasks.cancel_scope.cancel()
