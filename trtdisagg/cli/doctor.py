@@ -10,10 +10,10 @@ import msgspec
 from trtdisagg.cli.doctor_view import doctor_view
 from trtdisagg.cli.find import DEFAULT_FILE, set_option
 from trtdisagg.cli.names import complete_file
-from trtdisagg.cli.terminal import console
+from trtdisagg.cli.terminal import console, say
 from trtdisagg.config.load import load
 from trtdisagg.errors import TrtdisaggError
-from trtdisagg.supervisor.doctor import Finding, examine, examine_probe, look, probe
+from trtdisagg.supervisor.doctor import Finding, examine, examine_probe, look, probe, runs_builtin
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.survey import survey
@@ -33,7 +33,9 @@ def command(file: str | None, overrides: tuple[str, ...], *, no_probe: bool, as_
     """
     findings, plan, place = _plan(file, overrides)
     findings += examine(plan, look(plan, place))
-    if not no_probe:
+    if not no_probe and runs_builtin(plan):
+        if not as_json:
+            say("Loading the engine and measuring how fast KV moves ...")
         findings += examine_probe(plan, probe(plan))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode({"findings": findings}), indent=2).decode())

@@ -69,6 +69,12 @@ def test_what_the_probe_says_comes_last(run: Run, monkeypatch: pytest.MonkeyPatc
     assert topics(run("--json"))["link nixl"] == "warning"
 
 
+def test_without_our_engine_there_is_nothing_to_probe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "probe", lambda _plan: pytest.fail("probed"))
+    write_file(0)
+    assert run("--json").exit_code == 0
+
+
 def test_set_needs_a_file(run: Run) -> None:
     result = run("--set", "port=1")
     assert result.exit_code == 2
