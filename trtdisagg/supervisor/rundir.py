@@ -34,6 +34,8 @@ SERVICES = Path("/run/trtdisagg")
 
 _MAX_SOCKET_PATH = 107
 """What Linux takes as the address of a unix socket."""
+_LONGEST_SOCKET = "members-99999.sock"
+"""The name that must fit."""
 _CLEARING_TIMEOUT_S = 20.0
 """How long the guardian of a killed agent may take to clear up behind it."""
 
@@ -223,7 +225,7 @@ def _runtime_bases(env: Mapping[str, str]) -> list[Path]:
 def _runtime_base(env: Mapping[str, str], directory: str) -> Path:
     """The preferred base in which the addresses of sockets are not too long."""
     bases = _runtime_bases(env)
-    return next((b for b in bases if len(os.fsencode(b / directory / "control.sock")) <= _MAX_SOCKET_PATH), bases[-1])
+    return next((b for b in bases if len(os.fsencode(b / directory / _LONGEST_SOCKET)) <= _MAX_SOCKET_PATH), bases[-1])
 
 
 def _service_bases() -> list[Path]:
