@@ -58,6 +58,18 @@ def test_a_day_in_the_life(cluster: Cluster) -> None:
     assert cluster.run("status", "--svg", "picture.svg").returncode == 0
     assert "generation-0" in (cluster.directory / "picture.svg").read_text()
 
+    events = cluster.run("events").stdout
+    assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} generation-0: ready on ", events, re.MULTILINE)
+    kinds = [
+        msgspec.json.decode(line)["event"]["event"] for line in cluster.run("events", "--json").stdout.splitlines()
+    ]
+    assert {"spawn", "spawned", "reported", "routed"} <= set(kinds)
+    logs = cluster.run("logs").stdout
+    assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} generation-0 \| fake engine: generation-0 serves", logs, re.MULTILINE)
+    assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} agent        \| generation-0: ready on", logs, re.MULTILINE)
+    (agent_log,) = cluster.directory.rglob("agent.log")
+    assert agent_log.stat().st_mode & 0o777 == 0o600
+
     again = cluster.run("up", "-d", "--wait")
     assert (again.returncode, again.stdout) == (0, status.url + "\n")
     assert f"runs already: {status.url} (pid {status.agent_pid}, ready)" in again.stderr
