@@ -71,6 +71,8 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
     """Permission bits of the secret's file; None: it has none."""
 
     # software and surroundings
+    python: str = ""
+    """Its version, which servers run with, too."""
     missing_modules: list[str] = []
     """Of those that the engine half needs."""
     env: dict[str, str] = {}

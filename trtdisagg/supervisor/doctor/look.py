@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 import resource
 import stat
 from collections.abc import Mapping
@@ -63,6 +64,7 @@ def look(plan: Plan | None, place: Place, env: Mapping[str, str] = os.environ) -
         busy=_busy(plan) if running_pid is None else {},
         running_pid=running_pid,
         secret_mode=_mode(plan.secret_file) if plan and plan.secret_file else None,
+        python=platform.python_version(),
         missing_modules=[name for name in _MODULES if importlib.util.find_spec(name) is None],
         env={name: value for name, value in env.items() if name.startswith(PREFIXES)},
         clock_is_set=_clock_is_set(),

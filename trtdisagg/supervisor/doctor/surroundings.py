@@ -34,7 +34,7 @@ def modules(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
             remedy += ", or cache_transceiver_config.backend: LOCAL on one host without GPUs"
         yield Finding(topic="packages", severity="error", found=found, needs="the engine needs them", remedy=remedy)
     else:
-        yield Finding(topic="packages", found=", ".join(["torch", *sorted(needed)]))
+        yield Finding(topic="packages", found=", ".join([f"Python {facts.python}", "torch", *sorted(needed)]))
 
 
 def environment(plan: Plan | None, facts: Facts) -> Iterator[Finding]:

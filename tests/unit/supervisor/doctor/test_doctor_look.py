@@ -43,6 +43,7 @@ def test_this_machine(place: Place, tmp_path: Path) -> None:
     assert facts.cores == sorted(os.sched_getaffinity(0))
     assert facts.open_files == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert facts.memory_bytes > 0
+    assert facts.python.startswith("3.")
     assert facts.env == {"UCX_TLS": "sm", "NCCL_DEBUG": "INFO"}
     assert facts.missing_modules == []
     for disk in (facts.state, facts.runtime, facts.hub_cache):
