@@ -32,6 +32,7 @@ class Page:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.messages: list[str] = []
         self._socket = socket
+        self._loaded = asyncio.Event()
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
@@ -40,6 +41,8 @@ class Page:
             said = message.json()
             if "id" in said:
                 self._answers.pop(said["id"]).set_result(said)
+            elif said["method"] == "Page.loadEventFired":
+                self._loaded.set()
             elif said["method"] in ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
                 self.messages.append(str(said["params"]))
 
@@ -56,7 +59,9 @@ class Page:
         for domain in ("Page", "Log", "Runtime"):
             await self.call(f"{domain}.enable")
         await self.look(width, height, dark=dark)
+        self._loaded.clear()
         await self.call("Page.navigate", url=url)
+        await asyncio.wait_for(self._loaded.wait(), 20)
 
     async def look(self, width: int, height: int, *, dark: bool = False) -> None:
         await self.call(

@@ -116,7 +116,7 @@ def test_a_file_may_name_what_the_variable_allows_and_nothing_else(
     }
     refused = Cluster(tmp_path, text(1, 1, "gpus: [0]")).run("check", "cluster.yaml")
     assert refused.returncode == 2
-    assert f"there is no GPU 0 here; there are: {uuid(2)} (Card), {uuid(1)} (Card)" in refused.stderr
+    assert f"there is no GPU 0 here; there are {uuid(2)} (Card), {uuid(1)} (Card)" in refused.stderr
 
 
 def test_parts_of_a_divided_gpu(nvml: FakeNvml, tmp_path: Path) -> None:

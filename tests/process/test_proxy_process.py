@@ -163,6 +163,7 @@ async def test_it_reports_ready_then_beats_with_its_counts(tmp_path: Path, http:
             assert isinstance(report, Beat)
         assert report.stats.num_requests_total == 1
         assert report.stats.num_failed_total == 0
+        assert sum(report.stats.first_token_counts) == sum(report.stats.per_token_counts) == 1
 
 
 def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:

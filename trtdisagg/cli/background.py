@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ class Background:
         place.log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._log_file = place.log_file(LOG_NAME)
         options = [word for override in overrides for word in ("--set", override)]
-        with self._log_file.open("ab") as log:
+        with open(self._log_file, "ab", opener=_private) as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "trtdisagg", "up", str(file), "--no-tui", "--detached", *options],
@@ -51,6 +52,10 @@ class Background:
             for line in lines[-_NUM_LAST_LINES:]:
                 click.echo(line, err=True)
             raise click.exceptions.Exit(code if code >= 0 else 128 - code)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def wait_for(

@@ -10,10 +10,11 @@ import msgspec
 from trtdisagg.cli.doctor_view import doctor_view
 from trtdisagg.cli.find import DEFAULT_FILE, set_option
 from trtdisagg.cli.names import complete_file
-from trtdisagg.cli.terminal import console
+from trtdisagg.cli.terminal import console, say
 from trtdisagg.config.load import load
-from trtdisagg.errors import TrtdisaggError
-from trtdisagg.supervisor.doctor import Finding, examine, examine_probe, look, probe
+from trtdisagg.errors import ConfigError, TrtdisaggError
+from trtdisagg.supervisor import rundir
+from trtdisagg.supervisor.doctor import Finding, examine, examine_probe, look, probe, runs_builtin
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.survey import survey
@@ -33,7 +34,9 @@ def command(file: str | None, overrides: tuple[str, ...], *, no_probe: bool, as_
     """
     findings, plan, place = _plan(file, overrides)
     findings += examine(plan, look(plan, place))
-    if not no_probe:
+    if not no_probe and runs_builtin(plan):
+        if not as_json:
+            say("Loading the engine and measuring how fast KV moves ...")
         findings += examine_probe(plan, probe(plan))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode({"findings": findings}), indent=2).decode())
@@ -50,10 +53,18 @@ def _plan(file: str | None, overrides: tuple[str, ...]) -> tuple[list[Finding], 
         found = f"no cluster file given, and no {DEFAULT_FILE} here: the machine as such"
         return [Finding(topic="plan", found=found)], None, Place.of("doctor", "doctor")
     path = Path(file) if file else DEFAULT_FILE
+    place = rundir.find(path) or Place.of(path, "doctor")
     try:
         loaded = load(path, overrides)
         plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
     except TrtdisaggError as e:
-        return [Finding(topic="plan", severity="error", found=e.message)], None, Place.of(path, "doctor")
+        return [_no_plan(e, rundir.running_pid(place))], None, place
     found = f"{path}: {len(plan.servers)} servers to start, {len(plan.upstream)} that run already"
-    return [Finding(topic="plan", found=found)], plan, Place.of(loaded.path, loaded.name)
+    return [Finding(topic="plan", found=found)], plan, rundir.find(path) or Place.of(loaded.path, loaded.name)
+
+
+def _no_plan(error: TrtdisaggError, running_pid: int | None) -> Finding:
+    if running_pid is None or isinstance(error, ConfigError):
+        return Finding(topic="plan", severity="error", found=error.message)
+    why = f"this cluster runs (pid {running_pid}), so a second one does not fit beside it"
+    return Finding(topic="plan", severity="warning", found=error.message, needs=why, remedy="Ask again when it is down")

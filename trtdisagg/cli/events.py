@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from trtdisagg.cli.find import cluster_argument, find_cluster
-from trtdisagg.cli.values import ROLE_STYLES
+from trtdisagg.cli.terminal import wants_colour
+from trtdisagg.cli.values import name_style
 from trtdisagg.supervisor.client import ControlClient
 
 
@@ -44,5 +45,4 @@ def _show(entry: _Entry) -> None:
         return
     at = f"{datetime.fromtimestamp(entry.time):%H:%M:%S.%f}"[:-3]
     name, colon, words = entry.text.partition(": ")
-    role = name.rpartition(".")[2].rpartition("-")[0] or name
-    click.echo(f"{at} {click.style(name, fg=ROLE_STYLES.get(role))}{colon}{words}")
+    click.echo(f"{at} {click.style(name, fg=name_style(name))}{colon}{words}", color=wants_colour())

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import anyio
 import click
 from rich.live import Live
 
+from trtdisagg.cli.background import LOG_NAME
 from trtdisagg.cli.stdout import lasting_stdout
-from trtdisagg.cli.terminal import console
+from trtdisagg.cli.terminal import console, wants_colour
 from trtdisagg.cli.values import ROLE_STYLES
 from trtdisagg.cli.views import cluster_view
 from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor.agent import run_agent
+from trtdisagg.supervisor.logfile import LogFile
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.wish import Wish
@@ -42,10 +44,11 @@ def run_with_table(plan: Plan, place: Place, wish: Wish | None = None) -> int:
 def run_with_lines(plan: Plan, place: Place, wish: Wish | None = None, *, of_children: bool = True) -> int:
     """Run an agent and print what happens.
 
-    :param of_children: also what the children print, which their logs have anyway.
+    :param of_children: also what the children print, which their logs have anyway; False: in the background, where
+        what happens goes to a log file, too.
     :returns: its exit code; raises as `run_agent` does.
     """
-    lines = Lines(plan, of_children=of_children)
+    lines = Lines(plan, of_children=of_children, log_file=None if of_children else place.log_file(LOG_NAME))
     run = functools.partial(
         run_agent,
         plan,
@@ -91,14 +94,18 @@ class _Screen:
 
 
 class Lines:
-    """`12:03:04.123 context-0 | text`, or without children `12:03:04.123 text`."""
+    """`12:03:04.123 context-0 | text`, or without children `12:03:04.123 text`.
 
-    def __init__(self, plan: Plan, *, of_children: bool) -> None:
+    :param log_file: where to, instead of stdout; put aside when it is full.
+    """
+
+    def __init__(self, plan: Plan, *, of_children: bool, log_file: Path | None = None) -> None:
         self._of_children = of_children
         self._width = max(len(name) for name in [_AGENT, *(child.name for child in plan.children)])
         self._colours = {child.name: ROLE_STYLES[child.role] for child in plan.children}
         self._out = lasting_stdout()
-        self._wants_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        self._log = LogFile(log_file) if log_file else None
+        self._wants_colour = wants_colour()
 
     def event(self, text: str) -> None:
         for line in text.splitlines():
@@ -114,7 +121,12 @@ class Lines:
         return click.style(f"{name:<{self._width}}", fg=self._colours.get(name), bold=name == _AGENT) + " | "
 
     def _print(self, line: str) -> None:
-        click.echo(f"{datetime.now():%H:%M:%S.%f}"[:-3] + f" {line}", file=self._out, color=self._wants_colour)
+        line = f"{datetime.now():%H:%M:%S.%f}"[:-3] + f" {line}"
+        if self._log is None:
+            click.echo(line, file=self._out, color=self._wants_colour)
+            return
+        with contextlib.suppress(OSError):  # a full disk: there is nobody left to tell
+            self._log.write(f"{line}\n".encode(errors="replace"))
 
 
 def _hint_once(plan: Plan, say: Callable[[str], None]) -> Callable[[ClusterStatus], None]:

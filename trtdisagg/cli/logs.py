@@ -2,58 +2,93 @@
 
 from __future__ import annotations
 
-import os
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
 
 import click
+import msgspec
 
 from trtdisagg.cli.find import find_cluster
+from trtdisagg.cli.log_lines import Line, Tail
 from trtdisagg.cli.names import complete_log
+from trtdisagg.cli.terminal import wants_colour
+from trtdisagg.cli.values import name_style
 from trtdisagg.errors import ConfigError, NotRunningError
 from trtdisagg.supervisor.rundir import running_pid
 
 _LOOK_AGAIN_S = 0.2
+_NUM_LINES = 100
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_OWN_TIME = re.compile(r"\d\d:\d\d:\d\d\.\d{3} ")
+"""What the supervisor's own lines begin with."""
+
+_Show = Callable[[str, Line], None]
+
+
+def _unix_time(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """`10m` ago, or a time, as Unix seconds."""
+    if value is None:
+        return None
+    if ago := re.fullmatch(r"(\d+)([smhd])", value):
+        return time.time() - timedelta(**{_UNITS[ago[2]]: int(ago[1])}).total_seconds()
+    try:
+        today = f"{datetime.now():%Y-%m-%d}T" if re.match(r"\d\d:\d\d", value) else ""
+        return datetime.fromisoformat(today + value).timestamp()
+    except ValueError:
+        expected = "an age as 30s, 10m, 2h, 1d nor a time as 12:03 or 2026-01-31T12:03"
+        raise click.BadParameter(f"{value!r} is neither {expected}") from None
 
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="[FILE] [NAME]...", shell_complete=complete_log)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the cluster is down.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Begin with the last.")
-def command(words: tuple[str, ...], follow: bool, lines: int) -> None:
+@click.option("-n", "--lines", type=click.IntRange(min=0), help="Begin with the last so many of each.  [default: 100]")
+@click.option("--since", callback=_unix_time, metavar="10m|TIME", help="Begin with what came since then.")
+@click.option("--json", "as_json", is_flag=True, help="An object a line: time (Unix seconds), server, text.")
+@click.option("--no-prefix", is_flag=True, help="Lines as they were written, without time and name.")
+def command(
+    *, words: tuple[str, ...], follow: bool, lines: int | None, since: float | None, as_json: bool, no_prefix: bool
+) -> None:
     """Show what servers and proxy wrote.
 
-    NAME is that of a server, `proxy`, or `agent` for the supervisor itself; without one, all are shown. FILE is the
-    cluster file; without it, cluster.yaml in this directory or the only cluster that runs.
+    NAME is that of a server, `proxy`, or `agent` for the supervisor itself; without one, all are shown, in the order
+    in which the lines came. FILE is the cluster file; without it, cluster.yaml in this directory or the only cluster
+    that runs.
     """
+    if as_json and no_prefix:
+        raise click.UsageError("--json has no prefix that --no-prefix could leave out")
     files = [word for word in words if Path(word).suffix in (".yaml", ".yml")]
     if len(files) > 1:
         raise ConfigError(f"one cluster file, please, not {' and '.join(files)}")
     place = find_cluster(files[0] if files else None)
-    with _Reader(place.log_dir, {word for word in words if word not in files}, lines) as reader:
-        reader.show_new()
-        while follow and running_pid(place) is not None:
+    num_lines = _NUM_LINES if lines is None and since is None else lines
+    with _Reader(place.log_dir, {word for word in words if word not in files}) as reader:
+        show = _as_json if as_json else _as_it_is if no_prefix else _Prefixed(reader.names())
+        reader.show_past(show, num_lines, since)
+        while follow:
+            is_up = running_pid(place) is not None
+            reader.show_new(show)
+            if not is_up:
+                return
             time.sleep(_LOOK_AGAIN_S)
-            reader.show_new()
 
 
 class _Reader:
     """Shows the lines of several files as they grow, and of those that come into being.
 
-    :param names: whose logs; none: everybody's.
-    :param num_lines: how many of those already there to begin with, of each file.
-    :raises NotRunningError: one of `names` has no log.
+    :param wanted: whose logs; none: everybody's.
+    :raises NotRunningError: one of `wanted` has no log.
     """
 
-    def __init__(self, log_dir: Path, names: set[str], num_lines: int) -> None:
+    def __init__(self, log_dir: Path, wanted: set[str]) -> None:
         self._log_dir = log_dir
-        self._names = names
+        self._wanted = wanted
         self._tails: dict[str, Tail] = {}
-        self._num_lines: int | None = num_lines
-        there = self._there()
-        if unknown := names - there:
+        there = {path.stem for path in log_dir.glob("*.log")}
+        if unknown := wanted - there:
             raise NotRunningError(f"no log of {_list(unknown)}; there are: {_list(there)}")
 
     def __enter__(self) -> _Reader:
@@ -63,66 +98,57 @@ class _Reader:
         for tail in self._tails.values():
             tail.close()
 
-    def show_new(self) -> None:
-        shown = sorted(self._names or self._there())
-        width = max(map(len, shown), default=0)
-        for name in shown:
-            tail = self._tails.setdefault(name, Tail(self._log_dir / f"{name}.log", self._num_lines))
-            _show(tail.read(), f"{name:<{width}} | " if len(self._names) != 1 else "")
-        self._num_lines = None  # a file that is new has nothing that is old
+    def names(self) -> set[str]:
+        return self._wanted or {path.stem for path in self._log_dir.glob("*.log")}
 
-    def _there(self) -> set[str]:
-        return {path.stem for path in self._log_dir.glob("*.log")}
+    def show_past(self, show: _Show, num_lines: int | None, since: float | None) -> None:
+        self._show(show, lambda tail: tail.past(num_lines, since))
+
+    def show_new(self, show: _Show) -> None:
+        self._show(show, Tail.read)
+
+    def _show(self, show: _Show, read: Callable[[Tail], list[Line]]) -> None:
+        found: list[tuple[str, Line]] = []
+        for name in sorted(self.names()):
+            tail = self._tails.setdefault(name, Tail(self._log_dir / f"{name}.log"))
+            found += [(name, line) for line in read(tail)]
+        for name, line in sorted(found, key=lambda pair: pair[1].at):
+            show(name, line)
 
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _show(lines: Iterable[str], prefix: str) -> None:
-    for line in lines:
-        click.echo(prefix + line)
+# --- how a line is shown --------------------------------------------------------------------------------------------
 
 
-class Tail:
-    """Whole lines of a file that grows, and that may be put aside for a new one of the same name.
+class _Prefixed:
+    """`12:03:04.123 generation-0 | text`, with the date where it is not today's."""
 
-    :param num_lines: how many of those already there to begin with; None: all.
-    """
+    def __init__(self, names: Iterable[str]) -> None:
+        self._width = max(map(len, names), default=0)
+        self._colour = wants_colour()
+        self._today = datetime.now().date()
 
-    def __init__(self, path: Path, num_lines: int | None = None) -> None:
-        self._path = path
-        self._num_lines = num_lines
-        self._file: BinaryIO | None = None
-        self._unfinished = b""
+    def __call__(self, name: str, line: Line) -> None:
+        # The supervisor's own lines have their time in them; those of old releases have it nowhere else.
+        text = _OWN_TIME.sub("", line.text, count=1) if name == "agent" and line.at else line.text
+        self._width = max(self._width, len(name))
+        prefix = click.style(f"{name:<{self._width}}", fg=name_style(name), bold=name == "agent")
+        click.echo(f"{self._time(line.at)}{prefix} | {text}", color=self._colour)
 
-    def read(self) -> list[str]:
-        """The lines since the last call."""
-        lines = self._rest()
-        if self._is_next_there():
-            self.close()
-            self._file = self._path.open("rb")
-            lines += self._rest()
-        if lines and self._num_lines is not None:
-            lines = lines[-self._num_lines :] if self._num_lines else []
-            self._num_lines = None
-        return lines
+    def _time(self, at: float) -> str:
+        if not at:
+            return ""
+        when = datetime.fromtimestamp(at)
+        date = "" if when.date() == self._today else f"{when:%Y-%m-%d} "
+        return date + f"{when:%H:%M:%S.%f}"[:-3] + " "
 
-    def close(self) -> None:
-        if self._file:
-            self._file.close()
-            self._file = None
 
-    def _rest(self) -> list[str]:
-        if self._file is None:
-            return []
-        *whole, self._unfinished = (self._unfinished + self._file.read()).split(b"\n")
-        return [line.decode(errors="replace") for line in whole]
+def _as_it_is(_name: str, line: Line) -> None:
+    click.echo(line.text)
 
-    def _is_next_there(self) -> bool:
-        """Whether the file of this name is not, or not any more, the open one."""
-        try:
-            there = self._path.stat()
-        except FileNotFoundError:
-            return False
-        return self._file is None or not os.path.samestat(os.fstat(self._file.fileno()), there)
+
+def _as_json(name: str, line: Line) -> None:
+    click.echo(msgspec.json.encode({"time": line.at or None, "server": name, "text": line.text}))

@@ -22,6 +22,11 @@ def console() -> Console:
     return Console(file=lasting_stdout(), width=None if sys.stdout.isatty() else _wide(), highlight=False)
 
 
+def wants_colour() -> bool:
+    """Whether lines on stdout are to be coloured."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
 def _wide() -> int:
     columns = os.environ.get("COLUMNS", "")
     return int(columns) if columns.isdigit() else 200

@@ -26,6 +26,11 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 _HIGH, _FULL = 0.75, 0.95
 
 
+def name_style(name: str) -> str | None:
+    """The colour of a server's role, by its name; None: it is none of the four."""
+    return ROLE_STYLES.get(name.rpartition(".")[2].rpartition("-")[0] or name)
+
+
 def place_words(gpus: list[str], cores: list[int]) -> str:
     """`gpu 0,1`, `cpu 0-3,8`, or `-` for a process that is not pinned."""
     if gpus:

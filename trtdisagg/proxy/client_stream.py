@@ -16,6 +16,7 @@ HIGH_WATER_BYTES = 64 * 1024
 """asyncio's own: above it `drain` waits."""
 
 _END_MARK = b"data: [DONE]"
+_EVENT_END = b"\n\n"
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -27,6 +28,8 @@ class ClientStream:
         self._headers = headers
         self._chunked = request.version >= HttpVersion11
         self.begun = False
+        self.num_events = 0
+        """As they are sent by our servers: none is cut in two."""
         self.response: web.StreamResponse
         self._writer: AbstractStreamWriter
         self._transport: asyncio.Transport
@@ -42,6 +45,7 @@ class ClientStream:
         self.begun = True
         self._transport = self._request.transport
         self._last = data
+        self.num_events = data.count(_EVENT_END)
         self.response = web.StreamResponse(headers={**_HEADERS, **self._headers})
         writer = await self.response.prepare(self._request)
         await self.response.write(data)
@@ -54,6 +58,7 @@ class ClientStream:
         if self._transport.is_closing():
             return True
         self._before_last, self._last = self._last, data
+        self.num_events += data.count(_EVENT_END)
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         return self._transport.get_write_buffer_size() <= HIGH_WATER_BYTES
 

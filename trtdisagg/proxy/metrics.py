@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from trtdisagg.protocol.control import Member
+from trtdisagg.protocol.latencies import LatencyCounts
 from trtdisagg.protocol.spec import Stats
 from trtdisagg.registry.members import Roster
 
@@ -53,6 +54,7 @@ class Metrics:
         self.num_in_flight = 0
         self.num_requests = 0
         self.num_failed = 0
+        self._first_token, self._per_token = LatencyCounts(), LatencyCounts()
         self._legs_in_flight: Counter[str] = Counter()
         self._answers: Counter[tuple[str, str, int]] = Counter()
         self._retries: Counter[Labels] = Counter()
@@ -79,6 +81,16 @@ class Metrics:
 
     def first_token(self, model: str, seconds: float) -> None:
         self._first_tokens[(model,)].observe(seconds)
+        self._first_token.observe(seconds)
+
+    def stream_ends(self, seconds: float, num_events: int) -> None:
+        """A stream came to its end mark.
+
+        :param seconds: since its first event.
+        :param num_events: one a token, and the end mark.
+        """
+        if num_events > 2:
+            self._per_token.observe(seconds / (num_events - 2))
 
     def retry(self, model: str) -> None:
         self._retries[(model,)] += 1
@@ -108,6 +120,8 @@ class Metrics:
             num_waiting=num_waiting,
             num_requests_total=self.num_requests,
             num_failed_total=self.num_failed,
+            first_token_counts=self._first_token.counts,
+            per_token_counts=self._per_token.counts,
         )
 
     def page(self) -> tuple[bytes, str]:

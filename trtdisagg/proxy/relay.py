@@ -69,6 +69,7 @@ class Relay:
         self._generation_spoke = False
         self._claim = means.uses.claim()
         self._first_token_at = deadline.due
+        self._begun_at = 0.0
 
     async def run(self) -> web.StreamResponse:
         """Answer the client.
@@ -190,6 +191,8 @@ class Relay:
             raise LegFailedError(member, f"no token came for {idle_timeout_s:g} s") from None
         if not self._client.is_complete:
             raise UpstreamError(f"The answer of {member.name} broke off")
+        lasted_s = asyncio.get_running_loop().time() - self._begun_at
+        self._means.metrics.stream_ends(lasted_s, self._client.num_events)
         await self._client.end()
 
     async def _begin(self, data: bytes) -> None:
@@ -197,7 +200,8 @@ class Relay:
             self._client.feed(data)
             return
         self._deadline.lift()
-        self._means.metrics.first_token(self._incoming.model, asyncio.get_running_loop().time() - self._started)
+        self._begun_at = asyncio.get_running_loop().time()
+        self._means.metrics.first_token(self._incoming.model, self._begun_at - self._started)
         await self._client.begin(data)
 
     async def _fetch(self, member: Member, body: bytes) -> bytes:

@@ -23,7 +23,7 @@ def divide_gpus(claims: Sequence[Claim], host: Host, held: Mapping[str, Spot]) -
     :raises StartupError: when there are too few.
     """
     known = [*host.gpus, *_missing(host.gpus, held)]
-    named = {claim.section: _named_gpus(claim, known) for claim in claims if claim.gpus is not None}
+    named = {claim.section: _named_gpus(claim, known, host) for claim in claims if claim.gpus is not None}
     pools = choices(claims, named, [gpu.id for gpu in known])
     gpus = _kept_gpus(claims, pools, held)
     users = Counter(gpu for mine in gpus.values() for gpu in mine)
@@ -39,7 +39,7 @@ def divide_gpus(claims: Sequence[Claim], host: Host, held: Mapping[str, Spot]) -
         if not free and (claim.gpus if may_share else known):
             without.append(claim)
     if without:
-        raise StartupError(_too_few(without, gpus, host.gpus))
+        raise StartupError(_too_few(without, gpus, host))
     return {claim.server: gpus[claim.server] for claim in claims}
 
 
@@ -75,31 +75,33 @@ def _busy(gpus: Sequence[Gpu]) -> set[str]:
     return {gpu.id for gpu in gpus if gpu.free_bytes < most_bytes / 2}
 
 
-def _named_gpus(claim: Claim, there: Sequence[Gpu]) -> list[str]:
+def _named_gpus(claim: Claim, known: Sequence[Gpu], host: Host) -> list[str]:
     """
+    :param known: those that are there, and those that servers have.
     :raises ConfigError: when one is not there, or a word means several.
     """
     ids: list[str] = []
     for word in map(str, claim.gpus or []):
-        found = [gpu.id for gpu in there if gpu.is_called(word)]
+        found = [gpu.id for gpu in known if gpu.is_called(word)]
         if not found:
-            raise ConfigError(f"{claim.section}.gpus: there is no GPU {word} here; there are: {_list(there)}")
+            raise ConfigError(f"{claim.section}.gpus: there is no GPU {word} here; {_there(host)}")
         if len(found) > 1 and not word.isdigit():
             raise ConfigError(f"{claim.section}.gpus: {word} may be each of {', '.join(found)}; write more of the UUID")
         ids += found
     return list(dict.fromkeys(ids))
 
 
-def _too_few(without: Sequence[Claim], gpus: Mapping[str, list[str]], there: Sequence[Gpu]) -> str:
+def _too_few(without: Sequence[Claim], gpus: Mapping[str, list[str]], host: Host) -> str:
     servers = ", ".join(claim.server for claim in without)
     wants = "wants a GPU of its own" if len(without) == 1 else "want a GPU each"
     taken = ", ".join(f"{server} has {', '.join(mine)}" for server, mine in gpus.items() if mine)
     return (
-        f"{servers} {wants}, and none is left: there are {_list(there)}{f'; {taken}' if taken else ''}. "
+        f"{servers} {wants}, and none is left: {_there(host)}{f'; {taken}' if taken else ''}. "
         f"Start fewer servers, name in {without[0].section}.gpus the GPUs they may share, or with `gpus: []` run them "
         "on the CPU"
     )
 
 
-def _list(gpus: Sequence[Gpu]) -> str:
-    return ", ".join(f"{gpu.id} ({gpu.name})" for gpu in gpus) or "none"
+def _there(host: Host) -> str:
+    gpus = ", ".join(f"{gpu.id} ({gpu.name})" for gpu in host.gpus) or "none"
+    return "; ".join([f"there are {gpus}", *host.notices])

@@ -49,10 +49,11 @@ class BaseLines:
         self._servers: dict[str, set[str]] = {}
 
     async def record(self, server: str, gpus: Sequence[str]) -> None:
-        """To be called before a server is started for the first time; later calls change nothing.
+        """To be called before each start of a server; the base line is that of the first start of any on that GPU.
 
         A GPU that does not answer in time has no base line, and nobody will wait for one.
         """
+        self.forget(server)
         for gpu in gpus:
             self._servers.setdefault(gpu, set()).add(server)
         if new := [gpu for gpu in gpus if gpu not in self._used_bytes]:
@@ -61,7 +62,7 @@ class BaseLines:
                     self._used_bytes.setdefault(gpu, usage.used_bytes)
 
     def forget(self, server: str) -> None:
-        """The server is gone and does not come back."""
+        """The server is gone and does not come back, or has other GPUs now."""
         for servers in self._servers.values():
             servers.discard(server)
 

@@ -93,7 +93,7 @@ def _servers(status: ClusterStatus) -> list[str]:
 def _num_requests(status: ClusterStatus) -> int:
     """As clients count them: at the proxy, where there is one, because each works on two servers."""
     proxies = [server for server in status.servers if server.role == "proxy"]
-    return sum(server.stats.num_running for server in proxies or status.servers)
+    return sum(server.stats.num_running + server.stats.num_waiting for server in proxies or status.servers)
 
 
 def _one_line(text: str) -> str:

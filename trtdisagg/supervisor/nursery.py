@@ -20,6 +20,7 @@ from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawne
 from trtdisagg.supervisor.gpus import BaseLines
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.logfile import LogFile
+from trtdisagg.supervisor.pools import weights_and_pool
 from trtdisagg.supervisor.processes import ChildProcess
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan
@@ -126,7 +127,7 @@ class Nursery:
         """Wait until what an incarnation before had is free; past the deadline that is said, and tried all the same."""
         if plan.gpus:
             await self._base_lines.record(plan.name, plan.gpus)
-            problem = await self._base_lines.back_to_base_line(plan.name, plan.gpus, plan.pool_bytes or 0)
+            problem = await self._base_lines.back_to_base_line(plan.name, plan.gpus, weights_and_pool(plan))
             if problem is not None:
                 self._on_event(Noticed(at=time.monotonic(), text=problem))
         if plan.spec.port and plan.role != "proxy":

@@ -82,8 +82,15 @@ class Replanning:
     async def _survey(
         self, loaded: Loaded, numbers: Mapping[str, Sequence[int]] | None, roles: Mapping[str, Role]
     ) -> Plan:
-        keep = {c.name: self._agent.plan_of(c.name) for c in wishes.servers(self._agent.state)}
+        there = wishes.servers(self._agent.state)
         look = functools.partial(
-            survey, loaded.cluster, name=loaded.name, file=loaded.path, numbers=numbers, keep=keep, roles=roles
+            survey,
+            loaded.cluster,
+            name=loaded.name,
+            file=loaded.path,
+            numbers=numbers,
+            keep={child.name: self._agent.plan_of(child.name) for child in there},
+            roles=roles,
+            pids={child.name: child.pid for child in there if child.pid is not None},
         )
         return await anyio.to_thread.run_sync(look)

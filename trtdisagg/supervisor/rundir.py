@@ -3,7 +3,7 @@
     $XDG_RUNTIME_DIR/trtdisagg/NAME-KEY/     (or /tmp/trtdisagg-UID/NAME-KEY/)   0700, gone when the cluster is; that of
                                              a system service is /run/trtdisagg/SERVICE
         lock            pid and run id of the agent; flocked as long as the agent, or its guardian, lives
-        control.sock    the agent's         members-N.sock  that of the proxy's N-th incarnation
+        control.sock    the agent's         mN.sock  that of the proxy's N-th incarnation
         secret          the cluster's, where the file names none
         *.json          spec files of the children
     $XDG_STATE_HOME/trtdisagg/NAME-KEY/logs/ (or ~/.local/state/...)             stays
@@ -34,6 +34,8 @@ SERVICES = Path("/run/trtdisagg")
 
 _MAX_SOCKET_PATH = 107
 """What Linux takes as the address of a unix socket."""
+_LONGEST_SOCKET = "members-99999.sock"
+"""The name that must fit."""
 _CLEARING_TIMEOUT_S = 20.0
 """How long the guardian of a killed agent may take to clear up behind it."""
 
@@ -63,7 +65,7 @@ class Place(msgspec.Struct, frozen=True):
 
     def members_socket(self, incarnation: str) -> Path:
         """Of one incarnation of the proxy: an old one may still finish its work while the next is there."""
-        return self.run_dir / f"members-{incarnation.rpartition('.')[2]}.sock"
+        return self.run_dir / f"m{incarnation.rpartition('.')[2]}.sock"
 
     @property
     def secret_file(self) -> Path:
@@ -223,7 +225,7 @@ def _runtime_bases(env: Mapping[str, str]) -> list[Path]:
 def _runtime_base(env: Mapping[str, str], directory: str) -> Path:
     """The preferred base in which the addresses of sockets are not too long."""
     bases = _runtime_bases(env)
-    return next((b for b in bases if len(os.fsencode(b / directory / "control.sock")) <= _MAX_SOCKET_PATH), bases[-1])
+    return next((b for b in bases if len(os.fsencode(b / directory / _LONGEST_SOCKET)) <= _MAX_SOCKET_PATH), bases[-1])
 
 
 def _service_bases() -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ from trtdisagg.cli import doctor as module
 from trtdisagg.cli.doctor_view import doctor_view
 from trtdisagg.cli.main import cli
 from trtdisagg.cli.terminal import console
+from trtdisagg.errors import StartupError
 from trtdisagg.protocol.probe import LinkRate
 from trtdisagg.supervisor.doctor import Finding, Probed
+from trtdisagg.supervisor.rundir import Place, hold
 
 Run = Callable[..., Result]
 
@@ -24,7 +27,8 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HF_HOME"):
-        monkeypatch.setenv(name, str(tmp_path))
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.chdir(tmp_path)
     return lambda *args: CliRunner().invoke(cli, ["doctor", *args])
 
@@ -63,10 +67,29 @@ def test_a_file_that_cannot_be_planned_is_a_finding_among_others(run: Run) -> No
     assert "did you mean model?" in result.stdout
 
 
+def test_a_cluster_that_runs_leaves_no_room_for_another(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def survey(*_args: object, **_options: object) -> None:
+        raise StartupError("too little memory")
+
+    write_file(0)
+    monkeypatch.setattr(module, "survey", survey)
+    assert topics(run("--no-probe", "--json"))["plan"] == "error"
+    with hold(Place.of(Path("cluster.yaml"), "doc"), "run"):
+        result = run("--no-probe", "--json")
+    assert (result.exit_code, topics(result)["plan"]) == (0, "warning")
+    assert f"this cluster runs (pid {os.getpid()})" in result.stdout
+
+
 def test_what_the_probe_says_comes_last(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = LinkRate(transport="nixl", device="cpu", error="no such device")
     monkeypatch.setattr(module, "probe", lambda _plan: Probed(lines=[broken], transports=["nixl"]))
     assert topics(run("--json"))["link nixl"] == "warning"
+
+
+def test_without_our_engine_there_is_nothing_to_probe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "probe", lambda _plan: pytest.fail("probed"))
+    write_file(0)
+    assert run("--json").exit_code == 0
 
 
 def test_set_needs_a_file(run: Run) -> None:

@@ -181,7 +181,7 @@ def exported() -> dict[str, set[str]]:
     proxy.stream_broke("m")
     engine = EngineMetrics(model="m", server="context-0")
     engine.finished("stop", first_s=0.1, whole_s=1.0, num_tokens=4)
-    pages = [proxy.page()[0], engine.render(Stats())]
+    pages = [proxy.page()[0], engine.render(Stats(), "context")]
     families = [family for page in pages for family in text_string_to_metric_families(page.decode())]
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

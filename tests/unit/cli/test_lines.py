@@ -49,6 +49,16 @@ def test_lines_without_children(capsys: pytest.CaptureFixture[str]) -> None:
     assert without_time(capsys.readouterr().out) == "up\n"
 
 
+def test_lines_of_the_background_go_to_its_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    lines = Lines(PLAN, of_children=False, log_file=tmp_path / "agent.log")
+    lines.event("up")
+    lines.child("generation-0", "says")
+    assert without_time((tmp_path / "agent.log").read_text()) == "up\n"
+    assert capsys.readouterr().out == ""
+    unwritable = Lines(PLAN, of_children=False, log_file=tmp_path / "nowhere" / "agent.log")
+    unwritable.event("a log that cannot be written stops nobody")
+
+
 def test_hint_is_a_command() -> None:
     command = hint(PLAN, "http://h:1").split("\n", 1)[1]
     words = subprocess.run(

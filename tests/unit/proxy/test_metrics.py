@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from trtdisagg.protocol.control import Member
+from trtdisagg.protocol.spec import LATENCY_BOUNDS_S
 from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.registry.members import Roster
 
@@ -56,3 +57,23 @@ def test_a_bound_belongs_to_its_bucket() -> None:
     metrics = Metrics(Roster())
     metrics.first_token("m", 0.005)
     assert samples(metrics)["time_to_first_token_seconds_bucket['0.005', 'm']"] == 1
+
+
+def test_latencies_are_told_as_counts() -> None:
+    metrics = Metrics(Roster())
+    assert metrics.stats().first_token_counts == []
+    metrics.first_token("m", 0.02)
+    metrics.stream_ends(1.0, num_events=12)
+    metrics.stream_ends(1.0, num_events=2)
+    stats = metrics.stats(num_waiting=0)
+    first, per_token = stats.first_token_counts, stats.per_token_counts
+    assert (sum(first), first[LATENCY_BOUNDS_S.index(0.02)]) == (1, 1)
+    assert (sum(per_token), per_token[LATENCY_BOUNDS_S.index(0.1)]) == (1, 1), "a single token has no time per token"
+
+
+def test_who_waits_does_not_run() -> None:
+    metrics = Metrics(Roster())
+    for _ in range(3):
+        metrics.request_begins()
+    stats = metrics.stats(num_waiting=2)
+    assert (stats.num_running, stats.num_waiting) == (1, 2)

@@ -60,6 +60,14 @@ async def test_what_others_of_ours_hold_does_not_count() -> None:
     assert await lines.back_to_base_line("context-0", ["0"], 40_000 * MIB, timeout_s=0.3) is not None
 
 
+async def test_a_server_that_has_another_gpu_now_is_no_other_on_its_old_one() -> None:
+    lines = BaseLines(Readings(0, 0, 70_000))
+    await lines.record("context-0", ["0"])
+    await lines.record("generation-0", ["0"])
+    await lines.record("generation-0", ["1"])
+    assert await lines.back_to_base_line("context-0", ["0"], 1, timeout_s=0.3) is not None
+
+
 async def test_on_the_cpu_nobody_is_asked() -> None:
     readings = Readings(0)
     lines = BaseLines(readings)

@@ -5,7 +5,7 @@ import pytest
 
 from trtdisagg.protocol.spec import Beat, Ready, Stats
 from trtdisagg.supervisor import journal as module
-from trtdisagg.supervisor.events import Noticed, Reported, Routed
+from trtdisagg.supervisor.events import Noticed, Reported, Told
 from trtdisagg.supervisor.journal import Journal
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +51,6 @@ async def test_one_that_does_not_listen_is_let_go(monkeypatch: pytest.MonkeyPatc
 def test_beats_are_not_kept_and_noise_is_not_told() -> None:
     journal = Journal()
     journal.add(Reported(at=0.0, name="context-0", incarnation="i", report=Beat(stats=Stats())))
-    journal.add(Routed(at=0.0, names=[]))
+    journal.add(Told(at=0.0, holder="p"))
     journal.add(Reported(at=0.0, name="context-0", incarnation="i", report=Ready(host="h", port=7)))
     assert [line.split(" ", 1)[1] for line in journal.last_lines(5)] == ["context-0: ready on h:7"]

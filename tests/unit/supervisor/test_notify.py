@@ -19,10 +19,12 @@ from trtdisagg.supervisor.notify import Notifier, messages, status_line, without
 PATIENCE = "EXTEND_TIMEOUT_USEC=30000000"
 
 
-def status(state: Any, *servers: Any, num_requests: int = 0, **more: Any) -> ClusterStatus:
+def status(state: Any, *servers: Any, num_requests: int = 0, num_waiting: int = 0, **more: Any) -> ClusterStatus:
     """A proxy, and servers of which only the states matter."""
     rows = [ServerStatus(name=f"context-{i}", role="context", state=s) for i, s in enumerate(servers)]
-    proxy = ServerStatus(name="proxy", role="proxy", state="ready", stats=Stats(num_running=num_requests))
+    proxy = ServerStatus(
+        name="proxy", role="proxy", state="ready", stats=Stats(num_running=num_requests, num_waiting=num_waiting)
+    )
     facts: dict[str, Any] = {"cluster": "c", "url": "http://h:1", "file": None, "agent_pid": 1, "up_s": 1.0}
     return ClusterStatus(**{**facts, "state": state, "servers": [proxy, *rows], **more})
 
@@ -65,6 +67,7 @@ def test_stopping_is_said_once() -> None:
     [
         (status("ready", "ready", "ready", "stalled", num_requests=12), "2 of 3 servers ready, 12 requests"),
         (status("ready", "ready", num_requests=1), "1 of 1 servers ready, 1 request"),
+        (status("ready", "ready", num_requests=2, num_waiting=3), "1 of 1 servers ready, 5 requests"),
         (status("ready"), "proxy ready, 0 requests"),
         (
             status("ready", "ready", others=[Member(name="g", role="generation", model="m", url="a:1")]),

@@ -75,6 +75,13 @@ def test_too_few_gpus_says_who_wanted_what_and_what_there_is() -> None:
     )
 
 
+@pytest.mark.parametrize("gpus", [None, [1]])
+def test_an_error_says_also_why_a_gpu_is_not_among_them(gpus: list[str | int] | None) -> None:
+    machine = host(num_gpus=1, notices=["GPU 1 is left out: GPU is lost"])
+    with pytest.raises((ConfigError, StartupError), match=r"there are 0 \(A card\); GPU 1 is left out: GPU is lost"):
+        place([Claim(server=str(i), section="a", gpus=gpus) for i in range(2)], machine)
+
+
 def test_a_gpu_that_somebody_uses_is_taken_last() -> None:
     gpus = [replace(gpu, free_bytes=free) for gpu, free in zip(host(num_gpus=3).gpus, (10, 79, 80), strict=True)]
     spots, _ = place([Claim(server=str(i), section="a") for i in range(3)], host(gpus=gpus))
@@ -215,7 +222,7 @@ def test_sharing_a_gpu_that_the_file_does_not_name_any_more_ends() -> None:
         (["GPU-2", 1], ["GPU-2"]),
         (["1"], ["GPU-2"]),
         (["MIG-1"], "a.gpus: MIG-1 may be each of MIG-1a, MIG-1b; write more of the UUID"),
-        ([3], "a.gpus: there is no GPU 3 here; there are: MIG-1a (A card), MIG-1b (A card), GPU-2 (A card)"),
+        ([3], "a.gpus: there is no GPU 3 here; there are MIG-1a (A card), MIG-1b (A card), GPU-2 (A card)"),
     ],
 )
 def test_words_for_gpus(words: list[str | int], ids: list[str] | str) -> None:

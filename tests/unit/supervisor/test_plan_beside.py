@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.helpers.plans import GIB, TINY, cluster_file, host, made_up_gpu, plan_of
@@ -335,3 +337,41 @@ def test_where_servers_of_others_register() -> None:
     assert isinstance(plan.proxy.spec, ProxySpec)
     assert plan.proxy.spec.registry == plan.registry
     assert plan.autoscale.enabled
+
+
+# --- many steps -----------------------------------------------------------------------------------------------------
+
+_STEP = st.fixed_dictionaries(
+    {
+        "context": st.sets(st.integers(0, 3)),
+        "generation": st.sets(st.integers(0, 3), min_size=1),
+        "max_batch_size": st.integers(1, 2),
+        "gpus": st.sampled_from([None, [], [0, 1, 2]]),
+    }
+)
+
+
+@given(steps=st.lists(_STEP, max_size=6), num_gpus=st.integers(3, 8))
+def test_whatever_is_asked_for_in_turn(steps: list[dict[str, Any]], num_gpus: int) -> None:
+    """Each keeps its place while it may, none has the GPU of another unasked, and asking again changes nothing."""
+    machine = host(num_cores=5, num_gpus=num_gpus)
+    running: dict[str, ChildPlan] = {}
+    for step in steps:
+        section = ServerSection(max_batch_size=step["max_batch_size"])
+        file = cluster_file(context_servers=replace(section, gpus=step["gpus"]), generation_servers=section)
+        numbers = {"context": sorted(step["context"]), "generation": sorted(step["generation"])}
+        try:
+            plan = plan_of(file, machine, keep=running, numbers=numbers)
+        except StartupError:  # too few GPUs: all goes on as it was
+            assert num_gpus < len(step["context"]) + len(step["generation"]) + 3
+            continue
+        assert [s.name for s in plan.servers] == [f"{role}-{i}" for role, mine in numbers.items() for i in mine]
+        for server in plan.servers:
+            assert server.cores
+            assert (server == running.get(server.name)) == (
+                server.name in running and server.settings == running[server.name].settings
+            )
+        alone = [g for s in plan.servers if s.role == "generation" or step["gpus"] is None for g in s.gpus]
+        assert len(alone) == len(set(alone))
+        running = children(plan)
+        assert plan_of(file, machine, keep=running, numbers=numbers).children == plan.children

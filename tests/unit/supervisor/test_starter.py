@@ -18,7 +18,8 @@ from trtdisagg.config.load import load
 from trtdisagg.errors import StartupError
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
-from trtdisagg.supervisor.starter import MIN_SEQ_LEN, Sizes, choose_sizes, starter_file
+from trtdisagg.supervisor.starter import starter_file
+from trtdisagg.supervisor.starter_sizes import MIN_SEQ_LEN, Sizes, choose_sizes
 from trtdisagg.text.dimensions import ModelDimensions
 
 SMOL = replace(TINY, num_layers=30, num_kv_heads=3, head_dim=64, max_positions=8192, num_parameters=134_515_008)

@@ -84,6 +84,7 @@ SERVERS = Row(
         Panel("Requests running", "short", [Query(_now("trtllm_num_requests_running", "server"), "{{server}}")]),
         Panel("Requests waiting", "short", [Query(_now("trtllm_num_requests_waiting", "server"), "{{server}}")]),
         Panel("KV cache in use", "percentunit", [Query(_now("trtllm_kv_cache_utilization", "server"), "{{server}}")]),
+        Panel("Servers by role", "short", [Query(_now("trtdisagg_server_role", "role"), "{{role}}")]),
         Panel("Steps a second", "short", [Query(_rate("trtdisagg_steps_total", "server"), "{{server}}")]),
         Panel("Requests failed", "reqps", [Query(_rate("trtdisagg_requests_failed_total", "server"), "{{server}}")]),
         Panel(

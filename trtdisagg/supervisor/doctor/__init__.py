@@ -14,6 +14,7 @@ from trtdisagg.supervisor.doctor.facts import Facts
 from trtdisagg.supervisor.doctor.finding import Finding
 from trtdisagg.supervisor.doctor.links import examine_probe
 from trtdisagg.supervisor.doctor.look import look
-from trtdisagg.supervisor.doctor.probe import Probed, probe
+from trtdisagg.supervisor.doctor.needs import runs_builtin
+from trtdisagg.supervisor.doctor.probing import Probed, probe
 
-__all__ = ["Facts", "Finding", "Probed", "before_start", "examine", "examine_probe", "look", "probe"]
+__all__ = ["Facts", "Finding", "Probed", "before_start", "examine", "examine_probe", "look", "probe", "runs_builtin"]

@@ -19,6 +19,7 @@ _EXAMINATIONS: list[_Examination] = [
     limits.cores,
     limits.open_files,
     limits.locked_memory,
+    limits.process_memory,
     limits.shared_memory,
     places.ports,
     places.runtime,

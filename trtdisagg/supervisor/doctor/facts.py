@@ -50,6 +50,8 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
     """Where POSIX shared memory lies; None: nowhere."""
     memlock_bytes: int | None = None
     """Of memory that may be locked; None: no limit."""
+    ptrace_scope: int = 0
+    """Of the kernel's Yama: from 2 on processes of one user cannot read each other's memory; 0 with the capability."""
     network_devices: list[str] = []
     """RDMA devices, with which registered memory is locked."""
     open_files: int
@@ -69,6 +71,8 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
     """Permission bits of the secret's file; None: it has none."""
 
     # software and surroundings
+    python: str = ""
+    """Its version, which servers run with, too."""
     missing_modules: list[str] = []
     """Of those that the engine half needs."""
     env: dict[str, str] = {}

@@ -17,6 +17,8 @@ FILES_OF_A_PROCESS = 128
 """Logs, pipes, listening sockets, libraries, peers."""
 FILES_OF_A_CHILD = 8
 """In the agent: its pipes, its log, its pidfd, connections to it."""
+_NO_READING = 2
+"""From this ptrace_scope on."""
 
 
 def cores(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
@@ -78,6 +80,20 @@ def locked_memory(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
         return
     remedy = "`ulimit -l unlimited` (systemd: LimitMEMLOCK=infinity; Docker: --ulimit memlock=-1)"
     yield Finding(topic="locked memory", severity="warning", found=found, needs=wanted, remedy=remedy)
+
+
+def process_memory(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
+    """Within a host UCX reads host memory by process_vm_readv."""
+    users = [s for s in needs.using(plan, "nixl") if not s.gpus and "local" not in needs.engine_spec(s).transports]
+    found = f"kernel.yama.ptrace_scope is {facts.ptrace_scope}"
+    if not users:
+        return
+    wanted = f"UCX (for NIXL) reads the memory of other processes in {needs.names(users)}"
+    if facts.ptrace_scope < _NO_READING:
+        yield Finding(topic="process memory", found=found, needs=wanted)
+        return
+    remedy = "Copies take a slower way: `sysctl kernel.yama.ptrace_scope=1`, or cache_transceiver_config.backend: LOCAL"
+    yield Finding(topic="process memory", severity="warning", found=found, needs=wanted, remedy=remedy)
 
 
 def shared_memory(plan: Plan | None, facts: Facts) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate, Rate
 from trtdisagg.supervisor.doctor import needs
 from trtdisagg.supervisor.doctor.finding import Finding, Severity, size_words
-from trtdisagg.supervisor.doctor.probe import Probed
+from trtdisagg.supervisor.doctor.probing import Probed
 from trtdisagg.supervisor.plan import Plan
 
 MIN_SHARE = {"local": 0.2, "nixl": 0.12}

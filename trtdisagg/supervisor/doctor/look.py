@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 import resource
 import stat
 from collections.abc import Mapping
@@ -27,6 +28,9 @@ from trtdisagg.text.dimensions import read_dimensions
 from trtdisagg.text.model_files import files_at
 
 _CAP_IPC_LOCK = 14
+_CAP_SYS_PTRACE = 19
+_NOBODY_READS = 3
+"""The ptrace_scope that no capability overrules."""
 _STA_UNSYNC = 0x40
 _MODULES = ("torch", "nixl")
 
@@ -50,6 +54,7 @@ def look(plan: Plan | None, place: Place, env: Mapping[str, str] = os.environ) -
         weight_bytes=_weights(plan),
         shm=_disk(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None,  # noqa: S108 (only looked at)
         memlock_bytes=_memlock_bytes(),
+        ptrace_scope=_ptrace_scope(),
         network_devices=_names(Path("/sys/class/infiniband")),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         state=_disk(place.log_dir),
@@ -59,6 +64,7 @@ def look(plan: Plan | None, place: Place, env: Mapping[str, str] = os.environ) -
         busy=_busy(plan) if running_pid is None else {},
         running_pid=running_pid,
         secret_mode=_mode(plan.secret_file) if plan and plan.secret_file else None,
+        python=platform.python_version(),
         missing_modules=[name for name in _MODULES if importlib.util.find_spec(name) is None],
         env={name: value for name, value in env.items() if name.startswith(PREFIXES)},
         clock_is_set=_clock_is_set(),
@@ -92,17 +98,28 @@ def _weight_bytes(spec: EngineSpec) -> int | None:
 
 def _memlock_bytes() -> int | None:
     soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    status = Path("/proc/self/status").read_text()
-    return None if soft == resource.RLIM_INFINITY or may_lock(status) else soft
+    return None if soft == resource.RLIM_INFINITY or _may(_CAP_IPC_LOCK) else soft
 
 
-def may_lock(status: str) -> bool:
-    """Whether a process may lock as much memory as it likes.
+def _ptrace_scope() -> int:
+    """0 where there is no Yama, or it does not count for us."""
+    try:
+        scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
+    except OSError:
+        return 0
+    return 0 if scope < _NOBODY_READS and _may(_CAP_SYS_PTRACE) else scope
 
-    :param status: its /proc/PID/status.
+
+def _may(capability: int) -> bool:
+    return has_capability(Path("/proc/self/status").read_text(), capability)
+
+
+def has_capability(status: str, capability: int) -> bool:
+    """
+    :param status: of a process, as in /proc/PID/status.
     """
     effective = next((line for line in status.splitlines() if line.startswith("CapEff:")), "CapEff: 0")
-    return bool(int(effective.split()[1], 16) >> _CAP_IPC_LOCK & 1)
+    return bool(int(effective.split()[1], 16) >> capability & 1)
 
 
 def raise_open_files() -> None:

@@ -22,6 +22,11 @@ def builtin(plan: Plan | None) -> list[ChildPlan]:
     return [server for server in servers(plan) if server.argv[:3] == [sys.executable, "-m", "trtdisagg.engine"]]
 
 
+def runs_builtin(plan: Plan | None) -> bool:
+    """Whether the engine half is used at all; without a plan it may be."""
+    return plan is None or bool(builtin(plan))
+
+
 def using(plan: Plan | None, transport: str) -> list[ChildPlan]:
     """The servers that open a transport."""
     return [server for server in servers(plan) if transport in engine_spec(server).transports]

@@ -23,7 +23,7 @@ FOR_GPUS = {"all", "cuda", "cuda_copy", "cuda_ipc"}
 
 def modules(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
     """Whether what the engine half is made of is installed at all; that it loads, only a probe can tell."""
-    if plan is not None and not needs.builtin(plan):
+    if not needs.runs_builtin(plan):
         return
     needed = {"nixl"} if needs.using(plan, "nixl") else set()
     missing = [name for name in facts.missing_modules if name in {"torch", *needed}]
@@ -34,7 +34,7 @@ def modules(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
             remedy += ", or cache_transceiver_config.backend: LOCAL on one host without GPUs"
         yield Finding(topic="packages", severity="error", found=found, needs="the engine needs them", remedy=remedy)
     else:
-        yield Finding(topic="packages", found=", ".join(["torch", *sorted(needed)]))
+        yield Finding(topic="packages", found=", ".join([f"Python {facts.python}", "torch", *sorted(needed)]))
 
 
 def environment(plan: Plan | None, facts: Facts) -> Iterator[Finding]:

@@ -91,6 +91,7 @@ BIG = plan_of(cluster_file(), host(memory_bytes=64 * GIB))
         (nixl_plan(), {"missing_modules": ["nixl"]}, "packages", "error", "backend: LOCAL"),
         (nixl_plan(), {"shm": Disk(path="/dev/shm", free_bytes=8 * MIB)}, "shared memory", "warning", "--shm-size"),
         (nixl_plan(), {"shm": None}, "shared memory", "warning", "there is no /dev/shm; UCX (for NIXL) takes 8.6 MiB"),
+        (nixl_plan(), {"ptrace_scope": 2}, "process memory", "warning", "ptrace_scope=1`, or cache_tran"),
         (nixl_plan(), {"network_devices": ["mlx5_0"]}, "locked memory", "warning", "with mlx5_0, which locks it"),
         (nixl_plan(), {"env": {"UCX_TLS": "rc,self"}}, "environment", "warning", "UCX_TLS=rc,self; context-0, gen"),
         (nixl_plan(2), {"env": {"UCX_TLS": "sm,self"}}, "environment", "error", "could not read GPU memory"),
@@ -120,7 +121,13 @@ def test_what_nobody_uses_is_no_matter() -> None:
     """LOCAL needs neither /dev/shm, nor nixl, nor UCX's variables; a foreign engine brings its own packages."""
     section = ServerSection(cache_transceiver_config=CacheTransceiverConfig(backend="LOCAL"))
     plan = plan_of(cluster_file(context_servers=section, generation_servers=section))
-    changes = {"shm": None, "missing_modules": ["nixl"], "env": {"UCX_TLS": "rc"}, "network_devices": ["mlx5_0"]}
+    changes = {
+        "shm": None,
+        "missing_modules": ["nixl"],
+        "env": {"UCX_TLS": "rc"},
+        "network_devices": ["mlx5_0"],
+        "ptrace_scope": 3,
+    }
     assert not_well(examine(plan, facts(**changes))) == []
     foreign = ServerSection(command=FAKE_ENGINE)
     plan = plan_of(cluster_file(context_servers=foreign, generation_servers=foreign))

@@ -14,7 +14,7 @@ from helpers.plans import FAKE_ENGINE, cluster_file, plan_of
 from trtdisagg.config.schema import ServerSection
 from trtdisagg.errors import StartupError
 from trtdisagg.supervisor.doctor import before_start, cgroups, look
-from trtdisagg.supervisor.doctor.look import may_lock
+from trtdisagg.supervisor.doctor.look import has_capability
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place, hold
 
@@ -43,6 +43,7 @@ def test_this_machine(place: Place, tmp_path: Path) -> None:
     assert facts.cores == sorted(os.sched_getaffinity(0))
     assert facts.open_files == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert facts.memory_bytes > 0
+    assert facts.python.startswith("3.")
     assert facts.env == {"UCX_TLS": "sm", "NCCL_DEBUG": "INFO"}
     assert facts.missing_modules == []
     for disk in (facts.state, facts.runtime, facts.hub_cache):
@@ -95,8 +96,8 @@ def test_a_cluster_that_runs_is_seen(place: Place) -> None:
     ("status", "may"),
     [("CapEff:\t000001fffeffffff\n", True), ("Name: x\nCapEff:\t0000000000000000\n", False), ("", False)],
 )
-def test_who_may_lock_memory(status: str, may: bool) -> None:
-    assert may_lock(status) is may
+def test_capabilities(status: str, may: bool) -> None:
+    assert has_capability(status, 14) is may
 
 
 # --- control groups -------------------------------------------------------------------------------------------------

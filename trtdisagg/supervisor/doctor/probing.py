@@ -32,17 +32,17 @@ class Probed(msgspec.Struct, kw_only=True, frozen=True):
 def probe(plan: Plan | None, *, timeout_s: int = TIMEOUT_S) -> Probed:
     """Load the engine half in a process of its own, and move memory between two of them, in the way servers will.
 
-    :param plan: None: all transports, in host memory.
+    :param plan: None: all transports, in host memory. Of servers on GPUs and others, those on GPUs count.
     """
-    server = next((s for s in needs.builtin(plan) if s.gpus), next(iter(needs.builtin(plan)), None))
-    transports: list[str] = list(needs.engine_spec(server).transports if server else _ALL)
-    on_gpu = bool(server and server.gpus)
+    on_gpu = [server for server in needs.builtin(plan) if server.gpus]
+    alike = on_gpu or needs.builtin(plan)
+    wanted = {transport: None for server in alike for transport in needs.engine_spec(server).transports}
+    transports: list[str] = list(wanted if alike else _ALL)
     command = [sys.executable, "-m", "trtdisagg.cache.probe", "--timeout", str(timeout_s)]
     command += ["--transports", ",".join(transports), "--device", "cuda" if on_gpu else "cpu"]
-    env = {**os.environ, **(server.env if server else {})}
+    env = {**os.environ, **(alike[0].env if alike else {})}
     if on_gpu:
-        used = {gpu: None for s in needs.builtin(plan) for gpu in s.gpus}
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(used)
+        env["CUDA_VISIBLE_DEVICES"] = ",".join({gpu: None for server in on_gpu for gpu in server.gpus})
     return _run(command, env, transports, timeout_s)
 
 

@@ -1,0 +1,82 @@
+"""How the probe is run: as servers will be, and what is made of its end."""
+
+from __future__ import annotations
+
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.plans import cluster_file, host, plan_of
+
+from trtdisagg.config.schema import CacheTransceiverConfig, ServerSection
+from trtdisagg.protocol.probe import Library
+from trtdisagg.supervisor.doctor import Probed, probe, probing
+from trtdisagg.supervisor.plan import Plan
+
+ECHO = """\
+import os, sys
+words = " ".join([*sys.argv[3:], os.environ.get("CUDA_VISIBLE_DEVICES", "-")])
+print('{"type":"library","name":"torch","version":"%s"}' % words)
+"""
+
+
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Has another program run in place of the probe: its arguments begin behind `-m MODULE`."""
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\n{code}")
+    program.chmod(stat.S_IRWXU)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
+def said(probed: Probed) -> str:
+    (line,) = probed.lines
+    assert isinstance(line, Library)
+    return str(line.version)
+
+
+def plan(num_gpus: int, *backends: str) -> Plan:
+    context, generation = (
+        ServerSection(cache_transceiver_config=CacheTransceiverConfig(backend=backend))  # type: ignore[arg-type]
+        for backend in backends
+    )
+    return plan_of(cluster_file(context_servers=context, generation_servers=generation), host(num_gpus=num_gpus))
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "backends", "words"),
+    [
+        (0, ["DEFAULT", "NIXL"], "--transports local,nixl --device cpu "),
+        (0, ["LOCAL", "LOCAL"], "--transports local --device cpu "),
+        (2, ["NIXL", "NIXL"], "--transports nixl --device cuda 0,1"),
+    ],
+)
+def test_it_is_run_as_servers_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_gpus: int, backends: list[str], words: str
+) -> None:
+    stand_in(tmp_path, monkeypatch, ECHO)
+    assert said(probe(plan(num_gpus, *backends))) == f"--timeout 60 {words}"
+
+
+def test_without_a_plan_everything_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    stand_in(tmp_path, monkeypatch, ECHO)
+    assert said(probe(None, timeout_s=7)) == "--timeout 7 --transports local,nixl --device cpu -"
+
+
+def test_what_it_said_before_it_died_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, ECHO + "sys.stderr.write('one\\nlast words\\n'); sys.exit(3)")
+    probed = probe(None)
+    assert (len(probed.lines), probed.error) == (1, "last words")
+
+
+def test_one_that_ignores_its_deadline_is_killed_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it started holds its pipes: while it lives, nobody returns."""
+    stand_in(tmp_path, monkeypatch, "import os, time\nos.fork()\ntime.sleep(60)\n")
+    monkeypatch.setattr(probing, "_GRACE_S", 0.5)
+    begun = time.monotonic()
+    assert probe(None, timeout_s=1).error == "it did not end within 1 s"
+    assert time.monotonic() - begun < 20
