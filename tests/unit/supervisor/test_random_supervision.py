@@ -22,14 +22,16 @@ steps = st.tuples(
     st.integers(0, 30),
 )
 histories = st.lists(steps, max_size=40)
-is_up_first = st.booleans()
+starts = st.sampled_from(["new", "up", "rolls"])
 
 
-def played(history: list[Step], *, is_up: bool) -> World:
-    """A cluster that a history has happened to, from its start or from when it was up."""
+def played(history: list[Step], *, start: str) -> World:
+    """A cluster that a history has happened to: from its start, from when it was up, or while it is rolled."""
     world = World()
-    for name in NAMES if is_up else ():
+    for name in NAMES if start != "new" else ():
         world.do(name, "ready")
+    if start == "rolls":
+        world.do("cluster", "roll", " ".join(NAMES))
     for step in history:
         world.step(step)
     return world
@@ -52,17 +54,17 @@ def is_settled(world: World) -> bool:
     return world.state.finished or (at_rest and world.state.roll is None and not any(c.leaving for c in children))
 
 
-@given(history=histories, is_up=is_up_first)
+@given(history=histories, start=starts)
 @settings(deadline=None, max_examples=150)
-def test_whatever_happens(history: list[Step], is_up: bool) -> None:
-    played(history, is_up=is_up)
+def test_whatever_happens(history: list[Step], start: str) -> None:
+    played(history, start=start)
 
 
-@given(history=histories, is_up=is_up_first, stop=st.sampled_from(["stop", "kill"]), after=st.lists(steps, max_size=20))
+@given(history=histories, start=starts, stop=st.sampled_from(["stop", "kill"]), after=st.lists(steps, max_size=20))
 @settings(deadline=None, max_examples=80)
-def test_every_stop_ends(history: list[Step], is_up: bool, stop: str, after: list[Step]) -> None:
+def test_every_stop_ends(history: list[Step], start: str, stop: str, after: list[Step]) -> None:
     """Also when nobody does as asked, and whatever is wished for meanwhile."""
-    world = played(history, is_up=is_up)
+    world = played(history, start=start)
     stopped_at = world.now
     world.do("cluster", stop)
     for step in after:
@@ -74,11 +76,14 @@ def test_every_stop_ends(history: list[Step], is_up: bool, stop: str, after: lis
     assert not [a for a in world.actions if isinstance(a, Spawn) and a.at > stopped_at]
 
 
-@given(history=histories, is_up=is_up_first)
+@given(history=histories, start=starts)
 @settings(deadline=None, max_examples=80)
-def test_every_leave_ends(history: list[Step], is_up: bool) -> None:
+def test_every_leave_ends(history: list[Step], start: str) -> None:
     """Soon after its deadline, also when the one that leaves and those who count on it do not care."""
-    world = played(history, is_up=is_up)
+    world = played(history, start=start)
+    for child in world.state.children.values():
+        if child.lives:
+            world.use(child.name, 1)
     leaves = {c.incarnation: c.leaving for c in world.state.children.values() if c.leaving is not None}
     for _ in range(120):
         world.obey(stubborn=True)
@@ -90,11 +95,11 @@ def test_every_leave_ends(history: list[Step], is_up: bool) -> None:
     assert all(name not in still for name in leaves), f"still leaving: {still}"
 
 
-@given(history=histories, is_up=is_up_first)
+@given(history=histories, start=starts)
 @settings(deadline=None, max_examples=150)
-def test_no_state_is_a_dead_end(history: list[Step], is_up: bool) -> None:
+def test_no_state_is_a_dead_end(history: list[Step], start: str) -> None:
     """Where all behave from now on, every server is ready again, or at rest for a reason, and every roll ends."""
-    world = played(history, is_up=is_up)
+    world = played(history, start=start)
     heal(world)
     for _ in range(300):
         world.obey(stubborn=False)
@@ -108,7 +113,7 @@ def test_no_state_is_a_dead_end(history: list[Step], is_up: bool) -> None:
 @settings(deadline=None, max_examples=60)
 def test_nobody_is_killed_who_does_nothing_wrong(history: list[Step]) -> None:
     """Wishes alone end nobody by force, as long as all do as they are asked."""
-    world = played([], is_up=True)
+    world = played([], start="up")
     for step in history:
         if step[2] in (*_WISHES, "used-by", "canary", "beats", "passes", "late", "obeys") and step[2] != "switched":
             world.step((min(step[0], 1.0), *step[1:]))
