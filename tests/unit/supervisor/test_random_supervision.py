@@ -76,14 +76,15 @@ def test_every_stop_ends(history: list[Step], start: str, stop: str, after: list
     assert not [a for a in world.actions if isinstance(a, Spawn) and a.at > stopped_at]
 
 
-@given(history=histories, start=starts)
+@given(history=histories, start=starts, last=st.sampled_from(["drain", "remove", "restart", "switch", "roll"]))
 @settings(deadline=None, max_examples=80)
-def test_every_leave_ends(history: list[Step], start: str) -> None:
+def test_every_leave_ends(history: list[Step], start: str, last: str) -> None:
     """Soon after its deadline, also when the one that leaves and those who count on it do not care."""
     world = played(history, start=start)
     for child in world.state.children.values():
         if child.lives:
             world.use(child.name, 1)
+    world.step((0.0, "generation-0", last, 2))
     leaves = {c.incarnation: c.leaving for c in world.state.children.values() if c.leaving is not None}
     for _ in range(120):
         world.obey(stubborn=True)
