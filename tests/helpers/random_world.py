@@ -153,7 +153,7 @@ class World(Replay):
                 self.got_on_at[incarnation] = self.now
             if isinstance(report, Beat):
                 self.is_idle[incarnation] = not report.stats.num_running
-                if name not in self.stuck:
+                if name not in self.stuck or not report.is_working:
                     self.got_on_at[incarnation] = self.now
         super().report(name, report)
 
