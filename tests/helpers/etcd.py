@@ -21,6 +21,15 @@ from tests.helpers.ports import free_port
 from trtdisagg.registry.etcd_gateway import Gateway
 
 needs_etcd = [pytest.mark.etcd, pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed")]
+
+
+def with_etcd(test: Any) -> Any:
+    """Marks one test as one that needs etcd."""
+    for mark in needs_etcd:
+        test = mark(test)
+    return test
+
+
 START_TIMEOUT_S = 20.0
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster, post, running
-from helpers.etcd import Etcd, etcd, needs_etcd
+from helpers.etcd import Etcd, etcd, with_etcd
 from helpers.ports import free_port
 
 pytestmark = pytest.mark.timeout(120)
@@ -137,8 +137,8 @@ def one_etcd(tmp_path: Path) -> Iterator[Etcd]:
         yield it
 
 
-@pytest.mark.parametrize("_", [pytest.param(None, marks=needs_etcd)])
-def test_over_etcd(tmp_path: Path, one_etcd: Etcd, _: None) -> None:
+@with_etcd
+def test_over_etcd(tmp_path: Path, one_etcd: Etcd) -> None:
     """The head's own servers stand in etcd as well, and count once."""
     port = free_port()
     with running(tmp_path, cluster_text(port, one_etcd.uri)) as cluster:
