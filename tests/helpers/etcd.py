@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -20,6 +21,15 @@ from tests.helpers.ports import free_port
 from trtdisagg.registry.etcd_gateway import Gateway
 
 needs_etcd = [pytest.mark.etcd, pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed")]
+
+
+def with_etcd(test: Any) -> Any:
+    """Marks one test as one that needs etcd."""
+    for mark in needs_etcd:
+        test = mark(test)
+    return test
+
+
 START_TIMEOUT_S = 20.0
 
 
@@ -27,21 +37,28 @@ class Etcd:
     """
     :param directory: for its data and log.
     :param inside: a command that runs it elsewhere, as in another network namespace.
+    :param tls: with a certificate that it makes for itself, in `ca_file`.
     :ivar uri: as in a cluster file.
     """
 
-    def __init__(self, directory: Path, *, host: str = "127.0.0.1", inside: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, *, host: str = "127.0.0.1", inside: Sequence[str] = (), tls: bool = False
+    ) -> None:
         self._directory = directory
         self._inside = list(inside)
         self._port, self._peer_port = free_port(), free_port()
-        self._url, peer_url = f"http://{host}:{self._port}", f"http://{host}:{self._peer_port}"
-        self.uri = f"etcd://{host}:{self._port}"
+        scheme = "https" if tls else "http"
+        self._url, peer_url = f"{scheme}://{host}:{self._port}", f"http://{host}:{self._peer_port}"
+        self.uri = f"etcd{'s' if tls else ''}://{host}:{self._port}"
+        self.ca_file = directory / "etcd" / "fixtures" / "client" / "cert.pem"
         self._argv = [
             *("etcd", "--name=test", f"--data-dir={directory}/etcd", "--heartbeat-interval=100"),
             *(f"--listen-client-urls={self._url}", f"--advertise-client-urls={self._url}"),
             *(f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}"),
             *(f"--initial-cluster=test={peer_url}", "--election-timeout=500", "--logger=zap"),
+            *(["--auto-tls"] if tls else []),
         ]
+        self._tls = tls
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -84,7 +101,8 @@ class Etcd:
             argv = [*self._inside, sys.executable, "-c", code]
             return b"true" in subprocess.run(argv, capture_output=True, check=False, timeout=10).stdout
         try:
-            with urllib.request.urlopen(f"{self._url}/health", timeout=1) as answer:
+            trust = ssl.create_default_context(cafile=str(self.ca_file)) if self._tls else None
+            with urllib.request.urlopen(f"{self._url}/health", timeout=1, context=trust) as answer:
                 return bool(json.load(answer)["health"] == "true")
         except OSError:
             return False

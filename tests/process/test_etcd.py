@@ -14,9 +14,11 @@ from helpers.etcd import Etcd, etcd, needs_etcd
 
 from trtdisagg.errors import ConfigError, RegistryError
 from trtdisagg.protocol.control import Member
+from trtdisagg.protocol.spec import RegistrySpec
 from trtdisagg.registry import etcd_gateway
 from trtdisagg.registry.etcd import EtcdStore, encode, follow
 from trtdisagg.registry.etcd_gateway import Access, EtcdError, Gateway
+from trtdisagg.registry.open import open_gateway
 from trtdisagg.registry.records import entries_of
 from trtdisagg.registry.registrar import Registrar
 
@@ -244,6 +246,19 @@ async def test_user_and_password(alone: Etcd, tmp_path: Path) -> None:
                     await anyio.sleep(0.01)
                 tasks.start_soon(store.put, {"/b": "2"}, 30)
         assert sets[-1] == {"/b": "2"}
+
+
+async def test_tls(tmp_path: Path) -> None:
+    with etcd(tmp_path, tls=True) as one:
+        spec = RegistrySpec(uri=one.uri, ca_file=str(one.ca_file))
+        async with store_on(open_gateway(spec)) as store:
+            lease = await store.put({"/tls": "1"}, 30)
+            assert await store.renew(lease)
+        async with store_on(open_gateway(RegistrySpec(uri=one.uri))) as store:
+            with pytest.raises(RegistryError, match="certificate verify failed"):
+                await store.put({"/tls": "1"}, 30)
+    with pytest.raises(ConfigError, match="etcd's certificates cannot be used"):
+        open_gateway(RegistrySpec(uri=one.uri, ca_file=str(tmp_path / "none")))
 
 
 def test_a_password_that_others_can_read_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster, post, running
-from helpers.etcd import Etcd, etcd, needs_etcd
+from helpers.etcd import Etcd, etcd, with_etcd
 from helpers.ports import free_port
 
 pytestmark = pytest.mark.timeout(120)
@@ -105,6 +105,7 @@ def until(is_so: Callable[[], bool], why: Callable[[], str] = str) -> None:
 
 
 def test_from_another_terminal(tmp_path: Path) -> None:
+    """One leaves in order; one is killed, is missed when its leases end, and leaves nothing behind."""
     port = free_port()
     uri = f"http://localhost:{port}"
     with running(tmp_path, cluster_text(port, uri)) as cluster:
@@ -122,13 +123,6 @@ def test_from_another_terminal(tmp_path: Path) -> None:
         log = (next(tmp_path.rglob("proxy.log"))).read_text()
         assert log.count(" is removed") == 2
         assert post(url + "/v1/completions", BODY)[0] == 200
-
-
-def test_a_join_that_is_killed_is_missed_and_leaves_nothing(tmp_path: Path) -> None:
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
-    with running(tmp_path, cluster_text(port, uri)) as cluster:
-        url = cluster.url
         with join(cluster, "--cluster", uri, "--role", "both", "--name", "extra") as one:
             until(lambda: len(workers(url)) == 2, lambda: one.output)
             assert {worker["worker_id"] for worker in workers(url)} == {"generation-0", "extra-0"}
@@ -143,8 +137,8 @@ def one_etcd(tmp_path: Path) -> Iterator[Etcd]:
         yield it
 
 
-@pytest.mark.parametrize("_", [pytest.param(None, marks=needs_etcd)])
-def test_over_etcd(tmp_path: Path, one_etcd: Etcd, _: None) -> None:
+@with_etcd
+def test_over_etcd(tmp_path: Path, one_etcd: Etcd) -> None:
     """The head's own servers stand in etcd as well, and count once."""
     port = free_port()
     with running(tmp_path, cluster_text(port, one_etcd.uri)) as cluster:

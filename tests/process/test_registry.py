@@ -14,13 +14,13 @@ from typing import Any
 
 import anyio
 import pytest
-from helpers.etcd import Etcd, etcd, needs_etcd
+from helpers.etcd import Etcd, etcd, with_etcd
 from helpers.ports import free_port
 from helpers.serving import DEADLINE_S, MODEL, PROXY, Child, FakeEngine
 
 from trtdisagg.protocol.spec import MetadataSpec, ProxySpec, RegistrySpec
 from trtdisagg.registry.etcd import EtcdStore
-from trtdisagg.registry.open import open_metadata_registrar, open_registrar
+from trtdisagg.registry.open import open_metadata_registrar, open_registrar, open_store
 from trtdisagg.registry.records import entries_of
 from trtdisagg.registry.registrar import Registrar
 
@@ -172,7 +172,7 @@ async def test_an_agent_that_dies_is_missed_when_its_leases_end(house: House) ->
     spec = inside(house)
     house.proxy(registry=spec)
     engine = house.engine("both-0")
-    store = open_registrar(spec)._store
+    store = open_store(spec)
     await store.put(entries_of(engine.member, "prod"), 1.0)
     await store.close()
     await house.until(1, 1)
@@ -219,8 +219,8 @@ def in_etcd(one: Etcd, **fields: Any) -> RegistrySpec:
     return RegistrySpec(uri=one.uri, cluster_name="prod", **{"heartbeat_s": 0.5, "inactive_s": 3.0, **fields})
 
 
-@pytest.mark.parametrize("_", [pytest.param(None, marks=needs_etcd)])
-async def test_etcd_away_frozen_and_back(house: House, one_etcd: Etcd, _: None) -> None:
+@with_etcd
+async def test_etcd_away_frozen_and_back(house: House, one_etcd: Etcd) -> None:
     spec = in_etcd(one_etcd)
     house.proxy(registry=spec)
     engines = [house.engine(name) for name in ("context-0", "generation-0", "generation-1")]
@@ -253,8 +253,8 @@ def log_until(house: House, words: str, times: int = 1) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("_", [pytest.param(None, marks=needs_etcd)])
-async def test_an_upstream_worker_in_etcd_is_looked_after_by_health(house: House, one_etcd: Etcd, _: None) -> None:
+@with_etcd
+async def test_an_upstream_worker_in_etcd_is_looked_after_by_health(house: House, one_etcd: Etcd) -> None:
     spec = in_etcd(one_etcd)
     house.proxy(registry=spec)
     engine = house.engine("both-0", "--foreign")
@@ -270,8 +270,8 @@ async def test_an_upstream_worker_in_etcd_is_looked_after_by_health(house: House
     await store.close()
 
 
-@pytest.mark.parametrize("_", [pytest.param(None, marks=needs_etcd)])
-async def test_the_older_keys(house: House, one_etcd: Etcd, _: None) -> None:
+@with_etcd
+async def test_the_older_keys(house: House, one_etcd: Etcd) -> None:
     spec = MetadataSpec(uri=one_etcd.uri, refresh_interval_s=0.2, health_check_timeout_s=0.5)
     house.proxy(metadata=spec)
     context, generation = house.engine("context-0"), house.engine("generation-0")

@@ -44,8 +44,8 @@ def complete_log(_ctx: click.Context, _param: click.Parameter, incomplete: str) 
 
 
 def complete_role_count(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """`context=`, to be followed by a number."""
-    return _beginning([f"{role}=" for role in _ROLES], incomplete)
+    """`context=`, to be followed by a number; and cluster files."""
+    return [_FILES, *_beginning([f"{role}=" for role in _ROLES], incomplete)]
 
 
 _FILES = CompletionItem("", type="file")

@@ -77,7 +77,8 @@ class HttpStore:
         answer = await self._ask("GET", "/registry", missing_ok=True)
         if answer is None:
             raise RegistryError(
-                f"{self._url} takes no registrations: its cluster file names no `disagg_cluster: {{cluster_uri: ...}}`"
+                f"{self._url} takes no registrations: servers register where `disagg_cluster.cluster_uri` of its "
+                "cluster file says, and nowhere without one"
             )
         try:
             return msgspec.json.decode(answer or b"", type=About)

@@ -84,3 +84,23 @@ async def test_the_timer_rests_when_nothing_is_set() -> None:
         pass
     await asyncio.sleep(0.25)
     assert deadlines._timer is None
+
+
+async def test_a_block_can_be_ended_with_an_error_and_only_while_it_runs() -> None:
+    deadline = Deadlines().by(math.inf)
+
+    async def wait() -> None:
+        async with deadline:
+            await asyncio.sleep(60)
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    deadline.end(ValueError("why"))
+    deadline.end(ValueError("once more"))
+    with pytest.raises(ValueError, match="why"):
+        await waiting
+    later = Deadlines().by(math.inf)
+    async with later:
+        pass
+    later.end(ValueError("too late"))
+    await asyncio.sleep(0)

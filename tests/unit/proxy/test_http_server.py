@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from trtdisagg.proxy import http_server
 from trtdisagg.proxy.http_server import serving
 
 pytestmark = pytest.mark.anyio
@@ -54,3 +55,35 @@ async def test_what_is_not_http_is_refused_in_openais_form(head: bytes, caplog: 
     assert b" 400 " in status.splitlines()[0]
     assert msgspec.json.decode(body)["error"]["type"] == "invalid_request_error"
     assert "Traceback" not in caplog.text
+
+
+async def test_a_closed_door_waits_for_the_quiet_not_for_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is never through, such as a stream of events, keeps nobody from ending."""
+    monkeypatch.setattr(http_server, "QUIET_S", 0.2)
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.path == "/for-ever":
+            begun.set()
+            await never.wait()
+        return web.Response(text="here")
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address = sock.getsockname()
+        async with serving(answer, [sock], 1000) as door:
+            (quiet, quiet_writer), (busy, busy_writer) = [await asyncio.open_connection(*address) for _ in range(2)]
+            busy_writer.write(b"GET /for-ever HTTP/1.1\r\nHost: x\r\n\r\n")
+            await begun.wait()
+            await door.close()
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(*address)
+            quiet_writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            answered = await asyncio.wait_for(quiet.read(), 10)
+            assert b"Connection: close" in answered
+            assert answered.endswith(b"here")
+            await asyncio.wait_for(door.until_quiet(), 10)
+        assert await asyncio.wait_for(busy.read(), 10) == b""
+    for writer in (quiet_writer, busy_writer):
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()

@@ -43,7 +43,8 @@ def look(plan: Plan | None, place: Place, env: Mapping[str, str] = os.environ) -
     host = discover(env=env)
     driver = ask_driver(host.gpus, {gpu for server in needs.servers(plan) for gpu in server.gpus})
     swap = psutil.swap_memory()
-    running_pid = rundir.running_pid(place)
+    busy = _busy(plan)
+    running_pid = rundir.running_pid(place)  # an agent is seen before its ports are taken, so: after we looked at them
     return Facts(
         cores=host.cores,
         cpu_quota=cgroups.cpu_quota(),
@@ -61,7 +62,7 @@ def look(plan: Plan | None, place: Place, env: Mapping[str, str] = os.environ) -
         hub_cache=_disk(_hub_cache(env)),
         runtime=_disk(place.run_dir),
         runtime_is_fallback=_is_fallback(place, env),
-        busy=_busy(plan) if running_pid is None else {},
+        busy=busy if running_pid is None else {},
         running_pid=running_pid,
         secret_mode=_mode(plan.secret_file) if plan and plan.secret_file else None,
         python=platform.python_version(),
