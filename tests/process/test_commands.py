@@ -63,7 +63,7 @@ def test_a_day_in_the_life(cluster: Cluster) -> None:
     kinds = [
         msgspec.json.decode(line)["event"]["event"] for line in cluster.run("events", "--json").stdout.splitlines()
     ]
-    assert {"spawn", "spawned", "reported", "routed"} <= set(kinds)
+    assert {"spawn", "spawned", "reported", "told"} <= set(kinds)
     logs = cluster.run("logs").stdout
     assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} generation-0 \| fake engine: generation-0 serves", logs, re.MULTILINE)
     assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} agent        \| generation-0: ready on", logs, re.MULTILINE)

@@ -17,9 +17,9 @@ from trtdisagg.protocol.control import ScaleRequest
 @timeout_option
 @no_wait_option
 def command(words: tuple[str, ...], cluster: str | None, timeout: float | None, no_wait: bool) -> None:
-    """Have more or fewer servers of a role, as in `scale context=2 generation=3`.
+    """Have more or fewer servers of a role.
 
-    New servers get what is free; those that are too many drain first, the newest before the others. `up` brings the
+    As in `scale context=2 generation=3`. New servers get what is free; those that are too many drain first, the newest before the others. `up` brings the
     numbers of the cluster file back.
     """
     client, counts = asked(words, cluster)
