@@ -149,6 +149,17 @@ def test_a_frozen_one_that_leaves_is_killed_at_its_deadline() -> None:
     assert replay.times("generation-0 kill") == [45]
 
 
+def test_one_that_is_being_killed_is_shown_as_such_whatever_is_wished_for() -> None:
+    replay = up(SupervisionConfig(stall_timeout_s=5)).play("""
+        10 generation-0 freezes
+        16 generation-0 drain
+    """)
+    child = replay.child("generation-0")
+    assert (child.phase, child.reason) == ("stopping", "no sign of life for 5 s")
+    replay.play("17 generation-0 dies killed by SIGKILL")
+    assert replay.phases["generation-0"] == "stopped"
+
+
 def test_a_wish_about_nobody_changes_nothing() -> None:
     replay = up()
     before = replay.state
