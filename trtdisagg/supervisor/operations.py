@@ -99,7 +99,7 @@ class Operations:
         await self._agent.until(is_over, self._patience.deadline(request.timeout_s))
         there = self._agent.state.children.get(child.name)
         if there is None or there.role != request.role:
-            raise StartupError(f"{child.name} did not get free within the deadline and stays a {child.role} server")
+            raise StartupError(f"{child.name} did not become a {request.role} server: see `trtdisagg events`")
 
     async def _leave(self, request: ServersRequest, then: Then, word: str) -> Done:
         names = self._names(request.names, with_proxy=False)

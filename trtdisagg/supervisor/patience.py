@@ -64,6 +64,6 @@ class Patience:
 def _is_over(state: ClusterState, name: str, before: str | None) -> bool:
     """Whether another incarnation is up, or there will be none."""
     child = state.children.get(name)
-    if child is None or child.phase == "failed" or state.stop is not None:
+    if child is None or not child.stays or child.phase in ("failed", "stopped") or state.stop is not None:
         return True
     return child.lives and child.incarnation != before and state.is_up(child)
