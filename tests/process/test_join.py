@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ DEADLINE_S = 30.0
 BODY = {"model": "fake-model", "prompt": "hello", "max_tokens": 3}
 
 
-def cluster_text(port: int, uri: str, *, num_generation: int = 1, more: str = "") -> str:
+def cluster_text(port: int, uri: str, *misbehaviour: str, num_generation: int = 1) -> str:
     return f"""\
 name: joined
 model: fake-model
 port: {port}
-command: {FAKE}
+command: {[*FAKE, *misbehaviour]}
 context_servers: {{num_instances: 1}}
 generation_servers: {{num_instances: {num_generation}}}
 disagg_cluster:
@@ -38,7 +39,6 @@ disagg_cluster:
   heartbeat_interval_sec: 0.5
   inactive_timeout_sec: 2
   minimal_instances: {{context_servers: 1, generation_servers: 1}}
-{more}
 """
 
 
@@ -129,6 +129,41 @@ def test_from_another_terminal(tmp_path: Path) -> None:
             one.kill()
             until(lambda: len(workers(url)) == 1)
         assert [post(url + "/v1/completions", BODY)[0] for _ in range(4)] == [200] * 4
+
+
+def in_use(url: str, secret: str) -> dict[str, int]:
+    request = urllib.request.Request(f"{url}/in_use", headers={"Authorization": f"Bearer {secret}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        found: dict[str, int] = json.load(answer)
+        return found
+
+
+def stream(url: str, body: dict[str, Any]) -> str:
+    with urllib.request.urlopen(f"{url}/v1/completions", json.dumps(body).encode(), timeout=DEADLINE_S) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def test_who_leaves_finishes_what_runs(tmp_path: Path) -> None:
+    """The only generation server is a joined one, and it is told to go in the middle of an answer."""
+    port = free_port()
+    uri = f"http://localhost:{port}"
+    secret = tmp_path / "secret"
+    secret.write_text("sesame")
+    secret.chmod(0o600)
+    text = cluster_text(port, uri, "--token-delay-ms", "100", num_generation=0) + f"secret_file: {secret}\n"
+    with running(tmp_path, text) as cluster:
+        url = cluster.url
+        with join(cluster, "--cluster", uri, "--role", "generation") as one, ThreadPoolExecutor(1) as asking:
+            until(lambda: len(workers(url)) == 1, lambda: one.output)
+            answer = asking.submit(stream, url, {**BODY, "max_tokens": 20, "stream": True})
+            until(lambda: [".generation-" in name for name in in_use(url, "sesame")] == [True])
+            one.interrupt()
+            until(lambda: not workers(url))
+            assert not answer.done(), "it left before the answer was whole"
+            assert answer.result(DEADLINE_S).endswith("data: [DONE]\n\n")
+            assert one.wait() == 130, one.output
+        assert post(url + "/v1/completions", BODY)[0] == 503
 
 
 @pytest.fixture
