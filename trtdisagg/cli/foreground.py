@@ -27,6 +27,8 @@ from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.wish import Wish
 
 _REDRAW_S = 0.25
+_REST_PER_DRAW = 30
+"""Drawing is done by the process that supervises: it may take a thirtieth of its time (64 servers: 30 ms a drawing)."""
 _AGENT = "agent"
 """Whose lines are the supervisor's own."""
 _QUESTION = "What is the capital of France?"
@@ -70,15 +72,18 @@ class _Screen:
         self._hint = self._hint_once()
         self._drawn_at = 0.0
         self._drawn = ""
+        self._draw_s = 0.0
         self._width = live.console.width
 
     def show(self, status: ClusterStatus) -> None:
         self._hint(status)
         states = " ".join(server.state for server in status.servers)
         now = time.monotonic()
-        if now > self._drawn_at + _REDRAW_S or states != self._drawn:
+        is_news = states != self._drawn and status.state != "starting"  # many start at once, and there is more to come
+        if is_news or now > self._drawn_at + max(_REDRAW_S, _REST_PER_DRAW * self._draw_s):
             self._drawn_at, self._drawn = now, states
             self._draw(status)
+            self._draw_s = time.monotonic() - now
 
     def _draw(self, status: ClusterStatus) -> None:
         width, height = self._live.console.size

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import msgspec
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
 from trtdisagg.cli import values
@@ -71,35 +69,51 @@ _WHAT = [
 ]
 
 
-def server_tables(servers: Sequence[ServerStatus], width: int) -> list[Table]:
-    """One table, or two where one does not fit."""
+def server_tables(servers: Sequence[ServerStatus], width: int) -> list[list[Text]]:
+    """The lines of one table, or of two where one does not fit: a heading, a rule, a row for each server."""
     named_by_role = all(s.role in (s.name, s.name.rpartition(".")[2].rpartition("-")[0]) for s in servers)
-    who = [_NAME, *([] if named_by_role else [_ROLE]), *_WHO]
-    together = [*who, *_WHAT]
+    name = _filled(_NAME, servers)
+    who = [name, *(_filled(column, servers) for column in ([] if named_by_role else [_ROLE]) + _WHO)]
+    what = [_filled(column, servers) for column in _WHAT]
     for gap in (_WIDE_GAP, 1):
-        if _width(together, servers, gap) + gap + _MIN_SPARK_CHARS <= width:
-            return [_table(_with_sparkline(together, servers, width, gap), servers, gap)]
-    return [_table(who, servers, 1), _table(_with_sparkline([_NAME, *_WHAT], servers, width, 1), servers, 1)]
+        if _width([*who, *what], gap) + gap + _MIN_SPARK_CHARS <= width:
+            return [_lines(_with_sparkline([*who, *what], servers, width, gap), gap)]
+    return [_lines(who, 1), _lines(_with_sparkline([name, *what], servers, width, 1), 1)]
 
 
-def _with_sparkline(columns: list[_Column], servers: Sequence[ServerStatus], width: int, gap: int) -> list[_Column]:
+class _Filled(msgspec.Struct, frozen=True):
+    """A column with its heading and cells, all as wide as the widest."""
+
+    cells: list[Text]
+    width: int
+
+
+def _filled(column: _Column, servers: Sequence[ServerStatus]) -> _Filled:
+    cells = [Text(column.heading, "bold"), *(Text.assemble(column.cell(server)) for server in servers)]
+    width = max(cell.cell_len for cell in cells)
+    for cell in cells:
+        cell.align("right" if column.is_number else "left", width)
+    return _Filled(cells, width)
+
+
+def _with_sparkline(columns: list[_Filled], servers: Sequence[ServerStatus], width: int, gap: int) -> list[_Filled]:
     """Fills what room is left."""
-    room = min(_MAX_SPARK_CHARS, width - _width(columns, servers, gap) - gap)
+    room = min(_MAX_SPARK_CHARS, width - _width(columns, gap) - gap)
     if room < _MIN_SPARK_CHARS or not any(s.history for s in servers):
         return columns
-    return [*columns, _Column("work", lambda s: Text(values.sparkline(s.history, room), values.ROLE_STYLES[s.role]))]
+    work = _Column("work", lambda s: Text(values.sparkline(s.history, room), values.ROLE_STYLES[s.role]))
+    return [*columns, _filled(work, servers)]
 
 
-def _width(columns: list[_Column], servers: Sequence[ServerStatus], gap: int) -> int:
-    widths = [max(len(c.heading), *(len(c.cell(s)) for s in servers), 0) for c in columns]
-    return sum(widths) + gap * (len(widths) - 1)
+def _width(columns: list[_Filled], gap: int) -> int:
+    return sum(column.width for column in columns) + gap * (len(columns) - 1)
 
 
-def _table(columns: list[_Column], servers: Sequence[ServerStatus], gap: int) -> Table:
-    # The box itself puts one blank between two columns.
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
-    for column in columns:
-        table.add_column(column.heading, justify="right" if column.is_number else "left", no_wrap=True)
-    for server in servers:
-        table.add_row(*(column.cell(server) for column in columns))
-    return table
+def _lines(columns: list[_Filled], gap: int) -> list[Text]:
+    # By hand: a table of rich measures and wraps every cell anew, 0.2 s for 64 servers.
+    blank = Text(" " * gap)
+    heading, *rows = [blank.join(column.cells[i] for column in columns) for i in range(len(columns[0].cells))]
+    lines = [heading, Text("─" * _width(columns, gap), "dim"), *rows]
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return lines

@@ -19,6 +19,7 @@ from trtdisagg.protocol.control import ClusterStatus, Member, ServerStatus
 WIDE = 120
 """Of a picture."""
 _NUM_EVENTS = 5
+_NUM_HEAD_LINES = 2
 _MIN_ROWS = 3
 _ROLE_ORDER = ["proxy", "context", "both", "generation"]
 
@@ -35,7 +36,7 @@ def cluster_view(status: ClusterStatus, width: int, height: int | None = None) -
         return Group(*above, *_servers(servers, width, len(servers)), *below, *_events(status.events, _NUM_EVENTS))
     room = height - _num_lines([*above, *below], width)
     table = _fitting(servers, width, room)
-    num_events = min(_NUM_EVENTS, room - _num_lines(table, width) - 1)
+    num_events = min(_NUM_EVENTS, room - len(table) - 1)
     return Group(*above, *table, *below, *_events(status.events, max(num_events, 0)))
 
 
@@ -81,27 +82,26 @@ def _request_line(proxy: ServerStatus) -> Text:
 # --- servers --------------------------------------------------------------------------------------------------------
 
 
-def _servers(servers: Sequence[ServerStatus], width: int, num_rows: int) -> list[RenderableType]:
+def _servers(servers: Sequence[ServerStatus], width: int, max_rows: int) -> list[Text]:
     """The table, or of a table that is too long the rows that matter, and how many were left out."""
     if not servers:
         return []
-    kept = {s.name for s in sorted(servers, key=_is_well)[:num_rows]}
+    kept = {s.name for s in sorted(servers, key=_is_well)[:max_rows]}
+    lines = [line for table in server_tables([s for s in servers if s.name in kept], width) for line in table]
     left_out = [s for s in servers if s.name not in kept]
-    tables: list[RenderableType] = [*server_tables([s for s in servers if s.name in kept], width)]
     if left_out:
         how = ", all ready" if all(_is_well(s) for s in left_out) else ""
-        tables.append(Text(f"and {len(left_out)} more{how}: `trtdisagg status | less` has them all", "dim"))
-    return tables
+        lines.append(Text(f"and {len(left_out)} more{how}: `trtdisagg status | less` has them all", "dim"))
+    return lines
 
 
-def _fitting(servers: Sequence[ServerStatus], width: int, room: int) -> list[RenderableType]:
-    table = _servers(servers, width, len(servers))
-    too_many = _num_lines(table, width) - room
-    if too_many <= 0:
-        return table
-    num_tables = len(table)
-    num_rows = (room - 2 * num_tables - 1) // num_tables
-    return _servers(servers, width, max(num_rows, _MIN_ROWS))
+def _fitting(servers: Sequence[ServerStatus], width: int, room: int) -> list[Text]:
+    lines = _servers(servers, width, len(servers))
+    if len(lines) <= room:
+        return lines
+    num_tables = len(lines) // (len(servers) + _NUM_HEAD_LINES)
+    max_rows = (room - _NUM_HEAD_LINES * num_tables - 1) // num_tables
+    return _servers(servers, width, max(max_rows, _MIN_ROWS))
 
 
 def _is_well(server: ServerStatus) -> bool:
