@@ -60,12 +60,12 @@ FILES = "compopt -o default"
 def shell() -> Iterator[Shell]:
     with tempfile.TemporaryDirectory() as directory:
         it = Shell(Path(directory))
-        place = Place.of(Path(directory) / "cluster.yaml", "demo-1", it.env)
-        stopped = Place.of(Path(directory) / "other.yaml", "stopped", it.env)
+        place = Place.of(Path(directory) / "cluster.yaml", "completed-1", it.env)
+        stopped = Place.of(Path(directory) / "other.yaml", "completed-2", it.env)
         with rundir.hold(stopped, "before"):
             pass
         with rundir.hold(place, "run"):
-            for name in ("context-0", "context-1", "generation-0", "proxy"):
+            for name in ("completed.context-0", "completed.context-1", "completed.generation-0", "proxy"):
                 rundir.write_private(place.spec_file(name), b"{}")
                 place.log_file(name).touch()
             place.log_file("agent").touch()
@@ -85,15 +85,20 @@ def test_options(shell: Shell) -> None:
 
 
 def test_clusters_that_run_and_files(shell: Shell) -> None:
-    assert shell.complete("trtdisagg down ") == [FILES, "demo-1"]
-    assert shell.complete("trtdisagg ps de") == [FILES, "demo-1"]
-    assert shell.complete("trtdisagg status s") == [FILES, ""]
+    """Others of this user may run on this machine."""
+    assert shell.complete("trtdisagg down completed-") == [FILES, "completed-1"]
+    assert shell.complete("trtdisagg ps completed-") == [FILES, "completed-1"]
+    assert shell.complete("trtdisagg status completed-2") == [FILES, ""]
     assert shell.complete("trtdisagg check ") == [FILES, ""]
 
 
 def test_servers(shell: Shell) -> None:
-    assert shell.complete("trtdisagg logs cluster.yaml con") == [FILES, "context-0", "context-1"]
-    assert shell.complete("trtdisagg logs ") == [FILES, "agent", "context-0", "context-1", "generation-0", "proxy"]
+    assert shell.complete("trtdisagg logs cluster.yaml completed.con") == [
+        FILES,
+        "completed.context-0",
+        "completed.context-1",
+    ]
+    assert {"agent", "proxy", "completed.generation-0"} <= set(shell.complete("trtdisagg logs "))
 
 
 def test_a_command_that_is_not_there_is_no_traceback(shell: Shell) -> None:
