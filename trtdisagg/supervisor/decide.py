@@ -180,7 +180,7 @@ def _leaving(child: Child, leaving: Leaving, state: ClusterState, rules: Supervi
 def _may_end(child: Child, state: ClusterState) -> bool:
     """A server may when nobody routes to it or counts on it, a proxy when its successor is ready."""
     if child.role != PROXY:
-        return not state.is_held(child) or (state.stop is not None and not state.proxies)
+        return not state.is_held(child)
     successor = state.children.get(PROXY)
     return state.stop is not None or successor is None or successor is child or successor.phase in ("ready", "failed")
 
