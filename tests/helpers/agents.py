@@ -15,8 +15,8 @@ import pytest
 from tests.helpers.plans import FAKE_ENGINE, host
 from trtdisagg.config.schema import ClusterFile, ServerSection, SupervisionConfig
 from trtdisagg.protocol.control import ClusterStatus, ServerStatus
-from trtdisagg.supervisor.agent import run_agent
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
+from trtdisagg.supervisor.run import run_agent
 from trtdisagg.supervisor.rundir import Place
 
 TEST_MARK = "TRTDISAGG_TEST"

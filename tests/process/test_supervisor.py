@@ -25,7 +25,7 @@ from trtdisagg.errors import (
     NotRunningError,
     StartupError,
 )
-from trtdisagg.protocol.control import DownRequest
+from trtdisagg.protocol.control import ClusterStatus, DownRequest
 from trtdisagg.supervisor.client import ControlClient, wait_until_gone
 from trtdisagg.supervisor.rundir import Place
 
@@ -225,6 +225,18 @@ async def test_a_stop_while_servers_load(place: Place) -> None:
         assert await agent.until_over() == 143
 
 
+async def test_sigusr1_writes_the_status_into_the_log(place: Place) -> None:
+    async with running_agent(fake_plan(), place) as agent:
+        await agent.until_ready()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await agent.until(lambda: any(text.startswith("{") for text in agent.events))
+        (line,) = (text for text in agent.events if text.startswith("{"))
+        told = msgspec.json.decode(line, type=ClusterStatus)
+        assert {s.name: s.state for s in told.servers} == {"context-0": "ready"}
+        await down(place)
+        assert await agent.until_over() == 0
+
+
 async def test_a_cancelled_agent_leaves_nothing(place: Place) -> None:
     async with running_agent(fake_plan("--spawn-grandchild"), place) as agent:
         await agent.until_ready()
@@ -263,7 +275,7 @@ AGENT = """
 import os, sys, anyio
 from pathlib import Path
 from tests.helpers.agents import fake_plan
-from trtdisagg.supervisor.agent import run_agent
+from trtdisagg.supervisor.run import run_agent
 from trtdisagg.supervisor.rundir import Place
 
 def tell(status):

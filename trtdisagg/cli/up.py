@@ -16,6 +16,7 @@ from trtdisagg.errors import AlreadyRunningError
 from trtdisagg.protocol.control import ApplyRequest
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.client import ControlClient
+from trtdisagg.supervisor.doctor import before_start
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.survey import survey
@@ -57,11 +58,12 @@ def command(
         return _converge(running, overrides, dry_run=dry_run, until_ready=wait, timeout_s=wait_timeout)
     place = Place.of(loaded.path, loaded.name)
     plan = survey(loaded.cluster, name=loaded.name, file=loaded.path)
-    if not detached:  # the foreground has said it
-        say(*loaded.no_effect, *plan.notices)
     if dry_run:
-        say(*(f"+ {child.name}" for child in plan.children))
+        say(*loaded.no_effect, *plan.notices, *(f"+ {child.name}" for child in plan.children))
         return 0
+    warnings = before_start(plan, place)
+    if not detached:  # else the foreground has said it
+        say(*loaded.no_effect, *plan.notices, *warnings)
     if detach:
         background = Background(loaded.path, place, overrides)
         click.echo(wait_for(place, background, until_ready=wait, timeout_s=wait_timeout).url)

@@ -1,6 +1,6 @@
 """The agent: brings a cluster up, keeps it up, takes it down.
 
-    run_agent                       the tree of tasks is the tree of processes
+    Agent.run                       the tree of tasks is the tree of processes
       +- guardian                   clears up if we are killed
       +- signals, clock             only make events
       +- members -> proxy, registry
@@ -13,23 +13,21 @@ done. Nothing else changes anything.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import anyio
 import anyio.abc
+import msgspec
 
-from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError, TrtdisaggError
 from trtdisagg.protocol.control import ClusterStatus, DownRequest
 from trtdisagg.protocol.spec import Beat, SwitchRole
 from trtdisagg.registry.registrar import Registrar
-from trtdisagg.supervisor import ports, rundir, view
+from trtdisagg.supervisor import view
 from trtdisagg.supervisor.autoscaler import Autoscaler
 from trtdisagg.supervisor.canaries import Canaries
 from trtdisagg.supervisor.control import ControlServer
@@ -50,7 +48,6 @@ from trtdisagg.supervisor.events import (
 )
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.journal import Journal
-from trtdisagg.supervisor.membership import registrar_for
 from trtdisagg.supervisor.notify import Notifier
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.operations import Operations
@@ -59,77 +56,17 @@ from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.reducer import reduce
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan
-from trtdisagg.supervisor.slots import join_address
-from trtdisagg.supervisor.state import PROXY, ClusterState, initial
+from trtdisagg.supervisor.signals import Signals
+from trtdisagg.supervisor.state import PROXY, ClusterState, Stop, initial
 from trtdisagg.supervisor.status_feed import StatusFeed
 from trtdisagg.supervisor.telling import Telling
 from trtdisagg.supervisor.wish import Wish
 
 _LATE_S = 2.0
 """A clock that rings so late means that this process did not run, rather than that all children fell silent."""
-_LISTEN_S = 0.5
-"""Between two looks at what children that are ready report."""
 _SHOW_S = 1.0
 """Between two statuses in which only counters have changed."""
 _NUM_LINES_IN_STATUS = 8
-_ERRORS: dict[int, type[TrtdisaggError]] = {
-    error.exit_code: error for error in (StartupError, NotReadyInTimeError, CrashLoopError)
-}
-
-
-async def run_agent(
-    plan: Plan,
-    place: Place,
-    *,
-    wish: Wish | None = None,
-    on_status: Callable[[ClusterStatus], None] = lambda _: None,
-    on_event: Callable[[str], None] = lambda _: None,
-    on_line: Callable[[str, str], None] = lambda _name, _line: None,
-) -> int:
-    """Bring a cluster up and keep it up until it is asked to go down. To be called in the main thread.
-
-    :param wish: the cluster file that the plan was made of; None: there is none, so nothing can be scaled or applied.
-    :param on_status: called when something has changed.
-    :param on_event: called with what happened, in words.
-    :param on_line: called with each line that a child prints, and the child's name.
-    :returns: exit code of the command: 0 after `down`, 128+N after signal N (0 under systemd).
-    :raises AlreadyRunningError: when an agent of this cluster runs.
-    :raises StartupError: when something is missing, or a server ends before it was ready.
-    :raises NotReadyInTimeError: when a server is not ready in time.
-    :raises CrashLoopError: when a server died too often, and the cluster cannot serve without it.
-    """
-    run_id = secrets.token_hex(8)
-    pace = Pace(_LISTEN_S)
-    with contextlib.ExitStack() as stack:
-        lock_fd = stack.enter_context(rundir.hold(place, run_id))
-        for server in plan.servers:
-            if server.spec.port:
-                ports.check_free(server.spec.host, server.spec.port, server.name)
-        sockets = []
-        if plan.proxy:
-            sockets = stack.enter_context(ports.listening(plan.proxy.spec.host, plan.proxy.spec.port, PROXY))
-        secret_file = str(rundir.make_secret(place)) if plan.makes_secret else plan.secret_file
-        agent = Agent(
-            plan,
-            place,
-            run_id,
-            wish=wish,
-            registrar=registrar_for(plan, on_event),
-            secret_file=secret_file,
-            on_status=on_status,
-            on_event=on_event,
-        )
-        guardian = stack.enter_context(Guardian(run_id, place, lock_fd, agent.handle))
-        nursery = Nursery(
-            place,
-            secret_file,
-            guardian,
-            listen_fds=[sock.fileno() for sock in sockets],
-            pace=pace.wait,
-            on_event=agent.handle,
-            on_line=on_line,
-        )
-        return await agent.run(stack.enter_context(nursery), guardian, pace)
 
 
 class Agent:
@@ -165,16 +102,16 @@ class Agent:
             self.handle,
         )
         self._notifier = Notifier()
+        self._signals = Signals(on_stop=self.handle, reload=self._begin_reload, tell=self._tell_status)
         self._wake_at: float | None = None
         self._shown_at = 0.0
         self._poked = anyio.Event()
         self._changed = anyio.Event()
         self._finished = anyio.Event()
 
-    async def run(self, nursery: Nursery, guardian: Guardian, pace: Pace) -> int:
+    async def run(self, nursery: Nursery, guardian: Guardian, pace: Pace) -> Stop:
         """
-        :returns: the exit code.
-        :raises StartupError, NotReadyInTimeError, CrashLoopError: see `run_agent`.
+        :returns: why it went down.
         """
         self._nursery = nursery
         control = ControlServer(
@@ -187,11 +124,12 @@ class Agent:
         async with anyio.create_task_group() as self._tasks, control.listening(self.place.control_socket):
             for service in (guardian, pace, self._notifier, self._telling, self._autoscaler, self._canaries):
                 self._tasks.start_soon(service.run)
-            self._tasks.start_soon(self._watch_signals)
+            self._tasks.start_soon(self._signals.run)
             self._tasks.start_soon(self._watch_clock)
             await self._finished.wait()
             self._tasks.cancel_scope.cancel()
-        return self._result()
+        assert self.state.stop is not None
+        return self.state.stop
 
     def status(self) -> ClusterStatus:
         return view.status(
@@ -244,8 +182,16 @@ class Agent:
             self._on_event(entry.text)
         if isinstance(event, Exited):
             self._telling.end(event.incarnation)
-            if address := _left_address(before, event):
+            if address := view.left_address(before, event):
                 self._apply(Noticed(at=event.at, text=f"Server {address} is removed"))
+        if len(self.state.children) < len(before.children):
+            self._forget(before.children.keys() - self.state.children.keys())
+
+    def _forget(self, names: Iterable[str]) -> None:
+        """Children that do not come back; a proxy that was replaced leaves what belongs to its successor."""
+        for name in names:
+            self._plans.pop(name, None)
+            self._nursery.forget(name)
 
     def _settle(self) -> None:
         now = time.monotonic()
@@ -273,7 +219,7 @@ class Agent:
             case Spawn(name=name, incarnation=incarnation):
                 self._tasks.start_soon(self._nursery.add(self.plan_of(name), incarnation), name=name)
                 if name == PROXY:
-                    self._tasks.start_soon(self._telling.tell, incarnation)
+                    self._tasks.start_soon(self._telling.add(incarnation))
             case Terminate(incarnation=incarnation) | Hurry(incarnation=incarnation):
                 self._nursery.signal(incarnation, signal.SIGTERM)
             case Kill(incarnation=incarnation):
@@ -287,30 +233,13 @@ class Agent:
         at = time.monotonic()
         self.handle(StopAsked(at=at, reason="down", exit_code=0, timeout_s=request.timeout_s, force=request.force))
 
-    def _result(self) -> int:
-        stop = self.state.stop
-        assert stop is not None
-        if stop.exit_code in _ERRORS:
-            raise _ERRORS[stop.exit_code](stop.reason)
-        return stop.exit_code
-
     # --- tasks ------------------------------------------------------------------------------------------------------
 
-    async def _watch_signals(self) -> None:
-        """The first asks to drain, the second to kill. SIGHUP means the same where a terminal went away (which may say
-        so twice), and to read the file again where there is none."""
-        reloads = not _has_terminal()
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-            num_asked = 0
-            async for number in signals:
-                if number == signal.SIGHUP and reloads:
-                    self._tasks.start_soon(self._reload)
-                    continue
-                exit_code = 0 if "NOTIFY_SOCKET" in os.environ else 128 + number
-                force = num_asked > 0 and number != signal.SIGHUP
-                num_asked += 1
-                reason = signal.Signals(number).name
-                self.handle(StopAsked(at=time.monotonic(), reason=reason, exit_code=exit_code, force=force))
+    def _tell_status(self) -> None:
+        self._on_event(msgspec.json.encode(self.status()).decode())
+
+    def _begin_reload(self) -> None:
+        self._tasks.start_soon(self._reload)
 
     async def _reload(self) -> None:
         with self._notifier.reloading():
@@ -324,17 +253,3 @@ class Agent:
             wait_s = math.inf if self._wake_at is None else self._wake_at - time.monotonic()
             with anyio.move_on_after(wait_s):
                 await self._poked.wait()
-
-
-def _left_address(before: ClusterState, event: Exited) -> str | None:
-    """Address of a server that has ended because it was asked to; None: it was not, or is none."""
-    child = next((c for c in before.children.values() if c.incarnation == event.incarnation), None)
-    if child is None or child.role == PROXY or child.ready is None:
-        return None
-    is_asked = child.leaving is not None or before.stop is not None
-    return join_address(child.ready.host, child.ready.port) if is_asked else None
-
-
-def _has_terminal() -> bool:
-    """Whether this process has a terminal that could go away."""
-    return any(os.isatty(fd) for fd in (0, 1, 2))

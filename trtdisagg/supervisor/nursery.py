@@ -90,6 +90,7 @@ class Nursery:
     def forget(self, name: str) -> None:
         """A child that does not come back."""
         self._base_lines.forget(name)
+        self._failing_logs.discard(name)
         if (log := self._logs.pop(name, None)) is not None:
             log.close()
 

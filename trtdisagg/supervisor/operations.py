@@ -183,7 +183,8 @@ class Operations:
     def _add(self, names: Iterable[str], after: Sequence[str]) -> None:
         for name in names:
             plan = self._agent.plan_of(name)
-            before = [other for other in after if set(self._agent.plan_of(other).gpus) & set(plan.gpus)]
+            there = [other for other in after if other in self._agent.state.children]
+            before = [other for other in there if set(self._agent.plan_of(other).gpus) & set(plan.gpus)]
             self._handle(Added, name=name, role=plan.role, after=before)
 
     def _timeout_s(self, asked_s: float | None) -> float:

@@ -264,6 +264,9 @@ def _with(state: ClusterState, child: Child) -> ClusterState:
 
 
 def _without(state: ClusterState, name: str) -> ClusterState:
-    starts = {**state.num_forgotten_starts, name: state.children[name].num_starts}
+    """A proxy that was replaced needs no counting: its successor has gone on from there."""
+    starts = state.num_forgotten_starts
+    if not _is_replaced(state.children[name]):
+        starts = {**starts, name: state.children[name].num_starts}
     children = {n: c for n, c in state.children.items() if n != name}
     return replace(state, children=children, num_forgotten_starts=starts)

@@ -6,8 +6,9 @@ be tried elsewhere.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import anyio
 
@@ -53,21 +54,28 @@ class Telling:
             self._registrar.on_change = self._registry_changed
             await self._registrar.run()
 
-    async def tell(self, incarnation: str) -> None:
-        """Tell one proxy until it is gone."""
+    def add(self, incarnation: str) -> Callable[[], Coroutine[None, None, None]]:
+        """Take a proxy in, which can be told to have ended from now on.
+
+        :returns: the task that tells it until it is gone.
+        """
 
         def told(members: Members, answer: Told) -> None:
             self._told(incarnation, members, answer)
 
         client = MembersClient(self._place.members_socket(incarnation), told)
         client.update(self._members.members, self._members.needs, self._members.coming)
-        with anyio.CancelScope() as scope:
-            self._clients[incarnation] = client, scope
-            try:
+        self._clients[incarnation] = client, anyio.CancelScope()
+        return functools.partial(self._tell, incarnation)
+
+    async def _tell(self, incarnation: str) -> None:
+        client, scope = self._clients[incarnation]
+        try:
+            with scope:
                 await client.run()
-            finally:
-                del self._clients[incarnation]
-                self._known.pop(incarnation, None)
+        finally:
+            del self._clients[incarnation]
+            self._known.pop(incarnation, None)
 
     def end(self, incarnation: str) -> None:
         """A proxy is gone."""

@@ -10,6 +10,7 @@ import msgspec
 from trtdisagg.protocol.control import ClusterStatus, Member, Members, Need, ServerStatus
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor.child import Child
+from trtdisagg.supervisor.events import Exited
 from trtdisagg.supervisor.hints import hints
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rates import rates
@@ -37,6 +38,18 @@ def routable(state: ClusterState, plan: Plan, plan_of: PlanOf) -> Members:
         needs=plan.needs,
         coming=_coming(servers, plan_of) if state.stop is None else {},
     )
+
+
+def left_address(before: ClusterState, event: Exited) -> str | None:
+    """Address of a server that has ended because it was asked to; None: it was not, or is none.
+
+    :param before: the state in which it ended.
+    """
+    child = next((c for c in before.children.values() if c.incarnation == event.incarnation), None)
+    if child is None or child.role == PROXY or child.ready is None:
+        return None
+    is_asked = child.leaving is not None or before.stop is not None
+    return join_address(child.ready.host, child.ready.port) if is_asked else None
 
 
 def asked_for_tokens(state: ClusterState, plan_of: PlanOf) -> list[Member]:

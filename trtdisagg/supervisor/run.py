@@ -1,0 +1,91 @@
+"""One run of a cluster, from the means that it needs to its exit code.
+
+What has to be there before anything starts is taken here, and given back whatever happens: the cluster's lock, the
+sockets that clients connect to, the guardian.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable
+
+from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError, TrtdisaggError
+from trtdisagg.protocol.control import ClusterStatus
+from trtdisagg.supervisor import ports, rundir
+from trtdisagg.supervisor.agent import Agent
+from trtdisagg.supervisor.guarded import Guardian
+from trtdisagg.supervisor.membership import registrar_for
+from trtdisagg.supervisor.nursery import Nursery
+from trtdisagg.supervisor.pace import Pace
+from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.state import PROXY, Stop
+from trtdisagg.supervisor.wish import Wish
+
+_LISTEN_S = 0.5
+"""Between two looks at what children that are ready report."""
+_ERRORS: dict[int, type[TrtdisaggError]] = {
+    error.exit_code: error for error in (StartupError, NotReadyInTimeError, CrashLoopError)
+}
+
+
+async def run_agent(
+    plan: Plan,
+    place: Place,
+    *,
+    wish: Wish | None = None,
+    on_status: Callable[[ClusterStatus], None] = lambda _: None,
+    on_event: Callable[[str], None] = lambda _: None,
+    on_line: Callable[[str, str], None] = lambda _name, _line: None,
+) -> int:
+    """Bring a cluster up and keep it up until it is asked to go down. To be called in the main thread.
+
+    :param wish: the cluster file that the plan was made of; None: there is none, so nothing can be scaled or applied.
+    :param on_status: called when something has changed.
+    :param on_event: called with what happened, in words.
+    :param on_line: called with each line that a child prints, and the child's name.
+    :returns: exit code of the command: 0 after `down`, 128+N after signal N (0 under systemd).
+    :raises AlreadyRunningError: when an agent of this cluster runs.
+    :raises StartupError: when something is missing, or a server ends before it was ready.
+    :raises NotReadyInTimeError: when a server is not ready in time.
+    :raises CrashLoopError: when a server died too often, and the cluster cannot serve without it.
+    """
+    run_id = secrets.token_hex(8)
+    pace = Pace(_LISTEN_S)
+    with contextlib.ExitStack() as stack:
+        lock_fd = stack.enter_context(rundir.hold(place, run_id))
+        for server in plan.servers:
+            if server.spec.port:
+                ports.check_free(server.spec.host, server.spec.port, server.name)
+        sockets = []
+        if plan.proxy:
+            sockets = stack.enter_context(ports.listening(plan.proxy.spec.host, plan.proxy.spec.port, PROXY))
+        secret_file = str(rundir.make_secret(place)) if plan.makes_secret else plan.secret_file
+        agent = Agent(
+            plan,
+            place,
+            run_id,
+            wish=wish,
+            registrar=registrar_for(plan, on_event),
+            secret_file=secret_file,
+            on_status=on_status,
+            on_event=on_event,
+        )
+        guardian = stack.enter_context(Guardian(run_id, place, lock_fd, agent.handle))
+        nursery = Nursery(
+            place,
+            secret_file,
+            guardian,
+            listen_fds=[sock.fileno() for sock in sockets],
+            pace=pace.wait,
+            on_event=agent.handle,
+            on_line=on_line,
+        )
+        return _result(await agent.run(stack.enter_context(nursery), guardian, pace))
+
+
+def _result(stop: Stop) -> int:
+    if stop.exit_code in _ERRORS:
+        raise _ERRORS[stop.exit_code](stop.reason)
+    return stop.exit_code
