@@ -233,3 +233,19 @@ def test_a_frozen_server_is_taken_out_and_replaced(cluster: Cluster) -> None:
     assert all("error event" in problem for problem in load.problems), load.problems
     assert servers(cluster)["generation-0"]["pid"] != pid
     assert json.loads(cluster.run("status", "--json").stdout)["state"] == "ready"
+
+
+def test_the_proxy_moves_to_another_port(cluster: Cluster) -> None:
+    before = cluster.url
+    port = free_port()
+    assert "~ proxy: restarts" in done(cluster, "up", "-d", "--wait", "--set", f"port={port}")
+    assert cluster.url == f"http://127.0.0.1:{port}"
+    with Load(cluster.url, 2).running() as load:
+        load.until(4)
+    assert load.problems == []
+    taken = cluster.run("up", "-d", "--set", f"port={servers(cluster)['context-0']['url'].rpartition(':')[2]}")
+    assert taken.returncode == 1
+    assert "the port is in use by pid" in taken.stderr
+    assert cluster.url == f"http://127.0.0.1:{port}"
+    done(cluster, "up", "-d", "--wait")
+    assert cluster.url == before, "the file's own port"

@@ -175,8 +175,8 @@ class SwitchRequest(_Asked, kw_only=True, frozen=True):
 class ApplyRequest(_Asked, kw_only=True, frozen=True):
     """Read the cluster file again, and make what runs what it says."""
 
-    overrides: list[str] = []
-    """`a.b=c`, in front of what the file says."""
+    overrides: list[str] | None = None
+    """`a.b=c`, in place of what the file says; None: those it was read with."""
     dry_run: bool = False
     """Only tell the difference."""
 

@@ -25,13 +25,14 @@ import anyio.abc
 import msgspec
 
 from trtdisagg.protocol.control import ClusterStatus, DownRequest
-from trtdisagg.protocol.spec import Beat, SwitchRole
+from trtdisagg.protocol.spec import Beat, ProxySpec, SwitchRole
 from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor import view
 from trtdisagg.supervisor.autoscaler import Autoscaler
 from trtdisagg.supervisor.canaries import Canaries
 from trtdisagg.supervisor.control import ControlServer
 from trtdisagg.supervisor.decide import decide, next_wake
+from trtdisagg.supervisor.door import Door
 from trtdisagg.supervisor.events import (
     Event,
     Exited,
@@ -77,6 +78,7 @@ class Agent:
         plan: Plan,
         place: Place,
         run_id: str,
+        door: Door,
         *,
         wish: Wish | None,
         registrar: Registrar | None,
@@ -85,6 +87,7 @@ class Agent:
         on_event: Callable[[str], None],
     ) -> None:
         self.place = place
+        self._door = door
         self.plan = plan
         self.state = initial(run_id, {child.name: child.role for child in plan.children}, time.monotonic())
         self._plans = {child.name: child for child in plan.children}
@@ -155,7 +158,13 @@ class Agent:
         return is_so(self.state)
 
     def replan(self, plan: Plan) -> None:
-        """Take over another plan; children of the old one that still live keep theirs until they are gone."""
+        """Take over another plan; children of the old one that still live keep theirs until they are gone.
+
+        :raises StartupError: the proxy's address cannot be had; then the old plan goes on.
+        """
+        if plan.proxy is not None:
+            assert isinstance(plan.proxy.spec, ProxySpec)
+            self._door.move(plan.proxy.spec)
         known = self._plans
         self.plan = plan
         self._plans = {**known, **{child.name: child for child in plan.children}}

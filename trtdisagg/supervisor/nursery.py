@@ -9,13 +9,14 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 
 import msgspec
 from msgspec.structs import replace
 
 from trtdisagg.protocol.spec import Command, ProxySpec, Report
 from trtdisagg.supervisor import ports, rundir
+from trtdisagg.supervisor.door import Door
 from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawned
 from trtdisagg.supervisor.gpus import BaseLines
 from trtdisagg.supervisor.guarded import Guardian
@@ -32,7 +33,7 @@ class Nursery:
 
     :param secret_file: the cluster's secret, if it has one.
     :param guardian: told of each process group.
-    :param listen_fds: sockets that every proxy accepts clients on.
+    :param door: where proxies accept clients.
     :param pace: how often children that are ready are listened to.
     :param on_event: called with all that happens.
     :param on_line: called with each line that a child prints, and the child's name.
@@ -44,7 +45,7 @@ class Nursery:
         secret_file: str | None,
         guardian: Guardian,
         *,
-        listen_fds: Sequence[int] = (),
+        door: Door,
         pace: Callable[[], Awaitable[None]] | None = None,
         on_event: Callable[[Event], None],
         on_line: Callable[[str, str], None],
@@ -54,7 +55,7 @@ class Nursery:
         self._guardian = guardian
         self._on_event = on_event
         self._on_line = on_line
-        self._listen_fds = listen_fds
+        self._door = door
         self._pace = pace
         self._children: dict[str, ChildProcess] = {}
         """By incarnation."""
@@ -78,7 +79,7 @@ class Nursery:
             functools.partial(self._argv, plan, incarnation),
             env=plan.env,
             mark=incarnation,
-            pass_fds=self._listen_fds if plan.role == "proxy" else (),
+            pass_fds=self._door.fds if plan.role == "proxy" else (),
             pace=self._pace,
             on_line=functools.partial(self._line, plan.name),
             on_report=functools.partial(self._report, plan.name, incarnation),
@@ -142,7 +143,7 @@ class Nursery:
         if isinstance(spec, ProxySpec):
             spec = replace(
                 spec,
-                listen_fds=list(self._listen_fds),
+                listen_fds=self._door.fds,
                 members_socket=str(self._place.members_socket(incarnation)),
                 control_socket=str(self._place.control_socket),
             )

@@ -61,19 +61,22 @@ class Replanning:
             async with self.lock:
                 await self.plan_for([c.name for c in wishes.servers(self._agent.state)])
 
-    async def read(self, overrides: Sequence[str]) -> tuple[Wish, Plan]:
+    async def read(self, overrides: Sequence[str] | None) -> tuple[Wish, Plan]:
         """Read the file again, and plan for what it says; the plan counts when it is `accept`ed.
 
-        :param overrides: in place of what it says; none: those it was read with.
+        :param overrides: in place of what it says; None: those it was read with.
         :raises ConfigError, StartupError: it is wrong, or there is no room.
         """
-        kept = list(overrides) or self.wish.overrides
+        kept = self.wish.overrides if overrides is None else list(overrides)
         loaded = await anyio.to_thread.run_sync(functools.partial(load, self.wish.loaded.path, kept))
         return Wish(loaded=loaded, overrides=kept), await self._survey(loaded, None, {})
 
     def accept(self, wish: Wish, plan: Plan) -> None:
-        self._wish = wish
+        """
+        :raises StartupError: the proxy's address cannot be had; then nothing has changed.
+        """
         self._take(wish.loaded, plan)
+        self._wish = wish
 
     def _take(self, loaded: Loaded, plan: Plan) -> None:
         makes_secret = self._agent.plan.makes_secret

@@ -12,15 +12,17 @@ from collections.abc import Callable
 
 from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError, TrtdisaggError
 from trtdisagg.protocol.control import ClusterStatus
+from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.supervisor import ports, rundir
 from trtdisagg.supervisor.agent import Agent
+from trtdisagg.supervisor.door import Door
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.membership import registrar_for
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.pace import Pace
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place
-from trtdisagg.supervisor.state import PROXY, Stop
+from trtdisagg.supervisor.state import Stop
 from trtdisagg.supervisor.wish import Wish
 
 _LISTEN_S = 0.5
@@ -58,14 +60,16 @@ async def run_agent(
         for server in plan.servers:
             if server.spec.port:
                 ports.check_free(server.spec.host, server.spec.port, server.name)
-        sockets = []
+        door = stack.enter_context(Door())
         if plan.proxy:
-            sockets = stack.enter_context(ports.listening(plan.proxy.spec.host, plan.proxy.spec.port, PROXY))
+            assert isinstance(plan.proxy.spec, ProxySpec)
+            door.move(plan.proxy.spec)
         secret_file = str(rundir.make_secret(place)) if plan.makes_secret else plan.secret_file
         agent = Agent(
             plan,
             place,
             run_id,
+            door,
             wish=wish,
             registrar=registrar_for(plan, on_event),
             secret_file=secret_file,
@@ -77,7 +81,7 @@ async def run_agent(
             place,
             secret_file,
             guardian,
-            listen_fds=[sock.fileno() for sock in sockets],
+            door=door,
             pace=pace.wait,
             on_event=agent.handle,
             on_line=on_line,

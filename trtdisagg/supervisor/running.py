@@ -21,7 +21,10 @@ class Running(Protocol):
         """Take an event in, and do what follows."""
 
     def replan(self, plan: Plan) -> None:
-        """Take over another plan; children of the old one that still live keep theirs until they are gone."""
+        """Take over another plan; children of the old one that still live keep theirs until they are gone.
+
+        :raises StartupError: the proxy's address cannot be had; then the old plan goes on.
+        """
 
     def plan_of(self, name: str) -> ChildPlan:
         """The plan of a child."""
