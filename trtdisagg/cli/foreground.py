@@ -56,7 +56,7 @@ def run_with_lines(plan: Plan, place: Place, wish: Wish | None = None, *, of_chi
         plan,
         place,
         wish=wish,
-        on_status=_hint_once(plan, lines.event),
+        on_ready=lambda url: lines.event(hint(plan, url)),
         on_event=lines.event,
         on_line=lines.child,
     )

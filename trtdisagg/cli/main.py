@@ -26,6 +26,7 @@ COMMANDS = {
     "remove": "Drain servers and forget them.",
     "restart": "Start servers anew.",
     "switch": "Have a server go on in the other role.",
+    "autoscale": "Explain what the autoscaler would do, without doing it.",
     "status": "Show how a cluster is.",
     "top": "Watch a cluster on a live screen.",
     "events": "Show what happened.",

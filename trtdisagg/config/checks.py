@@ -37,8 +37,21 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool, elsewhere: 
         raise ConfigError(
             f"{root.place.file}: no servers: name a `model:` to start, or `urls` of servers that run already"
         )
+    if not only_routes:
+        _check_autoscale(cluster, root)
     if cluster.supervision.backoff_s > cluster.supervision.max_backoff_s:
         raise _error(root, "supervision.backoff_s", "longer than max_backoff_s")
+
+
+def _check_autoscale(cluster: ClusterFile, root: Located) -> None:
+    there = {path.rpartition(".")[2] for path, _ in _sections(cluster)}
+    for role in ("context", "generation"):
+        bounds = getattr(cluster.autoscale, role)
+        if bounds.min > bounds.max:
+            raise _error(root, f"autoscale.{role}", f"min {bounds.min} is above max {bounds.max}")
+        if cluster.autoscale.enabled and f"{role}_servers" not in there:
+            message = f"there are no {role}_servers in the file; both roles are needed to scale them"
+            raise _error(root, "autoscale.enabled", message)
 
 
 def _check_models(cluster: ClusterFile, root: Located, only_routes: bool) -> None:

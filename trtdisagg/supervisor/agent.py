@@ -67,6 +67,8 @@ _LATE_S = 2.0
 """A clock that rings so late means that this process did not run, rather than that all children fell silent."""
 _SHOW_S = 1.0
 """Between two statuses in which only counters have changed."""
+_TELL_S = 5.0
+"""The same, where only the service manager gets them."""
 _NUM_LINES_IN_STATUS = 8
 
 
@@ -83,7 +85,8 @@ class Agent:
         wish: Wish | None,
         registrar: Registrar | None,
         secret_file: str | None,
-        on_status: Callable[[ClusterStatus], None],
+        on_status: Callable[[ClusterStatus], None] | None,
+        on_ready: Callable[[str], None],
         on_event: Callable[[str], None],
     ) -> None:
         self.place = place
@@ -94,6 +97,7 @@ class Agent:
         self._journal = Journal()
         self._feed = StatusFeed(self.status)
         self._on_status = on_status
+        self._on_ready = on_ready
         self._on_event = on_event
         self._operations = Operations(self, wish)
         self._telling = Telling(place, registrar, self.handle)
@@ -107,7 +111,7 @@ class Agent:
         self._notifier = Notifier()
         self._signals = Signals(on_stop=self.handle, reload=self._begin_reload, tell=self._tell_status)
         self._wake_at: float | None = None
-        self._shown_at = 0.0
+        self._shown_at = self._touched_at = 0.0
         self._poked = anyio.Event()
         self._changed = anyio.Event()
         self._finished = anyio.Event()
@@ -189,6 +193,8 @@ class Agent:
         entry = self._journal.add(event)
         if entry is not None and entry.text is not None:
             self._on_event(entry.text)
+        if before.ready_at is None and self.state.ready_at is not None:
+            self._on_ready(view.url(self.state, self.plan))
         if isinstance(event, Exited):
             self._telling.end(event.incarnation)
             if address := view.left_address(before, event):
@@ -213,15 +219,22 @@ class Agent:
         self._telling.update(view.routable(self.state, self.plan, self.plan_of))
         self._changed.set()
         self._changed = anyio.Event()
-        if now > self._shown_at + _SHOW_S:
+        if now > self._touched_at + _SHOW_S:
+            self._touched_at = now
+            self._feed.touch()
+        if now > self._shown_at + (_TELL_S if self._on_status is None else _SHOW_S):
             self._show()
 
     def _show(self) -> None:
-        self._shown_at = time.monotonic()
+        """Show what is so to those who look; where nobody does, no status is made."""
+        self._shown_at = self._touched_at = time.monotonic()
         self._feed.touch()
+        if self._on_status is None and not self._notifier.is_heard:
+            return
         status = self.status()
         self._notifier.tell(status)
-        self._on_status(status)
+        if self._on_status is not None:
+            self._on_status(status)
 
     def _carry_out(self, action: Event) -> None:
         match action:

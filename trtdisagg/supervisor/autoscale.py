@@ -4,18 +4,19 @@
 
 A role is short when requests wait on its servers or they miss their target. The other role gives it a server where it
 can spare one, because that costs neither weights nor memory; otherwise one is added. One change at a time, and a pause
-after each, for it to show.
+after each, for it to show; latencies are those of the last minute, so they tell nothing new until it is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from trtdisagg.config.schema import AutoscaleBounds, AutoscaleConfig
 from trtdisagg.protocol.control import ClusterStatus, ServerStatus
+from trtdisagg.supervisor.rates import LATENCY_WINDOW_S
 
 ScaledRole = Literal["context", "generation"]
 Verb = Literal["keep", "add", "remove", "move"]
@@ -49,8 +50,13 @@ class Memory(msgspec.Struct, kw_only=True, frozen=True):
     """What one decision leaves to the next."""
 
     changed_at: float | None = None
+    """When the last decision had been carried out, or had failed."""
     spare_since: dict[str, float] = {}
     """By role: since when it could have done with one server less."""
+
+    def changed(self, now: float) -> Memory:
+        """A decision was carried out, or failed: whatever was seen before was seen of other servers."""
+        return Memory(changed_at=now)
 
 
 class Load(msgspec.Struct, kw_only=True, frozen=True):
@@ -86,47 +92,59 @@ class Load(msgspec.Struct, kw_only=True, frozen=True):
 def decide(status: ClusterStatus, config: AutoscaleConfig, memory: Memory, now: float) -> tuple[Decision, Memory]:
     """
     :param now: on the clock of `memory`.
+    :returns: what to do, and what to remember; once it is done, `Memory.changed` is.
     """
     loads = [_load(status.servers, "context", config), _load(status.servers, "generation", config)]
-    spare = {load.role: memory.spare_since.get(load.role, now) for load in loads if _can_spare(load, config)}
-    memory = msgspec.structs.replace(memory, spare_since=spare)
-    decision = _wait(status, config, memory, now) or _decide(loads, config, memory, now)
-    changed_at = memory.changed_at if decision.verb == "keep" else now
-    return decision, msgspec.structs.replace(memory, changed_at=changed_at)
+    if waits := _wait(status, config, memory, now):
+        return Decision(why=waits), Memory(changed_at=memory.changed_at)
+    is_new = memory.changed_at is None or now >= memory.changed_at + LATENCY_WINDOW_S
+    can_spare: list[str] = [load.role for load in loads if _can_spare(load, config)]
+    spare = {role: memory.spare_since.get(role, now) for role in can_spare}
+    decision = _help(loads, config, is_new=is_new) or _save(loads, spare, config, now)
+    return decision, Memory(changed_at=memory.changed_at, spare_since=spare)
 
 
-def _wait(status: ClusterStatus, config: AutoscaleConfig, memory: Memory, now: float) -> Decision | None:
-    """Whether the last change has to show first."""
+def _wait(status: ClusterStatus, config: AutoscaleConfig, memory: Memory, now: float) -> str | None:
+    """Why nothing can be decided now: what happens has to be over, and the last change to show."""
+    if status.state not in ("ready", "degraded"):
+        return f"the cluster is {status.state}"
     unsettled = [s for s in status.servers if s.state not in ("ready", "stopped", "failed")]
     if unsettled:
-        return Decision(why=f"{unsettled[0].name} is {unsettled[0].state}")
+        return f"{unsettled[0].name} is {unsettled[0].state}"
     if memory.changed_at is not None and now < memory.changed_at + config.cooldown_s:
-        return Decision(why=f"the last change was {now - memory.changed_at:.0f} s ago")
+        return f"the last change was {now - memory.changed_at:.0f} s ago"
     return None
 
 
-def _decide(loads: Sequence[Load], config: AutoscaleConfig, memory: Memory, now: float) -> Decision:
-    short = sorted((load for load in loads if _shortage(load, config)), key=lambda load: -load.waiting)
-    for load in short:
+def _help(loads: Sequence[Load], config: AutoscaleConfig, *, is_new: bool) -> Decision | None:
+    """What is done for a role that is short of servers; None: none is.
+
+    :param is_new: latencies are of what runs now.
+    """
+    found = [(load, why) for load in loads if (why := _shortage(load, config, is_new=is_new))]
+    short = sorted(found, key=lambda pair: (pair[0].count >= pair[0].bounds.min, -pair[0].waiting))
+    for load, why in short:
         (other,) = (o for o in loads if o.role != load.role)
-        if decision := _relieve(load, other, config):
-            return decision
-    if short:
-        reason = _shortage(short[0], config)
-        return Decision(why=f"{short[0].role}: {reason}, but {short[0].count} is its maximum")
+        if load.count < load.bounds.max:
+            return _relieve(load, other, config, why)
+    return Decision(why="; ".join(f"{why}, but {o.count} is the maximum" for o, why in short)) if short else None
+
+
+def _save(loads: Sequence[Load], spare: Mapping[str, float], config: AutoscaleConfig, now: float) -> Decision:
+    """A role that could have done with one server less for a whole pause loses one."""
+    words = []
     for load in loads:
-        idle_s = now - memory.spare_since.get(load.role, now)
-        if load.role in memory.spare_since and idle_s >= config.cooldown_s:
-            why = f"{load.busy:.0%} busy and nothing waiting for {idle_s:.0f} s"
-            return Decision(verb="remove", role=load.role, count=load.count - 1, why=f"{load.role} is {why}")
-    return Decision(why="; ".join(_words(load) for load in loads))
+        idle_s = now - spare.get(load.role, now)
+        if load.role in spare and idle_s >= config.cooldown_s:
+            why = f"{load.role} is {load.busy:.0%} busy and nothing waited for {idle_s:.0f} s"
+            return Decision(verb="remove", role=load.role, count=load.count - 1, why=why)
+        could = f", one could go in {config.cooldown_s - idle_s:.0f} s" if load.role in spare else ""
+        words.append(_words(load) + could)
+    return Decision(why="; ".join(words))
 
 
-def _relieve(load: Load, other: Load, config: AutoscaleConfig) -> Decision | None:
+def _relieve(load: Load, other: Load, config: AutoscaleConfig, why: str) -> Decision:
     """A server for a role that is short of them: from the other role, or a new one."""
-    if load.count >= load.bounds.max:
-        return None
-    why = f"{load.role}: {_shortage(load, config)}"
     if config.move and _can_spare(other, config):
         idlest = min(other.servers, key=lambda s: (s.stats.num_running + s.stats.num_waiting, -_number(s.name)))
         why += f", and {other.role} is only {other.busy:.0%} busy"
@@ -146,14 +164,14 @@ def _load(servers: Sequence[ServerStatus], role: ScaledRole, config: AutoscaleCo
     )
 
 
-def _shortage(load: Load, config: AutoscaleConfig) -> str | None:
+def _shortage(load: Load, config: AutoscaleConfig, *, is_new: bool) -> str | None:
     """Why a role needs more servers; None: it does not."""
     if load.count < load.bounds.min:
-        return f"{load.count} of at least {load.bounds.min}"
+        return f"{load.role} has {load.count} of at least {load.bounds.min}"
     if load.waiting > config.target_waiting:
-        return f"{load.waiting:.1f} requests wait on each server, {config.target_waiting:g} may"
+        return f"{load.waiting:.1f} requests wait on each {load.role} server, {config.target_waiting:g} may"
     latency_ms = load.latency_ms
-    if load.target_ms is not None and latency_ms is not None and latency_ms > load.target_ms:
+    if is_new and load.target_ms is not None and latency_ms is not None and latency_ms > load.target_ms:
         what = "time to first token" if load.role == "context" else "time per token"
         return f"p95 of the {what} is {latency_ms:.0f} ms, the target {load.target_ms:g} ms"
     return None

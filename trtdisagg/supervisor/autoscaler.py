@@ -46,20 +46,25 @@ class Autoscaler:
                 self.line, self._memory = None, Memory()
 
     async def _step(self) -> None:
-        status, config = self._status(), self._config()
-        if status.state not in ("ready", "degraded"):
-            return
-        decision, self._memory = decide(status, config, self._memory, time.monotonic())
-        self.line = f"dry run: {decision.line}" if config.dry_run else decision.line
+        config = self._config()
+        decision, self._memory = decide(self._status(), config, self._memory, time.monotonic())
+        before, self.line = self.line, f"dry run: {decision.line}" if config.dry_run else decision.line
         if decision.verb == "keep":
             return
-        self._say(self.line)
         if not config.dry_run:
-            try:
-                await self._carry_out(decision)
-            except TrtdisaggError as e:
-                self.line = f"{decision.line}; failed: {e}"
-                self._say(self.line)
+            self._say(self.line)
+            await self._try(decision)
+        elif self.line != before:
+            self._say(self.line)
+
+    async def _try(self, decision: Decision) -> None:
+        """The pause begins when it is done: new servers may load for long."""
+        try:
+            await self._carry_out(decision)
+        except TrtdisaggError as e:
+            self.line = f"{decision.line}; failed: {e}"
+            self._say(self.line)
+        self._memory = self._memory.changed(time.monotonic())
 
     async def _carry_out(self, decision: Decision) -> None:
         assert decision.role is not None

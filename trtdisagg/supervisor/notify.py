@@ -126,6 +126,11 @@ class Notifier:
         self._now: ClusterStatus | None = None
         self._owes_ready = False
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is a service manager."""
+        return self._address is not None
+
     def tell(self, status: ClusterStatus) -> None:
         """Take note of a status, to be called with each; what matters is said at once, the rest with the next pulse."""
         if self._address is None:

@@ -37,14 +37,16 @@ async def run_agent(
     place: Place,
     *,
     wish: Wish | None = None,
-    on_status: Callable[[ClusterStatus], None] = lambda _: None,
+    on_status: Callable[[ClusterStatus], None] | None = None,
+    on_ready: Callable[[str], None] = lambda _: None,
     on_event: Callable[[str], None] = lambda _: None,
     on_line: Callable[[str, str], None] = lambda _name, _line: None,
 ) -> int:
     """Bring a cluster up and keep it up until it is asked to go down. To be called in the main thread.
 
     :param wish: the cluster file that the plan was made of; None: there is none, so nothing can be scaled or applied.
-    :param on_status: called when something has changed.
+    :param on_status: called when something has changed; None: nobody looks, and a status of many servers is much work.
+    :param on_ready: called once with the address for clients, when the cluster can serve for the first time.
     :param on_event: called with what happened, in words.
     :param on_line: called with each line that a child prints, and the child's name.
     :returns: exit code of the command: 0 after `down`, 128+N after signal N (0 under systemd).
@@ -74,6 +76,7 @@ async def run_agent(
             registrar=registrar_for(plan, on_event),
             secret_file=secret_file,
             on_status=on_status,
+            on_ready=on_ready,
             on_event=on_event,
         )
         guardian = stack.enter_context(Guardian(run_id, place, lock_fd, agent.handle))

@@ -107,14 +107,13 @@ def status(
     :param autoscale: the autoscaler's last decision.
     :param events: the last few, as lines.
     """
-    front = plan.proxy or (plan.servers[0] if plan.servers else None)
     children = sorted(state.children.values(), key=_order)
     servers = [_server_status(plan_of(child.name), child, state, place, now) for child in children]
     return ClusterStatus(
         cluster=plan.cluster,
         state=_cluster_state(state),
         reason=state.stop.reason if state.stop else None,
-        url=f"http://{_url(front, state.children.get(front.name))}" if front else "",
+        url=url(state, plan),
         file=plan.file,
         fingerprint=plan.fingerprint,
         agent_pid=agent_pid,
@@ -125,6 +124,12 @@ def status(
         autoscale=autoscale,
         events=list(events),
     )
+
+
+def url(state: ClusterState, plan: Plan) -> str:
+    """Where clients go; empty: nowhere."""
+    front = plan.proxy or (plan.servers[0] if plan.servers else None)
+    return f"http://{_url(front, state.children.get(front.name))}" if front else ""
 
 
 def _order(child: Child) -> tuple[int, str, int]:

@@ -299,6 +299,11 @@ def test_but_their_keys_must_be_known(load_text: Load) -> None:
         ("context_servers: {num_instances: 3, urls: ['a:1']}", "c.yaml:2: context_servers.urls: 1 urls, but num_inst"),
         ("context_servers: {num_instances: 0}", "c.yaml: no servers"),
         ("supervision: {backoff_s: 90}", "c.yaml:2: supervision.backoff_s: longer than max_backoff_s"),
+        ("autoscale: {context: {min: 3, max: 2}}", "c.yaml:2: autoscale.context: min 3 is above max 2"),
+        (
+            "generation_servers:\nautoscale: {enabled: true}",
+            "c.yaml:3: autoscale.enabled: there are no context_servers in the file; both roles are needed",
+        ),
         ("extra_llm_api_options: no.yaml", "c.yaml:2: context_servers.extra_llm_api_options: no.yaml: no such file"),
     ],
 )

@@ -1,0 +1,66 @@
+"""`trtdisagg autoscale --dry-run`: what the autoscaler would do, one line for each look at the cluster."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+import click
+
+from trtdisagg.cli.find import cluster_argument, find_cluster, set_option
+from trtdisagg.config.load import load
+from trtdisagg.config.schema import AutoscaleConfig
+from trtdisagg.errors import ConfigError
+from trtdisagg.protocol.control import ClusterStatus
+from trtdisagg.supervisor.autoscale import Decision, Memory, decide
+from trtdisagg.supervisor.client import ControlClient
+
+
+@click.command()
+@cluster_argument
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, and why.")
+@click.option("--once", is_flag=True, help="Look once, not at every interval.")
+@set_option
+def command(*, cluster: str | None, dry_run: bool, once: bool, overrides: tuple[str, ...]) -> None:
+    """Explain what the autoscaler would do, without doing it.
+
+    A line for each interval until Ctrl-C or the end of the cluster, by the `autoscale` section of the cluster file as
+    it is now, whether it is enabled there or not. Nothing is carried out, so the same may be said again and again.
+
+    The cluster is that of FILE, the one called NAME, that of cluster.yaml in this directory, or the only one that runs.
+    """
+    if not dry_run:
+        raise click.UsageError(
+            "servers are scaled by the agent itself, with `autoscale: {enabled: true}` in the cluster file and "
+            "`trtdisagg up` to apply it; `--dry-run` explains what it would do"
+        )
+    statuses = ControlClient(find_cluster(cluster)).watch()
+    first = next(statuses)
+    config = _config(first, overrides)
+    for decision in _decisions(itertools.chain([first], statuses), config):
+        click.echo(f"{datetime.now():%H:%M:%S} {decision.line}")
+        if once:
+            return
+
+
+def _config(status: ClusterStatus, overrides: tuple[str, ...]) -> AutoscaleConfig:
+    """
+    :raises ConfigError: there is no file, or it is wrong.
+    """
+    if status.file is None:
+        raise ConfigError(f"{status.cluster} was started without a cluster file, so nothing says how to scale it")
+    return load(status.file, overrides).cluster.autoscale
+
+
+def _decisions(statuses: Iterable[ClusterStatus], config: AutoscaleConfig) -> Iterator[Decision]:
+    """One an interval, each remembering those before: how long a role could have spared a server, above all."""
+    memory, due = Memory(), -math.inf
+    for status in statuses:
+        now = time.monotonic()
+        if now >= due:
+            due = now + config.interval_s
+            decision, memory = decide(status, config, memory, now)
+            yield decision
