@@ -128,7 +128,8 @@ class Condition:
     def _stats(self) -> Stats:
         counters = self.counters
         return Stats(
-            num_running=counters.running,
+            num_running=min(counters.running, self.spec.max_batch_size),
+            num_waiting=max(0, counters.running - self.spec.max_batch_size),  # as counted: nobody really waits
             num_steps_total=counters.tokens,
             num_requests_total=counters.context + counters.generation + counters.aggregated,
             num_failed_total=counters.refused,
