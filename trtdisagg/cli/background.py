@@ -14,12 +14,15 @@ import click
 
 from trtdisagg.errors import NotReadyInTimeError, NotRunningError, StartupError
 from trtdisagg.protocol.control import ClusterStatus
+from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.rundir import Place
 
 LOG_NAME = "agent"
 _NUM_LAST_LINES = 20
 _LOOK_AGAIN_S = 0.1
+_ANSWER_TIMEOUT_S = 10.0
+"""From taking a cluster's lock to answering at its socket, and from the socket's end to the lock's."""
 
 
 class Background:
@@ -68,16 +71,38 @@ def wait_for(
     :raises StartupError: the cluster goes down instead.
     """
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    while True:
         if background:
             background.check_alive()
         status = _status(place, is_starting=background is not None)
-        if status and (status.state == "ready" or not until_ready):
+        if status and (status.state == "ready" or (not until_ready and not status.url.endswith(":0"))):
             return status
         if status and background is None and status.state in ("stopping", "failed"):
             raise StartupError(f"{status.cluster} is going down: {status.reason}")
+        if (
+            status
+            and status.state == "degraded"
+            and (failed := [s.name for s in status.servers if s.state == "failed"])
+        ):
+            raise StartupError(f"{', '.join(failed)} failed, the others serve; see `trtdisagg status`")
+        if time.monotonic() >= deadline:
+            raise NotReadyInTimeError(f"not ready after {timeout_s:g} s; it goes on starting, see `trtdisagg status`")
         time.sleep(_LOOK_AGAIN_S)
-    raise NotReadyInTimeError(f"not ready after {timeout_s:g} s; it goes on starting, see `trtdisagg status`")
+
+
+def wait_for_answer(place: Place) -> ClusterStatus:
+    """Wait for the first answer of an agent that may have only just taken its place, or be about to leave it.
+
+    :raises NotRunningError: it has ended, or does not answer within the deadline.
+    """
+    deadline = time.monotonic() + _ANSWER_TIMEOUT_S
+    while True:
+        try:
+            return ControlClient(place).status()
+        except NotRunningError:
+            if rundir.running_pid(place) is None or time.monotonic() >= deadline:
+                raise
+        time.sleep(_LOOK_AGAIN_S)
 
 
 def _status(place: Place, *, is_starting: bool) -> ClusterStatus | None:

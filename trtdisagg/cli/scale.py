@@ -23,8 +23,16 @@ def command(words: tuple[str, ...], cluster: str | None, timeout: float | None, 
     before the others. `up` brings the numbers of the cluster file back.
     """
     client, counts = asked(words, cluster)
-    request = ScaleRequest(counts=dict(map(_count, counts)), timeout_s=timeout, wait=not no_wait)
+    request = ScaleRequest(counts=_counts(counts), timeout_s=timeout, wait=not no_wait)
     say(*client.ask("scale", request).lines)
+
+
+def _counts(words: list[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for role, count in map(_count, words):
+        if counts.setdefault(role, count) != count:
+            raise ConfigError(f"{role}: one number, please, not {counts[role]} and {count}")
+    return counts
 
 
 def _count(word: str) -> tuple[str, int]:

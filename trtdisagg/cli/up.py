@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import click
 from msgspec.structs import replace
 
-from trtdisagg.cli.background import Background, wait_for
+from trtdisagg.cli.background import Background, wait_for, wait_for_answer
 from trtdisagg.cli.find import cluster_file, set_option
 from trtdisagg.cli.names import complete_file
 from trtdisagg.cli.terminal import say
@@ -95,8 +96,10 @@ def _converge(
 ) -> int:
     """The cluster of this file runs already: make it what the file says."""
     client = ControlClient(place)
-    status = client.status()
+    status = wait_for_answer(place)
     say(f"{status.cluster} runs already: {status.url} (pid {status.agent_pid}, {status.state})")
-    say(*client.ask("apply", ApplyRequest(overrides=list(overrides), dry_run=dry_run)).lines)
-    click.echo(wait_for(place, None, until_ready=until_ready, timeout_s=timeout_s).url)
+    began_at = time.monotonic()
+    say(*client.ask("apply", ApplyRequest(overrides=list(overrides), dry_run=dry_run), timeout_s=timeout_s).lines)
+    left_s = None if timeout_s is None else max(0.0, began_at + timeout_s - time.monotonic())
+    click.echo(wait_for(place, None, until_ready=until_ready and not dry_run, timeout_s=left_s).url)
     return 0

@@ -6,16 +6,24 @@ Commands need six doors:
     doctor.before_start(plan, ...)  whether this machine can carry it
     starter.starter_file(host, ...) a first cluster file for this machine
     rundir.Place.of(file, name)     where a cluster's sockets, lock and logs are; `rundir.find` finds one that runs
-    agent.run_agent(plan, place)    bring it up, keep it up, take it down; returns the exit code
-    client.ControlClient(place)     talk to a running agent: status, events, down
+    run.run_agent(plan, place)      bring it up, keep it up, take it down; returns the exit code
+    client.ControlClient(place)     talk to a running agent: status, events, and the verbs
 
-Inside, a straight line:
+From a file to processes:
 
-    ClusterFile -> slots -> placement, memory -> server_plan, checks -> plan
-    plan -> agent -> nursery -> processes        guarded -> guardian: clears up if the agent is killed
-              ^  \\-> control, journal -> client
-              |
-    events -> child, state -> decide -> events (the actions)        view, words: what people and the proxy see
+    ClusterFile -> survey -> slots -> placement, memory -> server_plan, checks -> plan -> run -> agent
 
-`slots` to `plan`, `events` to `decide`, `view` and `words` are pure; the others touch the world.
+What becomes of a wish, as `scale generation=3`:
+
+    command -> client -> control            the socket, and who may use it
+      -> operations                         what has to change: wish, difference; replanning finds the places
+      -> events -> reducer, transitions     the state after it: state, child
+      -> decide                             what the state calls for now, and when to look again
+      -> agent -> nursery -> processes      done: started, signalled; what they say comes back as events
+    patience waits until the state shows that the wish has come true
+
+Beside them `telling` (who may be routed to), `canaries` (can it still generate), `autoscaler` (wishes of its own),
+`signals`, `guarded` -> `guardian` (clears up if the agent is killed); `journal`, `view` and `words` are what people see.
+
+`slots` to `plan`, `wish` and `difference`, `events` to `decide`, `view` and `words` are pure; the others touch the world.
 """

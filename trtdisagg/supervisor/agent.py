@@ -17,7 +17,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 
 import anyio
@@ -56,7 +56,7 @@ from trtdisagg.supervisor.pace import Pace
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.reducer import reduce
 from trtdisagg.supervisor.rundir import Place
-from trtdisagg.supervisor.server_plan import ChildPlan
+from trtdisagg.supervisor.server_plan import ChildPlan, in_role
 from trtdisagg.supervisor.signals import Signals
 from trtdisagg.supervisor.state import PROXY, ClusterState, Stop, initial
 from trtdisagg.supervisor.status_feed import StatusFeed
@@ -109,7 +109,7 @@ class Agent:
             self.handle,
         )
         self._notifier = Notifier()
-        self._signals = Signals(on_stop=self.handle, reload=self._begin_reload, tell=self._tell_status)
+        self._signals = Signals(on_stop=self.handle, reload=lambda: self.soon(self._reload), tell=self._tell_status)
         self._wake_at: float | None = None
         self._shown_at = self._touched_at = 0.0
         self._poked = anyio.Event()
@@ -150,6 +150,10 @@ class Agent:
             autoscale=self._autoscaler.line,
             events=self._journal.last_lines(_NUM_LINES_IN_STATUS),
         )
+
+    def soon(self, task: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Run a task that nobody waits for, as long as the cluster lives."""
+        self._tasks.start_soon(task)
 
     async def until(self, is_so: Callable[[ClusterState], bool], deadline: float) -> bool:
         """Wait until the state is so.
@@ -239,7 +243,8 @@ class Agent:
     def _carry_out(self, action: Event) -> None:
         match action:
             case Spawn(name=name, incarnation=incarnation):
-                self._tasks.start_soon(self._nursery.add(self.plan_of(name), incarnation), name=name)
+                plan = in_role(self.plan_of(name), self.state.children[name].role)
+                self._tasks.start_soon(self._nursery.add(plan, incarnation), name=name)
                 if name == PROXY:
                     self._tasks.start_soon(self._telling.add(incarnation))
             case Terminate(incarnation=incarnation) | Hurry(incarnation=incarnation):
@@ -259,9 +264,6 @@ class Agent:
 
     def _tell_status(self) -> None:
         self._on_event(msgspec.json.encode(self.status()).decode())
-
-    def _begin_reload(self) -> None:
-        self._tasks.start_soon(self._reload)
 
     async def _reload(self) -> None:
         with self._notifier.reloading():

@@ -61,7 +61,7 @@ class Canaries:
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
             async with session.get(f"http://{member.url}{_PATH}", timeout=timeout) as answer:
-                text = await answer.text()
+                text = await answer.text(errors="replace")
                 if answer.status != 200:
                     error = f"{answer.status} {text[:_MAX_REASON_CHARS]}"
         except TimeoutError:

@@ -92,9 +92,7 @@ class ControlClient:
             answer = _answer(connection, method, path, body)
             content = answer.read()
         except TimeoutError as e:
-            raise StartupError(
-                f"The agent of {self._place.run_dir.name} does not answer within {_TIMEOUT_S:g} s"
-            ) from e
+            raise StartupError(f"The agent of {self._place.run_dir.name} does not answer within {timeout_s:g} s") from e
         except (OSError, http.client.HTTPException) as e:
             raise NotRunningError(_not_running(self._place)) from e
         finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,9 @@ class _Outcome:
             self.value = await carry_out(asked)
         except TrtdisaggError as e:
             self.value = e
+        except Exception as e:  # noqa: BLE001 (a verb that fails is no reason for a cluster to fail)
+            traceback.print_exc()
+            self.value = TrtdisaggError(f"the agent could not do it, and its log says why: {e!r}")
         finally:
             self.known.set()
 

@@ -6,6 +6,7 @@ is decided elsewhere. One after the other: two who scale at once would plan for 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -57,6 +58,7 @@ class Operations:
         :raises ConfigError: there is no such server.
         :raises StartupError: one did not come back in time.
         """
+        self._check_stays_up()
         names = self._names(request.names, with_proxy=True)
         before = {name: self._child(name).incarnation for name in names}
         if request.rolling:
@@ -68,7 +70,7 @@ class Operations:
             await self._patience.until_back(names, before, request.timeout_s, in_turn=request.rolling)
             replaced = [c.name for c in self._agent.state.proxies if c.name != PROXY]
             await self._patience.until_gone(replaced, request.timeout_s)
-        return Done(lines=[f"{name} is restarted" for name in names])
+        return _done(request, names, "is restarted", "is being restarted")
 
     async def switch(self, request: SwitchRequest) -> Done:
         """Let a server finish what it has and go on in another role, with its weights as they are.
@@ -76,6 +78,7 @@ class Operations:
         :raises ConfigError: there is no such server, or it would leave its role empty.
         :raises StartupError: it is not ready, or did not get free in time.
         """
+        self._check_stays_up()
         child = self._child(request.name)
         if child.role == PROXY:
             raise ConfigError("the proxy has no other role")
@@ -87,9 +90,20 @@ class Operations:
             self._check_generates_without([child.name])
         self._ask(child.name, "switch", request.timeout_s, f"becomes a {request.role} server", role=request.role)
         if request.wait:
-            await self._until_switched(child, request)
+            await self._end_switch(child, request)
+        else:
+            self._agent.soon(functools.partial(self._end_switch_alone, child, request))
+        return _done(request, [child.name], f"is a {request.role} server now", f"becomes a {request.role} server")
+
+    async def _end_switch_alone(self, child: Child, request: SwitchRequest) -> None:
+        try:
+            await self._end_switch(child, request)
+        except TrtdisaggError as e:
+            self._handle(Noticed, text=str(e))
+
+    async def _end_switch(self, child: Child, request: SwitchRequest) -> None:
+        await self._until_switched(child, request)
         await self._replanning.roles_changed()
-        return Done(lines=[f"{child.name} is a {request.role} server now"])
 
     async def _until_switched(self, child: Child, request: SwitchRequest) -> None:
         def is_over(state: ClusterState) -> bool:
@@ -102,13 +116,14 @@ class Operations:
             raise StartupError(f"{child.name} did not become a {request.role} server: see `trtdisagg events`")
 
     async def _leave(self, request: ServersRequest, then: Then, word: str) -> Done:
+        self._check_stays_up()
         names = self._names(request.names, with_proxy=False)
         self._check_generates_without(names)
         for name in names:
             self._ask(name, then, request.timeout_s, "drains")
         if request.wait:
             await self._patience.until_gone(names, request.timeout_s)
-        return Done(lines=[f"{name} is {word}" for name in names])
+        return _done(request, names, f"is {word}", f"is being {word}")
 
     # --- how many ---------------------------------------------------------------------------------------------------
 
@@ -119,6 +134,7 @@ class Operations:
         :raises StartupError: there is no room for more, or one did not get ready.
         """
         async with self._replanning.lock:
+            self._check_stays_up()
             scaling = wishes.scaling(self._agent.state, request.counts, self._replanning.groups)
             self._check_generates_without(scaling.removed, num_new=len(scaling.new) + len(scaling.revived))
             names = [c.name for c in wishes.servers(self._agent.state) if c.name not in scaling.removed]
@@ -129,8 +145,9 @@ class Operations:
         if request.wait:
             await self._patience.until_back([*scaling.new, *scaling.revived], {}, request.timeout_s)
             await self._patience.until_gone(scaling.removed, request.timeout_s)
-        added = [f"{name} is added" for name in [*scaling.new, *scaling.revived]]
-        return Done(lines=added + [f"{name} is removed" for name in scaling.removed] or ["nothing to do"])
+        added = _done(request, [*scaling.new, *scaling.revived], "is added", "is being added")
+        removed = _done(request, scaling.removed, "is removed", "is being removed")
+        return Done(lines=[*added.lines, *removed.lines] or ["nothing to do"])
 
     # --- the file ---------------------------------------------------------------------------------------------------
 
@@ -141,6 +158,7 @@ class Operations:
         :raises StartupError: there is no room, or a server did not come back.
         """
         async with self._replanning.lock:
+            self._check_stays_up()
             wish, plan = await self._replanning.read(request.overrides)
             state, before = self._agent.state, self._replanning.wish.loaded
             difference = Difference.of(before, wish.loaded, state, self._agent.plan_of, plan)
@@ -210,10 +228,24 @@ class Operations:
                 raise ConfigError(f"{child.name} goes with the cluster: `trtdisagg down` ends it")
         return [child.name for child in found]
 
+    def _check_stays_up(self) -> None:
+        """
+        :raises StartupError: when the cluster is going down.
+        """
+        if (stop := self._agent.state.stop) is not None:
+            reason = stop.reason.partition("\n")[0]
+            raise StartupError(f"the cluster is going down ({reason}); when it is down, `up` brings it back")
+
     def _check_generates_without(self, names: Sequence[str], *, num_new: int = 0) -> None:
         """
         :raises ConfigError: when no server would be left that generates.
         """
-        left = [c for c in wishes.servers(self._agent.state) if c.stays and c.name not in names]
+        there = [c for c in wishes.servers(self._agent.state) if c.stays and c.phase != "failed"]
+        left = [c for c in there if c.name not in names]
         if names and not num_new and not any(c.role in ("generation", "both") for c in left):
             raise ConfigError("then no server would be left that generates; `trtdisagg down` ends the cluster")
+
+
+def _done(request: ScaleRequest | ServersRequest | SwitchRequest, names: Sequence[str], done: str, begun: str) -> Done:
+    """What became of servers, or what is under way where nobody waits for it."""
+    return Done(lines=[f"{name} {done if request.wait else begun}" for name in names])

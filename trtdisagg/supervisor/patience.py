@@ -35,8 +35,11 @@ class Patience:
         :raises StartupError: when one still lives at the deadline.
         """
 
+        children = self._agent.state.children
+        living = {children[name].incarnation for name in names if name in children and children[name].lives}
+
         def are_gone(state: ClusterState) -> bool:
-            return not any(name in state.children and state.children[name].lives for name in names)
+            return living.isdisjoint(child.incarnation for child in state.children.values())
 
         if not await self._agent.until(are_gone, self.deadline(timeout_s)):
             raise StartupError(f"{', '.join(names)}: not gone within the deadline; see `trtdisagg status`")
@@ -54,6 +57,8 @@ class Patience:
             return all(_is_over(state, name, before.get(name)) for name in names)
 
         await self._agent.until(are_back, self.deadline(timeout_s, len(names) if in_turn else 1))
+        if (stop := self._agent.state.stop) is not None:
+            raise StartupError(f"the cluster goes down meanwhile: {stop.reason}")
         for name in names:
             child = self._agent.state.children.get(name)
             if child is None or not self._agent.state.is_up(child):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 from trtdisagg.supervisor.events import Event
@@ -28,6 +28,9 @@ class Running(Protocol):
 
     def plan_of(self, name: str) -> ChildPlan:
         """The plan of a child."""
+
+    def soon(self, task: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Run a task that nobody waits for, as long as the cluster lives."""
 
     async def until(self, is_so: Callable[[ClusterState], bool], deadline: float) -> bool:
         """Wait until the state is so; False when the deadline came first."""

@@ -135,11 +135,12 @@ def server_settings(slot: Slot, facts: ServerFacts, spot: Spot) -> str:
     return _digest(section, common, slot.host, slot.port, spot.gpus, spot.cores)
 
 
-def in_role(child: ChildPlan, role: Role) -> ChildPlan:
+def in_role(child: ChildPlan, role: Literal[Role, "proxy"]) -> ChildPlan:
     """The plan of a server that has another role now, and is otherwise as it was."""
     if child.role == role:
         return child
     assert isinstance(child.spec, EngineSpec)
+    assert role != "proxy"
     return replace(child, role=role, spec=replace(child.spec, role=role))
 
 
