@@ -23,7 +23,9 @@ What becomes of a wish, as `scale generation=3`:
     patience waits until the state shows that the wish has come true
 
 Beside them `telling` (who may be routed to), `canaries` (can it still generate), `autoscaler` (wishes of its own),
-`signals`, `guarded` -> `guardian` (clears up if the agent is killed); `journal`, `view` and `words` are what people see.
+`signals`, `guarded` -> `guardian` (clears up if the agent is killed); `journal`, `view` and `words` are what people
+see.
 
-`slots` to `plan`, `wish` and `difference`, `events` to `decide`, `view` and `words` are pure; the others touch the world.
+`slots` to `plan`, `wish` and `difference`, `events` to `decide`, `view` and `words` are pure; the others touch the
+world.
 """
