@@ -9,6 +9,9 @@ What it says comes from words.py. Beside the routes of an engine it has some for
     POST /fake/hold /fake/go                        stop before the next token of generation, go on
     POST /fake/stick /fake/unstick                  be stuck: work to do, no progress, all else as before; go on
     POST /fake/release {"request_id": N}            what a generation server does when it has fetched the blocks
+    POST /fake/deafen                               ignore SIGTERM from now on
+    POST /fake/spawn                                have a grandchild in a session of its own, told by the state
+    POST /fake/print {"num_bytes": N}               print so much, in lines
 
 It starts in a sixth of a second, so that a cluster of many can be brought up on a small machine: nothing is imported
 before it is needed.

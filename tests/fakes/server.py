@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import sys
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -39,6 +40,9 @@ class Server:
             "/fake/stick": ("POST", self._stick),
             "/fake/unstick": ("POST", self._unstick),
             "/fake/release": ("POST", self._release),
+            "/fake/deafen": ("POST", self._deafen),
+            "/fake/spawn": ("POST", self._spawn),
+            "/fake/print": ("POST", self._print),
         }
         if not condition.flags.foreign:
             self._routes["/server_info"] = ("GET", self._server_info)
@@ -144,6 +148,31 @@ class Server:
         released = self.condition.tickets.drop(msgspec.json.decode(request.body)["request_id"])
         self.condition.tell_change()
         return Response(status=200 if released else 410)
+
+    async def _deafen(self, request: Request) -> Response:
+        self.condition.flags.ignore_sigterm = True
+        return Response()
+
+    async def _spawn(self, request: Request) -> Response:
+        """:returns: the state, with the grandchild's pid."""
+        import subprocess
+
+        command = ["sleep", "3600"]
+        self.grandchild = (await asyncio.to_thread(subprocess.Popen, command, start_new_session=True)).pid
+        return await self._state(request)
+
+    async def _print(self, request: Request) -> Response:
+        """Outside the loop, which must not wait for whoever reads it."""
+        num_bytes = msgspec.json.decode(request.body)["num_bytes"]
+        await asyncio.to_thread(_print_bytes, num_bytes)
+        return Response()
+
+
+def _print_bytes(num_bytes: int) -> None:
+    line = "x" * 1023
+    for _ in range(num_bytes // 1024):
+        print(line)
+    sys.stdout.flush()
 
 
 def _json(value: object) -> Response:

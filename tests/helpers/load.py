@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import aiohttp
 from fakes import words
@@ -18,6 +18,7 @@ TIMEOUT_S = 60.0
 
 class Load:
     """
+    :param prompts: asked in turn, over and over; None: each time another one.
     :param expected: the answer to a prompt; None: any that is not empty.
     :ivar num_answered: streams that ended as they should.
     :ivar problems: what was wrong with the others; an error that was said is one, too.
@@ -29,14 +30,15 @@ class Load:
         num_clients: int,
         model: str = "fake-model",
         expected: Callable[[str], str | None] = lambda prompt: words.answer(prompt, NUM_TOKENS),
+        prompts: Sequence[str] | None = None,
     ) -> None:
         self.num_answered = 0
         self.problems: list[str] = []
         self._url = f"{url}/v1/completions"
-        self._num_clients = num_clients
+        self.num_clients = num_clients
         self._model = model
         self._expected = expected
-        self._numbers = itertools.count()
+        self._prompts = itertools.cycle(prompts) if prompts else (f"question {i}" for i in itertools.count())
         self._over = threading.Event()
         self._answered = threading.Condition()
 
@@ -66,12 +68,12 @@ class Load:
             aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
             asyncio.TaskGroup() as tasks,
         ):
-            for _ in range(self._num_clients):
+            for _ in range(self.num_clients):
                 tasks.create_task(self._client(session))
 
     async def _client(self, session: aiohttp.ClientSession) -> None:
         while not self._over.is_set():
-            prompt = f"question {next(self._numbers)}"
+            prompt = next(self._prompts)
             try:
                 problem = await self._ask(session, prompt)
             except (aiohttp.ClientError, TimeoutError, ValueError) as e:
@@ -89,7 +91,7 @@ class Load:
         """
         :returns: what is wrong with the answer; None: nothing.
         """
-        body = {"model": self._model, "prompt": prompt, "max_tokens": NUM_TOKENS, "stream": True}
+        body = {"model": self._model, "prompt": prompt, "max_tokens": NUM_TOKENS, "temperature": 0, "stream": True}
         text, ended = "", False
         async with session.post(self._url, json=body) as answer:
             if answer.status != 200:

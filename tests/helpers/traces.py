@@ -1,0 +1,107 @@
+"""What a cluster may leave behind: processes, ports, sockets, files, shared memory; and what its agent holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+from helpers.cluster import Cluster
+
+SHM = Path("/dev/shm")
+_LOOK_AGAIN_S = 0.01
+
+
+def until(is_so: Callable[[], bool], what: str, timeout_s: float, instead: Callable[[], object] = str) -> None:
+    """Wait for what nothing tells about.
+
+    :param instead: called for what is so when the deadline has passed.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what} {instead()}"
+        time.sleep(_LOOK_AGAIN_S)
+
+
+@contextlib.contextmanager
+def leaving_nothing(cluster: Cluster, ports: set[int]) -> Iterator[Cluster]:
+    """A cluster that is up on entry; on exit it is down, and nothing of it is left.
+
+    :param ports: that it listens on.
+    """
+    traces = Traces(cluster, ports)
+    cluster.up()
+    try:
+        yield cluster
+    finally:
+        down = cluster.down("-t", "20")
+    assert down.returncode == 0, down.stderr
+    until(lambda: not traces.left(), "nothing is left over", 10, traces.left)
+
+
+class Traces:
+    """Looks at the machine before a cluster is there, and again when it is gone.
+
+    :param ports: that it will listen on.
+    """
+
+    def __init__(self, cluster: Cluster, ports: set[int]) -> None:
+        self._cluster = cluster
+        self._ports = ports
+        self._segments = set(os.listdir(SHM))
+
+    def left(self) -> dict[str, list[str]]:
+        """By kind; a cluster that has left nothing: no kind."""
+        run = self._cluster.directory / "run"
+        found = {
+            "processes": self._cluster.left_over(),
+            "ports": [str(port) for port in self._ports & _ports_listened_on()],
+            "sockets": [line for line in _unix_sockets() if str(run) in line],
+            "files": [str(path) for path in run.rglob("*") if path.name != "trtdisagg"],
+            "segments": sorted(set(os.listdir(SHM)) - self._segments - set(_segments_in_use())),
+        }
+        return {kind: things for kind, things in found.items() if things}
+
+
+def num_fds(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def num_threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def guardian_of(agent_pid: int) -> int | None:
+    """Pid of the agent's guardian, if it has one now."""
+    for child in psutil.Process(agent_pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(word.endswith("guardian.py") for word in child.cmdline()):
+                return child.pid
+    return None
+
+
+def is_gone(pid: int) -> bool:
+    """A zombie that nobody has fetched yet counts as gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def _ports_listened_on() -> set[int]:
+    return {c.laddr.port for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+
+
+def _unix_sockets() -> list[str]:
+    return Path("/proc/net/unix").read_text().splitlines()
+
+
+def _segments_in_use() -> Iterator[str]:
+    """Names in /dev/shm that a living process has mapped: those of others who use this machine meanwhile."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for line in (process / "maps").read_text().splitlines():
+                if f" {SHM}/" in line:
+                    yield line.partition(f" {SHM}/")[2]
