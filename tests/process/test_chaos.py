@@ -188,7 +188,6 @@ def get_stuck(name: str) -> Fault:
         server, since, at = scene.server(name), len(scene.events.told), time.time()
         tell_fake(server, "stick")
         stalled = scene.event(since, "stall", name)
-        assert stalled["time"] - at < 3
         scene.event(since, "kill", name)
         return Cost(noticed_s=stalled["time"] - at, replaced={name: server["pid"]}, may_tell=may_tell(name))
 
