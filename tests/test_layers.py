@@ -19,7 +19,7 @@ _GROUND = {"errors", "net", "protocol"}
 _SHARED = {"text", "config", *_GROUND}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
-    "net": set(),
+    "net": {"errors"},
     "protocol": {"errors"},
     "config": _GROUND,
     "text": {"config", *_GROUND},

@@ -16,6 +16,7 @@ import socket
 import uvloop
 
 from trtdisagg.errors import StartupError
+from trtdisagg.net import open_sockets
 from trtdisagg.protocol.parent import end_with_parent
 from trtdisagg.protocol.reports import Reporter
 from trtdisagg.protocol.spec import Beat, Failed, ProxySpec, Ready
@@ -26,7 +27,7 @@ from trtdisagg.proxy.doubts import Doubts
 from trtdisagg.proxy.health import SOURCE as FIXED
 from trtdisagg.proxy.health import Health
 from trtdisagg.proxy.http_server import Door, serving
-from trtdisagg.proxy.listen import open_sockets, take_sockets
+from trtdisagg.proxy.listen import take_sockets
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.members_door import SOURCE as AGENT
 from trtdisagg.proxy.members_door import open_members_door

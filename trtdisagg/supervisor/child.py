@@ -20,7 +20,10 @@ from trtdisagg.supervisor.history import History
 from trtdisagg.supervisor.rates import Window
 
 STALE_S = 2.0
-"""Without a beat for this long, or with work and no progress, a server is not routed to."""
+"""Without a beat for this long a server is not routed to."""
+STUCK_S = 1.2
+"""Nor is one that has work and gets nowhere for this long, by what its beats say: two of them, so that it is seen
+within 2 s."""
 NUM_CANARIES_MISSED = 2
 """So many in a row, and the server is not routed to."""
 
@@ -81,6 +84,11 @@ class Child(msgspec.Struct, kw_only=True, frozen=True):
     hurry_at: float | None = None
     kill_at: float | None = None
     switch_at: float | None = None
+
+    @property
+    def gets_on(self) -> bool:
+        """Whether its last beat showed progress, or nothing to do."""
+        return self.progress_at >= self.beat_at
 
     @property
     def lives(self) -> bool:

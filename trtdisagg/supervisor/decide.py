@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from trtdisagg.config.schema import SupervisionConfig
 from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError
-from trtdisagg.supervisor.child import STALE_S, Child, Leaving
+from trtdisagg.supervisor.child import STALE_S, STUCK_S, Child, Leaving
 from trtdisagg.supervisor.events import (
     Abandon,
     Action,
@@ -100,8 +100,8 @@ def _watching(child: Child, rules: SupervisionConfig) -> Iterator[Action]:
 
 def _stall_deadlines(child: Child) -> Iterator[Action]:
     yield Stall(at=child.beat_at + STALE_S, name=child.name, reason="no sign of life")
-    # A beat that says there is work and no progress moves the first deadline, not this one.
-    yield Stall(at=child.progress_at + STALE_S, name=child.name, reason="has work and computes nothing")
+    if not child.gets_on:
+        yield Stall(at=child.progress_at + STUCK_S, name=child.name, reason="has work and computes nothing")
     if child.mute_at is not None:
         yield Stall(at=child.mute_at, name=child.name, reason="generates no token when asked to")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+from trtdisagg.net import open_sockets
 from trtdisagg.protocol.spec import ProxySpec
-from trtdisagg.supervisor import ports
 from trtdisagg.supervisor.state import PROXY
 
 
@@ -33,9 +33,9 @@ class Door:
         """
         if (spec.host, spec.port) == self._address:
             return
-        with contextlib.ExitStack() as opening:
-            sockets = opening.enter_context(ports.listening(spec.host, spec.port, PROXY))
-            self._open.close()
-            self._open = opening.pop_all()
+        sockets = open_sockets(spec.host, spec.port, stuck_timeout_s=spec.idle_timeout_s, who=PROXY)
+        self._open.close()
+        for sock in sockets:
+            self._open.enter_context(sock)
         self._address = spec.host, spec.port
         self.fds = [sock.fileno() for sock in sockets]

@@ -181,6 +181,8 @@ class Operations:
             await self.apply(ApplyRequest())
         except TrtdisaggError as e:
             self._handle(Noticed, text=f"the file is not applied: {e}")
+        except Exception as e:  # noqa: BLE001 (nothing in a file may end the cluster)
+            self._handle(Noticed, text=f"the file is not applied: a fault of ours: {e!r}")
 
     def _converge(self, difference: Difference, request: ApplyRequest) -> None:
         for name in difference.removed:

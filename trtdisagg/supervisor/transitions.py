@@ -257,7 +257,7 @@ def _heard(report: Report, child: Child, at: float) -> Child:
         case Ready():
             return _became_ready(report, child, at)
         case Failed():
-            return replace(child, beat_at=at, failure=report, failed_at=at)
+            return replace(child, beat_at=at, progress_at=at, failure=report, failed_at=at)
 
 
 def _became_ready(ready: Ready, child: Child, at: float) -> Child:
@@ -296,7 +296,7 @@ def _beaten(beat: Beat, child: Child, at: float) -> Child:
 
 def _recovered(child: Child, at: float) -> Child:
     """One that was stalled is ready again when all three signs of life are there."""
-    is_fresh = at - min(child.beat_at, child.progress_at) < STALE_S
+    is_fresh = at - child.beat_at < STALE_S and child.gets_on
     if child.phase != "stalled" or not is_fresh or child.mute_at is not None:
         return child
     return replace(child, phase="ready", reason=None)

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from tests.helpers.browser import browser_page, needs_browser
 from tests.helpers.statuses import BUSY
+from trtdisagg.net import open_sockets
 from trtdisagg.proxy.dashboard import open_dashboard
 from trtdisagg.proxy.dashboard_feed import NO_AGENT, DashboardFeed
 from trtdisagg.proxy.http_server import serving
-from trtdisagg.proxy.listen import open_sockets
 
 pytestmark = pytest.mark.anyio
 
