@@ -14,6 +14,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="the same tests with large counts")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What must not run at the same time in two processes: tests of one file, and those of the real model, which share
+    a cluster and need the cores."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group("e2e" if folder == "e2e" else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def num_rounds(request: pytest.FixtureRequest) -> int:
     """How often a test that can be repeated for hours does what it does."""
