@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ def test_a_long_reason_does_not_push_out_the_rest() -> None:
 # --- saying it ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["notify", "@trtdisagg-" + secrets.token_hex(8)])
+@pytest.mark.parametrize("name", ["notify", f"@trtdisagg-{os.getpid()}"], ids=["path", "abstract"])
 def test_it_is_heard(tmp_path: Path, name: str) -> None:
     with listening(tmp_path, name) as ear:
         notifier = Notifier({"NOTIFY_SOCKET": ear.address})
