@@ -12,9 +12,9 @@ SOURCES := $(shell find csrc CMakeLists.txt -type f 2>/dev/null)
 up: install
 	$(BIN)/trtdisagg up examples/smollm2.yaml
 
-# Two at a time: most tests of processes wait. A file stays together, and so do all that need the real model.
+# Two files at a time: most tests of processes wait.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: install
 	$(BIN)/python -m pytest --soak

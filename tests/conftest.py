@@ -14,13 +14,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="the same tests with large counts")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """What must not run at the same time in two processes: tests of one file, and those of the real model, which share
-    a cluster and need the cores."""
-    folder = item.path.parent.name
-    item.add_marker(pytest.mark.xdist_group("e2e" if folder == "e2e" else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def num_rounds(request: pytest.FixtureRequest) -> int:
     """How often a test that can be repeated for hours does what it does."""
