@@ -112,16 +112,17 @@ def test_addresses_of_sockets_are_never_too_long(tmp_path: Path) -> None:
     assert place.run_dir.parent == Path(f"/tmp/trtdisagg-{os.geteuid()}")
 
 
-def test_the_longest_address_counts(tmp_path: Path) -> None:
+def test_the_longest_address_counts() -> None:
     """A proxy's socket bears the number of its incarnation."""
-    base = tmp_path / "x"
-    base.mkdir()
-    shortest = len(str(Place.of("key", "n", {"XDG_RUNTIME_DIR": str(base)}).run_dir / "control.sock"))
-    name = "n" * (107 - shortest + 1)
-    base = base.rename(tmp_path / ("x" * len(name)))
-    place = Place.of("key", "n", {"XDG_RUNTIME_DIR": str(base)})
-    assert len(str(base / "trtdisagg" / place.run_dir.name / "control.sock")) == 107
-    assert place.run_dir.parent == Path(f"/tmp/trtdisagg-{os.geteuid()}")
+    with tempfile.TemporaryDirectory() as directory:
+        base = Path(directory) / "x"
+        base.mkdir()
+        shortest = len(str(Place.of("key", "n", {"XDG_RUNTIME_DIR": str(base)}).run_dir / "control.sock"))
+        name = "n" * (107 - shortest + 1)
+        base = base.rename(Path(directory) / ("x" * len(name)))
+        place = Place.of("key", "n", {"XDG_RUNTIME_DIR": str(base)})
+        assert len(str(base / "trtdisagg" / place.run_dir.name / "control.sock")) == 107
+        assert place.run_dir.parent == Path(f"/tmp/trtdisagg-{os.geteuid()}")
 
 
 def test_private_files_are_private_from_the_first_byte(tmp_path: Path) -> None:
