@@ -257,7 +257,7 @@ def _heard(report: Report, child: Child, at: float) -> Child:
         case Ready():
             return _became_ready(report, child, at)
         case Failed():
-            return replace(child, beat_at=at, progress_at=at, failure=report, failed_at=at)
+            return replace(child, failure=report, failed_at=at)
 
 
 def _became_ready(ready: Ready, child: Child, at: float) -> Child:
