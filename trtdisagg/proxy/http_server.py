@@ -15,11 +15,11 @@ from typing import Any, cast
 from aiohttp import web
 
 from trtdisagg.errors import RequestError, TrtdisaggError
+from trtdisagg.net import BACKLOG
 from trtdisagg.protocol.answers import encode_error
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-BACKLOG = 1024
 KEEP_ALIVE_S = 75.0
 """For a connection to bring a whole head: the first, or the next. Longer than reverse proxies keep one they use."""
 QUIET_S = 0.5

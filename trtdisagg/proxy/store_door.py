@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import math
 import secrets
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ import msgspec
 from aiohttp import web
 
 from trtdisagg.errors import AuthenticationError, BodyTooLargeError, RequestError
+from trtdisagg.net import is_loopback
 from trtdisagg.protocol.spec import RegistrySpec
 from trtdisagg.proxy.pages import Pages, json_page
 from trtdisagg.registry.http_store import About
@@ -176,10 +176,7 @@ class StoreDoor:
 
 def _is_from_here(request: web.BaseRequest) -> bool:
     peer = request.transport.get_extra_info("peername") if request.transport else None
-    try:
-        return isinstance(peer, tuple) and ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    return isinstance(peer, tuple) and is_loopback(peer[0])
 
 
 def _param(request: web.BaseRequest, *names: str) -> str:

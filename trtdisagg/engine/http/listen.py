@@ -7,9 +7,7 @@ import ipaddress
 import socket
 
 from trtdisagg.errors import ConfigError, StartupError
-from trtdisagg.net import holder, is_loopback
-
-_BACKLOG = 1024
+from trtdisagg.net import BACKLOG, holder, is_loopback
 
 
 def open_socket(host: str, port: int, *, has_secret: bool) -> socket.socket:
@@ -28,7 +26,7 @@ def open_socket(host: str, port: int, *, has_secret: bool) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as e:
         listener.close()
         why = f"the port is in use by {holder(port)}" if e.errno == errno.EADDRINUSE else e.strerror
