@@ -33,12 +33,15 @@ class FakeRunner:
 
     def run(self, step: Step) -> Tensor:
         self.steps.append(step)
+        for source, target in step.copies:
+            for offset in range(self.tokens_per_block):
+                self.kv[target, offset] = self.kv.get((source, offset), -1)
         for chunk in step.chunks:
             for i, token in enumerate(chunk.tokens):
                 self.kv[self._place(chunk.blocks, chunk.start + i)] = token
         if self.failure is not None:
             raise self.failure
-        rows = [self._logits(chunk) for chunk in step.chunks if chunk.wants_logits]
+        rows = [self._logits(c, end) for c in step.chunks for end in _ends_with_logits(c)]
         return torch.from_numpy(np.stack(rows) if rows else np.empty((0, VOCAB_SIZE), np.float32))
 
     def copy_kv(self, blocks: Sequence[int], other: FakeRunner, other_blocks: Sequence[int]) -> None:
@@ -47,13 +50,17 @@ class FakeRunner:
             for offset in range(self.tokens_per_block):
                 self.kv[mine, offset] = other.kv.get((theirs, offset), -1)
 
-    def _logits(self, chunk: Chunk) -> np.ndarray:
-        num_tokens = chunk.start + len(chunk.tokens)
+    def _logits(self, chunk: Chunk, num_tokens: int) -> np.ndarray:
         tokens = [self.kv.get(self._place(chunk.blocks, p), -1) for p in range(num_tokens)]
         return np.full(VOCAB_SIZE, np.nan, np.float32) if tokens[-1] in self.nan_tokens else logits_after(tokens)
 
     def _place(self, blocks: Sequence[int], position: int) -> tuple[int, int]:
         return blocks[position // self.tokens_per_block], position % self.tokens_per_block
+
+
+def _ends_with_logits(chunk: Chunk) -> range:
+    end = chunk.start + len(chunk.tokens)
+    return range(end - chunk.num_logits + 1, end + 1)
 
 
 def logits_after(tokens: Sequence[int]) -> np.ndarray:

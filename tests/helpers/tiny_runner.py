@@ -54,12 +54,12 @@ class Driver:
     def run(self, *chunks: Chunk) -> Tensor:
         return self._runner.run(Step(list(chunks)))
 
-    def chunk(self, sequence: int, tokens: Sequence[int], *, wants_logits: bool = True) -> Chunk:
+    def chunk(self, sequence: int, tokens: Sequence[int], *, num_logits: int = 1) -> Chunk:
         start, blocks = self._lengths[sequence], self._blocks[sequence]
         self._lengths[sequence] += len(tokens)
         while len(blocks) * self._tokens_per_block < self._lengths[sequence]:
             blocks.append(self._free.pop())
-        return Chunk(list(tokens), start, list(blocks), wants_logits)
+        return Chunk(list(tokens), start, list(blocks), num_logits)
 
 
 @contextmanager

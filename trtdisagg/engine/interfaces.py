@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from trtdisagg.engine.step import Step
+from trtdisagg.protocol.guide import GuideSpec
 from trtdisagg.protocol.handover import Ticket
+
+Bits: TypeAlias = npt.NDArray[np.int32]
 
 
 class Runner(Protocol):
@@ -18,7 +23,36 @@ class Runner(Protocol):
         """
         Write the KV of all chunks and give logits.
 
-        :return: float32 [chunks that want logits, vocab], in order.
+        :return: float32 [sum of `num_logits`, vocab], in order.
+        """
+
+
+class Guide(Protocol):
+    """What one answer may go on with; called from the engine thread only."""
+
+    def mask(self) -> Bits | None:
+        """
+        :return: int32 [ceil(vocab / 32)], bit i of word w is set when token 32 w + i may come next; None: any may.
+        """
+
+    def accept(self, token_id: int) -> None:
+        """Go on behind this token.
+
+        :raises ValueError: when the mask did not have it.
+        """
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing more may come: the answer ends here."""
+
+
+class Guides(Protocol):
+    """Makes guides."""
+
+    def open(self, spec: GuideSpec) -> Guide:
+        """A guide at the beginning of an answer.
+
+        :raises RequestError: when the specification means nothing.
         """
 
 

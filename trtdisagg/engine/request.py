@@ -5,9 +5,13 @@ Stop strings, chat templates and detokenizing are the caller's.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
+from torch import Tensor
 
 from trtdisagg.protocol.answers import FinishReason
+from trtdisagg.protocol.guide import GuideSpec
 from trtdisagg.protocol.handover import RequestType, Ticket
 
 
@@ -28,6 +32,23 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True):
     ignore_eos: bool = False
     stop_token_ids: frozenset[int] = frozenset()
     """Beside the model's own end-of-sequence tokens."""
+    min_p: float = 0.0
+    """Tokens less probable than this share of the most probable one are left out."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens that are in prompt or output are divided by it where positive, else multiplied (Keskar et al.,
+    "CTRL", 2019)."""
+    presence_penalty: float = 0.0
+    """Taken from the logits of tokens that are in the output, once (as OpenAI documents it, like the next)."""
+    frequency_penalty: float = 0.0
+    """Taken once for each time the token is in the output."""
+    logit_bias: dict[int, float] = {}
+    """Token id -> added to its logit."""
+    bad_words: list[list[int]] = []
+    """Sequences of tokens that are not generated: the last of one is not sampled behind the others."""
+    num_logprobs: int | None = None
+    """So many of the most probable tokens are named beside each one chosen; 0: the chosen one alone; None: nothing."""
+    num_prompt_logprobs: int | None = None
+    """The same of the prompt's tokens, all but the first."""
 
 
 class Request(msgspec.Struct, kw_only=True, frozen=True):
@@ -41,12 +62,35 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     sampling: SamplingParams
     ticket: Ticket | None = None
     """Where the prompt's KV is to be had; None, or a transfer that fails: computed here."""
+    num_choices: int = 1
+    """Answers to one prompt, which is computed once; they differ by the choice's index in the randomness."""
+    priority: int = 0
+    """Higher is admitted sooner, and preempted later."""
+    timeout_s: float | None = None
+    """From its arrival; then it ends with finish reason `timeout`."""
+    guide: GuideSpec | None = None
+    """What its output must look like."""
+    cache_salt: str | None = None
+    """Its KV is shared only with requests of the same salt."""
+    wants_context_logits: bool = False
+    wants_generation_logits: bool = False
+
+
+class TokenLogprob(NamedTuple):
+    """How probable one token was: the logarithm of the model's own distribution, before temperature and penalties."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]] = []
+    """(token id, logarithm) of the most probable tokens, best first."""
 
 
 class Output(msgspec.Struct, kw_only=True, frozen=True):
     """What one step gave one request. The last one has a finish reason."""
 
     request_id: int
+    choice: int = 0
+    """Which of the request's answers; each has a last output of its own."""
     new_token_ids: list[int] = []
     finish_reason: FinishReason | None = None
     """`not_finished`: a context_only request that goes on elsewhere, with `ticket`."""
@@ -55,5 +99,13 @@ class Output(msgspec.Struct, kw_only=True, frozen=True):
     ticket: Ticket | None = None
     num_cached_tokens: int = 0
     """Prompt tokens whose KV did not have to be computed or moved."""
+    logprobs: list[TokenLogprob] = []
+    """One for each of `new_token_ids`, where asked for."""
+    prompt_logprobs: list[TokenLogprob] = []
+    """Of all prompt tokens but the first; once, with the first output of choice 0."""
+    context_logits: Tensor | None = None
+    """float32 [prompt tokens, vocab] on the CPU; once, likewise."""
+    generation_logits: Tensor | None = None
+    """float32 [new tokens, vocab] on the CPU."""
     error: str | None = None
     """With finish reason `error`, for people."""

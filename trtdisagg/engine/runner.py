@@ -66,12 +66,14 @@ class ModelRunner:
     def run(self, step: Step) -> Tensor:
         """Write the KV of all chunks and give logits.
 
-        :return: float32 [chunks that want logits, vocab_size], in order.
+        :return: float32 [sum of `num_logits`, vocab_size], in order.
         """
         device = self._pool.device
         ends = accumulate(len(chunk.tokens) for chunk in step.chunks)
-        wanted = [end - 1 for end, chunk in zip(ends, step.chunks, strict=True) if chunk.wants_logits]
+        wanted = [r for end, c in zip(ends, step.chunks, strict=True) for r in range(end - c.num_logits, end)]
         with torch.inference_mode():
+            for source, target in step.copies:
+                self._pool.tensor[target].copy_(self._pool.tensor[source])
             tokens = torch.tensor([t for chunk in step.chunks for t in chunk.tokens], device=device)
             rows = torch.tensor(wanted, dtype=torch.long, device=device)
             self._attention.begin(step.chunks)

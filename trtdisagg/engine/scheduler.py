@@ -29,7 +29,7 @@ class Plan(NamedTuple):
     @property
     def sampled(self) -> list[Sequence]:
         """Those that get a token: one for each row of logits, in order."""
-        return [s for s, c in zip(self.sequences, self.step.chunks, strict=True) if c.wants_logits]
+        return [s for s, c in zip(self.sequences, self.step.chunks, strict=True) if c.num_logits]
 
 
 class Scheduler:
@@ -138,4 +138,4 @@ class Scheduler:
 
 def _chunk(share: Share) -> Chunk:
     sequence, start, end = share.sequence, share.sequence.num_computed, share.sequence.num_computed + share.num_tokens
-    return Chunk(sequence.tokens[start:end], start, sequence.blocks, wants_logits=end == len(sequence.tokens))
+    return Chunk(sequence.tokens[start:end], start, sequence.blocks, num_logits=int(end == len(sequence.tokens)))

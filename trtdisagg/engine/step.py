@@ -20,14 +20,18 @@ class Chunk(msgspec.Struct, frozen=True):
     """Position of `tokens[0]`; KV of all positions before it is already in `blocks`."""
     blocks: list[int]
     """Block table: position p lies in block `blocks[p // tokens_per_block]`; covers at least start + len(tokens)."""
-    wants_logits: bool
-    """Logits of the last token are needed (not so for all but the last piece of a prompt)."""
+    num_logits: int
+    """So many of the last tokens need logits: none for all but the last piece of a prompt, one to go on with, all where
+    the prompt's own probabilities are asked for."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """The work of one step. Logits come back as one row for each chunk that wants them, in order."""
+    """The work of one step. Logits come back as `num_logits` rows for each chunk, in order."""
 
     chunks: list[Chunk]
+    copies: list[tuple[int, int]] = []
+    """Blocks to copy whole before anything is computed, (from, to): two sequences shared one, and one of them goes on
+    writing."""
 
     @property
     def num_tokens(self) -> int:

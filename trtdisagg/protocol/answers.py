@@ -9,7 +9,7 @@ import msgspec
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.handover import DisaggregatedParams, SeamReply
 
-FinishReason = Literal["stop", "length", "not_finished", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "tool_calls", "not_finished", "cancelled", "timeout", "error"]
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):

@@ -18,6 +18,8 @@ from trtdisagg.protocol import WIRE_VERSION
 Role = Literal["context", "generation", "both"]
 Transport = Literal["local", "nixl"]
 Dtype = Literal["bfloat16", "float32"]
+SchedulerPolicy = Literal["guaranteed_no_evict", "max_utilization"]
+Quantization = Literal["none", "int8"]
 
 
 class SamplingDefaults(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +64,18 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     max_body_bytes: int = 8 * 1024 * 1024
     tokens_per_block: int = 32
     num_blocks: int
+    scheduler_policy: SchedulerPolicy = "max_utilization"
+    enable_chunked_prefill: bool = True
+    """False: a prompt longer than `max_num_tokens` is refused."""
+    enable_block_reuse: bool = True
+    enable_partial_reuse: bool = True
+    host_cache_bytes: int = 0
+    """Host memory for blocks that the pool has no room for any more."""
+    event_buffer_max_size: int = 0
+    """Events about blocks that are kept for `/kv_cache_events`; 0: none are made."""
+    quantization: Quantization = "none"
+    stream_interval: int = 1
+    """Tokens that a stream sends at once."""
     transports: list[Transport] = []
     """In order of preference; empty: no disaggregated serving."""
     lease_ms: int = 30_000

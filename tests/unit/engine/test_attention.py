@@ -64,7 +64,7 @@ def grow(
         start, lengths[s] = lengths[s], lengths[s] + count
         while len(tables[s]) * per_block < lengths[s]:
             tables[s].append(free.pop())
-        chunks.append(Chunk([0] * count, start, list(tables[s]), wants_logits=True))
+        chunks.append(Chunk([0] * count, start, list(tables[s]), num_logits=1))
     return chunks
 
 
@@ -132,10 +132,10 @@ def test_every_instruction_set_gives_the_same(isa: str) -> None:
 @pytest.mark.parametrize(
     ("chunk", "message"),
     [
-        (Chunk([1], 0, [NUM_BLOCKS], wants_logits=True), "outside the pool"),
-        (Chunk([1], 0, [-1], wants_logits=True), "outside the pool"),
-        (Chunk([1, 2], 7, [3], wants_logits=True), "too short"),
-        (Chunk([1], NUM_POSITIONS, list(range(80)), wants_logits=True), "range"),
+        (Chunk([1], 0, [NUM_BLOCKS], num_logits=1), "outside the pool"),
+        (Chunk([1], 0, [-1], num_logits=1), "outside the pool"),
+        (Chunk([1, 2], 7, [3], num_logits=1), "too short"),
+        (Chunk([1], NUM_POSITIONS, list(range(80)), num_logits=1), "range"),
     ],
 )
 def test_indices_out_of_bounds_touch_no_memory(chunk: Chunk, message: str) -> None:

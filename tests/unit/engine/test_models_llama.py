@@ -98,9 +98,9 @@ def test_only_wanted_rows_come_back_in_order(implementation: str, tmp_path: Path
     model = build(tmp_path)
     with drive(tmp_path) as driver:
         a, b, c = driver.add(), driver.add(), driver.add()
-        none = driver.run(driver.chunk(a, TOKENS[:5], wants_logits=False))
+        none = driver.run(driver.chunk(a, TOKENS[:5], num_logits=0))
         assert none.shape == (0, 101)
-        chunks = (driver.chunk(b, TOKENS[:9]), driver.chunk(a, TOKENS[5:8], wants_logits=False), driver.chunk(c, [7]))
+        chunks = (driver.chunk(b, TOKENS[:9]), driver.chunk(a, TOKENS[5:8], num_logits=0), driver.chunk(c, [7]))
         logits = driver.run(*chunks)
     assert logits.dtype == torch.float32
     assert_close(logits, torch.stack([reference(model, TOKENS[:9])[-1], reference(model, [7])[-1]]))

@@ -23,6 +23,6 @@ def test_a_step_ticks_in_each_layer(tmp_path: Path) -> None:
         runner = ModelRunner(str(path), dims, dtype="float32", pool=pool, progress=progress)
         runner.load()
         before = progress.num_ticks
-        runner.run(Step([Chunk([1, 2, 3], 0, [0], wants_logits=True)]))
+        runner.run(Step([Chunk([1, 2, 3], 0, [0], num_logits=1)]))
         assert progress.num_ticks - before >= 4 * dims.num_layers
     assert progress.silence_s < 60

@@ -33,7 +33,7 @@ class Replay:
         self._end_the_long_ones(plan)
         assert plan.step.num_tokens <= self.limits.max_num_tokens
         chunks = zip(plan.sequences, plan.step.chunks, strict=True)
-        return {s.id: (c.start, len(c.tokens), c.wants_logits) for s, c in chunks}
+        return {s.id: (c.start, len(c.tokens), c.num_logits) for s, c in chunks}
 
     def _end_the_long_ones(self, plan: Plan) -> None:
         for sequence in plan.sampled:
