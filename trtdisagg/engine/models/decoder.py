@@ -56,8 +56,8 @@ class Mlp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """The softmax over the router's logits chooses `num_active` experts for a token; their results are added, each times
-    its weight there."""
+    """The softmax over the router's logits chooses `num_active` experts for a token; their results are added, each
+    times its weight there."""
 
     router: Linear
     experts: tuple[Mlp, ...]
