@@ -118,7 +118,8 @@ NB_MODULE(_csrc, m) {
 
     nb::class_<Workers>(m, "Workers", "Threads that sleep until there is work; `num_threads` counts the caller's.")
         .def(nb::init<int>(), "num_threads"_a)
-        .def_prop_ro("num_threads", &Workers::num_threads);
+        .def_prop_ro("num_threads", &Workers::num_threads)
+        .def_prop_ro("num_ticks", &Workers::num_ticks, "Grows several times in whatever they compute.");
 
     nb::class_<PagedAttention>(m, "PagedAttention", "Rotary attention over a block pool that is bound once.")
         .def("__init__", &init_attention, "pool_address"_a, nb::kw_only(), "num_blocks"_a, "num_layers"_a,
