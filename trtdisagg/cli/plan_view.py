@@ -85,8 +85,10 @@ def _child_cells(child: ChildPlan) -> Iterator[str]:
 
 
 def _kv_words(spec: EngineSpec, pool_bytes: int | None) -> str:
-    words = f"{spec.num_blocks} blocks of {spec.tokens_per_block}"
-    return f"{words}, {size(pool_bytes)}" if pool_bytes is not None else words
+    words = [f"{spec.num_blocks} blocks of {spec.tokens_per_block} tokens"]
+    words += [size(pool_bytes)] if pool_bytes is not None else []
+    words += [] if spec.enable_block_reuse else ["no reuse"]
+    return ", ".join([*words, spec.scheduler_policy.replace("_", " ")])
 
 
 def size(num_bytes: int) -> str:

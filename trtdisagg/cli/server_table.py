@@ -40,12 +40,13 @@ def _place(server: ServerStatus) -> str:
 
 
 def _kv(server: ServerStatus) -> Text:
-    """Share of the KV blocks in use, as a bar and a number."""
+    """Share of the KV cache in use, as a bar and a number, and how many tokens it holds."""
     stats = server.stats
     if not stats.num_blocks:
         return Text("-")
     share = stats.num_used_blocks / stats.num_blocks
-    return Text.assemble(values.bar(share, _BAR_CHARS), f" {100 * share:3.0f}%")
+    of_all = f" of {values.rate(server.kv_tokens)}" if server.kv_tokens else ""
+    return Text.assemble(values.bar(share, _BAR_CHARS), f" {100 * share:3.0f}%{of_all}")
 
 
 _NAME = _Column("name", lambda s: Text(s.name, values.ROLE_STYLES[s.role]))

@@ -34,6 +34,7 @@ _SECTIONS: dict[type[msgspec.Struct], str] = {
     schema.ClusterFile: "Top level",
     schema.ServerSection: "`context_servers`, `generation_servers`",
     schema.KvCacheConfig: "`kv_cache_config`, in a server section",
+    schema.SchedulerConfig: "`scheduler_config`, in a server section",
     schema.CacheTransceiverConfig: "`cache_transceiver_config`, in a server section",
     schema.RouterConfig: "`router`, in a server section",
     schema.ModelEntry: "`models`, each entry",

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -29,6 +30,19 @@ class KvCacheConfig(_Section, frozen=True):
     """Share of the device's free memory for the KV cache of all its servers; without GPUs, of the host's memory."""
     max_tokens: Count | None = None
     """Upper bound of the KV cache in tokens. Without one, a server on a CPU takes at most 2 GiB."""
+    enable_block_reuse: bool = True
+    """Keep the blocks of requests that have ended, for others that begin with the same tokens."""
+    enable_partial_reuse: bool = True
+    """Reuse the beginning of a block, too, where the rest of it differs."""
+    event_buffer_max_size: CountOrZero = 0
+    """Events about blocks that a server keeps until somebody asks for them (`/kv_cache_events`); 0: none."""
+
+
+class SchedulerConfig(_Section, frozen=True):
+    capacity_scheduler_policy: Literal["MAX_UTILIZATION", "GUARANTEED_NO_EVICT"] = "MAX_UTILIZATION"
+    """MAX_UTILIZATION: a request takes blocks as its tokens come; when there are none left, the youngest of the lowest
+    priority gives its own back and is computed again later. GUARANTEED_NO_EVICT: a request begins when all blocks that
+    it may ever need are free, and is never interrupted."""
 
 
 class CacheTransceiverConfig(_Section, frozen=True):
@@ -64,13 +78,22 @@ class ServerSection(_Section, frozen=True):
     max_batch_size: Count = 64
     """Requests that run at once."""
     max_num_tokens: Count = 2048
-    """Tokens computed in one step; a longer prompt is computed in chunks."""
+    """Tokens computed in one step."""
     max_seq_len: Count | None = None
     """Prompt and output together; without it, what the model was trained for."""
     max_queue_size: Count = 1024
     """Requests that wait on a server before it answers 429."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute type of the weights; `auto`: bfloat16."""
+    quantization: Literal["none", "int8"] = "none"
+    """`int8`: linear layers keep their weights in 8 bits, with a scale for each group of them: half the memory and,
+    on a CPU, faster generation, at a small loss of precision."""
+    scheduler_config: SchedulerConfig = SchedulerConfig()
+    """Who runs when there is not room for all."""
+    enable_chunked_prefill: bool = True
+    """Compute a prompt longer than max_num_tokens in chunks; without it, such a prompt is refused."""
+    stream_interval: Count = 1
+    """Tokens that a stream sends at once; the first is always sent by itself."""
     kv_cache_config: KvCacheConfig = KvCacheConfig()
     """Size and form of the KV cache."""
     cache_transceiver_config: CacheTransceiverConfig = CacheTransceiverConfig()

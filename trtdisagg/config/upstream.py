@@ -17,6 +17,7 @@ from trtdisagg.config.schema import (
     ClusterFile,
     KvCacheConfig,
     RouterConfig,
+    SchedulerConfig,
     ServerSection,
 )
 
@@ -56,13 +57,11 @@ _EXPERTS = NotThereYet("mixture-of-experts models", _other_than(1, -1, {}))
 _GRAPHS = NoEffect("steps are not captured as CUDA graphs")
 _NO_COMPILER = NoEffect("the builtin engine compiles and tunes nothing")
 _ONE_SAMPLER = NoEffect("there is one sampler")
-_NO_REUSE = NoEffect("the blocks of a finished request are not kept for others")
 _NO_OFFLOAD = NoEffect("KV blocks are not moved to host memory")
 _UNSTAGED = NoEffect("blocks move straight from pool to pool, without a buffer between")
 _ITER_STATS = NoEffect("counters are always kept; see `trtdisagg status` and /metrics")
 _ADMIT_AT_ONCE = NoEffect("a request joins the running batch at the next step")
 _LORA = NotThereYet("LoRA")
-_LOGITS = NotThereYet("returning logits")
 _PERF_METRICS = NoEffect("there are no records of single requests; totals are in /metrics")
 _COMES_WITH_MODEL = NotThereYet("a tokenizer, revision or parser other than the model's own", _other_than("auto"))
 _EVENT_DRIVEN = NoEffect("the end of a transfer is an event, nothing polls for it")
@@ -109,7 +108,6 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         ),
         "enable_attention_dp": NotThereYet("data-parallel attention"),
         "enable_autotuner": _NO_COMPILER,
-        "enable_chunked_prefill": NoEffect("a prompt longer than max_num_tokens is always computed in chunks"),
         "enable_iter_perf_stats": _ITER_STATS,
         "enable_iter_req_stats": _ITER_STATS,
         "enable_layerwise_nvtx_marker": NoEffect("there are no NVTX ranges"),
@@ -122,9 +120,9 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "env_overrides": NoEffect("the section has an `env` as well, and that one counts"),
         "force_dynamic_quantization": NotThereYet("quantized weights"),
         "garbage_collection_gen0_threshold": NoEffect("Python's own threshold is kept"),
-        "gather_generation_logits": _LOGITS,
+        "gather_generation_logits": NoEffect("logits go to the requests that ask for them"),
         "gpus_per_node": NoEffect("the GPUs of the node are counted"),
-        "guided_decoding_backend": NotThereYet("guided decoding"),
+        "guided_decoding_backend": NoEffect("llguidance is used, whatever stands there"),
         "iter_stats_max_iterations": _ITER_STATS,
         "kv_connector_config": NotThereYet("KV connectors"),
         "load_format": NotThereYet("weights that are not the model's own", _other_than("auto", 0)),
@@ -156,13 +154,9 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "revision": _COMES_WITH_MODEL,
         "sampler_force_async_worker": _ONE_SAMPLER,
         "sampler_type": _ONE_SAMPLER,
-        "scheduler_config": NoEffect(
-            "a request is admitted when the blocks it may need are free, and then runs to its end"
-        ),
         "skip_tokenizer_init": NotThereYet("servers without a tokenizer"),
         "sparse_attention_config": NotThereYet("sparse attention"),
         "speculative_config": NotThereYet("speculative decoding"),
-        "stream_interval": NoEffect("each token is sent when it is there"),
         "tensor_parallel_size": _ONE_DEVICE,
         "tokenizer": _COMES_WITH_MODEL,
         "tokenizer_mode": _COMES_WITH_MODEL,
@@ -175,18 +169,15 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "dtype": NotThereYet("this compute type", _one_of("FLOAT16", "FP16", "HALF", "FP8")),
     },
     KvCacheConfig: {
-        "attention_dp_events_gather_period_ms": _NO_REUSE,
-        "copy_on_partial_reuse": _NO_REUSE,
+        "attention_dp_events_gather_period_ms": NoEffect("there is no data-parallel attention to gather from"),
+        "copy_on_partial_reuse": NoEffect("a block that is reused in part is always copied"),
         "cross_kv_cache_fraction": NotThereYet("encoder-decoder models"),
         "dtype": NotThereYet("a KV cache of this type", _one_of("FLOAT16", "FP16", "HALF", "FP8", "INT8", "NVFP4")),
-        "enable_block_reuse": _NO_REUSE,
-        "enable_partial_reuse": _NO_REUSE,
-        "event_buffer_max_size": _NO_REUSE,
         "host_cache_size": _NO_OFFLOAD,
         "mamba_ssm_cache_dtype": NoEffect("there are no state-space models"),
         "max_attention_window": NotThereYet("sliding-window attention"),
         "max_gpu_total_bytes": NotThereYet("a KV cache bounded in bytes (max_tokens bounds it in tokens)"),
-        "max_util_for_resume": NoEffect("a running request is never paused"),
+        "max_util_for_resume": NoEffect("a request that was interrupted goes on as soon as it fits"),
         "onboard_blocks": _NO_OFFLOAD,
         "secondary_offload_min_priority": _NO_OFFLOAD,
         "sink_token_length": NotThereYet("sliding-window attention"),
@@ -202,6 +193,12 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "max_num_tokens": _UNSTAGED,
         "max_tokens_in_buffer": _UNSTAGED,
         "transceiver_runtime": NoEffect("there is one transceiver"),
+    },
+    SchedulerConfig: {
+        "capacity_scheduler_policy": NotThereYet("this policy", _one_of("STATIC_BATCH")),
+        "context_chunking_policy": NotThereYet("this chunking policy", _one_of("EQUAL_PROGRESS")),
+        "dynamic_batch_config": NoEffect("max_batch_size and max_num_tokens are the limits, and stay so"),
+        "waiting_queue_policy": NotThereYet("this order of waiting", _other_than("fcfs", "FCFS")),
     },
     RouterConfig: {
         "max_batch_size": _COUNTS_NOTHING,

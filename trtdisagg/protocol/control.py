@@ -107,6 +107,12 @@ class ServerStatus(msgspec.Struct, kw_only=True, frozen=True):
     """Requests that count on it, at the proxy."""
     max_running: int | None = None
     """Requests that it runs at once; None: not known."""
+    max_seq_len: int | None = None
+    """Prompt and output of a request together, in tokens."""
+    kv_tokens: int | None = None
+    """Its KV cache holds so many."""
+    kv_bytes: int | None = None
+    """The memory of the KV cache."""
     deadline_s: float | None = None
     """While it drains: until it is cut short."""
     log_file: str | None = None

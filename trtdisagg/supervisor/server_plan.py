@@ -22,6 +22,7 @@ from trtdisagg.protocol.spec import (
     RegistrySpec,
     Role,
     SamplingDefaults,
+    SchedulerPolicy,
     Transport,
     UpstreamServer,
 )
@@ -31,6 +32,10 @@ from trtdisagg.supervisor.slots import LOOPBACK, Slot, join_address, section_set
 from trtdisagg.supervisor.state import PROXY
 
 _PINS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+_POLICIES: dict[str, SchedulerPolicy] = {
+    "MAX_UTILIZATION": "max_utilization",
+    "GUARANTEED_NO_EVICT": "guaranteed_no_evict",
+}
 _TOKEN_ID_BYTES = 8
 """A token id in JSON, with its comma."""
 
@@ -111,6 +116,13 @@ def plan_server(slot: Slot, facts: ServerFacts, spot: Spot, pool: Pool, *, weigh
             max_body_bytes=facts.max_body_bytes + _TOKEN_ID_BYTES * pool.max_seq_len,
             tokens_per_block=section.kv_cache_config.tokens_per_block,
             num_blocks=pool.num_blocks,
+            scheduler_policy=_POLICIES[section.scheduler_config.capacity_scheduler_policy],
+            enable_chunked_prefill=section.enable_chunked_prefill,
+            enable_block_reuse=section.kv_cache_config.enable_block_reuse,
+            enable_partial_reuse=section.kv_cache_config.enable_partial_reuse,
+            event_buffer_max_size=section.kv_cache_config.event_buffer_max_size,
+            quantization=section.quantization,
+            stream_interval=section.stream_interval,
             transports=_transports(facts.backend, slot.path, on_gpu=bool(spot.gpus)),
             lease_ms=section.cache_transceiver_config.kv_lease_ms,
             transfer_timeout_ms=section.cache_transceiver_config.kv_transfer_timeout_ms,

@@ -147,6 +147,7 @@ def _cluster_state(state: ClusterState) -> Literal["starting", "ready", "degrade
 
 
 def _server_status(plan: ChildPlan, child: Child, state: ClusterState, place: Place, now: float) -> ServerStatus:
+    engine = plan.spec if isinstance(plan.spec, EngineSpec) else None
     return ServerStatus(
         name=child.name,
         role=child.role,
@@ -162,7 +163,10 @@ def _server_status(plan: ChildPlan, child: Child, state: ClusterState, place: Pl
         stats=child.stats,
         history=child.history.until(now),
         in_use=state.in_use(child),
-        max_running=plan.spec.max_batch_size if isinstance(plan.spec, EngineSpec) else None,
+        max_running=engine.max_batch_size if engine else None,
+        max_seq_len=engine.max_seq_len if engine else None,
+        kv_tokens=engine.num_blocks * engine.tokens_per_block if engine else None,
+        kv_bytes=plan.pool_bytes,
         deadline_s=max(0.0, child.leaving.deadline - now) if child.leaving else None,
         log_file=str(place.log_file(plan.name)),
         **msgspec.structs.asdict(rates(child.window, now)),

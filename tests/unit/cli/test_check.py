@@ -39,7 +39,7 @@ def test_servers_that_are_ours() -> None:
     assert [name for name in table if name.startswith("context-")] == ["context-0", "context-1"]
     row = " ".join(table["generation-0"])
     assert "generation smollm2-135m-instruct 127.0.0.1 any port cpu " in row
-    assert "1024 blocks of 32, 720 MiB python -m trtdisagg.engine" in row
+    assert "1024 blocks of 32 tokens, 720 MiB, max utilization python -m trtdisagg.engine" in row
     assert "python -m trtdisagg proxy" in " ".join(table["proxy"])
 
 

@@ -151,12 +151,12 @@ def test_upstream_worker_file(load_text: Load) -> None:
     assert section.max_batch_size == 16
     assert section.kv_cache_config.max_tokens == 64
     assert section.kv_cache_config.free_gpu_memory_fraction == 0.75
+    assert not section.kv_cache_config.enable_block_reuse
     assert section.cache_transceiver_config.backend == "DEFAULT"
     assert {n.key.rpartition(".")[2] for n in loaded.no_effect} == {
         "disable_overlap_scheduler",
         "cuda_graph_config",
         "print_iter_log",
-        "enable_block_reuse",
         "max_tokens_in_buffer",
         "kv_transfer_poll_interval_ms",
     }
@@ -172,11 +172,11 @@ def test_a_worker_file_is_relative_to_the_cluster_file(tmp_path: Path) -> None:
 
 
 def test_an_inherited_key_without_effect_is_named_once(load_text: Load) -> None:
-    text = "model: m\nprint_iter_log: true\ncontext_servers: {stream_interval: 2}\ngeneration_servers:\n"
+    text = "model: m\nprint_iter_log: true\ncontext_servers: {moe_backend: x}\ngeneration_servers:\n"
     notices = [str(notice) for notice in load_text(text).no_effect]
     assert len(notices) == 2
     assert any(n.startswith("c.yaml:2: print_iter_log: no effect here, because counters go to") for n in notices)
-    assert any(n.startswith("c.yaml:3: context_servers.stream_interval: no effect here, because") for n in notices)
+    assert any(n.startswith("c.yaml:3: context_servers.moe_backend: no effect here, because") for n in notices)
 
 
 @pytest.mark.parametrize(

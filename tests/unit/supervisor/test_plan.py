@@ -14,6 +14,7 @@ from trtdisagg.config.schema import (
     KvCacheConfig,
     ModelEntry,
     ProxyConfig,
+    SchedulerConfig,
     ServerSection,
 )
 from trtdisagg.errors import ConfigError, StartupError
@@ -228,6 +229,27 @@ def test_transports(backend: Any, num_gpus: int, transports: list[str]) -> None:
 def test_the_generation_leg_may_be_larger_than_what_the_client_sent() -> None:
     plan = plan_of(cluster_file(proxy=ProxyConfig(max_body_bytes=1000)))
     assert engine(plan, "generation-0").max_body_bytes > 1000 + len("1234567,") * 500
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        (ServerSection(), "scheduler_policy", "max_utilization"),
+        (
+            ServerSection(scheduler_config=SchedulerConfig(capacity_scheduler_policy="GUARANTEED_NO_EVICT")),
+            "scheduler_policy",
+            "guaranteed_no_evict",
+        ),
+        (ServerSection(enable_chunked_prefill=False), "enable_chunked_prefill", False),
+        (ServerSection(quantization="int8"), "quantization", "int8"),
+        (ServerSection(stream_interval=3), "stream_interval", 3),
+        (ServerSection(kv_cache_config=KvCacheConfig(enable_block_reuse=False)), "enable_block_reuse", False),
+        (ServerSection(kv_cache_config=KvCacheConfig(enable_partial_reuse=False)), "enable_partial_reuse", False),
+        (ServerSection(kv_cache_config=KvCacheConfig(event_buffer_max_size=9)), "event_buffer_max_size", 9),
+    ],
+)
+def test_what_a_section_says_of_the_engine_is_in_its_spec(section: ServerSection, field: str, value: Any) -> None:
+    assert getattr(engine(plan_of(cluster_file(context_servers=section)), "context-0"), field) == value
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

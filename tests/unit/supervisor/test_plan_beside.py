@@ -19,6 +19,7 @@ from trtdisagg.config.schema import (
     ModelEntry,
     ProxyConfig,
     RouterConfig,
+    SchedulerConfig,
     ServerSection,
     SupervisionConfig,
 )
@@ -246,6 +247,10 @@ _SECTION_KEYS: dict[str, Any] = {
     "max_seq_len": 100,
     "max_queue_size": 10,
     "dtype": "float32",
+    "quantization": "int8",
+    "scheduler_config": SchedulerConfig(capacity_scheduler_policy="GUARANTEED_NO_EVICT"),
+    "enable_chunked_prefill": False,
+    "stream_interval": 4,
     "kv_cache_config": KvCacheConfig(max_tokens=4096),
     "env": {"A": "1"},
     "command": ["my-engine"],
