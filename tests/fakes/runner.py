@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trtdisagg.engine.request import Request
-from trtdisagg.engine.sampler import Row, sample
+from trtdisagg.engine.sampling import Row, sample
 from trtdisagg.engine.step import Chunk, Step
 
 VOCAB_SIZE = 50
@@ -74,7 +74,8 @@ def tokens_alone(request: Request, num_tokens: int, *, stop_ids: frozenset[int] 
     num_prompt, sampling = len(request.prompt_token_ids), request.sampling
     while len(tokens) - num_prompt < num_tokens:
         banned = stop_ids if len(tokens) - num_prompt < sampling.min_tokens else ()
-        [token] = sample(logits_after(tokens)[None], [Row(sampling, len(tokens), banned)])
+        row = Row(sampling, len(tokens), banned_ids=banned, tokens=tokens, num_prompt=num_prompt)
+        [(token, _)] = sample(torch.from_numpy(logits_after(tokens)[None]), [row])
         assert token is not None
         tokens.append(token)
         if token in stop_ids:

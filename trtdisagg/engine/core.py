@@ -18,7 +18,7 @@ from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Add, Cancel, Fetched, Message, Released, Shutdown
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.request import Output
-from trtdisagg.engine.sampler import Row, sample
+from trtdisagg.engine.sampling import Row, sample
 from trtdisagg.engine.scheduler import Plan
 from trtdisagg.engine.sequence import Sequence
 
@@ -126,7 +126,7 @@ class EngineCore:
     def _compute(self, plan: Plan) -> None:
         try:
             logits = self._runner.run(plan.step)
-            tokens = sample(logits.numpy(force=True), [_row(s) for s in plan.sampled])
+            tokens = [s.token for s in sample(logits, [_row(s) for s in plan.sampled])]
         except Exception as e:  # whatever a model raises ends these requests, not the server
             log.exception("a step with %d requests failed", len(plan.sequences))
             self._lifecycle.fail(plan, f"The engine failed to compute this request: {_describe(e)}")
@@ -176,7 +176,14 @@ class EngineCore:
 
 
 def _row(sequence: Sequence) -> Row:
-    return Row(sequence.request.sampling, position=len(sequence.tokens), banned_ids=sequence.banned_ids)
+    return Row(
+        sequence.request.sampling,
+        position=len(sequence.tokens),
+        banned_ids=sequence.banned_ids,
+        tokens=sequence.tokens,
+        num_prompt=sequence.num_prompt,
+        history=sequence.history,
+    )
 
 
 def _describe(error: Exception) -> str:

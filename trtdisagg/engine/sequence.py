@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from trtdisagg.engine.request import Request
+from trtdisagg.engine.sampling import History
 from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.handover import Ticket
 
@@ -43,6 +44,8 @@ class Sequence:
     """What its KV is fetched with by others, once it is held."""
     num_prompt: int = field(init=False)
     tokens: list[int] = field(init=False)
+    history: History = field(default_factory=History)
+    """Its tokens counted, for penalties."""
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
     state: State = State.WAITING

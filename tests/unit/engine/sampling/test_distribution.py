@@ -7,22 +7,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from trtdisagg.engine.request import SamplingParams
-from trtdisagg.engine.sampler import Row, _hash, _key, sample
+from trtdisagg.engine.sampling import Row, sample
+from trtdisagg.engine.sampling.noise import hash_ids, make_key
 
 PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
 LOGITS = np.log(PROBABILITIES).astype(np.float32)
 
 
 def row(position: int = 0, banned_ids: tuple[int, ...] = (), choice: int = 0, **sampling: Any) -> Row:
-    return Row(SamplingParams(max_tokens=1, **sampling), position, banned_ids, choice)
+    return Row(SamplingParams(max_tokens=1, **sampling), position, choice, banned_ids)
+
+
+def tokens_of(logits: npt.NDArray[np.float32], rows: list[Row]) -> list[int | None]:
+    return [token for token, _ in sample(torch.tensor(logits), rows)]
 
 
 def draw(logits: npt.NDArray[np.float32], num: int, first: int = 0, **sampling: Any) -> npt.NDArray[np.int64]:
     """Sample the same logits at many positions."""
     rows = [row(position, **sampling) for position in range(first, first + num)]
-    return np.array(sample(np.broadcast_to(logits, (num, len(logits))), rows))
+    return np.array(tokens_of(np.broadcast_to(logits, (num, len(logits))), rows))
 
 
 def assert_distributed(tokens: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> None:
@@ -43,7 +49,7 @@ def test_tokens_come_by_their_probability(seed: int) -> None:
 
 def test_so_do_those_of_many_seeds_at_one_position() -> None:
     rows = [row(position=17, seed=seed) for seed in range(4000)]
-    tokens = np.array(sample(np.broadcast_to(LOGITS, (4000, 5)), rows))
+    tokens = np.array(tokens_of(np.broadcast_to(LOGITS, (4000, 5)), rows))
     assert_distributed(tokens, PROBABILITIES)
 
 
@@ -102,7 +108,7 @@ def test_equals_are_kept_together() -> None:
 
 def test_greedy_takes_the_greatest() -> None:
     logits = np.random.default_rng(0).standard_normal((20, 300), np.float32)
-    assert sample(logits, [row(temperature=0)] * 20) == list(logits.argmax(1))
+    assert tokens_of(logits, [row(temperature=0)] * 20) == list(logits.argmax(1))
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-8, 1e-30, 1e-45, 1e-50, 5e-324])
@@ -115,30 +121,30 @@ def test_a_sample_is_a_pure_function_whatever_the_company() -> None:
     logits = (rng.standard_normal((32, 1001)) * 3).astype(np.float32)
     kinds: list[dict[str, Any]] = [{}, {"temperature": 0}, {"top_k": 9}, {"top_p": 0.8}, {"temperature": 0.7}]
     rows = [row(position=i, seed=i * i, **kinds[i % 5]) for i in range(32)]
-    together = sample(logits, rows)
-    assert together == [sample(logits[i : i + 1], rows[i : i + 1])[0] for i in range(32)]
+    together = tokens_of(logits, rows)
+    assert together == [tokens_of(logits[i : i + 1], rows[i : i + 1])[0] for i in range(32)]
     order = rng.permutation(32)
-    assert [together[i] for i in order] == sample(logits[order], [rows[i] for i in order])
+    assert [together[i] for i in order] == tokens_of(logits[order], [rows[i] for i in order])
 
 
 def test_seed_choice_and_position_each_change_what_is_drawn() -> None:
     logits = np.zeros((1, 50_000), np.float32)
-    [same], [again] = sample(logits, [row()]), sample(logits, [row()])
+    [same], [again] = tokens_of(logits, [row()]), tokens_of(logits, [row()])
     assert same == again
     others = [row(seed=1), row(choice=1), row(position=1), row(seed=1, choice=1), row(seed=1, position=1)]
-    assert len({same, *(sample(logits, [r])[0] for r in others)}) == 6
+    assert len({same, *(tokens_of(logits, [r])[0] for r in others)}) == 6
 
 
 def test_all_bits_of_the_key_count() -> None:
     ids = np.arange(1000)
-    assert len({_hash(ids, key).tobytes() for key in (0, *(1 << bit for bit in range(64)))}) == 65
+    assert len({hash_ids(ids, key).tobytes() for key in (0, *(1 << bit for bit in range(64)))}) == 65
 
 
 def test_noise_of_neighbours_is_unlike() -> None:
     """Half of the bits differ between one position, seed or choice and the next, and between one token and the next."""
     ids = np.arange(20_000)
-    noise = _hash(ids, _key(5, 0, 9))
-    others = [_hash(ids, _key(*parts)) for parts in ((5, 0, 10), (6, 0, 9), (5, 1, 9), (0, 5, 9), (9, 0, 5))]
+    noise = hash_ids(ids, make_key(5, 0, 9))
+    others = [hash_ids(ids, make_key(*parts)) for parts in ((5, 0, 10), (6, 0, 9), (5, 1, 9), (0, 5, 9), (9, 0, 5))]
     for other in (*others, np.roll(noise, 1), np.roll(others[0], 1)):
         assert 0.495 < np.unpackbits((noise ^ other).view(np.uint8)).mean() < 0.505
 
@@ -146,7 +152,7 @@ def test_noise_of_neighbours_is_unlike() -> None:
 def test_what_is_drawn_is_the_same_in_every_version() -> None:
     """Servers of two versions may share a request; a change here is one of the wire version."""
     rows = [row(), row(seed=1), row(position=1), row(choice=1), row(seed=2**63 + 5, position=8191)]
-    assert sample(np.zeros((5, 50_000), np.float32), rows) == [1398, 39359, 48393, 6978, 2449]
+    assert tokens_of(np.zeros((5, 50_000), np.float32), rows) == [1398, 39359, 48393, 6978, 2449]
 
 
 def test_small_differences_rarely_change_what_is_drawn() -> None:
@@ -155,15 +161,15 @@ def test_small_differences_rarely_change_what_is_drawn() -> None:
     logits = (rng.standard_normal((500, 200)) * 2).astype(np.float32)
     rows = [row(position=i) for i in range(500)]
     other = logits + rng.standard_normal(logits.shape).astype(np.float32) * 1e-3
-    assert sum(a != b for a, b in zip(sample(logits, rows), sample(other, rows), strict=True)) <= 5
+    assert sum(a != b for a, b in zip(tokens_of(logits, rows), tokens_of(other, rows), strict=True)) <= 5
 
 
 def test_banned_tokens_never_come_and_the_logits_are_left_alone() -> None:
     logits = LOGITS[None].copy()
-    assert sample(logits, [row(temperature=0, banned_ids=(0, 1))]) == [2]
+    assert tokens_of(logits, [row(temperature=0, banned_ids=(0, 1))]) == [2]
     assert (logits == LOGITS).all()
     many = np.broadcast_to(LOGITS, (2000, 5))
-    tokens = np.array(sample(many, [row(i, banned_ids=(0, 3)) for i in range(2000)]))
+    tokens = np.array(tokens_of(many, [row(i, banned_ids=(0, 3)) for i in range(2000)]))
     assert_distributed(tokens, PROBABILITIES * [0, 1, 1, 0, 1])
 
 
@@ -172,10 +178,10 @@ def test_banned_tokens_never_come_and_the_logits_are_left_alone() -> None:
 def test_a_row_that_is_not_numbers_gives_nothing_and_the_others_go_on(wrong: float, temperature: float) -> None:
     logits = np.stack([LOGITS, LOGITS, LOGITS])
     logits[1, 3] = wrong
-    first, second, third = sample(logits, [row(temperature=temperature)] * 3)
+    first, second, third = tokens_of(logits, [row(temperature=temperature)] * 3)
     assert second is None
     assert first == third is not None
 
 
 def test_nothing_comes_when_all_is_banned() -> None:
-    assert sample(LOGITS[None], [row(banned_ids=(0, 1, 2, 3, 4))]) == [None]
+    assert tokens_of(LOGITS[None], [row(banned_ids=(0, 1, 2, 3, 4))]) == [None]
