@@ -1,0 +1,1 @@
+"""Guided decoding: answers that are valid by construction. Doors: `request.guide_of`, `guides.TokenGuides`."""
