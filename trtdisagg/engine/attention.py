@@ -19,7 +19,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.backend import Backend
-from trtdisagg.engine.rotary import RotaryTables, rotate
+from trtdisagg.engine.models.decoder import Rope
+from trtdisagg.engine.rotary import rotate
 from trtdisagg.engine.step import Chunk
 
 
@@ -38,7 +39,7 @@ class Attention(Protocol):
 class NativeAttention:
     """The csrc kernels: blocks are read where they lie, K and V once for all query heads that share them."""
 
-    def __init__(self, backend: Backend, pool: KvPool, tables: RotaryTables, *, num_heads: int) -> None:
+    def __init__(self, backend: Backend, pool: KvPool, tables: Rope, *, num_heads: int) -> None:
         assert backend.csrc is not None
         shape = pool.shape
         self._dtype = backend.dtype
@@ -79,7 +80,7 @@ class NativeAttention:
 class TorchAttention:
     """Gathers the blocks of each chunk into one tensor and hands it to torch. Slow, short, and runs anywhere."""
 
-    def __init__(self, pool: KvPool, tables: RotaryTables, *, num_heads: int) -> None:
+    def __init__(self, pool: KvPool, tables: Rope, *, num_heads: int) -> None:
         self._pool = pool
         self._tables = tables
         self._num_heads = num_heads
@@ -124,7 +125,7 @@ class TorchAttention:
         return out[0].transpose(0, 1)
 
 
-def make_attention(backend: Backend, pool: KvPool, tables: RotaryTables, *, num_heads: int) -> Attention:
+def make_attention(backend: Backend, pool: KvPool, tables: Rope, *, num_heads: int) -> Attention:
     """The fastest there is for the device.
 
     :param pool: on the device of `backend`, and open while the attention is used.

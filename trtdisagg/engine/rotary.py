@@ -10,33 +10,32 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
+from trtdisagg.engine.models.decoder import Rope
 from trtdisagg.errors import ConfigError
-from trtdisagg.text.dimensions import ModelDimensions
 
 
-class RotaryTables(msgspec.Struct, frozen=True):
-    """Of each position and each pair of values in a head."""
+def make_rope(
+    head_dim: int,
+    theta: float,
+    scaling: dict[str, Any] | None,
+    num_positions: int,
+    *,
+    device: torch.device,
+    factors: Tensor | None = None,
+) -> Rope:
+    """Compute the angles of positions 0 to num_positions - 1.
 
-    cosines: Tensor
-    """float32 [num_positions, head_dim / 2]"""
-    sines: Tensor
-
-
-def rotary_tables(
-    dims: ModelDimensions, num_positions: int, *, device: torch.device, factors: Tensor | None = None
-) -> RotaryTables:
-    """Compute the tables for positions 0 to num_positions - 1.
-
+    :param scaling: a model's `rope_scaling`, with its `rope_type`.
     :param factors: what a file with `frequency_factors` divides the frequencies by, [head_dim / 2].
-    :raises ConfigError: when the model's `rope_scaling` is of a type that is not known here.
+    :raises ConfigError: when the scaling is of a type that is not known here.
     """
-    frequencies = _scaled(_frequencies(dims), dims.rope_scaling, factors)
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    frequencies = _scaled(1.0 / theta**exponents, scaling, factors)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
-    return RotaryTables(angles.cos().to(device), angles.sin().to(device))
+    return Rope(cosines=angles.cos().to(device), sines=angles.sin().to(device))
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -49,11 +48,6 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     cosines, sines = cosines[:, None], sines[:, None]
     turned = (first * cosines - second * sines, second * cosines + first * sines)
     return torch.cat(turned, dim=-1).to(x.dtype)
-
-
-def _frequencies(dims: ModelDimensions) -> Tensor:
-    exponents = torch.arange(0, dims.head_dim, 2, dtype=torch.float32) / dims.head_dim
-    return 1.0 / (dims.rope_theta**exponents)
 
 
 def _scaled(frequencies: Tensor, scaling: dict[str, Any] | None, factors: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from trtdisagg.cache.native import extension
 from trtdisagg.cache.pool import DTYPES, KvPool
 from trtdisagg.engine.attention import NativeAttention, TorchAttention
 from trtdisagg.engine.backend import Backend
-from trtdisagg.engine.rotary import RotaryTables
+from trtdisagg.engine.models.decoder import Rope
 from trtdisagg.engine.step import Chunk
 from trtdisagg.protocol.handover import KvShape
 
@@ -25,9 +25,9 @@ NUM_LAYERS, LAYER, NUM_BLOCKS, NUM_POSITIONS = 2, 1, 160, 600
 HEADS = [(9, 3, 64), (4, 4, 16), (5, 1, 32), (7, 1, 6), (8, 4, 128), (18, 2, 80)]
 
 
-def tables(head_dim: int) -> RotaryTables:
+def tables(head_dim: int) -> Rope:
     angles = torch.rand(NUM_POSITIONS, head_dim // 2) * 6.3
-    return RotaryTables(angles.cos(), angles.sin())
+    return Rope(cosines=angles.cos(), sines=angles.sin())
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def test_every_instruction_set_gives_the_same(isa: str) -> None:
     """Softmax that is spread over several passes, with scores that grow and so rescale what was summed."""
     csrc = extension()
     pool = torch.full((40, 1, 1, 2, 8, 16), float("nan"))
-    angles = RotaryTables(torch.ones(320, 8), torch.zeros(320, 8))
+    angles = Rope(cosines=torch.ones(320, 8), sines=torch.zeros(320, 8))
     kernel = csrc.PagedAttention(
         pool.data_ptr(),
         num_blocks=40,

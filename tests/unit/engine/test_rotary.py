@@ -4,35 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 
-from trtdisagg.engine.rotary import RotaryTables, rotary_tables, rotate
+from trtdisagg.engine.models.decoder import Rope
+from trtdisagg.engine.rotary import make_rope, rotate
 from trtdisagg.errors import ConfigError
-from trtdisagg.text.dimensions import ModelDimensions
-
-DIMS = ModelDimensions(
-    architecture="llama",
-    num_layers=1,
-    hidden_size=16,
-    intermediate_size=16,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=8,
-    vocab_size=10,
-    max_positions=64,
-    rope_theta=10000.0,
-    rms_norm_eps=1e-5,
-    tie_word_embeddings=True,
-    num_parameters=1,
-    fingerprint="f",
-)
 
 
-def tables(scaling: dict[str, Any] | None = None) -> RotaryTables:
-    dims = msgspec.structs.replace(DIMS, rope_scaling=scaling)
-    return rotary_tables(dims, 32, device=torch.device("cpu"))
+def tables(scaling: dict[str, Any] | None = None) -> Rope:
+    return make_rope(8, 10000.0, scaling, 32, device=torch.device("cpu"))
 
 
 def test_angles_are_position_times_frequency() -> None:

@@ -1,4 +1,4 @@
-"""Takes a model's parts out of a weight source: right names, right shapes, several matrices fused into one.
+"""Takes a decoder's parts out of a weight source: right names, right shapes, several matrices fused into one.
 
 Keeps account, so that a file that is not the model it claims to be is refused, with the names of what is wrong.
 """
@@ -6,42 +6,57 @@ Keeps account, so that a file that is not the model it claims to be is refused, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trtdisagg.engine.arena import Arena
 from trtdisagg.engine.backend import Backend
-from trtdisagg.engine.linear import Linear, Multiplier
-from trtdisagg.engine.models.weights import WeightSource
+from trtdisagg.engine.models.decoder import Linear, Norm, Rope
+from trtdisagg.engine.models.weights import ROPE_FACTORS, WeightSource
+from trtdisagg.engine.rotary import make_rope
 from trtdisagg.errors import StartupError
 
 
 class Parts:
-    def __init__(self, source: WeightSource, backend: Backend) -> None:
+    """
+    :param num_positions: the longest sequence there will be.
+    """
+
+    def __init__(self, source: WeightSource, backend: Backend, *, num_positions: int) -> None:
         self._source = source
-        self._dtype = backend.dtype
+        self._backend = backend
+        self._num_positions = num_positions
         self._arena = Arena(backend.device)
-        self._multiplier = Multiplier(backend)
         self._unused = {n for n in source.names if not n.endswith("rotary_emb.inv_freq")}
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """One tensor as it is."""
-        whole = self._arena.empty(shape, self._dtype)
-        self._read_into(whole, name)
-        return whole
+    def matrix(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """One tensor in the type of weights."""
+        return self._stacked([name], [shape[0]], shape[1:], self._backend.dtype)
+
+    def vector(self, names: Sequence[str], sizes: Sequence[int]) -> Tensor:
+        """Small tensors one behind the other, in float32."""
+        return self._stacked(names, sizes, (), torch.float32)
 
     def linear(
         self, names: Sequence[str], num_outputs: Sequence[int], num_inputs: int, *, bias: bool = False
     ) -> Linear:
         """One linear layer from several that have the same input, one behind the other."""
-        weight = self._stacked([f"{n}.weight" for n in names], num_outputs, (num_inputs,))
-        biases = self._stacked([f"{n}.bias" for n in names], num_outputs, ()) if bias else None
-        return Linear(weight, biases, self._multiplier)
+        weights, biases = ([f"{name}.{kind}" for name in names] for kind in ("weight", "bias"))
+        return Linear(
+            weight=self._stacked(weights, num_outputs, (num_inputs,), self._backend.dtype),
+            bias=self.vector(biases, num_outputs) if bias else None,
+        )
 
-    def head(self, weight: Tensor) -> Linear:
-        """The layer that gives logits: in float32, since bfloat16 tells no two of them apart that differ by 0.1."""
-        return Linear(weight, None, self._multiplier, out_type=torch.float32)
+    def norm(self, name: str, width: int, eps: float) -> Norm:
+        return Norm(weight=self.vector([f"{name}.weight"], [width]), eps=eps)
+
+    def rope(self, head_dim: int, theta: float, scaling: dict[str, Any] | None = None) -> Rope:
+        factors = None
+        if ROPE_FACTORS in self._source.names:
+            factors = self.vector([ROPE_FACTORS], [head_dim // 2]).cpu()
+        return make_rope(head_dim, theta, scaling, self._num_positions, device=self._backend.device, factors=factors)
 
     def ignore(self, name: str) -> None:
         self._unused.discard(name)
@@ -53,8 +68,10 @@ class Parts:
         if self._unused:
             raise StartupError(f"The weights hold tensors that this model does not have: {_listed(self._unused)}")
 
-    def _stacked(self, names: Sequence[str], heights: Sequence[int], rest: tuple[int, ...]) -> Tensor:
-        whole = self._arena.empty((sum(heights), *rest), self._dtype)
+    def _stacked(
+        self, names: Sequence[str], heights: Sequence[int], rest: tuple[int, ...], dtype: torch.dtype
+    ) -> Tensor:
+        whole = self._arena.empty((sum(heights), *rest), dtype)
         for name, part in zip(names, whole.split(list(heights)), strict=True):
             self._read_into(part, name)
         return whole

@@ -1,0 +1,31 @@
+"""From files to a decoder: finds the family that a model's dimensions name, and has it read the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from trtdisagg.engine.backend import Backend
+from trtdisagg.engine.models.decoder import Decoder
+from trtdisagg.engine.models.llama import llama
+from trtdisagg.engine.models.parts import Parts
+from trtdisagg.engine.models.weights import open_weights
+from trtdisagg.text.dimensions import Architecture, ModelDimensions
+
+FAMILIES: dict[Architecture, Callable[[ModelDimensions, Parts], Decoder]] = {"llama": llama}
+
+
+def load_decoder(path: str, dims: ModelDimensions, backend: Backend, *, num_positions: int) -> Decoder:
+    """Read a model's weights.
+
+    :param path: a directory with safetensors, or a .gguf file.
+    :param num_positions: the longest sequence that there is room for; there are no more angles than that.
+    :raises StartupError: when a tensor is missing, has another shape or is not of this model; the message names it.
+    :raises ConfigError: when the model needs something that is not supported.
+    """
+    with torch.inference_mode(), open_weights(path, dims) as source:
+        parts = Parts(source, backend, num_positions=min(num_positions, dims.max_positions))
+        decoder = FAMILIES[dims.architecture](dims, parts)
+        parts.check_all_used()
+    return decoder
