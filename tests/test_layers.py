@@ -29,6 +29,7 @@ BELOW: dict[str, set[str]] = {
     "cli": {"supervisor", "proxy", "registry", *_SHARED},
     "cache": {"_csrc", *_GROUND},
     "engine": {"cache", "_csrc", *_SHARED},
+    "api": {"engine"},
     "__main__": {"cli"},
 }
 """Room: the rooms it may import from."""

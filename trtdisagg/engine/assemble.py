@@ -9,7 +9,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,7 +17,7 @@ from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transceiver import Transceiver
 from trtdisagg.cache.transports import open_transports
 from trtdisagg.cache.waiting import wait_out
-from trtdisagg.engine.executor import Executor
+from trtdisagg.engine.executor import Deliver, Executor
 from trtdisagg.engine.handover import TransceiverHandover
 from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.http.listen import reachable, resolve
@@ -32,17 +32,36 @@ from trtdisagg.protocol.handover import KvShape
 from trtdisagg.protocol.spec import EngineSpec, Stats
 from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
 from trtdisagg.text.model_files import files_at
-from trtdisagg.text.tokenizer import load_tokenizer
+from trtdisagg.text.tokenizer import Tokenizer, load_tokenizer
 
 T = TypeVar("T")
+
+
+class Parts(NamedTuple):
+    """What an engine is made of, and its users touch."""
+
+    executor: Executor
+    transceiver: Transceiver | None
+    """None: it hands nothing over."""
+    tokenizer: Tokenizer
 
 
 @asynccontextmanager
 async def open_engine(
     spec: EngineSpec, secret: bytes, delivery: Delivery, stage: Callable[[str], None]
 ) -> AsyncIterator[Loaded]:
+    """As `open_parts`, for a server."""
+    async with open_parts(spec, secret, delivery.deliver, stage) as parts:
+        yield Loaded(_Engine(parts.executor, parts.transceiver), parts.tokenizer)
+
+
+@asynccontextmanager
+async def open_parts(
+    spec: EngineSpec, secret: bytes, deliver: Deliver | None, stage: Callable[[str], None]
+) -> AsyncIterator[Parts]:
     """Open the engine of a spec, and close it with everything it has.
 
+    :param deliver: as `Executor` wants it.
     :param stage: told what is going on, for people.
     :raises StartupError: when something it needs is missing.
     :raises ConfigError: when spec and model do not go together.
@@ -71,12 +90,12 @@ async def open_engine(
             limits=_limits(spec, dims),
             eos_token_ids=tokenizer.eos_token_ids,
             handover=handover,
-            deliver=delivery.deliver,
+            deliver=deliver,
             progress=progress,
         )
         stack.push_async_callback(shut_down, executor)
         executor.start()
-        yield Loaded(_Engine(executor, transceiver), tokenizer)
+        yield Parts(executor, transceiver, tokenizer)
 
 
 async def shut_down(executor: Executor) -> None:

@@ -19,6 +19,7 @@ from trtdisagg.engine.core import EngineCore
 from trtdisagg.engine.interfaces import Handover, Runner
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Add, Cancel, Shutdown
+from trtdisagg.engine.phases import FirstTokens, enter_generation
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.errors import OverloadedError, RequestError, UnavailableError
@@ -74,6 +75,7 @@ class Executor:
         self._thread = threading.Thread(target=self._core.run, name="engine", daemon=True)
         self._lock = threading.Lock()
         self._ids: set[int] = set()
+        self._first_tokens = FirstTokens()
         self._is_closed = False
 
     def start(self) -> None:
@@ -110,6 +112,9 @@ class Executor:
         :raises OverloadedError: when the queue is full.
         :raises UnavailableError: when the engine is shut down.
         """
+        first = None
+        if request.context_phase_params is not None:
+            request, first = enter_generation(request)
         self.check(request)
         num_waiting = self._core.stats.num_waiting + self._core.inbox.qsize()
         if num_waiting >= self._limits.max_queue_size:
@@ -120,6 +125,8 @@ class Executor:
             if request.id in self._ids:
                 raise RequestError(f"A request with id {request.id} has not ended yet")
             self._ids.add(request.id)
+            if first is not None:
+                self._first_tokens.add(request.id, first)
             self._core.inbox.put(Add(request))
         return request.id
 
@@ -177,6 +184,7 @@ class Executor:
     def _deliver(self, outputs: list[Output]) -> None:
         with self._lock:
             self._ids.difference_update(o.request_id for o in outputs if o.finish_reason)
+            outputs = self._first_tokens.put_before(outputs)
         self._deliver_to(outputs)
 
 

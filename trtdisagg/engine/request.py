@@ -51,6 +51,26 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True):
     """The same of the prompt's tokens, all but the first."""
 
 
+class TokenLogprob(NamedTuple):
+    """How probable one token was: the logarithm of the model's own distribution, before temperature and penalties."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]] = []
+    """(token id, logarithm) of the most probable tokens, best first."""
+
+
+class ContextPhaseParams(msgspec.Struct, kw_only=True, frozen=True):
+    """What a context executor did for a request, for the generation executor that goes on with it."""
+
+    request_id: int
+    """On the context executor; the one on the other is independent of it."""
+    first_token_ids: list[int]
+    first_logprobs: list[TokenLogprob] = []
+    ticket: Ticket
+    """Where the prompt's KV is: the context executor must live until it was fetched."""
+
+
 class Request(msgspec.Struct, kw_only=True, frozen=True):
     """One request for the executor."""
 
@@ -62,6 +82,8 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     sampling: SamplingParams
     ticket: Ticket | None = None
     """Where the prompt's KV is to be had; None, or a transfer that fails: computed here."""
+    context_phase_params: ContextPhaseParams | None = None
+    """In place of the two fields above, with `generation_only`: then the outputs begin with the first token."""
     num_choices: int = 1
     """Answers to one prompt, which is computed once; they differ by the choice's index in the randomness."""
     priority: int = 0
@@ -74,15 +96,6 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     """Its KV is shared only with requests of the same salt."""
     wants_context_logits: bool = False
     wants_generation_logits: bool = False
-
-
-class TokenLogprob(NamedTuple):
-    """How probable one token was: the logarithm of the model's own distribution, before temperature and penalties."""
-
-    token_id: int
-    logprob: float
-    top: list[tuple[int, float]] = []
-    """(token id, logarithm) of the most probable tokens, best first."""
 
 
 class Output(msgspec.Struct, kw_only=True, frozen=True):
@@ -109,3 +122,15 @@ class Output(msgspec.Struct, kw_only=True, frozen=True):
     """float32 [new tokens, vocab] on the CPU."""
     error: str | None = None
     """With finish reason `error`, for people."""
+
+    @property
+    def context_phase_params(self) -> ContextPhaseParams | None:
+        """For a `generation_only` request elsewhere; None: this is no context phase, or the answer ended in it."""
+        if self.ticket is None:
+            return None
+        return ContextPhaseParams(
+            request_id=self.request_id,
+            first_token_ids=self.new_token_ids,
+            first_logprobs=self.logprobs,
+            ticket=self.ticket,
+        )
