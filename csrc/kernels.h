@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "linear.h"
 #include "rowwise.h"
+#include "small.h"
 
 namespace trtdisagg {
 
@@ -15,6 +16,7 @@ struct Kernels {
     std::string isa;
     const AttentionKernels* attention;
     const LinearKernels* linear;
+    const SmallKernels* small;
     const RowwiseKernels* rowwise;
 };
 

@@ -1,7 +1,15 @@
-// out[row][output] = sum over i of x[row][i] * weight[output][i], for a few rows: what binding and kernels share.
+// out = x weight^T + bias for any number of rows of x: what binding and kernels share.
 //
-// With few rows the time goes into reading the weight, so it is read once, where it lies, and bfloat16 is widened in
-// registers. With many rows a matrix library does better (engine/linear.py chooses).
+// A weight lies in panels of kPanel outputs, one panel behind the other, and within a panel step by step along the
+// inputs, so that one layout serves a single row (a panel is one stream of bytes), many rows (a vector holds outputs
+// side by side, so nothing is summed across lanes) and every instruction set:
+//
+//     float32   [panel][input][output]                 a step is one input
+//     bfloat16  [panel][input / 2][output][2]          a step is two: a shift and a mask make two vectors of floats
+//     int8      [panel][input / 4][output][4]          a step is four, which integer dot products take at once
+//
+// A step is 64 bytes. Inputs behind the last full step of bfloat16 lie behind it, one column. Each sum runs over the
+// inputs in order and in one chain, whatever the number of rows: a row's result does not depend on the other rows.
 
 #pragma once
 
@@ -9,22 +17,27 @@
 
 namespace trtdisagg {
 
+constexpr int kPanel = 16;
+
 struct LinearCall {
-    int num_rows;
-    int num_inputs;
-    const void* weight;  // [num_outputs][num_inputs]
-    const void* x;       // [num_rows][num_inputs], of the weight's type
-    float* widened;      // [num_rows][num_inputs]: x as `widen` leaves it
-    void* out;           // [num_rows][num_outputs], of the weight's type or, with `out_is_float`, float
-    bool out_is_float;
+    const void* weight;  // in panels
+    const void* last;    // the last panel, where num_outputs is no multiple of kPanel: elsewhere, and padded
+    const float* bias;   // [num_outputs], or null
     int num_outputs;
+    int num_inputs;
+    const float* x;  // [num_rows][num_inputs]
+    float* out;      // [num_rows][num_outputs]
+};
+
+// The part of a product that is done at once.
+struct LinearPart {
+    int first_panel, end_panel;
+    int first_row, end_row;
 };
 
 struct LinearKernels {
-    void (*widen_bf16)(const LinearCall&);
-    void (*multiply_bf16)(const LinearCall&, int begin, int end);  // the outputs from begin to end
-    void (*widen_f32)(const LinearCall&);
-    void (*multiply_f32)(const LinearCall&, int begin, int end);
+    void (*multiply_bf16)(const LinearCall&, const LinearPart&);
+    void (*multiply_f32)(const LinearCall&, const LinearPart&);
 };
 
 }  // namespace trtdisagg

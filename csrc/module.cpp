@@ -6,11 +6,13 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include "copy.h"
+#include "matrix.h"
 #include "paged_attention.h"
 #include "rowwise_ops.h"
 #include "small_linear.h"
@@ -21,7 +23,8 @@ using namespace trtdisagg;
 
 namespace {
 
-using Matrix = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;  // of bfloat16 or float32
+using Weights = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;  // of bfloat16 or float32
+using Biases = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Triples = nb::ndarray<const int64_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 using Indices = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -30,7 +33,7 @@ void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
 
-bool is_bf16(const Matrix& m) {
+bool is_bf16(const Weights& m) {
     const nb::dlpack::dtype bf16 = {uint8_t(nb::dlpack::dtype_code::Bfloat), 16, 1};
     require(m.dtype() == bf16 || m.dtype() == nb::dtype<float>(), "neither bfloat16 nor float32");
     return m.dtype() == bf16;
@@ -71,7 +74,25 @@ void run_attention(PagedAttention& self, int layer, uintptr_t qkv, uintptr_t out
     self.run(layer, at(qkv), at(out), is_bf16);
 }
 
-void init_linear(SmallLinear* self, const Matrix& weight, std::shared_ptr<Workers> workers, const std::string& isa) {
+void init_matrix(Matrix* self, const Weights& weight, const std::optional<Biases>& bias, std::shared_ptr<Workers> workers,
+                 const std::string& isa) {
+    require(!bias || bias->shape(0) == weight.shape(0), "a bias must have a value for each output");
+    new (self) Matrix(weight.data(), is_bf16(weight) ? WeightType::bf16 : WeightType::f32,
+                      bias ? bias->data() : nullptr, int(weight.shape(0)), int(weight.shape(1)), std::move(workers),
+                      isa);
+}
+
+void run_matrix(const Matrix& self, uintptr_t x, uintptr_t out, int num_rows) {
+    nb::gil_scoped_release released;
+    self.run(static_cast<const float*>(at(x)), static_cast<float*>(at(out)), num_rows);
+}
+
+void read_row(const Matrix& self, int output, uintptr_t out) {
+    require(output >= 0 && output < self.outputs(), "no such output");
+    self.row(output, static_cast<float*>(at(out)));
+}
+
+void init_linear(SmallLinear* self, const Weights& weight, std::shared_ptr<Workers> workers, const std::string& isa) {
     new (self) SmallLinear(weight.data(), int(weight.shape(0)), int(weight.shape(1)), is_bf16(weight),
                            std::move(workers), isa);
 }
@@ -129,6 +150,13 @@ NB_MODULE(_csrc, m) {
              "Set the step: `chunks` is int64 [n, 3] of (num_tokens, position, first index in blocks), `blocks` int32.")
         .def("run", &run_attention, "layer"_a, "qkv_address"_a, "out_address"_a, "num_rows"_a, "is_bf16"_a,
              "One layer: qkv [rows, (num_heads + 2 num_kv_heads) head_dim] to out [rows, num_heads head_dim].");
+
+    nb::class_<Matrix>(m, "Matrix", "A weight [outputs, inputs] to multiply any number of rows with.")
+        .def("__init__", &init_matrix, "weight"_a, "bias"_a.none(), "workers"_a, "isa"_a = "", nb::keep_alive<1, 2>(),
+             nb::keep_alive<1, 3>(), "Takes `weight` over: its memory is rearranged in place, nobody else may use it.")
+        .def("run", &run_matrix, "x_address"_a, "out_address"_a, "num_rows"_a,
+             "out [rows, outputs] = x [rows, inputs] weight^T + bias, in float32.")
+        .def("row", &read_row, "output"_a, "out_address"_a, "float32 [inputs]: the weight's row as it came.");
 
     nb::class_<SmallLinear>(m, "SmallLinear", "A weight [outputs, inputs] to multiply a few rows with.")
         .def("__init__", &init_linear, "weight"_a, "workers"_a, "isa"_a = "", nb::keep_alive<1, 2>())

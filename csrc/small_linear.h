@@ -19,13 +19,13 @@ public:
     SmallLinear(const void* weight, int num_outputs, int num_inputs, bool is_bf16, std::shared_ptr<Workers> workers,
                 const std::string& isa)
         : weight_(weight), num_outputs_(num_outputs), num_inputs_(num_inputs), is_bf16_(is_bf16),
-          workers_(std::move(workers)), kernels_(*pick_kernels(isa).linear) {}
+          workers_(std::move(workers)), kernels_(*pick_kernels(isa).small) {}
 
     // x is [num_rows][num_inputs] of the weight's type, out [num_rows][num_outputs] of that type or float.
     void run(const void* x, void* out, int num_rows, bool out_is_float) {
         thread_local std::vector<float> widened;
         widened.resize(size_t(num_rows) * num_inputs_);
-        const LinearCall call = {num_rows, num_inputs_, weight_, x, widened.data(), out, out_is_float, num_outputs_};
+        const SmallCall call = {num_rows, num_inputs_, weight_, x, widened.data(), out, out_is_float, num_outputs_};
         (is_bf16_ ? kernels_.widen_bf16 : kernels_.widen_f32)(call);
         const auto multiply = is_bf16_ ? kernels_.multiply_bf16 : kernels_.multiply_f32;
         const int num_tasks = (num_outputs_ + kOutputsPerTask - 1) / kOutputsPerTask;
@@ -44,7 +44,7 @@ private:
     const int num_inputs_;
     const bool is_bf16_;
     const std::shared_ptr<Workers> workers_;
-    const LinearKernels& kernels_;
+    const SmallKernels& kernels_;
 };
 
 }  // namespace trtdisagg
