@@ -10,10 +10,12 @@ from __future__ import annotations
 from trtdisagg.engine.executor import Executor
 from trtdisagg.engine.local import Opened, open_executor
 from trtdisagg.engine.options import EngineOptions
+from trtdisagg.engine.orchestrator import DisaggOrchestrator
 from trtdisagg.engine.request import ContextPhaseParams, Output, Request, SamplingParams, TokenLogprob
 
 __all__ = [
     "ContextPhaseParams",
+    "DisaggOrchestrator",
     "EngineOptions",
     "Executor",
     "Opened",

@@ -90,6 +90,15 @@ def test_two_executors_give_the_tokens_of_one(options: EngineOptions, executor: 
     assert outputs[0].new_token_ids[0] == alone[0]
 
 
+def test_a_context_executor_that_is_gone_is_done_without(options: EngineOptions, executor: Executor) -> None:
+    alone = answer(executor, greedy(10, PROMPT))
+    with open_executor(options) as context:
+        context.executor.enqueue_request(greedy(1, PROMPT, kind="context_only"))
+        params = all_of(context.executor, 1)[-1].context_phase_params
+    late = msgspec.structs.replace(greedy(11, PROMPT, kind="generation_only"), context_phase_params=params)
+    assert answer(executor, late) == alone
+
+
 def test_an_answer_that_ends_with_its_first_token_has_nothing_to_go_on_with(executor: Executor) -> None:
     executor.enqueue_request(greedy(6, PROMPT, max_tokens=1, kind="context_only"))
     [last] = all_of(executor, 6)
