@@ -33,12 +33,14 @@ class Guide(Protocol):
     def mask(self) -> Bits | None:
         """
         :return: int32 [ceil(vocab / 32)], bit i of word w is set when token 32 w + i may come next; None: any may.
+        :raises RequestError: when the specification has become too complex to follow: this answer ends with it.
         """
 
     def accept(self, token_id: int) -> None:
         """Go on behind this token.
 
         :raises ValueError: when the mask did not have it.
+        :raises RequestError: as `mask`.
         """
 
     @property

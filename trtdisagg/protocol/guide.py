@@ -12,5 +12,5 @@ GuideKind = Literal["json_object", "json_schema", "regex", "grammar", "choice"]
 class GuideSpec(msgspec.Struct, kw_only=True, frozen=True):
     kind: GuideKind
     text: str = ""
-    """`json_schema`: the schema as JSON; `regex`: the expression; `grammar`: in Lark's syntax; `choice`: a JSON array
-    of strings, one of which it must be; `json_object`: unused."""
+    """`json_schema`: the schema as JSON; `regex`: the expression; `grammar`: in Lark's syntax, or GBNF; `choice`: a
+    JSON array of strings, one of which it must be; `json_object`: unused."""

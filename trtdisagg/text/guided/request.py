@@ -14,7 +14,7 @@ from trtdisagg.errors import RequestError, UnsupportedError
 from trtdisagg.protocol.guide import GuideKind, GuideSpec
 from trtdisagg.text.checked import checked
 
-Schema = dict[str, Any] | bool
+Schema = dict[str, Any]
 
 
 def guide_of(
@@ -65,7 +65,7 @@ class _JsonSchema(msgspec.Struct, frozen=True, tag="json_schema", forbid_unknown
 
     def guides(self) -> list[GuideSpec]:
         """TensorRT-LLM also takes the schema as it is, without OpenAI's wrapping."""
-        schema: Schema = self.json_schema
+        schema = self.json_schema
         if self.json_schema.keys() <= set(_NamedSchema.__struct_fields__):
             schema = checked(self.json_schema, _NamedSchema, param="response_format.json_schema").schema
         return _of_schema(schema, "response_format.json_schema.schema")
@@ -172,8 +172,8 @@ def _of_schema(schema: Any, param: str) -> list[GuideSpec]:
             schema = msgspec.json.decode(schema)
         except (msgspec.DecodeError, RecursionError) as e:
             raise RequestError(f"`{param}` is not valid JSON: {e}", param=param) from None
-    schema = checked(schema, Schema, param=param)  # type: ignore[arg-type]  # a union is no type
-    return [GuideSpec(kind="json_schema", text=msgspec.json.encode(schema).decode())]
+    text = msgspec.json.encode(checked(schema, Schema, param=param)).decode()
+    return [GuideSpec(kind="json_schema", text=text)]
 
 
 def _of_text(kind: GuideKind, text: str | None) -> list[GuideSpec]:
