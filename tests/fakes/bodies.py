@@ -22,8 +22,9 @@ from trtdisagg.protocol.answers import (
     Usage,
     encode_error,
 )
+from trtdisagg.protocol.decoding import decode_request
 from trtdisagg.protocol.handover import DisaggregatedParams, Seam, SeamReply
-from trtdisagg.protocol.openai import ChatRequest, CompletionRequest, decode_request
+from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
 from trtdisagg.protocol.spec import EngineSpec
 
 DEFAULT_MAX_TOKENS = 16

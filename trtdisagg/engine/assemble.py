@@ -113,7 +113,7 @@ class _Engine:
     def enqueue_request(self, request: Request) -> int:
         return self._executor.enqueue_request(request)
 
-    def cancel_request(self, request_id: int) -> None:
+    def cancel_request(self, request_id: int, choice: int | None = None) -> None:
         self._executor.cancel_request(request_id)
 
     def health(self) -> str | None:

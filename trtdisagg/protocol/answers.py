@@ -1,4 +1,7 @@
-"""The OpenAI bodies that a server and the proxy answer with: whole answers, chunks of a stream, errors, models."""
+"""The OpenAI bodies that a server and the proxy answer with: whole answers, chunks of a stream, errors, models.
+
+What is beside OpenAI's fields (`token_ids`, `prompt_logprobs`, logits) is there only where it was asked for.
+"""
 
 from __future__ import annotations
 
@@ -8,54 +11,91 @@ import msgspec
 
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.handover import DisaggregatedParams, SeamReply
+from trtdisagg.protocol.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprob
 
 FinishReason = Literal["stop", "length", "tool_calls", "not_finished", "cancelled", "timeout", "error"]
+
+
+PromptLogprobs = list[dict[int, PromptLogprob] | None]
+"""For each token of the prompt; the first has none."""
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
 
 
-class Usage(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+class Usage(msgspec.Struct, kw_only=True, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails | None = None
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
 
 
-class CompletionChoice(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=False):
+class _WithTokens(msgspec.Struct, kw_only=True, frozen=True):
+    """What every choice may have, whole or a part."""
+
     index: int
-    text: str
-    logprobs: None = None
-    finish_reason: FinishReason | None
+    finish_reason: FinishReason | None = None
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    """Those generated; with the last one that ended the answer, though it is not said."""
+
+
+class _Choice(_WithTokens, kw_only=True, frozen=True):
     stop_reason: str | int | None = None
+    context_logits: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    """[prompt tokens][vocab]"""
+    generation_logits: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    """[tokens][vocab]"""
     disaggregated_params: DisaggregatedParams | msgspec.UnsetType = msgspec.UNSET
+
+
+class CompletionChoice(_Choice, kw_only=True, frozen=True):
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+
+
+class CalledFunction(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    name: str | None = None
+    arguments: str = ""
+
+
+class ToolCall(msgspec.Struct, kw_only=True, frozen=True):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ToolCallDelta(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """A part of a call: the first one of each has id, type and name, the others more of the arguments."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunction
 
 
 class AssistantMessage(msgspec.Struct, kw_only=True, frozen=True):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
 
 
-class ChatChoice(msgspec.Struct, kw_only=True, frozen=True):
-    index: int
+class ChatChoice(_Choice, kw_only=True, frozen=True):
     message: AssistantMessage
-    logprobs: None = None
-    finish_reason: FinishReason | None
-    stop_reason: str | int | None = None
-    disaggregated_params: DisaggregatedParams | msgspec.UnsetType = msgspec.UNSET
+    logprobs: ChatLogprobs | None = None
 
 
 class Delta(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
-class ChatChunkChoice(msgspec.Struct, kw_only=True, frozen=True):
-    index: int
+class ChatChunkChoice(_WithTokens, kw_only=True, frozen=True):
     delta: Delta
-    logprobs: None = None
-    finish_reason: FinishReason | None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class Completion(msgspec.Struct, kw_only=True, frozen=True):
@@ -80,6 +120,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
     choices: list[ChatChoice]
     usage: Usage
     prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
     seam: SeamReply | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -89,6 +130,7 @@ class ChatChunk(msgspec.Struct, kw_only=True, frozen=True):
     created: int
     model: str
     choices: list[ChatChunkChoice]
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
 
 

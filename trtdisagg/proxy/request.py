@@ -15,7 +15,8 @@ import msgspec
 
 from trtdisagg.errors import RequestError
 from trtdisagg.protocol.handover import DisaggregatedParams, Seam
-from trtdisagg.protocol.openai import ChatRequest, CompletionRequest, decode_request
+from trtdisagg.protocol.decoding import decode_request
+from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
 from trtdisagg.proxy.context import FirstToken
 from trtdisagg.proxy.ids import make_id
 

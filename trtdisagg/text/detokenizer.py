@@ -43,6 +43,11 @@ class Detokenizer:
             self._at_start = False
         return self._utf8.decode(new)
 
+    @property
+    def is_within_character(self) -> bool:
+        """The last tokens are the beginning of a character that is not complete."""
+        return bool(self._utf8.getstate()[0])
+
     def flush(self) -> str:
         """No more tokens come: returns what is left of an unfinished character, as U+FFFD."""
         return self._utf8.decode(b"", final=True)

@@ -33,7 +33,7 @@ async def generate(engine: Engine, tokenizer: Tokenizer, delivery: Delivery, *, 
     sampling = SamplingParams(max_tokens=num_tokens, min_tokens=num_tokens, temperature=0)
     request = Request(id=next(_ids), prompt_token_ids=[tokenizer.bos_token_id or 0], sampling=sampling)
     last: Output | None = None
-    with delivery.mailbox(request.id) as mailbox:
+    with delivery.mailbox([request.id]) as mailbox:
         engine.enqueue_request(request)
         try:
             while last is None or last.finish_reason is None:

@@ -1,23 +1,26 @@
-"""How an answer looks: OpenAI's bodies, and the events of a stream. Pure: text in, bytes out."""
+"""How the answers to a job look: OpenAI's bodies, and the events of a stream. Pure: pieces in, bytes out.
+
+What one choice looks like in either API is known by choices.py.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from trtdisagg.engine.http.intake import Job
-from trtdisagg.engine.http.running import Piece
+from trtdisagg.engine.http import choices
+from trtdisagg.engine.http.answer import Answer, Piece
+from trtdisagg.engine.http.job import Job
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.answers import (
-    AssistantMessage,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
     ChatCompletion,
     Completion,
     CompletionChoice,
-    Delta,
     Usage,
     encode_error,
 )
@@ -28,36 +31,58 @@ DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
 
 
-def whole(job: Job, piece: Piece, usage: Usage) -> bytes:
-    """The body of an answer that is not streamed."""
-    return _encode(_body(job, piece, usage))
+def whole(job: Job, answers: Sequence[tuple[Answer, Piece]], usage: Usage) -> bytes:
+    """The body of an answer that is not streamed.
+
+    :param answers: those that the client gets, in order, each with all of its text.
+    """
+    if job.chat:
+        chat = [choices.whole_chat(job, answer, piece) for answer, piece in answers]
+        return _encode(_whole_chat(job, chat, usage, **choices.of_prompt(job, answers[0][0].prompt)))
+    return _encode(_chunk(job, [choices.whole_completion(job, answer, piece) for answer, piece in answers], usage))
 
 
-def context_answer(job: Job, piece: Piece, usage: Usage, params: DisaggregatedParams | None) -> bytes:
+def context_answer(job: Job, answer: Answer, piece: Piece, usage: Usage, params: DisaggregatedParams | None) -> bytes:
     """The first token as an answer, and what is needed to go on from it.
 
     :param params: with the ticket; None when nothing is to come.
     """
-    extra: dict[str, Any] = {"prompt_token_ids": job.request.prompt_token_ids}
+    handed = {"disaggregated_params": params or msgspec.UNSET}
+    extra: dict[str, Any] = {"prompt_token_ids": answer.prompt.token_ids}
     if job.seam is not None:
         extra["seam"] = _first_part(job, piece, usage) if job.frames_stream else SeamReply()
-    return _encode(_body(job, piece, usage, params or msgspec.UNSET, **extra))
+    if job.chat:
+        return _encode(_whole_chat(job, [choices.whole_chat(job, answer, piece, **handed)], usage, **extra))
+    return _encode(_chunk(job, [choices.whole_completion(job, answer, piece, **handed)], usage, **extra))
 
 
 def begin(job: Job) -> bytes:
     """The events before any text."""
-    return _chat_event(job, Delta(role="assistant", content=""), None, None) if job.chat else b""
-
-
-def event(job: Job, piece: Piece, usage: Usage) -> bytes:
-    """One piece of a stream; behind the last one, its ending."""
-    so_far = usage if job.continuous_usage else None
+    indices = range(len(job.requests) * job.num_answers)
+    shown = job.look.prompt_token_ids
     if job.chat:
-        delta = Delta(content=piece.text) if piece.text else Delta()
-        made = _chat_event(job, delta, piece, so_far)
-    else:
-        made = _event(_completion(job, [_completion_choice(piece)], _usage_field(job, so_far)))
-    return made + _ending(job, usage) if piece.finish_reason else made
+        prompt = {"prompt_token_ids": job.requests[0].prompt_token_ids} if shown else {}
+        return b"".join(_event(_chat_chunk(job, [choices.opening_chat(i)], **prompt)) for i in indices)
+    if shown:
+        return b"".join(_event(_chunk(job, [choices.opening_completion(job, i)])) for i in indices)
+    return b""
+
+
+def events(job: Job, pieces: Iterable[Piece], usage: Usage | None) -> bytes:
+    """Pieces of a stream, an event each.
+
+    :param usage: so far, where it is wanted.
+    """
+    if job.chat:
+        return b"".join(_event(_chat_chunk(job, [choices.chat_part(job, piece)], usage)) for piece in pieces)
+    return b"".join(_event(_chunk(job, [choices.completion(job, piece)], usage)) for piece in pieces)
+
+
+def ending(job: Job, usage: Usage) -> bytes:
+    """The events behind all text."""
+    if not job.include_usage:
+        return DONE
+    return _event(_chat_chunk(job, [], usage) if job.chat else _chunk(job, [], usage)) + DONE
 
 
 def error_event(error: TrtdisaggError) -> bytes:
@@ -67,64 +92,29 @@ def error_event(error: TrtdisaggError) -> bytes:
 
 def _first_part(job: Job, piece: Piece, usage: Usage) -> SeamReply:
     """The beginning of the client's stream, and all of it when nothing is to come."""
-    events = begin(job)
+    said, so_far = begin(job), usage if job.continuous_usage else None
     if piece.finish_reason != "not_finished":
-        events += event(job, piece, usage)
-    elif piece.text:
-        events += event(job, Piece(piece.text), usage)
-    return SeamReply(num_chars_sent=len(piece.text), first_chunk=events.decode())
+        said += events(job, [piece], so_far) + ending(job, usage)
+    elif piece.text or piece.tokens:
+        said += events(job, [msgspec.structs.replace(piece, finish_reason=None)], so_far)
+    return SeamReply(num_chars_sent=len(piece.text), first_chunk=said.decode())
 
 
-def _body(
-    job: Job,
-    piece: Piece,
-    usage: Usage,
-    params: DisaggregatedParams | msgspec.UnsetType = msgspec.UNSET,
-    **extra: Any,
-) -> Completion | ChatCompletion:
-    if not job.chat:
-        return _completion(job, [_completion_choice(piece, params)], usage, **extra)
-    choice = ChatChoice(
-        index=0,
-        message=AssistantMessage(content=piece.text),
-        finish_reason=piece.finish_reason,
-        stop_reason=piece.stop_reason,
-        disaggregated_params=params,
-    )
-    return ChatCompletion(id=job.id, created=job.created, model=job.model, choices=[choice], usage=usage, **extra)
-
-
-def _completion(
-    job: Job, choices: list[CompletionChoice], usage: Usage | msgspec.UnsetType | None, **extra: Any
-) -> Completion:
-    return Completion(id=job.id, created=job.created, model=job.model, choices=choices, usage=usage, **extra)
-
-
-def _completion_choice(
-    piece: Piece, params: DisaggregatedParams | msgspec.UnsetType = msgspec.UNSET
-) -> CompletionChoice:
-    return CompletionChoice(
-        index=0,
-        text=piece.text,
-        finish_reason=piece.finish_reason,
-        stop_reason=piece.stop_reason,
-        disaggregated_params=params,
+def _chunk(job: Job, made: list[CompletionChoice], usage: Usage | None = None, **extra: Any) -> Completion:
+    """Whole or not: it looks the same."""
+    return Completion(
+        id=job.id, created=job.created, model=job.model, choices=made, usage=_usage_field(job, usage), **extra
     )
 
 
-def _chat_event(job: Job, delta: Delta, piece: Piece | None, usage: Usage | None) -> bytes:
-    choice = ChatChunkChoice(index=0, delta=delta, finish_reason=piece.finish_reason if piece else None)
-    return _event(_chat_chunk(job, [choice], _usage_field(job, usage)))
+def _chat_chunk(job: Job, made: list[ChatChunkChoice], usage: Usage | None = None, **extra: Any) -> ChatChunk:
+    return ChatChunk(
+        id=job.id, created=job.created, model=job.model, choices=made, usage=_usage_field(job, usage), **extra
+    )
 
 
-def _chat_chunk(job: Job, choices: list[ChatChunkChoice], usage: Usage | msgspec.UnsetType | None) -> ChatChunk:
-    return ChatChunk(id=job.id, created=job.created, model=job.model, choices=choices, usage=usage)
-
-
-def _ending(job: Job, usage: Usage) -> bytes:
-    if not job.include_usage:
-        return DONE
-    return _event(_chat_chunk(job, [], usage) if job.chat else _completion(job, [], usage)) + DONE
+def _whole_chat(job: Job, made: list[ChatChoice], usage: Usage, **extra: Any) -> ChatCompletion:
+    return ChatCompletion(id=job.id, created=job.created, model=job.model, choices=made, usage=usage, **extra)
 
 
 def _usage_field(job: Job, usage: Usage | None) -> Usage | msgspec.UnsetType | None:

@@ -6,61 +6,27 @@ executor.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import random
 import time
 import uuid
-from typing import Any
 
-import msgspec
-
-from trtdisagg.engine.request import Request, SamplingParams
-from trtdisagg.errors import HandoverError, ModelNotFoundError, RequestError, UnsupportedError
-from trtdisagg.protocol import WIRE_VERSION
-from trtdisagg.protocol.handover import DisaggregatedParams, Seam, Ticket, unseal
-from trtdisagg.protocol.openai import ChatRequest, CompletionRequest, StreamOptions, decode_request
-from trtdisagg.protocol.spec import EngineSpec, SamplingDefaults
+from trtdisagg.engine.http.handed import Handed, check_leg, take_over
+from trtdisagg.engine.http.job import Job, Look
+from trtdisagg.engine.http.logits import check_room
+from trtdisagg.engine.http.prompts import echoes_of, tokens_of
+from trtdisagg.engine.http.sampling import Wish, num_generated, num_shown_logprobs, sampling_params
+from trtdisagg.engine.request import Request
+from trtdisagg.errors import ModelNotFoundError, RequestError
+from trtdisagg.protocol.decoding import decode_request
+from trtdisagg.protocol.guide import GuideSpec
+from trtdisagg.protocol.openai import ChatRequest, CompletionRequest, StreamOptions
+from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.text.guided.request import guide_of
 from trtdisagg.text.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 16
 """Of a completion, as OpenAI has it; a chat without max_tokens gets what fits."""
 MAX_STOPS, MAX_STOP_CHARS = 64, 1000
-_LONG_TEXT = 4096
-"""Characters from which tokenizing is worth a thread: the event loop goes on meanwhile."""
-_NOT_ENABLED = (
-    "Disaggregated serving is not enabled, please check the configuration. "
-    "Set `cache_transceiver_config.backend` for this server, to DEFAULT for example."
-)
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One request, checked."""
-
-    request: Request
-    chat: bool
-    model: str
-    id: str
-    """What the client sees."""
-    created: int
-    stream: bool
-    """The answer to this leg is a stream."""
-    frames_stream: bool
-    """The client's stream is made here: of this leg, or, on a context leg, its first part."""
-    has_begun: bool
-    """The client has had the beginning of its stream from another server."""
-    include_usage: bool
-    continuous_usage: bool
-    stops: list[str]
-    include_stop: bool
-    skip_special_tokens: bool
-    num_chars_sent: int
-    params: DisaggregatedParams | None
-    seam: Seam | None
-
-    @property
-    def is_context_only(self) -> bool:
-        return self.request.type == "context_only"
 
 
 class Intake:
@@ -74,114 +40,153 @@ class Intake:
         self._secret = secret
         self._request_ids = itertools.count(1)
 
-    async def completion(self, body: bytes) -> Job:
+    async def completion(self, body: bytes, timeout_s: float | None = None) -> Job:
         """
+        :param timeout_s: where the body says none.
         :raises RequestError: saying what is wrong with the body.
         """
         wish = decode_request(body, CompletionRequest)
         self._check(wish)
-        ids = wish.prompt_token_ids
-        if ids is None:
-            prompt = _only_prompt(wish.prompt)
-            ids = prompt if isinstance(prompt, list) else await self._encode(prompt, special=wish.add_special_tokens)
-        return self._job(wish, ids, wish.max_tokens or min(DEFAULT_MAX_TOKENS, self._room(ids)))
+        if wish.max_tokens == 0 and not wish.echo:
+            raise RequestError("`max_tokens` is 0, which is allowed only with `echo`", param="max_tokens")
+        prompts = await tokens_of(wish, self._tokenizer)
+        return self._job(wish, prompts, timeout_s)
 
-    async def chat(self, body: bytes) -> Job:
+    async def chat(self, body: bytes, timeout_s: float | None = None) -> Job:
         """
         :raises RequestError: saying what is wrong with the body.
         """
         wish = decode_request(body, ChatRequest)
         self._check(wish)
-        ids = wish.prompt_token_ids
-        if ids is None:
-            if not wish.messages:
-                raise RequestError("`messages` is empty", param="messages")
-            text = self._tokenizer.render_chat(
-                wish.messages, add_generation_prompt=wish.add_generation_prompt, variables=wish.chat_template_kwargs
-            )
-            ids = await self._encode(text, special=False)
-        return self._job(wish, ids, wish.max_completion_tokens or wish.max_tokens or self._room(ids))
+        prompts = await tokens_of(wish, self._tokenizer)
+        return self._job(wish, prompts, timeout_s)
 
-    def _check(self, wish: CompletionRequest | ChatRequest) -> None:
+    def _check(self, wish: Wish) -> None:
         if wish.model != self._spec.model:
             raise ModelNotFoundError(
                 f"The model `{wish.model}` is not served here; this server has `{self._spec.model}`", param="model"
             )
-        if wish.seam and wish.seam.wire_version != WIRE_VERSION:
-            raise RequestError(f"`seam` has another wire version than {WIRE_VERSION}", param="seam")
-        params = wish.disaggregated_params
-        if params is None or params.request_type == "context_and_generation":
-            return
-        if not self._spec.transports:
-            raise RequestError(_NOT_ENABLED, param="disaggregated_params")
-        if params.request_type == "context_only" and wish.stream:
-            raise RequestError("A context_only request cannot be streamed", param="stream")
-        if params.request_type == "generation_only" and not params.first_gen_tokens:
-            raise RequestError("A generation_only request needs `first_gen_tokens`", param="disaggregated_params")
+        check_leg(wish, is_enabled=bool(self._spec.transports))
+        if (wish.n or 1) > 1 or wish.best_of is not None:
+            self._check_num_answers(wish)
+        if wish.stream:
+            _check_streamed(wish)
 
-    async def _encode(self, text: str, *, special: bool) -> list[int]:
-        if len(text) < _LONG_TEXT:
-            return self._tokenizer.encode(text, add_special_tokens=special)
-        return await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=special)
+    def _check_num_answers(self, wish: Wish) -> None:
+        num, best_of = wish.n or 1, wish.best_of
+        if best_of is not None and best_of < num:
+            raise RequestError(f"`best_of` is {best_of}, less than `n`, {num}", param="best_of")
+        if num_generated(wish) > self._spec.max_batch_size:
+            name = "n" if best_of is None else "best_of"
+            raise RequestError(
+                f"`{name}` is {num_generated(wish)}; this server runs {self._spec.max_batch_size} at once "
+                "(max_batch_size)",
+                param=name,
+            )
+
+    def _job(self, wish: Wish, prompts: list[list[int]], timeout_s: float | None) -> Job:
+        if len(prompts) > self._spec.max_queue_size:
+            raise RequestError(
+                f"`prompt` holds {len(prompts)} prompts; at most {self._spec.max_queue_size} can wait (max_queue_size)",
+                param="prompt",
+            )
+        seam, handed, options = wish.seam, take_over(wish, self._secret), wish.stream_options or StreamOptions()
+        chat = isinstance(wish, ChatRequest)
+        guide, timeout_s = _guide(wish), wish.timeout or timeout_s
+        requests = [self._request(wish, prompt, handed, guide, timeout_s) for prompt in prompts]
+        return Job(
+            requests=requests,
+            num_answers=wish.n or 1,
+            length_penalty=1.0 if wish.length_penalty is None else wish.length_penalty,
+            look=self._look(wish, prompts),
+            chat=chat,
+            model=wish.model,
+            id=seam.id if seam else ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex,
+            created=seam.created if seam else int(time.time()),
+            stream=wish.stream,
+            frames_stream=wish.stream or bool(seam and seam.stream),
+            has_begun=bool(seam and seam.stream and handed.token_ids),
+            include_usage=options.include_usage or bool(seam and seam.include_usage),
+            continuous_usage=options.continuous_usage_stats or bool(seam and seam.continuous_usage_stats),
+            num_chars_sent=seam.num_chars_sent if seam else 0,
+            first_logprobs=handed.logprobs,
+            num_cached_elsewhere=handed.num_cached_tokens,
+            params=wish.disaggregated_params,
+            seam=seam,
+        )
+
+    def _request(
+        self, wish: Wish, prompt: list[int], handed: Handed, guide: GuideSpec | None, timeout_s: float | None
+    ) -> Request:
+        params, max_tokens = wish.disaggregated_params, self._max_tokens(wish, prompt)
+        num_logits = len(prompt) * wish.return_context_logits + max_tokens * wish.return_generation_logits
+        check_room(num_logits, self._tokenizer.vocab_size)
+        return Request(
+            id=next(self._request_ids),
+            type=params.request_type if params else "context_and_generation",
+            prompt_token_ids=prompt,
+            output_token_ids=handed.token_ids,
+            sampling=sampling_params(wish, max_tokens, self._spec.sampling_defaults, self._tokenizer),
+            ticket=handed.ticket,
+            num_choices=num_generated(wish),
+            priority=wish.priority or 0,
+            timeout_s=timeout_s,
+            guide=guide,
+            cache_salt=wish.cache_salt,
+            wants_context_logits=wish.return_context_logits,
+            wants_generation_logits=wish.return_generation_logits,
+        )
+
+    def _max_tokens(self, wish: Wish, prompt: list[int]) -> int:
+        """At least 1; that of a prompt which is wanted alone is thrown away."""
+        if isinstance(wish, ChatRequest):
+            return wish.max_completion_tokens or wish.max_tokens or self._room(prompt)
+        if wish.max_tokens is None:
+            return min(DEFAULT_MAX_TOKENS, self._room(prompt))
+        return max(1, wish.max_tokens)
 
     def _room(self, prompt: list[int]) -> int:
         """Tokens that fit behind a prompt. Behind one that is too long there is one, and the executor refuses both."""
         in_pool = self._spec.num_blocks * self._spec.tokens_per_block + 1  # the last token is never computed
         return max(1, min(self._spec.max_seq_len, in_pool) - len(prompt))
 
-    def _job(self, wish: CompletionRequest | ChatRequest, prompt: list[int], max_tokens: int) -> Job:
-        params, seam = wish.disaggregated_params, wish.seam
-        type_ = params.request_type if params else "context_and_generation"
-        request = Request(
-            id=next(self._request_ids),
-            type=type_,
-            prompt_token_ids=prompt,
-            output_token_ids=(params.first_gen_tokens or []) if params and type_ == "generation_only" else [],
-            sampling=_sampling(wish, max_tokens, self._spec.sampling_defaults),
-            ticket=self._ticket(params) if params and type_ == "generation_only" else None,
-        )
-        options = wish.stream_options or StreamOptions()
-        return Job(
-            request=request,
-            chat=isinstance(wish, ChatRequest),
-            model=wish.model,
-            id=seam.id if seam else ("chatcmpl-" if isinstance(wish, ChatRequest) else "cmpl-") + uuid.uuid4().hex,
-            created=seam.created if seam else int(time.time()),
-            stream=wish.stream,
-            frames_stream=wish.stream or bool(seam and seam.stream),
-            has_begun=bool(seam and seam.stream and request.output_token_ids),
-            include_usage=options.include_usage or bool(seam and seam.include_usage),
-            continuous_usage=options.continuous_usage_stats or bool(seam and seam.continuous_usage_stats),
+    def _look(self, wish: Wish, prompts: list[list[int]]) -> Look:
+        is_echo = isinstance(wish, CompletionRequest) and wish.echo
+        return Look(
             stops=_stops(wish.stop),
             include_stop=wish.include_stop_str_in_output,
             skip_special_tokens=wish.skip_special_tokens,
-            num_chars_sent=seam.num_chars_sent if seam else 0,
-            params=params,
-            seam=seam,
+            num_logprobs=num_shown_logprobs(wish),
+            num_prompt_logprobs=wish.prompt_logprobs,
+            detokenize=wish.detokenize,
+            token_ids=wish.return_token_ids or not wish.detokenize,
+            prompt_token_ids=wish.return_token_ids,
+            echoes=echoes_of(wish, prompts, self._tokenizer) if is_echo else [],
+            only_echo=is_echo and wish.max_tokens == 0,
         )
 
-    def _ticket(self, params: DisaggregatedParams) -> Ticket | None:
-        if params.encoded_opaque_state is None:
-            return None
-        try:
-            return unseal(params.encoded_opaque_state, self._secret)
-        except HandoverError as e:
-            raise RequestError(f"In `encoded_opaque_state`: {e}", param="disaggregated_params") from e
+
+def _check_streamed(wish: Wish) -> None:
+    asked = {
+        "best_of": num_generated(wish) > (wish.n or 1),
+        "prompt_logprobs": wish.prompt_logprobs is not None,
+        "return_context_logits": wish.return_context_logits,
+        "return_generation_logits": wish.return_generation_logits,
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise RequestError(f"`{name}` cannot be streamed", param=name)
 
 
-def _only_prompt(prompt: str | list[Any]) -> str | list[int]:
-    """Text or token ids; a list of prompts may hold one."""
-    if isinstance(prompt, list) and prompt and not all(type(p) is int for p in prompt):
-        if any(type(p) is int for p in prompt):
-            raise RequestError("`prompt` mixes token ids and prompts", param="prompt")
-        if len(prompt) > 1:
-            raise UnsupportedError(
-                f"`prompt` holds {len(prompt)} prompts; this server takes one a request", param="prompt"
-            )
-        prompt = prompt[0]
-    if not prompt:
-        raise RequestError("The prompt is empty", param="prompt")
-    return prompt
+def _guide(wish: Wish) -> GuideSpec | None:
+    return guide_of(
+        wish.response_format,
+        structured_outputs=wish.structured_outputs,
+        guided_json=wish.guided_json,
+        guided_regex=wish.guided_regex,
+        guided_choice=wish.guided_choice,
+        guided_grammar=wish.guided_grammar,
+    )
 
 
 def _stops(stop: str | list[str] | None) -> list[str]:
@@ -193,22 +198,3 @@ def _stops(stop: str | list[str] | None) -> list[str]:
             f"`stop` takes at most {MAX_STOPS} strings of at most {MAX_STOP_CHARS} characters", param="stop"
         )
     return stops
-
-
-def _sampling(wish: CompletionRequest | ChatRequest, max_tokens: int, defaults: SamplingDefaults) -> SamplingParams:
-    min_tokens = wish.min_tokens or 0
-    top_k = defaults.top_k if wish.top_k is None else wish.top_k
-    if min_tokens > max_tokens:
-        raise RequestError(f"`min_tokens` is {min_tokens}, more than max_tokens, {max_tokens}", param="min_tokens")
-    if top_k < -1:
-        raise RequestError(f"`top_k` is {top_k}; 0 or -1 means all tokens", param="top_k")
-    return SamplingParams(
-        max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        temperature=defaults.temperature if wish.temperature is None else wish.temperature,
-        top_k=max(top_k, 0),
-        top_p=defaults.top_p if wish.top_p is None else wish.top_p,
-        seed=random.getrandbits(63) if wish.seed is None else wish.seed,
-        ignore_eos=wish.ignore_eos,
-        stop_token_ids=frozenset(wish.stop_token_ids or ()),
-    )

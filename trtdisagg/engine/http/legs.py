@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 
 from aiohttp import web
 
-from trtdisagg.engine.http import frames
-from trtdisagg.engine.http.intake import Job
-from trtdisagg.engine.http.running import Piece, Running
+from trtdisagg.engine.http import frames, logprobs
+from trtdisagg.engine.http.answer import Piece
+from trtdisagg.engine.http.best import best
+from trtdisagg.engine.http.job import Job
+from trtdisagg.engine.http.running import Running
 from trtdisagg.engine.http.service import Service
-from trtdisagg.errors import BodyTimeoutError, TrtdisaggError
+from trtdisagg.errors import BodyTimeoutError, RequestError, TrtdisaggError
 from trtdisagg.protocol.handover import DisaggregatedParams, seal
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+"""Seconds, where the body has no `timeout`."""
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +49,17 @@ async def answer(service: Service, request: web.Request, secret: bytes, *, chat:
     clock = Clock()
     with service.admitted() as intake:
         body = await _read_body(request, service.body_timeout_s)
-        job = await (intake.chat(body) if chat else intake.completion(body))
+        timeout_s = _timeout_s(request.headers.get(TIMEOUT_HEADER))
+        job = await (intake.chat(body, timeout_s) if chat else intake.completion(body, timeout_s))
         with service.running(job) as running:
             if job.is_context_only:
-                response, last = await _context(job, running, clock, secret)
+                response, reason = await _context(job, running, clock, secret)
             elif job.stream:
-                response, last = await _stream(job, running, clock, request)
+                response, reason = await _stream(job, running, clock, request)
             else:
-                response, last = await _whole(job, running, clock)
-        if last.finish_reason is not None:
-            _count(service, job, running, clock, last)
+                response, reason = await _whole(job, running, clock)
+        if reason is not None:
+            _count(service, job, running, clock, reason)
         return response
 
 
@@ -67,55 +74,80 @@ async def _read_body(request: web.Request, timeout_s: float) -> bytes:
         raise BodyTimeoutError(f"The body did not come within {timeout_s:g} s") from None
 
 
-async def _context(job: Job, running: Running, clock: Clock, secret: bytes) -> tuple[web.StreamResponse, Piece]:
-    piece = await _rest(running, clock)
+def _timeout_s(header: str | None) -> float | None:
+    if header is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(header)) < math.inf:
+            return seconds
+    raise RequestError(f"The header {TIMEOUT_HEADER} is {header!r}; it takes seconds", param=TIMEOUT_HEADER)
+
+
+async def _context(job: Job, running: Running, clock: Clock, secret: bytes) -> tuple[web.StreamResponse, str | None]:
+    [piece] = await _rest(running, clock)
+    [said], usage = running.answers, running.usage
     params = None
     if piece.finish_reason == "not_finished":
         params = DisaggregatedParams(
             request_type="context_only",
-            first_gen_tokens=running.answer.token_ids,
-            ctx_request_id=job.request.id,
+            first_gen_tokens=said.token_ids,
+            first_gen_log_probs=logprobs.hand_over(said.token_ids, said.logprobs),
+            ctx_request_id=job.requests[0].id,
             disagg_request_id=job.params.disagg_request_id if job.params else None,
             encoded_opaque_state=seal(running.hand_over(), secret),
+            ctx_usage=usage,
         )
-    return json_response(frames.context_answer(job, piece, running.answer.usage, params)), piece
+    return json_response(frames.context_answer(job, said, piece, usage, params)), piece.finish_reason
 
 
-async def _whole(job: Job, running: Running, clock: Clock) -> tuple[web.StreamResponse, Piece]:
-    piece = await _rest(running, clock)
-    return json_response(frames.whole(job, piece, running.answer.usage)), piece
+async def _whole(job: Job, running: Running, clock: Clock) -> tuple[web.StreamResponse, str | None]:
+    pieces = await _rest(running, clock)
+    chosen, usage = best(job, running.answers, pieces), running.usage
+    if any(request.wants_context_logits or request.wants_generation_logits for request in job.requests):
+        body = await asyncio.to_thread(frames.whole, job, chosen, usage)
+    else:
+        body = frames.whole(job, chosen, usage)
+    return json_response(body), chosen[-1][1].finish_reason
 
 
-async def _rest(running: Running, clock: Clock) -> Piece:
-    """All that comes, as one piece."""
-    text = ""
+async def _rest(running: Running, clock: Clock) -> list[Piece]:
+    """All that comes, as one piece of each answer."""
+    wholes = [Piece(answer.index) for answer in running.answers]
     while True:
-        piece = await running.next()
+        for piece in await running.next():
+            wholes[piece.index] += piece
         clock.tick()
-        text += piece.text
-        if piece.finish_reason:
-            return Piece(text, piece.finish_reason, piece.stop_reason)
+        if running.is_complete:
+            return wholes
 
 
-async def _stream(job: Job, running: Running, clock: Clock, request: web.Request) -> tuple[web.StreamResponse, Piece]:
-    piece = await running.next()  # what fails before there is anything to send gets a status of its own
+async def _stream(
+    job: Job, running: Running, clock: Clock, request: web.Request
+) -> tuple[web.StreamResponse, str | None]:
+    pieces = await running.next()  # what fails before there is anything to send gets a status of its own
     clock.tick()
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
     prefix = b"" if job.has_begun else frames.begin(job)
     try:
-        await response.write(prefix + frames.event(job, piece, running.answer.usage))
-        while not piece.finish_reason:
-            piece = await running.next()
-            await response.write(frames.event(job, piece, running.answer.usage))
+        await response.write(prefix + _events(job, running, pieces))
+        while not running.is_complete:
+            pieces = await running.next()
+            await response.write(_events(job, running, pieces))
         await response.write_eof()
     except ConnectionError:
         log.debug("the client of request %s left", job.id)
-        return response, Piece("")
+        return response, None
     except Exception as e:  # noqa: BLE001 - whatever it is, the client is told in the stream
         await _end_with(response, job, e)
-        return response, Piece("")
-    return response, piece
+        return response, None
+    return response, pieces[-1].finish_reason
+
+
+def _events(job: Job, running: Running, pieces: list[Piece]) -> bytes:
+    """Pieces, and behind the last of all the ending."""
+    events = frames.events(job, pieces, running.usage if job.continuous_usage else None)
+    return events + frames.ending(job, running.usage) if running.is_complete else events
 
 
 async def _end_with(response: web.StreamResponse, job: Job, error: Exception) -> None:
@@ -128,13 +160,13 @@ async def _end_with(response: web.StreamResponse, job: Job, error: Exception) ->
         await response.write_eof()
 
 
-def _count(service: Service, job: Job, running: Running, clock: Clock, last: Piece) -> None:
-    num_tokens = len(running.answer.token_ids) - len(job.request.output_token_ids)
+def _count(service: Service, job: Job, running: Running, clock: Clock, reason: str) -> None:
+    longest = max(len(answer.token_ids) for answer in running.answers)
     service.metrics.finished(
-        last.finish_reason or "",
+        reason,
         first_s=clock.first_s or clock.elapsed_s,
         whole_s=clock.elapsed_s,
-        num_tokens=num_tokens,
+        num_tokens=longest - len(job.requests[0].output_token_ids),
     )
 
 

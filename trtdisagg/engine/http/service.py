@@ -9,7 +9,8 @@ import msgspec
 
 from trtdisagg.engine.http.canary import canary
 from trtdisagg.engine.http.delivery import Delivery
-from trtdisagg.engine.http.intake import Intake, Job
+from trtdisagg.engine.http.intake import Intake
+from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.http.metrics import Metrics
 from trtdisagg.engine.http.running import Engine, Running, running
 from trtdisagg.engine.progress import Progress, Pulse
@@ -131,5 +132,6 @@ class Service:
         assert self._open is not None
         engine, tokenizer, _ = self._open
         self.turns.tick()
-        with running(job, tokenizer, engine, self.delivery) as running_job:
+        interval = self.spec.stream_interval
+        with running(job, tokenizer, engine, self.delivery, stream_interval=interval) as running_job:
             yield running_job

@@ -1,0 +1,190 @@
+"""One answer, from tokens to what is said of them. Pure.
+
+tokens -> detokenizer -> stop strings -> what the client already has is left out -> pieces
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, repeat
+
+import msgspec
+from torch import Tensor
+
+from trtdisagg.engine.http.job import Job
+from trtdisagg.engine.http.tokens import Said, Waiting, spell_prompt
+from trtdisagg.engine.request import Output, Request, TokenLogprob
+from trtdisagg.errors import DeadlineError, TrtdisaggError, UnavailableError
+from trtdisagg.protocol.answers import FinishReason
+from trtdisagg.text.detokenizer import Detokenizer
+from trtdisagg.text.stop import StopStrings
+from trtdisagg.text.tokenizer import Tokenizer
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """The next part of an answer. The last one has a finish reason."""
+
+    index: int
+    """Which of the job's answers."""
+    text: str = ""
+    tokens: list[Said] = []
+    """Where they are shown: those whose text ends in this piece."""
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    """The stop string or stop token of the request that ended it."""
+
+    def __add__(self, more: Piece) -> Piece:
+        return Piece(
+            self.index, self.text + more.text, self.tokens + more.tokens, more.finish_reason, more.stop_reason
+        )
+
+
+class Prompt:
+    """What is said of the prompt of one request; how probable it is, is known with the first output."""
+
+    def __init__(self, job: Job, number: int, tokenizer: Tokenizer) -> None:
+        self.token_ids = job.requests[number].prompt_token_ids
+        self.echo = job.look.echoes[number] if job.look.echoes else ""
+        self.tokens: list[Said] = []
+        self.logits: Tensor | None = None
+        self.num_cached_tokens = 0
+        self._tokenizer = tokenizer
+
+    def take(self, output: Output) -> None:
+        """Take what an output says of it."""
+        self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
+        if output.prompt_logprobs:
+            self.tokens = spell_prompt(self.token_ids, output.prompt_logprobs, self._tokenizer)
+        if output.context_logits is not None:
+            self.logits = output.context_logits
+
+
+class Answer:
+    """
+    :param index: among the job's answers.
+    :param request: tokens that it comes with are taken in first.
+    """
+
+    def __init__(self, job: Job, index: int, request: Request, prompt: Prompt, tokenizer: Tokenizer) -> None:
+        look = job.look
+        self.index = index
+        self.prompt = prompt
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        """Where the engine gives them."""
+        self.logits: list[Tensor] = []
+        self.is_complete = False
+        self._look = look
+        self._stop_token_ids = request.sampling.stop_token_ids
+        self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids, skip_special_tokens=look.skip_special_tokens)
+        self._stops = StopStrings(look.stops, include=look.include_stop)
+        self._waiting = Waiting(tokenizer.token_bytes) if look.shows_tokens else None
+        self._one_by_one = bool(look.stops) or look.shows_tokens
+        self._num_read = 0
+        """Characters, as is what follows."""
+        self._num_passed = 0
+        self._num_to_skip = job.num_chars_sent
+        self._is_echo_due = False
+        text, stop = self._read(request.output_token_ids, job.first_logprobs)
+        if self._waiting is not None and job.has_begun:
+            self._waiting.drop(job.num_chars_sent)
+        self.begin = self._piece(text, "stop" if stop is not None else None, stop)
+        """What the tokens that came with the request say and the client does not have."""
+        self._is_echo_due = bool(look.echoes)
+
+    def take(self, output: Output) -> Piece:
+        """Take what the engine gave.
+
+        :raises TrtdisaggError: when it failed.
+        """
+        _raise_if_failed(output)
+        reason = output.finish_reason
+        if self._look.only_echo:
+            return self._piece("", reason and "length")
+        said, hidden = output.new_token_ids, []
+        if output.stop_token_id is not None and not self._look.include_stop:
+            said, hidden = said[:-1], said[-1:]
+        self._keep(output)
+        text, stop = self._read(said, output.logprobs)
+        if stop is not None:
+            return self._piece(text, "stop", stop)
+        for token_id in hidden:  # a token that ends the answer counts, but is not said
+            self.token_ids.append(token_id)
+            if self._waiting is not None:
+                self._waiting.hide(token_id)
+        if reason is None or reason == "not_finished":
+            return self._piece(text, reason)
+        return self._end(text, reason, output.stop_token_id)
+
+    def _keep(self, output: Output) -> None:
+        self.logprobs += output.logprobs
+        if output.generation_logits is not None:
+            self.logits.append(output.generation_logits)
+
+    def _end(self, text: str, reason: FinishReason, stop_token_id: int | None) -> Piece:
+        """No more tokens come: what was held back comes out, and may complete a stop string."""
+        more, stop = self._stops.push(self._detokenizer.flush())
+        if stop is not None:
+            return self._piece(text + more, "stop", stop)
+        wanted = stop_token_id in self._stop_token_ids
+        return self._piece(text + more + self._stops.flush(), reason, stop_token_id if wanted else None)
+
+    def _read(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> tuple[str, str | None]:
+        """Take tokens; returns the text that may be said, and the stop string that ends it."""
+        if not self._one_by_one:
+            self.token_ids += token_ids
+            return self._stops.push(self._detokenizer.push(token_ids))
+        text = ""
+        for token_id, logprob in zip(token_ids, chain(logprobs, repeat(None)), strict=False):
+            self.token_ids.append(token_id)
+            passed, stop = self._stops.push(self._spell_out(token_id, logprob))
+            text += passed
+            if stop is not None:
+                return text, stop
+        return text, None
+
+    def _spell_out(self, token_id: int, logprob: TokenLogprob | None) -> str:
+        offset, text = self._num_read, self._detokenizer.push([token_id])
+        self._num_read += len(text)
+        if self._waiting is not None:
+            end = self._num_read + self._detokenizer.is_within_character
+            self._waiting.add(token_id, logprob, offset=offset, end=end)
+        return text
+
+    def _piece(
+        self, text: str, reason: FinishReason | None = None, stop_reason: str | int | None = None
+    ) -> Piece:
+        self._num_passed += len(text)
+        self.is_complete = reason is not None
+        tokens = self._tokens(is_last=reason not in (None, "not_finished"), is_cut=isinstance(stop_reason, str))
+        if self._num_to_skip:
+            skipped = min(self._num_to_skip, len(text))
+            self._num_to_skip -= skipped
+            text = text[skipped:]
+        piece = Piece(self.index, text, tokens, reason, stop_reason)
+        return self._behind_echo(piece) if self._look.echoes else piece
+
+    def _tokens(self, *, is_last: bool, is_cut: bool) -> list[Said]:
+        if self._waiting is None:
+            return []
+        if not is_last:
+            return self._waiting.said(self._num_passed)
+        return self._waiting.rest(self._num_passed if is_cut else None)
+
+    def _behind_echo(self, piece: Piece) -> Piece:
+        shift = len(self.prompt.echo)
+        text, tokens = piece.text, [said._replace(offset=said.offset + shift) for said in piece.tokens]
+        if self._is_echo_due:
+            text, tokens = self.prompt.echo + text, self.prompt.tokens + tokens
+            self._is_echo_due = False
+        return msgspec.structs.replace(piece, text=text, tokens=tokens)
+
+
+def _raise_if_failed(output: Output) -> None:
+    match output.finish_reason:
+        case "error":
+            raise TrtdisaggError(output.error or "The engine failed to compute this request")
+        case "cancelled":
+            raise UnavailableError("The server is shutting down")
+        case "timeout":
+            raise DeadlineError("The request's `timeout` passed before its answer was complete")
