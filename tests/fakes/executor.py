@@ -1,12 +1,18 @@
-"""An executor without a model: every answer is the same script, one token a step, when the test says so."""
+"""An executor without a model: every answer is the same script, one token a step, when the test says so.
+
+Choice k leaves out the first k tokens of the script. How probable a token is follows from it and its position alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
+
+import torch
 
 from trtdisagg.engine.progress import Pulse
-from trtdisagg.engine.request import Output, Request
+from trtdisagg.engine.request import Output, Request, TokenLogprob
 from trtdisagg.errors import OverloadedError
 from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.handover import Ticket
@@ -27,11 +33,15 @@ class FakeExecutor:
         self.eos = eos
         self.steps_itself = steps_itself
         self.requests: list[Request] = []
-        self.running: dict[int, tuple[Request, int]] = {}
+        self.running: dict[tuple[int, int], tuple[Request, int]] = {}
+        """By request and choice: how many tokens are computed."""
         self.cancelled: list[int] = []
+        self.cancelled_choices: list[tuple[int, int]] = []
         self.max_queue_size = 64
         self.error: str | None = None
         """What the next step ends every request with."""
+        self.end_with: FinishReason | None = None
+        """Likewise, another reason."""
         self.reason: str | None = None
         """Why it is not healthy."""
         self.num_held_blocks = 0
@@ -45,14 +55,20 @@ class FakeExecutor:
             self.num_refused += 1
             raise OverloadedError("The queue is full")
         self.requests.append(request)
-        self.running[request.id] = (request, len(request.output_token_ids))
+        for choice in range(request.num_choices):
+            self.running[request.id, choice] = (request, len(request.output_token_ids))
         self.enqueued.set()
         self._go_on()
         return request.id
 
-    def cancel_request(self, request_id: int) -> None:
-        self.cancelled.append(request_id)
-        self.running.pop(request_id, None)
+    def cancel_request(self, request_id: int, choice: int | None = None) -> None:
+        if choice is None:
+            self.cancelled.append(request_id)
+        else:
+            self.cancelled_choices.append((request_id, choice))
+        for key in list(self.running):
+            if key[0] == request_id and choice in (None, key[1]):
+                del self.running[key]
         self.cancellation.set()
 
     def stats(self) -> Stats:
@@ -71,7 +87,7 @@ class FakeExecutor:
 
     def step(self, num_tokens: int = 1) -> None:
         """Give each request its next tokens."""
-        outputs = [self._advance(*state) for _ in range(num_tokens) for state in list(self.running.values())]
+        outputs = [self._advance(*key, *self.running[key]) for _ in range(num_tokens) for key in list(self.running)]
         if outputs:
             self.deliver(outputs)
 
@@ -83,12 +99,14 @@ class FakeExecutor:
         if self.running and self.steps_itself:
             asyncio.get_running_loop().call_soon(self._step_itself)
 
-    def _advance(self, request: Request, position: int) -> Output:
-        if self.error:
-            del self.running[request.id]
-            return Output(request_id=request.id, finish_reason="error", error=self.error)
-        token = self.script[position]
-        self.running[request.id] = (request, position + 1)
+    def _advance(self, request_id: int, choice: int, request: Request, position: int) -> Output:
+        if self.error or self.end_with:
+            del self.running[request_id, choice]
+            return Output(
+                request_id=request_id, choice=choice, finish_reason=self.end_with or "error", error=self.error
+            )
+        token = self.script[min(choice + position, len(self.script) - 1)]
+        self.running[request_id, choice] = (request, position + 1)
         stops = request.sampling.stop_token_ids | (frozenset() if request.sampling.ignore_eos else {self.eos})
         reason: FinishReason | None = None
         if token in stops:
@@ -98,14 +116,38 @@ class FakeExecutor:
         elif request.type == "context_only":
             reason = "not_finished"
         if reason:
-            del self.running[request.id]
+            del self.running[request_id, choice]
         return Output(
-            request_id=request.id,
+            request_id=request_id,
+            choice=choice,
             new_token_ids=[token],
+            **_said_of(request, choice, position, token),
             finish_reason=reason,
             stop_token_id=token if reason == "stop" else None,
             ticket=ticket_for(request) if reason == "not_finished" else None,
         )
+
+
+def _said_of(request: Request, choice: int, position: int, token: int) -> dict[str, Any]:
+    """What the output says beside the token."""
+    said: dict[str, Any] = {"num_cached_tokens": 1}
+    sampling, is_first = request.sampling, position == 0 and choice == 0
+    if sampling.num_logprobs is not None:
+        said["logprobs"] = [logprob_of(token, position, sampling.num_logprobs)]
+    if is_first and sampling.num_prompt_logprobs is not None:
+        prompt = enumerate(request.prompt_token_ids)
+        said["prompt_logprobs"] = [logprob_of(t, i, sampling.num_prompt_logprobs) for i, t in prompt][1:]
+    if is_first and request.wants_context_logits:
+        said["context_logits"] = torch.tensor(request.prompt_token_ids, dtype=torch.float32)[:, None].expand(-1, 3)
+    if request.wants_generation_logits:
+        said["generation_logits"] = torch.full((1, 3), float(token))
+    return said
+
+
+def logprob_of(token: int, position: int, num: int) -> TokenLogprob:
+    """The token itself is the second best of the alternatives."""
+    top = [(token + 1, -0.125), (token, -(1 + position / 4)), *((token + i, -float(i + 9)) for i in range(2, 20))]
+    return TokenLogprob(token, -(1 + position / 4), top[:num])
 
 
 def ticket_for(request: Request) -> Ticket:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 from fakes.executor import FakeExecutor
 from helpers import tiny_tokenizer
@@ -16,6 +17,7 @@ from helpers import tiny_tokenizer
 from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.http.routes import make_app
 from trtdisagg.engine.http.service import Service
+from trtdisagg.protocol import decoding
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.text.tokenizer import Tokenizer
 
@@ -133,3 +135,11 @@ async def http_face(
 
 def _data(body: object) -> bytes:
     return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+@pytest.fixture
+def everything_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are taken as by an engine that knows all of it."""
+    for name in decoding._NOT_YET:
+        monkeypatch.delitem(decoding.NOT_SERVED, name)
+    decoding._not_served_fields.cache_clear()

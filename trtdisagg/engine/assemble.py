@@ -114,6 +114,7 @@ class _Engine:
         return self._executor.enqueue_request(request)
 
     def cancel_request(self, request_id: int, choice: int | None = None) -> None:
+        assert choice is None  # the executor knows no choices
         self._executor.cancel_request(request_id)
 
     def health(self) -> str | None:

@@ -7,7 +7,9 @@ when it is set to anything but its neutral value.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import operator
 import re
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +18,9 @@ import msgspec
 
 from trtdisagg.errors import RequestError, UnsupportedError
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+"""Seconds that a request may take, where its body has no `timeout`."""
 
 
 class NotServed(NamedTuple):
@@ -29,6 +34,27 @@ NOT_SERVED: dict[str, NotServed] = {
     "suffix": NotServed((None, ""), "text is only continued, not filled in"),
     "chat_template": NotServed((None,), "the model's own is used, because a template is a program"),
 }
+
+_NOT_YET: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "best_of": (None, 1),
+    "logprobs": (None, False),
+    "prompt_logprobs": (None,),
+    "return_context_logits": (False,),
+    "return_generation_logits": (False,),
+    "priority": (None, 0),
+    "timeout": (None,),
+    "cache_salt": (None,),
+    "response_format": (None, {"type": "text"}),
+    "structured_outputs": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+}
+NOT_SERVED |= {name: NotServed(neutral, "the engine does not know it yet") for name, neutral in _NOT_YET.items()}
 
 _Request = TypeVar("_Request", ChatRequest, CompletionRequest)
 
@@ -60,9 +86,23 @@ def decode_request(body: bytes, kind: type[_Request]) -> _Request:
     return request
 
 
+def read_timeout(header: str | None) -> float | None:
+    """Seconds, as `TIMEOUT_HEADER` says them.
+
+    :raises RequestError: when it says anything else.
+    """
+    if header is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(header)) < math.inf:
+            return seconds
+    raise RequestError(f"The header {TIMEOUT_HEADER} is {header!r}; it takes seconds", param=TIMEOUT_HEADER)
+
+
 def _refuse_not_served(request: ChatRequest | CompletionRequest) -> None:
     for name, (neutral, why) in NOT_SERVED.items():
-        if getattr(request, name, neutral[0]) not in neutral:
+        value = getattr(request, name, neutral[0])
+        if not any(isinstance(value, bool) is isinstance(n, bool) and value == n for n in neutral):
             raise UnsupportedError(f"`{name}` is not supported by this server: {why}; leave it out", param=name)
 
 

@@ -1,4 +1,4 @@
-"""How probable tokens were, in the forms of OpenAI's two APIs, vLLM's `prompt_logprobs`, and TensorRT-LLM's handover."""
+"""How probable tokens were: as OpenAI's two APIs have it, vLLM's `prompt_logprobs`, and TensorRT-LLM's handover."""
 
 from __future__ import annotations
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 
 from aiohttp import web
 
 from trtdisagg.errors import BodyTimeoutError, BodyTooLargeError, OverloadedError, UnavailableError
+from trtdisagg.protocol.decoding import TIMEOUT_HEADER, read_timeout
 from trtdisagg.proxy.client_stream import ClientStream
 from trtdisagg.proxy.deadlines import Deadline
 from trtdisagg.proxy.ids import request_id
@@ -26,6 +28,8 @@ COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}
 """Route -> is it chat."""
 BODY_TIMEOUT_S = 60.0
 """For a request body to come, where the deadline for the first token is not earlier."""
+
+SERVER_SAYS_FIRST_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ class Completions:
 
         :raises ConnectionError: when the client has left.
         """
-        started, path = self._loop.time(), request.raw_path.partition("?")[0]
+        started, arrived, path = self._loop.time(), time.monotonic(), request.raw_path.partition("?")[0]
         id_ = request_id(request.headers.get("X-Request-Id"))
         client = ClientStream(request, {"X-Request-Id": id_})
         model, status = "", CLIENT_LEFT
@@ -62,9 +66,13 @@ class Completions:
         try:
             async with deadline:
                 self._admit()
-                incoming = decode_incoming(await self._read(request), chat=COMPLETIONS[path], request_id=id_)
+                timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
+                body = await self._read(request)
+                incoming = decode_incoming(
+                    body, chat=COMPLETIONS[path], request_id=id_, timeout_s=timeout_s, arrived=arrived
+                )
                 model = incoming.model
-                deadline.due = started + self._means.spec.first_token_timeout_s
+                deadline.due = started + self._patience_s(incoming.timeout_s)
                 self._turn += 1
                 relay = Relay(self._means, incoming, client, turn=self._turn, started=started, deadline=deadline)
                 response = await relay.run()
@@ -92,6 +100,11 @@ class Completions:
             raise _ending()
         if self._means.metrics.num_in_flight > self._means.spec.max_queue_size:
             raise OverloadedError(f"{self._means.spec.max_queue_size} requests are in flight already; ask again later")
+
+    def _patience_s(self, timeout_s: float | None) -> float:
+        """Until the first token; where the client has a deadline of its own, a server says first that it passed."""
+        limit_s = self._means.spec.first_token_timeout_s
+        return limit_s if timeout_s is None else min(limit_s, timeout_s + SERVER_SAYS_FIRST_S)
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         max_body_bytes = self._means.spec.max_body_bytes

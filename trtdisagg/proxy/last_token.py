@@ -18,9 +18,14 @@ _encode = msgspec.json.Encoder().encode
 _NOT_FOR_CLIENTS = ("prompt_token_ids", "seam")
 
 
-def whole(body: bytes) -> bytes:
-    """The body for a client that wants no stream."""
+def whole(body: bytes, *, prompt_token_ids: bool = False) -> bytes:
+    """The body for a client that wants no stream.
+
+    :param prompt_token_ids: the client wants to know them.
+    """
     fields, choices = _split(body)
+    if prompt_token_ids:
+        fields["prompt_token_ids"] = _decode_fields(body)["prompt_token_ids"]
     return _encode({**fields, "choices": choices})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from types import TracebackType
 
-from trtdisagg.errors import TrtdisaggError, UnavailableError, UpstreamError
+from trtdisagg.errors import DeadlineError, TrtdisaggError, UnavailableError, UpstreamError
 from trtdisagg.protocol.answers import encode_error
 from trtdisagg.protocol.control import Member
 from trtdisagg.proxy.http1 import BadAnswerError, Head
@@ -41,7 +41,7 @@ class LegFailedError(Exception):
 
 
 class RefusedError(Exception):
-    """A server's 4xx, which the client gets as it is."""
+    """A server's 4xx, or its word that the client's own deadline has passed: the client gets it as it is."""
 
     def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         super().__init__(f"refused with status {status}")
@@ -106,7 +106,7 @@ class Leg:
         """Ask; in the block the answer has status 200 and its body is to be taken.
 
         :raises LegFailedError: also for what goes wrong in the block.
-        :raises RefusedError: when the answer is a 4xx.
+        :raises RefusedError: when the answer is for the client.
         """
         self._legs.begins(self)
         try:
@@ -149,7 +149,7 @@ async def _raise_for_status(member: Member, head: Head, connection: Connection) 
     body = await connection.read(MAX_ERROR_BYTES)
     if status in (401, 403):
         raise LegFailedError(member, f"it does not accept the cluster's secret (status {status})", status=status)
-    if 400 <= status < 500:
+    if 400 <= status < 500 or (status == DeadlineError.http_status and member.wire_version is not None):
         raise RefusedError(status, body, head.headers)
     text = body[:500].decode(errors="replace")
     # Ours answers 503 at its door, before it looks at a ticket; if not, a ticket that is used up is found out.

@@ -108,12 +108,13 @@ class Relay:
             return await self._go_on(self._first)
         incoming = self._incoming
         chosen = await self._choose(lambda now: route.choose(now, incoming.model, self._turn, self._avoid))
-        self._claim.take(chosen.context, chosen.generation)
-        if chosen.context is None:
+        context = None if incoming.is_indivisible else chosen.context
+        self._claim.take(context, chosen.generation)
+        if context is None:
             seam = route.speaks_seam(chosen.generation)
             return await self._generate(chosen.generation, incoming.alone_body(seam=seam))
-        seam = route.speaks_seam(chosen.context) and route.speaks_seam(chosen.generation)
-        first = await self._prefill(chosen.context, seam=seam)
+        seam = route.speaks_seam(context) and route.speaks_seam(chosen.generation)
+        first = await self._prefill(context, seam=seam)
         if first.is_last:
             return await self._finish_at_first(first)
         if first.seam is not None:
@@ -148,7 +149,9 @@ class Relay:
         incoming = self._incoming
         self._claim.drop_generation()
         if not incoming.stream:
-            return self._whole(last_token.whole(first.body))
+            return self._whole(
+                last_token.whole(first.body, prompt_token_ids=incoming.return_token_ids and incoming.chat)
+            )
         events = first.seam.first_chunk.encode() if first.seam and first.seam.first_chunk else None
         await self._begin(
             events or last_token.streamed(first.body, chat=incoming.chat, include_usage=incoming.include_usage)

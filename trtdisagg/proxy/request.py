@@ -14,13 +14,17 @@ from typing import Any
 import msgspec
 
 from trtdisagg.errors import RequestError
-from trtdisagg.protocol.handover import DisaggregatedParams, Seam
 from trtdisagg.protocol.decoding import decode_request
+from trtdisagg.protocol.handover import DisaggregatedParams, Seam
+from trtdisagg.protocol.indivisible import why_indivisible
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
 from trtdisagg.proxy.context import FirstToken
 from trtdisagg.proxy.ids import make_id
 
 NOT_FROM_CLIENTS = ("disaggregated_params", "seam", "prompt_token_ids")
+
+MIN_TIMEOUT_S = 0.001
+"""With nothing left it is the server that says so."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -41,6 +45,14 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
     seed: int | None
     """Ours, where the client gave none."""
     request_id: str
+    is_indivisible: bool
+    """One server does it all."""
+    return_token_ids: bool
+    """The client gets the prompt's, too."""
+    timeout_s: float | None
+    """For all of it."""
+    arrived: float
+    """On the monotonic clock."""
 
     @property
     def path(self) -> str:
@@ -48,14 +60,14 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
 
     def alone_body(self, *, seam: bool) -> bytes:
         """For a server that does it all."""
-        fields: dict[str, Any] = dict(self.fields)
+        fields = self._fields(ours=seam)
         if seam:
             self._add_seam(fields)
         return _encode(fields)
 
     def context_body(self, disagg_request_id: int, *, seam: bool) -> bytes:
         """For the context leg, which is never streamed."""
-        fields: dict[str, Any] = dict(self.fields)
+        fields = self._fields(ours=seam)
         fields.pop("stream_options", None)
         fields["stream"] = False
         fields["disaggregated_params"] = DisaggregatedParams(
@@ -70,13 +82,20 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
 
         :param params: `disaggregated_params` of the leg: with the ticket, or without.
         """
-        fields: dict[str, Any] = dict(self.fields)
+        fields = self._fields(ours=first.seam is not None)
         if first.prompt_token_ids is not None:
             fields["prompt_token_ids" if self.chat else "prompt"] = first.prompt_token_ids
         fields["disaggregated_params"] = params
         if first.seam is not None:
             self._add_seam(fields, first.seam.num_chars_sent if self.stream else 0)
         return _encode(fields)
+
+    def _fields(self, *, ours: bool) -> dict[str, Any]:
+        """The client's, with what is left of its time, which others than ours do not know."""
+        if self.timeout_s is None or not ours:
+            return dict(self.fields)
+        left_s = self.timeout_s - (time.monotonic() - self.arrived)
+        return {**self.fields, "timeout": max(left_s, MIN_TIMEOUT_S)}
 
     def _add_seam(self, fields: dict[str, Any], num_chars_sent: int = 0) -> None:
         fields["seam"] = Seam(
@@ -91,9 +110,13 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
             fields["seed"] = self.seed
 
 
-def decode_incoming(body: bytes, *, chat: bool, request_id: str) -> Incoming:
+def decode_incoming(
+    body: bytes, *, chat: bool, request_id: str, timeout_s: float | None = None, arrived: float = 0.0
+) -> Incoming:
     """Decode and check a client's body.
 
+    :param timeout_s: where the body says none.
+    :param arrived: when the request came, on the monotonic clock.
     :raises RequestError: saying which field is wrong and why.
     """
     request: ChatRequest | CompletionRequest
@@ -116,4 +139,8 @@ def decode_incoming(body: bytes, *, chat: bool, request_id: str) -> Incoming:
         created=int(time.time()),
         seed=random.getrandbits(63) if request.seed is None else None,
         request_id=request_id,
+        is_indivisible=why_indivisible(request) is not None,
+        return_token_ids=request.return_token_ids,
+        timeout_s=request.timeout or timeout_s,
+        arrived=arrived,
     )

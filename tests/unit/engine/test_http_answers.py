@@ -32,6 +32,7 @@ async def test_completion() -> None:
             "prompt_tokens": NUM_PROMPT,
             "completion_tokens": num_tokens,
             "total_tokens": NUM_PROMPT + num_tokens,
+            "prompt_tokens_details": {"cached_tokens": 1},
         }
         assert (body["object"], body["model"], body["id"][:5]) == ("text_completion", "tiny", "cmpl-")
 

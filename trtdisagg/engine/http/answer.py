@@ -34,9 +34,7 @@ class Piece(msgspec.Struct, frozen=True):
     """The stop string or stop token of the request that ended it."""
 
     def __add__(self, more: Piece) -> Piece:
-        return Piece(
-            self.index, self.text + more.text, self.tokens + more.tokens, more.finish_reason, more.stop_reason
-        )
+        return Piece(self.index, self.text + more.text, self.tokens + more.tokens, more.finish_reason, more.stop_reason)
 
 
 class Prompt:
@@ -76,7 +74,9 @@ class Answer:
         self.is_complete = False
         self._look = look
         self._stop_token_ids = request.sampling.stop_token_ids
-        self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids, skip_special_tokens=look.skip_special_tokens)
+        self._detokenizer = Detokenizer(
+            tokenizer, request.prompt_token_ids, skip_special_tokens=look.skip_special_tokens
+        )
         self._stops = StopStrings(look.stops, include=look.include_stop)
         self._waiting = Waiting(tokenizer.token_bytes) if look.shows_tokens else None
         self._one_by_one = bool(look.stops) or look.shows_tokens
@@ -151,9 +151,7 @@ class Answer:
             self._waiting.add(token_id, logprob, offset=offset, end=end)
         return text
 
-    def _piece(
-        self, text: str, reason: FinishReason | None = None, stop_reason: str | int | None = None
-    ) -> Piece:
+    def _piece(self, text: str, reason: FinishReason | None = None, stop_reason: str | int | None = None) -> Piece:
         self._num_passed += len(text)
         self.is_complete = reason is not None
         tokens = self._tokens(is_last=reason not in (None, "not_finished"), is_cut=isinstance(stop_reason, str))

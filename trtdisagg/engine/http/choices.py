@@ -27,9 +27,7 @@ def completion(job: Job, piece: Piece) -> CompletionChoice:
 
 
 def whole_completion(job: Job, answer: Answer, piece: Piece, **extra: Any) -> CompletionChoice:
-    return msgspec.structs.replace(
-        completion(job, piece), **of_prompt(job, answer.prompt), **_logits(answer), **extra
-    )
+    return msgspec.structs.replace(completion(job, piece), **of_prompt(job, answer.prompt), **_logits(answer), **extra)
 
 
 def chat_part(job: Job, piece: Piece) -> ChatChunkChoice:

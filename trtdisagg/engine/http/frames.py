@@ -61,8 +61,8 @@ def begin(job: Job) -> bytes:
     indices = range(len(job.requests) * job.num_answers)
     shown = job.look.prompt_token_ids
     if job.chat:
-        prompt = {"prompt_token_ids": job.requests[0].prompt_token_ids} if shown else {}
-        return b"".join(_event(_chat_chunk(job, [choices.opening_chat(i)], **prompt)) for i in indices)
+        prompt = job.requests[0].prompt_token_ids if shown else msgspec.UNSET
+        return b"".join(_event(_chat_chunk(job, [choices.opening_chat(i)], prompt_token_ids=prompt)) for i in indices)
     if shown:
         return b"".join(_event(_chunk(job, [choices.opening_completion(job, i)])) for i in indices)
     return b""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -12,9 +12,11 @@ from trtdisagg.engine.request import TokenLogprob
 from trtdisagg.errors import HandoverError, RequestError
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.answers import Usage
-from trtdisagg.protocol.handover import DisaggregatedParams, Seam, Ticket, unseal
+from trtdisagg.protocol.handover import DisaggregatedParams, Ticket, unseal
 from trtdisagg.protocol.indivisible import why_indivisible
 from trtdisagg.protocol.logprobs import HandedLogprobs
+
+_Kind = TypeVar("_Kind")
 
 _PARAM = "disaggregated_params"
 _NOT_ENABLED = (
@@ -26,8 +28,8 @@ _NOT_ENABLED = (
 class Handed(NamedTuple):
     """What another server has done already."""
 
-    token_ids: list[int] = []  # noqa: RUF012 (never changed)
-    logprobs: list[TokenLogprob] = []  # noqa: RUF012
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprob] = []
     ticket: Ticket | None = None
     num_cached_tokens: int | None = None
 
@@ -78,7 +80,7 @@ def _num_cached(params: DisaggregatedParams) -> int | None:
     return _convert(params.ctx_usage, Usage, "ctx_usage").prompt_tokens_details.cached_tokens
 
 
-def _convert(value: Any, kind: Any, name: str) -> Any:
+def _convert(value: Any, kind: type[_Kind], name: str) -> _Kind:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as e:

@@ -151,7 +151,9 @@ class Intake:
         return max(1, min(self._spec.max_seq_len, in_pool) - len(prompt))
 
     def _look(self, wish: Wish, prompts: list[list[int]]) -> Look:
-        is_echo = isinstance(wish, CompletionRequest) and wish.echo
+        echoes = []
+        if isinstance(wish, CompletionRequest) and wish.echo:
+            echoes = echoes_of(wish, prompts, self._tokenizer)
         return Look(
             stops=_stops(wish.stop),
             include_stop=wish.include_stop_str_in_output,
@@ -161,8 +163,8 @@ class Intake:
             detokenize=wish.detokenize,
             token_ids=wish.return_token_ids or not wish.detokenize,
             prompt_token_ids=wish.return_token_ids,
-            echoes=echoes_of(wish, prompts, self._tokenizer) if is_echo else [],
-            only_echo=is_echo and wish.max_tokens == 0,
+            echoes=echoes,
+            only_echo=bool(echoes) and wish.max_tokens == 0,
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 
 from aiohttp import web
@@ -16,11 +15,9 @@ from trtdisagg.engine.http.best import best
 from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.http.running import Running
 from trtdisagg.engine.http.service import Service
-from trtdisagg.errors import BodyTimeoutError, RequestError, TrtdisaggError
+from trtdisagg.errors import BodyTimeoutError, TrtdisaggError
+from trtdisagg.protocol.decoding import TIMEOUT_HEADER, read_timeout
 from trtdisagg.protocol.handover import DisaggregatedParams, seal
-
-TIMEOUT_HEADER = "X-Request-Timeout"
-"""Seconds, where the body has no `timeout`."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +46,7 @@ async def answer(service: Service, request: web.Request, secret: bytes, *, chat:
     clock = Clock()
     with service.admitted() as intake:
         body = await _read_body(request, service.body_timeout_s)
-        timeout_s = _timeout_s(request.headers.get(TIMEOUT_HEADER))
+        timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
         job = await (intake.chat(body, timeout_s) if chat else intake.completion(body, timeout_s))
         with service.running(job) as running:
             if job.is_context_only:
@@ -72,15 +69,6 @@ async def _read_body(request: web.Request, timeout_s: float) -> bytes:
             return await request.read()
     except TimeoutError:
         raise BodyTimeoutError(f"The body did not come within {timeout_s:g} s") from None
-
-
-def _timeout_s(header: str | None) -> float | None:
-    if header is None:
-        return None
-    with contextlib.suppress(ValueError):
-        if 0 < (seconds := float(header)) < math.inf:
-            return seconds
-    raise RequestError(f"The header {TIMEOUT_HEADER} is {header!r}; it takes seconds", param=TIMEOUT_HEADER)
 
 
 async def _context(job: Job, running: Running, clock: Clock, secret: bytes) -> tuple[web.StreamResponse, str | None]:

@@ -89,9 +89,7 @@ def _prompt_logprob(token: Said, num: int) -> dict[int, PromptLogprob] | None:
     if token.logprob is None:
         return None
     ranked = {
-        other.token_id: PromptLogprob(
-            logprob=_finite(other.logprob), rank=rank, decoded_token=_text(other.spelt)
-        )
+        other.token_id: PromptLogprob(logprob=_finite(other.logprob), rank=rank, decoded_token=_text(other.spelt))
         for rank, other in enumerate(token.top[:num], 1)
     }
     own = PromptLogprob(logprob=_finite(token.logprob), rank=_rank(token), decoded_token=_text(token.spelt))

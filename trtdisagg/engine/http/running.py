@@ -36,9 +36,7 @@ class Running:
     :param stream_interval: so many tokens of an answer come together, but for the first.
     """
 
-    def __init__(
-        self, job: Job, tokenizer: Tokenizer, engine: Engine, *, stream_interval: int = 1
-    ) -> None:
+    def __init__(self, job: Job, tokenizer: Tokenizer, engine: Engine, *, stream_interval: int = 1) -> None:
         self.job = job
         self.prompts = [Prompt(job, number, tokenizer) for number in range(len(job.requests))]
         self.answers: list[Answer] = []

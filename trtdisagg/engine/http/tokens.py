@@ -35,7 +35,7 @@ class Said(NamedTuple):
     """Characters of the text that are complete before it."""
     logprob: float | None = None
     """None: it was not asked for, or it is the first of a prompt."""
-    top: list[Alternative] = []  # noqa: RUF012 (never changed)
+    top: list[Alternative] = []
     """The most probable, best first."""
     is_text: bool = True
     """False: it ended the answer and is not said, or lies in what a stop string cut off."""
