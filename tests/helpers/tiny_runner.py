@@ -63,10 +63,12 @@ class Driver:
 
 
 @contextmanager
-def drive(path: Path, *, tokens_per_block: int = 8, num_blocks: int = 64, dtype: Dtype = "float32") -> Iterator[Driver]:
+def drive(
+    path: Path, *, tokens_per_block: int = 8, num_blocks: int = 64, dtype: Dtype = "float32", num_threads: int = 2
+) -> Iterator[Driver]:
     """A loaded runner over the model at `path`."""
     dims = read_dimensions(files_at(path))
     with KvPool(kv_shape(dims, tokens_per_block, dtype), num_blocks) as pool:
-        runner = ModelRunner(str(path), dims, dtype=dtype, pool=pool, num_threads=2)
+        runner = ModelRunner(str(path), dims, dtype=dtype, pool=pool, num_threads=num_threads)
         runner.load()
         yield Driver(runner, pool)

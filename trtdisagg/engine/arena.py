@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import threading
 from math import prod
 
 import torch
@@ -18,7 +19,7 @@ _ALIGNMENT = 64
 
 
 class Arena:
-    """Hands out tensors one behind the other. A chunk lives as long as the last tensor in it.
+    """Hands out tensors one behind the other, to several threads. A chunk lives as long as the last tensor in it.
 
     | weight | weight | ... | untouched, so no memory |     chunk, one mapping
     """
@@ -27,17 +28,21 @@ class Arena:
         self._device = device
         self._chunk = torch.empty(0, dtype=torch.uint8)
         self._used = 0
+        self._lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self._device.type != "cpu":
             return torch.empty(shape, dtype=dtype, device=self._device)
-        num_bytes = prod(shape) * dtype.itemsize
+        with self._lock:
+            return self._take(prod(shape) * dtype.itemsize).view(dtype).view(shape)
+
+    def _take(self, num_bytes: int) -> Tensor:
         if self._used + num_bytes > self._chunk.numel():
             self._chunk = _map(max(num_bytes, _CHUNK_BYTES))
             self._used = 0
         taken = self._chunk[self._used : self._used + num_bytes]
         self._used += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
-        return taken.view(dtype).view(shape)
+        return taken
 
 
 def _map(num_bytes: int) -> Tensor:

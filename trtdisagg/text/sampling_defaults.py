@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trtdisagg.protocol.spec import SamplingDefaults
-from trtdisagg.text.dimensions import read_json
 from trtdisagg.text.gguf_header import read_gguf_header
+from trtdisagg.text.json_file import read_json
 from trtdisagg.text.model_files import ModelFiles
 
 _OF_ALIAS = {"smollm2-135m-instruct": SamplingDefaults(temperature=0.0)}

@@ -12,9 +12,9 @@ from trtdisagg.errors import StartupError
 from trtdisagg.protocol.openai import ChatMessage
 from trtdisagg.text.chat_template import ChatTemplate
 from trtdisagg.text.detokenizer import Detokenizer
-from trtdisagg.text.dimensions import read_json
 from trtdisagg.text.gguf_header import read_gguf_header
 from trtdisagg.text.gguf_tokenizer import build_gguf_tokenizer
+from trtdisagg.text.json_file import read_json
 from trtdisagg.text.model_files import ModelFiles
 from trtdisagg.text.token_bytes import TokenBytes
 

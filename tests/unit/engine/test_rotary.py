@@ -1,4 +1,4 @@
-"""Rotary tables: positions, scalings, and refusal of what is not known. (Values: test_models_llama.py.)"""
+"""Rotary tables: positions, scalings, and refusal of what is not known. (Values: test_models.py.)"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_rotation_keeps_lengths_and_turns_by_the_difference_of_positions() -> No
 @pytest.mark.parametrize(
     ("scaling", "message"),
     [
-        ({"rope_type": "yarn", "factor": 4.0}, "type yarn, which is not supported; supported: linear, llama3"),
+        ({"rope_type": "longrope"}, "type longrope, which is not supported; supported: dynamic, linear, llama3, yarn"),
         ({"rope_type": "llama3", "factor": 4.0}, "of type llama3 does not say its low_freq_factor"),
     ],
 )

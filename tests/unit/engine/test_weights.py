@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import torch
 from helpers import tiny_llama
+from helpers.gguf_files import write_gguf
 from helpers.tiny_runner import drive
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,20 +21,6 @@ from trtdisagg.text.dimensions import read_dimensions
 from trtdisagg.text.model_files import files_at
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 35, 89, 79]
-GGUF_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "lm_head": "output",
-}
 
 
 @pytest.fixture
@@ -49,46 +34,6 @@ def logits(path: Path) -> Tensor:
     with drive(path) as driver:
         sequence = driver.add()
         return torch.cat([driver.step((sequence, PROMPT[:-1])), driver.step((sequence, PROMPT[-1:]))])
-
-
-def write_gguf(directory: Path, target: Path, *, factors: Tensor | None = None, kind: Any = None) -> Path:
-    """What llama.cpp's conversion makes of a Llama: other names, and the rows of q and k interleaved."""
-    dims = read_dimensions(files_at(directory))
-    writer = gguf.GGUFWriter(target, "llama")
-    writer.add_block_count(dims.num_layers)
-    writer.add_embedding_length(dims.hidden_size)
-    writer.add_feed_forward_length(dims.intermediate_size)
-    writer.add_head_count(dims.num_heads)
-    writer.add_head_count_kv(dims.num_kv_heads)
-    writer.add_context_length(dims.max_positions)
-    writer.add_layer_norm_rms_eps(dims.rms_norm_eps)
-    writer.add_rope_freq_base(dims.rope_theta)
-    for name, tensor in load_file(directory / "model.safetensors").items():
-        layer, rest = re.fullmatch(r"(?:model\.layers\.(\d+)\.)?(.*)\.weight", name).groups()
-        heads = {"self_attn.q_proj": dims.num_heads, "self_attn.k_proj": dims.num_kv_heads}.get(rest)
-        rows = interleaved(tensor, heads) if heads else tensor
-        values, stored = rows.numpy(), gguf.GGMLQuantizationType.F32
-        if kind is not None and values.ndim == 2:
-            values, stored = gguf.quants.quantize(values, kind), kind
-        writer.add_tensor(f"{f'blk.{layer}.' if layer else ''}{GGUF_NAMES[rest]}.weight", values, raw_dtype=stored)
-    if factors is not None:
-        writer.add_tensor("rope_freqs.weight", factors.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
-
-
-def interleaved(rows: Tensor, num_heads: int) -> Tensor:
-    """As `LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py says it."""
-    halves = rows.reshape(num_heads, 2, rows.shape[0] // num_heads // 2, *rows.shape[1:])
-    return halves.swapaxes(1, 2).reshape(rows.shape).contiguous()
-
-
-def test_a_gguf_file_is_the_same_model(model: Path, tmp_path: Path) -> None:
-    path = write_gguf(model, tmp_path / "model.gguf")
-    torch.testing.assert_close(logits(path), logits(model), atol=1e-5, rtol=0)
 
 
 def test_quantized_tensors_are_near(model: Path, tmp_path: Path) -> None:

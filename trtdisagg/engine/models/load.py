@@ -8,12 +8,26 @@ import torch
 
 from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.models.decoder import Decoder
+from trtdisagg.engine.models.gemma import gemma
+from trtdisagg.engine.models.gpt2 import gpt2
 from trtdisagg.engine.models.llama import llama
+from trtdisagg.engine.models.mixtral import mixtral
 from trtdisagg.engine.models.parts import Parts
+from trtdisagg.engine.models.qwen import qwen2, qwen3
 from trtdisagg.engine.models.weights import open_weights
 from trtdisagg.text.dimensions import Architecture, ModelDimensions
 
-FAMILIES: dict[Architecture, Callable[[ModelDimensions, Parts], Decoder]] = {"llama": llama}
+FAMILIES: dict[Architecture, Callable[[ModelDimensions, Parts], Decoder]] = {
+    "llama": llama,
+    "mistral": llama,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "qwen3_moe": qwen3,
+    "gemma2": gemma,
+    "gemma3": gemma,
+    "gpt2": gpt2,
+    "mixtral": mixtral,
+}
 
 
 def load_decoder(path: str, dims: ModelDimensions, backend: Backend, *, num_positions: int) -> Decoder:

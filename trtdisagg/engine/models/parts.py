@@ -5,7 +5,8 @@ Keeps account, so that a file that is not the model it claims to be is refused, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from trtdisagg.engine.arena import Arena
 from trtdisagg.engine.backend import Backend
-from trtdisagg.engine.models.decoder import Linear, Norm, Rope
-from trtdisagg.engine.models.weights import ROPE_FACTORS, WeightSource
+from trtdisagg.engine.models.decoder import Layer, Linear, Norm, Rope
+from trtdisagg.engine.models.names import ROPE_FACTORS
+from trtdisagg.engine.models.weights import WeightSource
 from trtdisagg.engine.rotary import make_rope
 from trtdisagg.errors import StartupError
 
@@ -29,37 +31,66 @@ class Parts:
         self._backend = backend
         self._num_positions = num_positions
         self._arena = Arena(backend.device)
-        self._unused = {n for n in source.names if not n.endswith("rotary_emb.inv_freq")}
+        self._unused = set(source.names)
 
-    def matrix(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """One tensor in the type of weights."""
-        return self._stacked([name], [shape[0]], shape[1:], self._backend.dtype)
+    def each_layer(self, num_layers: int, make: Callable[[int], Layer]) -> tuple[Layer, ...]:
+        """All layers, several at a time: what takes long in reading leaves other threads the interpreter."""
 
-    def vector(self, names: Sequence[str], sizes: Sequence[int]) -> Tensor:
-        """Small tensors one behind the other, in float32."""
-        return self._stacked(names, sizes, (), torch.float32)
+        def made(index: int) -> Layer:
+            with torch.inference_mode():
+                return make(index)
+
+        with ThreadPoolExecutor(self._backend.num_threads) as threads:
+            return tuple(threads.map(made, range(num_layers)))
+
+    def matrix(self, name: str, shape: tuple[int, int], *, dtype: torch.dtype | None = None) -> Tensor:
+        """One tensor, in the type of weights unless another is asked for."""
+        return self._stacked([name], [shape[0]], shape[1:], dtype or self._backend.dtype)
 
     def linear(
-        self, names: Sequence[str], num_outputs: Sequence[int], num_inputs: int, *, bias: bool = False
+        self,
+        names: Sequence[str],
+        num_outputs: Sequence[int],
+        num_inputs: int,
+        *,
+        bias: bool = False,
+        is_transposed: bool = False,
     ) -> Linear:
-        """One linear layer from several that have the same input, one behind the other."""
-        weights, biases = ([f"{name}.{kind}" for name in names] for kind in ("weight", "bias"))
+        """One linear layer from several that have the same input, one behind the other.
+
+        :param is_transposed: the file has [inputs, outputs].
+        """
+        weights = [f"{name}.weight" for name in names]
+        dtype = self._backend.dtype
         return Linear(
-            weight=self._stacked(weights, num_outputs, (num_inputs,), self._backend.dtype),
-            bias=self.vector(biases, num_outputs) if bias else None,
+            weight=self._stacked(weights, num_outputs, (num_inputs,), dtype, is_transposed=is_transposed),
+            bias=self._vector([f"{name}.bias" for name in names], num_outputs) if bias else None,
         )
 
-    def norm(self, name: str, width: int, eps: float) -> Norm:
-        return Norm(weight=self.vector([f"{name}.weight"], [width]), eps=eps)
+    def router(self, name: str, num_experts: int, num_inputs: int) -> Linear:
+        return Linear(weight=self.matrix(f"{name}.weight", (num_experts, num_inputs)))
+
+    def lm_head(self, embedding: Tensor, *, is_tied: bool) -> Linear:
+        if is_tied:
+            self._unused.discard("lm_head.weight")
+            return Linear(weight=embedding)
+        num_outputs, num_inputs = embedding.shape
+        return self.linear(["lm_head"], [num_outputs], num_inputs)
+
+    def norm(self, name: str, width: int, eps: float, *, bias: bool = False, plus_one: bool = False) -> Norm:
+        """
+        :param plus_one: the file has what is added to 1.
+        """
+        weight = self._vector([f"{name}.weight"], [width])
+        if plus_one:
+            weight += 1
+        return Norm(weight=weight, bias=self._vector([f"{name}.bias"], [width]) if bias else None, eps=eps)
 
     def rope(self, head_dim: int, theta: float, scaling: dict[str, Any] | None = None) -> Rope:
         factors = None
-        if ROPE_FACTORS in self._source.names:
-            factors = self.vector([ROPE_FACTORS], [head_dim // 2]).cpu()
+        if scaling is not None and ROPE_FACTORS in self._source.names:
+            factors = self._vector([ROPE_FACTORS], [head_dim // 2]).cpu()
         return make_rope(head_dim, theta, scaling, self._num_positions, device=self._backend.device, factors=factors)
-
-    def ignore(self, name: str) -> None:
-        self._unused.discard(name)
 
     def check_all_used(self) -> None:
         """
@@ -68,12 +99,22 @@ class Parts:
         if self._unused:
             raise StartupError(f"The weights hold tensors that this model does not have: {_listed(self._unused)}")
 
+    def _vector(self, names: Sequence[str], sizes: Sequence[int]) -> Tensor:
+        """Small tensors one behind the other, in float32."""
+        return self._stacked(names, sizes, (), torch.float32)
+
     def _stacked(
-        self, names: Sequence[str], heights: Sequence[int], rest: tuple[int, ...], dtype: torch.dtype
+        self,
+        names: Sequence[str],
+        heights: Sequence[int],
+        rest: tuple[int, ...],
+        dtype: torch.dtype,
+        *,
+        is_transposed: bool = False,
     ) -> Tensor:
         whole = self._arena.empty((sum(heights), *rest), dtype)
         for name, part in zip(names, whole.split(list(heights)), strict=True):
-            self._read_into(part, name)
+            self._read_into(part.t() if is_transposed else part, name)
         return whole
 
     def _read_into(self, target: Tensor, name: str) -> None:
