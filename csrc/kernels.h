@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "linear.h"
 #include "rowwise.h"
+#include "sampling.h"
 #include "small.h"
 
 namespace trtdisagg {
@@ -18,6 +19,7 @@ struct Kernels {
     const LinearKernels* linear;
     const SmallKernels* small;
     const RowwiseKernels* rowwise;
+    const SamplingKernels* sampling;
 };
 
 // Those this CPU can run, best first; never empty.

@@ -11,6 +11,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "bindings.h"
 #include "copy.h"
 #include "matrix.h"
 #include "paged_attention.h"
@@ -129,7 +130,7 @@ std::vector<std::string> isas() {
 }  // namespace
 
 NB_MODULE(_csrc, m) {
-    m.doc() = "Attention over KV blocks, small-batch linear layers and block copies on a CPU.";
+    m.doc() = "Attention over KV blocks, small-batch linear layers, sampling and block copies on a CPU.";
 
     m.def("isas", &isas, "Instruction sets that kernels can be picked for here, best first.");
 
@@ -141,6 +142,8 @@ NB_MODULE(_csrc, m) {
         .def(nb::init<int>(), "num_threads"_a)
         .def_prop_ro("num_threads", &Workers::num_threads)
         .def_prop_ro("num_ticks", &Workers::num_ticks, "Grows several times in whatever they compute.");
+
+    bind_sampler(m);
 
     nb::class_<PagedAttention>(m, "PagedAttention", "Rotary attention over a block pool that is bound once.")
         .def("__init__", &init_attention, "pool_address"_a, nb::kw_only(), "num_blocks"_a, "num_layers"_a,

@@ -8,18 +8,30 @@ in any order. Only logarithms of the noise may differ, by a unit in the last of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from trtdisagg.engine.request import SamplingParams, TokenLogprob
 from trtdisagg.engine.sampling.edits import Floats, edit
 from trtdisagg.engine.sampling.noise import exponential, hash_ids, make_key
 from trtdisagg.engine.sampling.row import Row, Sampled
 
-LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
-"""Below this it is greedy: what rounds to 0 in float32 would divide by 0."""
+_TINY = float(np.finfo(np.float32).tiny)
 NOT_SAMPLED = Sampled(None, None)
+
+
+class ReferenceSampler:
+    """Where there is no C++ extension."""
+
+    def sample(self, logits: Tensor, rows: Sequence[Row]) -> list[Sampled]:
+        return [sample_row(values, row) for values, row in zip(logits.numpy(force=True), rows, strict=True)]
+
+    def token_logprobs(self, logits: Tensor, token_ids: Sequence[int], num_top: int) -> list[TokenLogprob]:
+        values = logits.numpy(force=True)
+        return [token_logprob(row, token, num_top) for row, token in zip(values, token_ids, strict=True)]
 
 
 def sample_row(logits: Floats, row: Row) -> Sampled:
@@ -32,7 +44,7 @@ def sample_row(logits: Floats, row: Row) -> Sampled:
     top = int(edited.argmax())
     if not np.isfinite(edited[top]):
         return NOT_SAMPLED
-    token = top if is_greedy(row.sampling) else _draw(edited, top, row)
+    token = _draw(edited, top, row) if inverse_temperature(row.sampling) else top
     num_top = row.sampling.num_logprobs
     return Sampled(token, None if num_top is None else token_logprob(logits, token, num_top))
 
@@ -40,14 +52,17 @@ def sample_row(logits: Floats, row: Row) -> Sampled:
 def token_logprob(logits: Floats, token: int, num_top: int) -> TokenLogprob:
     """The log probability of a token and of the most probable ones; of equals the lower id is first."""
     exact = logits.astype(np.float64)
+    if not np.isfinite(exact.max()):
+        return TokenLogprob(token, math.nan)
     logprobs = exact - exact.max()
     logprobs -= np.log(np.exp(logprobs).sum())
     best = [int(i) for i in np.argsort(-logprobs, kind="stable")[:num_top] if logprobs[i] > -np.inf]
     return TokenLogprob(token, float(logprobs[token]), [(i, float(logprobs[i])) for i in best])
 
 
-def is_greedy(sampling: SamplingParams) -> bool:
-    return sampling.temperature < LEAST_TEMPERATURE
+def inverse_temperature(sampling: SamplingParams) -> float:
+    """What logits are multiplied by, a float32; 0: greedy, as temperatures are that would divide by 0 in float32."""
+    return float(np.float32(max(1 / sampling.temperature, _TINY))) if sampling.temperature >= _TINY else 0.0
 
 
 def weights(scaled: Floats) -> Floats:
@@ -76,7 +91,7 @@ def masses(scaled: Floats) -> npt.NDArray[np.float64]:
 def _draw(logits: Floats, top: int, row: Row) -> int:
     """Draw a token by its probability. With E = -log(1 - u), Gumbel noise is -log E."""
     with np.errstate(over="ignore"):  # a tiny temperature: all but the top become -inf, as they should
-        scaled = (logits - logits[top]) * np.float32(1 / row.sampling.temperature)
+        scaled = (logits - logits[top]) * np.float32(inverse_temperature(row.sampling))
     ids = np.flatnonzero(scaled >= _least(scaled, row.sampling))
     noise = -np.log(exponential(hash_ids(ids, make_key(row.sampling.seed, row.choice, row.position))))
     return int(ids[(scaled[ids] + noise).argmax()])
@@ -88,12 +103,12 @@ def _least(scaled: Floats, sampling: SamplingParams) -> np.float32:
     least = np.partition(scaled, -k)[-k] if 0 < k < len(scaled) else np.float32(-np.inf)
     if sampling.top_p < 1:
         least = _nucleus(scaled[scaled >= least], sampling.top_p)
-    return max(least, least_by_min_p(sampling.min_p))
+    return max(least, np.float32(least_by_min_p(sampling.min_p)))
 
 
-def least_by_min_p(min_p: float) -> np.float32:
-    """The greatest has 0."""
-    return np.float32(min(math.log(min_p), 0) if min_p > 0 else -math.inf)
+def least_by_min_p(min_p: float) -> float:
+    """What `min_p` leaves of scaled logits, the greatest of which is 0; a float32."""
+    return float(np.float32(min(math.log(min_p), 0))) if min_p > 0 else -math.inf
 
 
 def _nucleus(scaled: Floats, top_p: float) -> np.float32:

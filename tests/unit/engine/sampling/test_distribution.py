@@ -22,7 +22,8 @@ def row(position: int = 0, banned_ids: tuple[int, ...] = (), choice: int = 0, **
 
 
 def tokens_of(logits: npt.NDArray[np.float32], rows: list[Row]) -> list[int | None]:
-    return [token for token, _ in sample(torch.tensor(logits), rows)]
+    parts = range(0, len(rows), 500)  # to be copied: a test may have spread one row over thousands
+    return [token for i in parts for token, _ in sample(torch.tensor(logits[i : i + 500]), rows[i : i + 500])]
 
 
 def draw(logits: npt.NDArray[np.float32], num: int, first: int = 0, **sampling: Any) -> npt.NDArray[np.int64]:

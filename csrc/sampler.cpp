@@ -1,0 +1,253 @@
+#include "sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace trtdisagg {
+
+namespace {
+
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+
+// Memory for one row at a time.
+struct Scratch {
+    std::vector<float> edited, maxima, sorted, values;
+    std::vector<int32_t> ids;
+    std::vector<double> masses;
+
+    void resize(int vocab) {
+        maxima.resize(num_sampling_blocks(vocab));
+        values.resize(size_t(vocab) + 1);  // gathering writes one behind the last
+        ids.resize(size_t(vocab) + 1);
+    }
+};
+
+Scratch& scratch(int vocab) {
+    thread_local Scratch s;
+    s.resize(vocab);
+    return s;
+}
+
+// By SplitMix64 (Steele, Lea and Flood 2014).
+uint64_t make_key(std::initializer_list<uint64_t> parts) {
+    uint64_t key = 0;
+    for (uint64_t part : parts) {
+        key = (key ^ part) + 0x9E3779B97F4A7C15u;
+        key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9u;
+        key = (key ^ (key >> 27)) * 0x94D049BB133111EBu;
+        key ^= key >> 31;
+    }
+    return key;
+}
+
+void apply_mask(const float* x, int vocab, const SampleRow& row, float* out) {
+    for (int begin = 0, word = 0; begin < vocab; begin += 32, ++word) {
+        const int end = std::min(begin + 32, vocab);
+        const uint32_t bits = word < row.num_mask_words ? uint32_t(row.mask[word]) : 0;
+        if (bits == 0) std::fill(out + begin, out + end, kNothing);
+        else if (bits == 0xffffffffu) std::copy(x + begin, x + end, out + begin);
+        else
+            for (int i = begin; i < end; ++i) out[i] = (bits >> (i - begin)) & 1 ? x[i] : kNothing;
+    }
+}
+
+void penalize(float& x, int count, const SampleRow& row) {
+    x = x > 0 ? x / row.repetition_penalty : x * row.repetition_penalty;
+    x -= float((count > 0 ? row.presence_penalty : 0) + row.frequency_penalty * count);
+}
+
+void edit(const float* x, int vocab, const SampleRow& row, float* out) {
+    if (row.mask) apply_mask(x, vocab, row, out);
+    else std::copy(x, x + vocab, out);
+    const auto known = [&](int32_t id) { return id >= 0 && id < vocab; };
+    for (int i = 0; i < row.num_banned; ++i)
+        if (known(row.banned_ids[i])) out[row.banned_ids[i]] = kNothing;
+    for (int i = 0; i < row.num_biases; ++i)
+        if (known(row.bias_ids[i])) out[row.bias_ids[i]] += row.biases[i];
+    for (int i = 0; i < row.num_seen; ++i)
+        if (known(row.seen_ids[i])) penalize(out[row.seen_ids[i]], row.seen_counts[i], row);
+}
+
+float kth_greatest(float* values, int count, int k) {
+    std::nth_element(values, values + (k - 1), values + count, std::greater<float>());
+    return values[k - 1];
+}
+
+// At least k values are as great: k blocks have one each. Most often few more are.
+float bound_of_top(const ScaledRow& r, int k, std::vector<float>& sorted) {
+    const int num_blocks = num_sampling_blocks(r.vocab);
+    if (k > num_blocks) return kNothing;
+    sorted.assign(r.maxima, r.maxima + num_blocks);
+    return (kth_greatest(sorted.data(), num_blocks, k) - r.top) * r.inverse_temperature;
+}
+
+struct Weighed {
+    float value;
+    double mass;
+};
+
+// The greatest value such that those at least as great have together what is wanted; by quickselect.
+float nucleus(Weighed* begin, Weighed* end, double wanted) {
+    double above = 0;
+    for (;;) {
+        const float pivot = begin[(end - begin) / 2].value;
+        Weighed* const equals = std::partition(begin, end, [=](const Weighed& w) { return w.value > pivot; });
+        Weighed* const less = std::partition(equals, end, [=](const Weighed& w) { return w.value == pivot; });
+        double greater_mass = 0, equal_mass = 0;
+        for (Weighed* w = begin; w < equals; ++w) greater_mass += w->mass;
+        for (Weighed* w = equals; w < less; ++w) equal_mass += w->mass;
+        if (begin < equals && above + greater_mass >= wanted) {
+            end = equals;
+        } else if (above + greater_mass + equal_mass >= wanted || less == end) {
+            return pivot;
+        } else {
+            above += greater_mass + equal_mass;
+            begin = less;
+        }
+    }
+}
+
+// The work on one row, after its block maxima are known.
+class RowWork {
+public:
+    RowWork(const SamplingKernels& kernels, Scratch& s) : kernels_(kernels), s_(s) {}
+
+    // The least scaled value that top_k, then top_p, then min_p leave.
+    float least(const ScaledRow& r, const SampleRow& row) {
+        float least = kNothing;
+        const bool limits_k = row.top_k > 0 && row.top_k < r.vocab;
+        if (limits_k) {
+            const int count = gather(r, bound_of_top(r, row.top_k, s_.sorted));
+            least = kth_greatest(s_.values.data(), count, row.top_k);
+            if (row.top_p < 1) least = nucleus_of_gathered(gather(r, least), row.top_p);
+        } else if (row.top_p < 1) {
+            least = nucleus_of_all(r, row.top_p);
+        }
+        return std::max(least, row.min_scaled);
+    }
+
+    void logprobs(const ScaledRow& r, int token, int num_top, double* chosen, int32_t* top_ids, double* top,
+                  int32_t* num_found) {
+        const double log_sum = std::log(kernels_.weight(r));
+        *chosen = double(r.x[token]) - r.top - log_sum;
+        const int wanted = std::min(num_top, r.vocab);
+        const int count = wanted > 0 ? gather(r, bound_of_top(r, wanted, s_.sorted)) : 0;
+        int32_t* const ids = s_.ids.data();
+        const auto is_better = [&](int32_t a, int32_t b) { return r.x[a] != r.x[b] ? r.x[a] > r.x[b] : a < b; };
+        const int num_sorted = std::min(wanted, count);
+        std::partial_sort(ids, ids + num_sorted, ids + count, is_better);
+        *num_found = 0;
+        for (int i = 0; i < num_sorted && r.x[ids[i]] > kNothing; ++i, ++*num_found) {
+            top_ids[i] = ids[i];
+            top[i] = double(r.x[ids[i]]) - r.top - log_sum;
+        }
+    }
+
+private:
+    int gather(const ScaledRow& r, float least) {
+        return kernels_.gather(r, least, {s_.values.data(), s_.ids.data()});
+    }
+
+    double weigh(int count) {
+        s_.masses.resize(count);
+        kernels_.masses(s_.values.data(), count, s_.masses.data());
+        double total = 0;
+        for (double mass : s_.masses) total += mass;
+        return total;
+    }
+
+    float nucleus_of_weighed(double wanted) {
+        std::vector<Weighed> weighed(s_.masses.size());
+        for (size_t i = 0; i < weighed.size(); ++i) weighed[i] = {s_.values[i], s_.masses[i]};
+        return nucleus(weighed.data(), weighed.data() + weighed.size(), wanted);
+    }
+
+    float nucleus_of_gathered(int count, double top_p) {
+        const double total = weigh(count);
+        return nucleus_of_weighed(top_p * total);
+    }
+
+    // What is sought is most often among the few that are near the top.
+    float nucleus_of_all(const ScaledRow& r, double top_p) {
+        const double wanted = top_p * kernels_.mass(r);
+        for (const float least : {-4.0f, -8.0f, -14.0f})
+            if (weigh(gather(r, least)) >= wanted) return nucleus_of_weighed(wanted);
+        weigh(gather(r, kNothing));
+        return nucleus_of_weighed(wanted);
+    }
+
+    const SamplingKernels& kernels_;
+    Scratch& s_;
+};
+
+int choose(const SamplingKernels& kernels, const float* x, int vocab, const SampleRow& row, float top, Scratch& s) {
+    if (row.inverse_temperature == 0) {
+        int block = 0;
+        while (s.maxima[block] != top) ++block;
+        return int(std::find(x + block * kSamplingBlock, x + vocab, top) - x);
+    }
+    const ScaledRow scaled = {x, s.maxima.data(), vocab, top, row.inverse_temperature};
+    const uint64_t key = make_key({row.seed, uint64_t(row.choice), uint64_t(row.position)});
+    return kernels.contest(scaled, RowWork(kernels, s).least(scaled, row), key);
+}
+
+// The greatest logit, if all are numbers and one is finite; otherwise infinity.
+float find_top(const SamplingKernels& kernels, const float* x, int vocab, Scratch& s) {
+    if (!kernels.block_maxima(x, vocab, s.maxima.data())) return -kNothing;
+    const float top = *std::max_element(s.maxima.begin(), s.maxima.end());
+    return top > kNothing ? top : -kNothing;
+}
+
+}  // namespace
+
+Sampler::Sampler(std::shared_ptr<Workers> workers, const std::string& isa)
+    : workers_(std::move(workers)), kernels_(*pick_kernels(isa).sampling) {}
+
+template <typename Body>
+void Sampler::for_rows(int num_rows, int vocab, const Body& body) {
+    const int threads = threads_worth(8.0 * num_rows * vocab, workers_->num_threads());
+    workers_->run(num_rows, threads, [&](int row, int) { body(row, scratch(vocab)); });
+}
+
+void Sampler::sample(const float* logits, int vocab, const SampleRow* rows, int num_rows, int32_t* tokens,
+                     Logprobs out, int max_top) {
+    for_rows(num_rows, vocab, [&](int i, Scratch& s) {
+        const SampleRow& row = rows[i];
+        const float* const raw = logits + int64_t(i) * vocab;
+        const float raw_top = find_top(kernels_, raw, vocab, s);
+        const float *x = raw;
+        float top = raw_top;
+        tokens[i] = -1;
+        if (raw_top == -kNothing) return;
+        if (row.has_edits()) {
+            s.edited.resize(vocab);
+            edit(raw, vocab, row, s.edited.data());
+            x = s.edited.data();
+            top = find_top(kernels_, x, vocab, s);
+            if (top == -kNothing) return;
+        }
+        tokens[i] = choose(kernels_, x, vocab, row, top, s);
+        if (row.num_logprobs < 0) return;
+        if (row.has_edits()) find_top(kernels_, raw, vocab, s);  // its block maxima again
+        const int64_t first = int64_t(i) * max_top;
+        RowWork(kernels_, s).logprobs({raw, s.maxima.data(), vocab, raw_top, 1}, tokens[i], row.num_logprobs,
+                                      out.chosen + i, out.top_ids + first, out.top + first, out.num_top + i);
+    });
+}
+
+void Sampler::logprobs(const float* logits, int vocab, const int32_t* tokens, int num_rows, Logprobs out,
+                       int num_top) {
+    for_rows(num_rows, vocab, [&](int i, Scratch& s) {
+        const float* const x = logits + int64_t(i) * vocab;
+        const float top = find_top(kernels_, x, vocab, s);
+        const int64_t first = int64_t(i) * num_top;
+        out.chosen[i] = NAN;
+        out.num_top[i] = 0;
+        if (top == -kNothing) return;
+        RowWork(kernels_, s).logprobs({x, s.maxima.data(), vocab, top, 1}, tokens[i], num_top, out.chosen + i,
+                                      out.top_ids + first, out.top + first, out.num_top + i);
+    });
+}
+
+}  // namespace trtdisagg

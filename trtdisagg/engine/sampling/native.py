@@ -1,0 +1,129 @@
+"""The sampler in csrc, for logits on the CPU: what is asked of the rows becomes records, and a step is one call."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from trtdisagg.engine.request import TokenLogprob
+from trtdisagg.engine.sampling.edits import banned, history, penalizes
+from trtdisagg.engine.sampling.reference import inverse_temperature, least_by_min_p
+from trtdisagg.engine.sampling.row import Row, Sampled
+
+_RECORD = struct.Struct("@Qqq6P3d3f7i")
+"""SampleRow in csrc/sampler.h."""
+_MASK64 = (1 << 64) - 1
+
+
+class NativeSampler:
+    """
+    :param workers: the extension's threads.
+    """
+
+    def __init__(self, csrc: ModuleType, workers: object, isa: str = "") -> None:
+        assert csrc.Sampler.row_bytes == _RECORD.size
+        self._csrc = csrc.Sampler(workers, isa)
+
+    def sample(self, logits: Tensor, rows: Sequence[Row]) -> list[Sampled]:
+        """
+        :param logits: float32 [len(rows), vocab], contiguous.
+        """
+        arrays: list[Any] = []
+        records = np.frombuffer(b"".join([_record(row, arrays) for row in rows]), np.uint8)
+        tokens = np.empty(len(rows), np.int32)
+        found = _Logprobs(len(rows), max((row.sampling.num_logprobs or 0 for row in rows), default=0))
+        self._csrc.sample(
+            logits.data_ptr(), logits.shape[1], _address(records), len(rows), _address(tokens), *found.addresses
+        )
+        chosen = [None if token < 0 else token for token in tokens.tolist()]
+        return [
+            Sampled(token, None if token is None or row.sampling.num_logprobs is None else found.of(i, token))
+            for i, (token, row) in enumerate(zip(chosen, rows, strict=True))
+        ]
+
+    def token_logprobs(self, logits: Tensor, token_ids: Sequence[int], num_top: int) -> list[TokenLogprob]:
+        """
+        :param logits: float32 [len(token_ids), vocab], contiguous.
+        """
+        tokens = np.array(token_ids, np.int32)
+        found = _Logprobs(len(tokens), num_top)
+        self._csrc.logprobs(logits.data_ptr(), logits.shape[1], _address(tokens), len(tokens), *found.addresses)
+        return [found.of(i, token) for i, token in enumerate(token_ids)]
+
+
+class _Logprobs:
+    """Room for what csrc finds."""
+
+    def __init__(self, num_rows: int, max_top: int) -> None:
+        self._chosen = np.empty(num_rows, np.float64)
+        self._ids = np.empty((num_rows, max_top), np.int32)
+        self._top = np.empty((num_rows, max_top), np.float64)
+        self._num_top = np.empty(num_rows, np.int32)
+        arrays = (self._chosen, self._ids, self._top, self._num_top)
+        self.addresses = (*(_address(array) for array in arrays), max_top)
+
+    def of(self, row: int, token: int) -> TokenLogprob:
+        num = self._num_top[row]
+        top = list(zip(self._ids[row, :num].tolist(), self._top[row, :num].tolist(), strict=True))
+        return TokenLogprob(token, float(self._chosen[row]), top)
+
+
+def _record(row: Row, arrays: list[Any]) -> bytes:
+    """
+    :param arrays: what the record has addresses of is added, to be kept until it is used.
+    """
+    s = row.sampling
+    mask = banned_ids = bias_ids = biases = seen_ids = seen_counts = _NOTHING
+    if row.mask is not None:
+        mask = _place(np.ascontiguousarray(row.mask, np.int32), arrays)
+    if row.banned_ids or s.bad_words:
+        banned_ids = _place(np.fromiter(banned(row), np.int32), arrays)
+    if s.logit_bias:
+        bias_ids = _place(np.fromiter(s.logit_bias, np.int32), arrays)
+        biases = _place(np.fromiter(s.logit_bias.values(), np.float32), arrays)
+    if penalizes(row):
+        seen_ids, seen_counts = (_place(array, arrays) for array in history(row))
+    return _RECORD.pack(
+        s.seed & _MASK64,
+        row.choice,
+        row.position,
+        mask[0],
+        banned_ids[0],
+        bias_ids[0],
+        biases[0],
+        seen_ids[0],
+        seen_counts[0],
+        s.top_p,
+        s.presence_penalty,
+        s.frequency_penalty,
+        s.repetition_penalty,
+        inverse_temperature(s),
+        least_by_min_p(s.min_p),
+        s.top_k,
+        mask[1],
+        banned_ids[1],
+        bias_ids[1],
+        seen_ids[1],
+        -1 if s.num_logprobs is None else s.num_logprobs,
+        0,
+    )
+
+
+_NOTHING = (0, 0)
+"""Address and length of no array."""
+
+
+def _place(array: npt.NDArray[Any], arrays: list[Any]) -> tuple[int, int]:
+    arrays.append(array)
+    return _address(array), len(array)
+
+
+def _address(array: npt.NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
