@@ -77,7 +77,14 @@ async def open_parts(
         stage("weights")
         progress = Progress()
         runner = ModelRunner(
-            files.path, dims, dtype=spec.dtype, pool=pool, num_threads=spec.num_threads, progress=progress
+            files.path,
+            dims,
+            dtype=spec.dtype,
+            pool=pool,
+            num_threads=spec.num_threads,
+            progress=progress,
+            max_batch_size=spec.max_batch_size,
+            max_seq_len=spec.max_seq_len,
         )
         await _in_thread(runner.load)
         transceiver = handover = None

@@ -27,6 +27,8 @@ class ModelRunner:
     :param pool: open while the runner is used; its device is the model's.
     :param num_threads: for everything that is computed on the CPU; torch's own setting is changed to it.
     :param progress: ticked several times a layer.
+    :param max_batch_size: on a CUDA device, so many sequences of at most `max_seq_len` tokens are computed by a graph
+        when each has one token; 0: none.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class ModelRunner:
         pool: KvPool,
         num_threads: int = 1,
         progress: Progress | None = None,
+        max_batch_size: int = 0,
+        max_seq_len: int = 0,
     ) -> None:
         self._path = path
         self._dims = dims
@@ -45,6 +49,8 @@ class ModelRunner:
         self._pool = pool
         self._num_threads = num_threads
         self._progress = progress or Progress()
+        self._max_batch_size = max_batch_size
+        self._max_seq_len = max_seq_len
 
     def load(self) -> None:
         """Read the weights.
@@ -56,7 +62,7 @@ class ModelRunner:
         backend.open()
         num_positions = self._pool.num_blocks * self._pool.shape.tokens_per_block
         decoder = load_decoder(self._path, self._dims, backend, num_positions=num_positions)
-        self._computer = _fastest(decoder, backend, self._pool)
+        self._computer = self._fastest(decoder, backend)
 
     def run(self, step: Step) -> Tensor:
         """Write the KV of all chunks and give logits.
@@ -65,8 +71,19 @@ class ModelRunner:
         """
         return self._computer.run(step)
 
+    def _fastest(self, decoder: Decoder, backend: Backend) -> Runner:
+        if backend.device.type == "cuda":
+            from trtdisagg.engine.cuda.decoder import CudaDecoder  # Triton is there only with torch's builds for CUDA
 
-def _fastest(decoder: Decoder, backend: Backend, pool: KvPool) -> Runner:
-    if backend.csrc and can_be_layered(decoder):
-        return LayeredDecoder(decoder, backend, pool)
-    return TorchDecoder(decoder, backend, pool)
+            computer = CudaDecoder(
+                decoder,
+                backend,
+                self._pool,
+                max_batch_size=self._max_batch_size,
+                max_seq_len=self._max_seq_len,
+            )
+            computer.prepare()
+            return computer
+        if backend.csrc and can_be_layered(decoder):
+            return LayeredDecoder(decoder, backend, self._pool)
+        return TorchDecoder(decoder, backend, self._pool)

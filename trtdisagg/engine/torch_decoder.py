@@ -161,15 +161,22 @@ def apply_mlp(x: Tensor, mlp: Mlp) -> Tensor:
 
 
 def apply_experts(x: Tensor, experts: Experts) -> Tensor:
-    weights, chosen = multiply(x, experts.router).float().softmax(-1).topk(experts.num_active)
-    if experts.renormalize:
-        weights = weights / weights.sum(-1, keepdim=True)
+    weights, chosen = route(multiply(x, experts.router), experts)
     out = torch.zeros_like(x)
     for i, expert in enumerate(experts.experts):
         rows, rank = (chosen == i).nonzero(as_tuple=True)
         if len(rows):
             out.index_add_(0, rows, apply_mlp(x[rows], expert) * weights[rows, rank, None].to(x.dtype))
     return out
+
+
+def route(scores: Tensor, experts: Experts) -> tuple[Tensor, Tensor]:
+    """
+    :param scores: [rows, experts], what the router says.
+    :return: float32 weights and numbers of the chosen experts, both [rows, num_active].
+    """
+    weights, chosen = scores.float().softmax(-1).topk(experts.num_active)
+    return (weights / weights.sum(-1, keepdim=True) if experts.renormalize else weights), chosen
 
 
 def softcapped(x: Tensor, cap: float | None) -> Tensor:

@@ -1,0 +1,85 @@
+"""CUDA graphs for generation: a step of so many sequences, captured once, launched as one.
+
+A decoder's step is some ten kernels a layer, of which many take less time than their launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from trtdisagg.cache.pool import KvPool
+from trtdisagg.engine.cuda.batch import Batch, FixedBatch
+from trtdisagg.engine.step import Chunk
+
+Forward = Callable[[Batch], Tensor]
+
+
+def batch_sizes(max_batch_size: int) -> list[int]:
+    """Sizes to capture: dense where a row more costs most, and the largest; a batch is filled up to the next."""
+    sizes = {1, 2, 4, *range(8, 64, 8), *range(64, max_batch_size, 32), max_batch_size}
+    return sorted(size for size in sizes if 0 < size <= max_batch_size)
+
+
+class Graph:
+    """A captured step of `size` sequences with a token each."""
+
+    def __init__(
+        self, forward: Forward, pool: KvPool, size: int, max_blocks: int, memory: tuple[int, int] | None
+    ) -> None:
+        self._per_block = pool.shape.tokens_per_block
+        self._batch = FixedBatch(size, max_blocks, pool.device)
+        warming = torch.cuda.Stream()
+        warming.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warming):  # what is set up at the first call may not be captured
+            forward(self._batch.batch)
+        torch.cuda.current_stream().wait_stream(warming)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=memory):
+            self._logits = forward(self._batch.batch)
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Names the memory that is used while it runs, which graphs that never run at once may share."""
+        memory: tuple[int, int] = self._graph.pool()
+        return memory
+
+    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+        """
+        :return: float32 [len(chunks), vocab]
+        """
+        self._batch.fill(chunks, self._per_block)
+        self._graph.replay()
+        return self._logits[: len(chunks)]
+
+
+class Graphs:
+    """
+    :param max_batch_size: the largest batch to capture; 0: none.
+    :param max_blocks: of one sequence.
+    """
+
+    def __init__(self, forward: Forward, pool: KvPool, max_batch_size: int, max_blocks: int) -> None:
+        self._forward = forward
+        self._pool = pool
+        self._max_blocks = max_blocks
+        self._sizes = batch_sizes(max_batch_size) if pool.device.type == "cuda" else []
+        self._graphs: dict[int, Graph] = {}
+
+    def capture(self, tick: Callable[[], None]) -> None:
+        """
+        :param tick: called after each.
+        """
+        memory = None
+        for size in reversed(self._sizes):  # the largest first: the others find its memory
+            self._graphs[size] = graph = Graph(self._forward, self._pool, size, self._max_blocks, memory)
+            memory = graph.memory
+            tick()
+
+    def fitting(self, chunks: Sequence[Chunk]) -> Graph | None:
+        """The smallest graph that holds these chunks; None: they are not all of one token, or too many."""
+        if not self._graphs or not all(len(c.tokens) == c.num_logits == 1 for c in chunks):
+            return None
+        return next((self._graphs[size] for size in self._sizes if size >= len(chunks)), None)
