@@ -1,42 +1,44 @@
 // The attention kernels, compiled once per instruction set with TRTDISAGG_ISA naming it (kernels.h picks one).
 
 #include "attention_decode.h"
-#include "attention_parts.h"
 #include "attention_prefill.h"
 
 namespace trtdisagg::TRTDISAGG_ISA {
 namespace {
 
-template <typename T, typename S>
-void attend_tile(const LayerCall& c, const Tile& t, int kv_head, float* memory) {
-    const Scratch m(c.shape, memory);
-    load_queries<T>(c, t, kv_head, m);
-    if (t.num_tokens == 1 && c.shape.head_dim % kLanes == 0)
-        attend_one<S>(c, t, kv_head, m);
-    else
-        attend_many<S>(c, t, kv_head, m);
-    store_out<T>(c, t, kv_head, m);
+void write(const LayerCall& c, const Tile& t, float* scratch) {
+    for (int i = 0; i < t.num_tokens; ++i)
+        for (int h = 0; h < c.shape.num_kv_heads; ++h)
+            c.shape.pool_is_bf16 ? write_token<uint16_t>(c, t, i, h, scratch) : write_token<float>(c, t, i, h, scratch);
 }
 
-void write(const LayerCall& c, const Tile& t) {
-    if (c.rows_are_bf16)
-        c.shape.pool_is_bf16 ? write_tile<uint16_t, uint16_t>(c, t) : write_tile<uint16_t, float>(c, t);
-    else
-        c.shape.pool_is_bf16 ? write_tile<float, uint16_t>(c, t) : write_tile<float, float>(c, t);
+void attend_many(const LayerCall& c, const Tile& t, int kv_head, float* scratch) {
+    (c.shape.pool_is_bf16 ? attend_tile<uint16_t> : attend_tile<float>)(c, t, kv_head, scratch);
 }
 
-void attend(const LayerCall& c, const Tile& t, int kv_head, float* scratch) {
-    if (c.rows_are_bf16)
-        c.shape.pool_is_bf16 ? attend_tile<uint16_t, uint16_t>(c, t, kv_head, scratch)
-                             : attend_tile<uint16_t, float>(c, t, kv_head, scratch);
-    else
-        c.shape.pool_is_bf16 ? attend_tile<float, uint16_t>(c, t, kv_head, scratch)
-                             : attend_tile<float, float>(c, t, kv_head, scratch);
+void attend_one(const LayerCall& c, const Tile& t, int kv_head, float* scratch) {
+    (c.shape.pool_is_bf16 ? attend_whole<uint16_t> : attend_whole<float>)(c, t, kv_head, scratch);
+}
+
+void attend_split(const LayerCall& c, const Tile& t, int kv_head, int split, float* scratch, float* partial) {
+    (c.shape.pool_is_bf16 ? attend_part<uint16_t> : attend_part<float>)(c, t, kv_head, split, scratch, partial);
+}
+
+void merge_splits(const LayerCall& c, const Tile& t, int kv_head, float* scratch, const float* partials) {
+    (c.shape.pool_is_bf16 ? merge_parts<uint16_t> : merge_parts<float>)(c, t, kv_head, scratch, partials);
+}
+
+bool has_attend_one(const AttentionShape& s) { return s.head_dim % kStep == 0; }
+
+int64_t scratch_floats(const AttentionShape& s) {
+    const int64_t many = TileScratch::floats(s), one = DecodeScratch::floats(s);
+    return (many > one ? many : one) + kLanes;
 }
 
 }  // namespace
 
 extern const AttentionKernels attention_kernels;
-const AttentionKernels attention_kernels = {write, attend, Scratch::floats};
+const AttentionKernels attention_kernels = {write,        attend_many,    attend_one,     attend_split,
+                                            merge_splits, has_attend_one, scratch_floats, Partial::floats};
 
 }  // namespace trtdisagg::TRTDISAGG_ISA

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 
 namespace trtdisagg {
 
+void bind_decoder(nanobind::module_& m);
 void bind_sampler(nanobind::module_& m);
 
 }  // namespace trtdisagg

@@ -8,13 +8,11 @@ namespace trtdisagg {
     namespace isa {                                   \
     extern const AttentionKernels attention_kernels;  \
     extern const LinearKernels linear_kernels;        \
-    extern const SmallKernels small_kernels;          \
     extern const RowwiseKernels rowwise_kernels;      \
     extern const SamplingKernels sampling_kernels;    \
     }
-#define KERNELS(isa)                                                                    \
-    {#isa,                   &isa::attention_kernels, &isa::linear_kernels, &isa::small_kernels, \
-     &isa::rowwise_kernels, &isa::sampling_kernels}
+#define KERNELS(isa)                                                                                             \
+    {#isa, &isa::attention_kernels, &isa::linear_kernels, &isa::rowwise_kernels, &isa::sampling_kernels}
 
 DECLARE(baseline)
 #ifdef TRTDISAGG_X86

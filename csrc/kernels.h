@@ -9,7 +9,6 @@
 #include "linear.h"
 #include "rowwise.h"
 #include "sampling.h"
-#include "small.h"
 
 namespace trtdisagg {
 
@@ -17,7 +16,6 @@ struct Kernels {
     std::string isa;
     const AttentionKernels* attention;
     const LinearKernels* linear;
-    const SmallKernels* small;
     const RowwiseKernels* rowwise;
     const SamplingKernels* sampling;
 };

@@ -2,10 +2,8 @@
 // the other files.
 //
 // What is called some hundred times a step takes addresses of contiguous rows: describing a tensor costs 5 us and more,
-// its address a tenth of that. engine/attention.py, linear.py and rowwise.py check shapes before they pass them.
+// its address a tenth of that.
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -14,9 +12,6 @@
 #include "bindings.h"
 #include "copy.h"
 #include "matrix.h"
-#include "paged_attention.h"
-#include "rowwise_ops.h"
-#include "small_linear.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -26,9 +21,7 @@ namespace {
 
 using Weights = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;  // of bfloat16 or float32
 using Biases = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Triples = nb::ndarray<const int64_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
-using Indices = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
@@ -41,39 +34,6 @@ bool is_bf16(const Weights& m) {
 }
 
 void* at(uintptr_t address) { return reinterpret_cast<void*>(address); }
-
-void init_attention(PagedAttention* self, uintptr_t pool_address, int num_blocks, int num_layers, int num_heads,
-                    int num_kv_heads, int head_dim, int tokens_per_block, bool pool_is_bf16, const Floats& cosines,
-                    const Floats& sines, float scale, std::shared_ptr<Workers> workers, const std::string& isa) {
-    const size_t half = head_dim / 2;
-    require(cosines.shape(1) == half && sines.shape(1) == half && cosines.shape(0) == sines.shape(0),
-            "cosines and sines must be [max_positions, head_dim / 2]");
-    AttentionShape shape = {};
-    shape.num_blocks = num_blocks;
-    shape.num_layers = num_layers;
-    shape.num_heads = num_heads;
-    shape.num_kv_heads = num_kv_heads;
-    shape.head_dim = head_dim;
-    shape.tokens_per_block = tokens_per_block;
-    shape.max_positions = int(cosines.shape(0));
-    shape.pool_is_bf16 = pool_is_bf16;
-    shape.scale = scale;
-    new (self) PagedAttention(shape, static_cast<char*>(at(pool_address)), cosines.data(), sines.data(),
-                              std::move(workers), isa);
-}
-
-void begin_attention(PagedAttention& self, const Triples& chunks, const Indices& blocks) {
-    std::vector<Chunk> list;
-    for (size_t i = 0; i < chunks.shape(0); ++i)
-        list.push_back({int(chunks(i, 0)), int(chunks(i, 1)), chunks(i, 2)});
-    self.begin(list, std::vector<int32_t>(blocks.data(), blocks.data() + blocks.shape(0)));
-}
-
-void run_attention(PagedAttention& self, int layer, uintptr_t qkv, uintptr_t out, int num_rows, bool is_bf16) {
-    require(num_rows == self.num_rows(), "not the rows of the step that was begun");
-    nb::gil_scoped_release released;
-    self.run(layer, at(qkv), at(out), is_bf16);
-}
 
 void init_matrix(Matrix* self, const Weights& weight, const std::optional<Biases>& bias, std::shared_ptr<Workers> workers,
                  const std::string& isa) {
@@ -93,27 +53,6 @@ void read_row(const Matrix& self, int output, uintptr_t out) {
     self.row(output, static_cast<float*>(at(out)));
 }
 
-void init_linear(SmallLinear* self, const Weights& weight, std::shared_ptr<Workers> workers, const std::string& isa) {
-    new (self) SmallLinear(weight.data(), int(weight.shape(0)), int(weight.shape(1)), is_bf16(weight),
-                           std::move(workers), isa);
-}
-
-void run_linear(SmallLinear& self, uintptr_t x, uintptr_t out, int num_rows, bool out_is_float) {
-    nb::gil_scoped_release released;
-    self.run(at(x), at(out), num_rows, out_is_float);
-}
-
-void run_norm(RowwiseOps& self, uintptr_t x, uintptr_t delta, uintptr_t weight, uintptr_t out, int num_rows, int width,
-              float eps) {
-    nb::gil_scoped_release released;
-    self.norm({width, eps, at(x), at(delta), at(weight), at(out)}, num_rows);
-}
-
-void run_gate(RowwiseOps& self, uintptr_t gate_up, uintptr_t out, int num_rows, int width) {
-    nb::gil_scoped_release released;
-    self.gate({width, at(gate_up), at(out)}, num_rows);
-}
-
 void copy(uintptr_t dst, int64_t dst_bytes, uintptr_t src, int64_t src_bytes, const Triples& runs) {
     const Run* list = reinterpret_cast<const Run*>(runs.data());
     nb::gil_scoped_release released;
@@ -130,7 +69,7 @@ std::vector<std::string> isas() {
 }  // namespace
 
 NB_MODULE(_csrc, m) {
-    m.doc() = "Attention over KV blocks, small-batch linear layers, sampling and block copies on a CPU.";
+    m.doc() = "Whole steps of a decoder over KV blocks, sampling and block copies, on a CPU.";
 
     m.def("isas", &isas, "Instruction sets that kernels can be picked for here, best first.");
 
@@ -145,15 +84,6 @@ NB_MODULE(_csrc, m) {
 
     bind_sampler(m);
 
-    nb::class_<PagedAttention>(m, "PagedAttention", "Rotary attention over a block pool that is bound once.")
-        .def("__init__", &init_attention, "pool_address"_a, nb::kw_only(), "num_blocks"_a, "num_layers"_a,
-             "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "tokens_per_block"_a, "pool_is_bf16"_a, "cosines"_a,
-             "sines"_a, "scale"_a, "workers"_a, "isa"_a = "", nb::keep_alive<1, 10>(), nb::keep_alive<1, 11>())
-        .def("begin", &begin_attention, "chunks"_a, "blocks"_a,
-             "Set the step: `chunks` is int64 [n, 3] of (num_tokens, position, first index in blocks), `blocks` int32.")
-        .def("run", &run_attention, "layer"_a, "qkv_address"_a, "out_address"_a, "num_rows"_a, "is_bf16"_a,
-             "One layer: qkv [rows, (num_heads + 2 num_kv_heads) head_dim] to out [rows, num_heads head_dim].");
-
     nb::class_<Matrix>(m, "Matrix", "A weight [outputs, inputs] to multiply any number of rows with.")
         .def("__init__", &init_matrix, "weight"_a, "bias"_a.none(), "workers"_a, "isa"_a = "", nb::keep_alive<1, 2>(),
              nb::keep_alive<1, 3>(), "Takes `weight` over: its memory is rearranged in place, nobody else may use it.")
@@ -161,15 +91,5 @@ NB_MODULE(_csrc, m) {
              "out [rows, outputs] = x [rows, inputs] weight^T + bias, in float32.")
         .def("row", &read_row, "output"_a, "out_address"_a, "float32 [inputs]: the weight's row as it came.");
 
-    nb::class_<SmallLinear>(m, "SmallLinear", "A weight [outputs, inputs] to multiply a few rows with.")
-        .def("__init__", &init_linear, "weight"_a, "workers"_a, "isa"_a = "", nb::keep_alive<1, 2>())
-        .def("run", &run_linear, "x_address"_a, "out_address"_a, "num_rows"_a, "out_is_float"_a = false,
-             "out [rows, outputs] = x [rows, inputs] weight^T, all of the weight's type, or out of float.");
-
-    nb::class_<RowwiseOps>(m, "RowwiseOps", "Normalization and gated activation of rows of one type.")
-        .def(nb::init<bool, std::shared_ptr<Workers>, const std::string&>(), "is_bf16"_a, "workers"_a, "isa"_a = "")
-        .def("norm", &run_norm, "x_address"_a, "delta_address"_a, "weight_address"_a, "out_address"_a, "num_rows"_a,
-             "width"_a, "eps"_a, "x += delta (unless that is 0), then out = x / root mean square of its row * weight.")
-        .def("gate", &run_gate, "gate_up_address"_a, "out_address"_a, "num_rows"_a, "width"_a,
-             "out [rows, width] = silu(gate) * up of gate_up [rows, 2 width].");
+    bind_decoder(m);
 }

@@ -7,6 +7,9 @@ namespace trtdisagg {
 
 namespace {
 
+// Fewer units than so many a thread leave one of them waiting for another at the end.
+constexpr int kUnitsPerThread = 4;
+
 void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
@@ -26,49 +29,99 @@ AttentionShape complete(AttentionShape s) {
 
 }  // namespace
 
-PagedAttention::PagedAttention(const AttentionShape& shape, char* pool, const float* cosines, const float* sines,
-                               std::shared_ptr<Workers> workers, const std::string& isa)
-    : shape_(complete(shape)), pool_(pool), cosines_(cosines), sines_(sines), workers_(std::move(workers)),
-      kernels_(*pick_kernels(isa).attention), scratch_floats_(kernels_.scratch_floats(shape_) + 16),
-      scratch_(scratch_floats_ * workers_->num_threads()) {}
+PagedAttention::PagedAttention(const AttentionShape& shape, char* pool, std::shared_ptr<Workers> workers,
+                               const std::string& isa)
+    : shape_(complete(shape)), pool_(pool), workers_(std::move(workers)), kernels_(*pick_kernels(isa).attention),
+      scratch_floats_(kernels_.scratch_floats(shape_)),
+      max_split_tokens_(workers_->num_threads() > 1 ? kUnitsPerThread * workers_->num_threads() : 0),
+      scratch_(scratch_floats_ * workers_->num_threads()), num_done_(max_split_tokens_) {}
 
 void PagedAttention::begin(const std::vector<Chunk>& chunks, std::vector<int32_t> blocks) {
-    tiles_.clear();
-    num_rows_ = 0;
-    num_operations_ = 0;
     blocks_ = std::move(blocks);
     for (int32_t b : blocks_) require(b >= 0 && b < shape_.num_blocks, "block index outside the pool");
     for (const Chunk& c : chunks) {
         const int64_t end = int64_t(c.position) + c.num_tokens, per_block = shape_.tokens_per_block;
         require(c.num_tokens > 0, "a chunk without tokens");
-        require(c.position >= 0 && end <= shape_.max_positions, "position outside the model's range");
+        require(c.num_logits >= 0 && c.num_logits <= c.num_tokens, "logits of more tokens than a chunk has");
+        require(c.position >= 0, "a negative position");
         require(c.table >= 0 && c.table + (end + per_block - 1) / per_block <= int64_t(blocks_.size()),
                 "block table too short");
-        add_tiles(c);
     }
-    // The tiles with most keys first, so that no thread is left with a long one at the end.
-    const auto has_more_keys = [](const Tile& a, const Tile& b) { return a.position > b.position; };
-    std::stable_sort(tiles_.begin(), tiles_.end(), has_more_keys);
+    plan(all_, chunks, false);
+    plan(wanted_, chunks, true);
+    plan_units(all_);
+    plan_units(wanted_);
 }
 
-void PagedAttention::add_tiles(const Chunk& c) {
-    for (int i = 0; i < c.num_tokens; i += shape_.tile_tokens) {
-        const int count = std::min(shape_.tile_tokens, c.num_tokens - i);
-        tiles_.push_back({num_rows_ + i, count, c.position + i, blocks_.data() + c.table});
-        num_operations_ += 4.0 * count * shape_.num_heads * shape_.head_dim * (c.position + i + count);
+void PagedAttention::plan(AttentionPlan& plan, const std::vector<Chunk>& chunks, bool wanted_only) const {
+    plan = {};
+    int row = 0;
+    const auto add = [&](std::vector<Tile>& tiles, const Chunk& c, int first, int out_row) {
+        for (int i = first; i < c.num_tokens; i += shape_.tile_tokens) {
+            const int count = std::min(shape_.tile_tokens, c.num_tokens - i);
+            tiles.push_back({row + i, out_row + i - first, count, c.position + i, blocks_.data() + c.table});
+        }
+    };
+    for (const Chunk& c : chunks) {
+        const int first = wanted_only ? c.num_tokens - c.num_logits : 0, num_wanted = c.num_tokens - first;
+        const bool is_single = c.num_tokens == 1 && num_wanted == 1 && kernels_.has_attend_one(shape_);
+        if (!is_single) add(plan.writes, c, 0, 0);
+        add(plan.tiles, c, first, plan.num_out_rows);
+        row += c.num_tokens;
+        plan.num_out_rows += num_wanted;
+        plan.num_operations += 4.0 * num_wanted * shape_.num_heads * shape_.head_dim * (c.position + c.num_tokens);
     }
-    num_rows_ += c.num_tokens;
 }
 
-void PagedAttention::run(int layer, const void* qkv, void* out, bool rows_are_bf16) {
-    require(layer >= 0 && layer < shape_.num_layers, "no such layer");
-    const LayerCall call = {shape_,  pool_ + layer * shape_.layer_bytes, cosines_, sines_, qkv, out, rows_are_bf16};
-    const int num_tiles = int(tiles_.size()), threads = threads_worth(num_operations_, workers_->num_threads());
-    workers_->run(num_tiles, threads, [&](int i, int) { kernels_.write(call, tiles_[i]); });
-    workers_->run(num_tiles * shape_.num_kv_heads, threads, [&](int i, int thread) {
-        float* scratch = scratch_.data() + thread * scratch_floats_;
-        kernels_.attend(call, tiles_[i / shape_.num_kv_heads], i % shape_.num_kv_heads, scratch);
-    });
+void PagedAttention::plan_units(AttentionPlan& plan) {
+    // The tiles with most to do first, so that no thread is left with a long one at the end.
+    const auto work = [](const Tile& t) { return int64_t(t.position + t.num_tokens) * t.num_tokens; };
+    std::stable_sort(plan.tiles.begin(), plan.tiles.end(),
+                     [&](const Tile& a, const Tile& b) { return work(a) > work(b); });
+    const bool splits = int(plan.tiles.size()) * shape_.num_kv_heads < max_split_tokens_;
+    int64_t num_partials = 0;
+    for (int i = 0; i < int(plan.tiles.size()); ++i) {
+        const Tile& tile = plan.tiles[i];
+        const bool is_single = tile.num_tokens == 1 && kernels_.has_attend_one(shape_);
+        const int num_parts = splits && is_single ? num_splits(tile.position) : 1;
+        for (int head = 0; head < shape_.num_kv_heads; ++head) {
+            for (int part = 0; part < num_parts; ++part)
+                plan.units.push_back({i, head, num_parts > 1 ? part : -1, int(plan.tokens.size())});
+            if (num_parts == 1) continue;
+            plan.tokens.push_back({num_partials, num_parts});
+            num_partials += num_parts * kernels_.partial_floats(shape_);
+        }
+    }
+    if (num_partials > int64_t(partials_.size())) partials_.resize(num_partials);
+}
+
+void PagedAttention::run(int layer, const LayerAttention& what, const float* qkv, float* out, bool wanted_only) {
+    const AttentionPlan& plan = wanted_only ? wanted_ : all_;
+    const LayerCall call = {shape_, what, pool_ + layer * shape_.layer_bytes, qkv, out};
+    const auto scratch = [&](int thread) { return scratch_.data() + thread * scratch_floats_; };
+    const int threads = threads_worth(plan.num_operations, workers_->num_threads());
+    for (std::atomic<int>& n : num_done_) n.store(0, std::memory_order_relaxed);
+    if (!plan.writes.empty())
+        workers_->run(int(plan.writes.size()), workers_->num_threads(),
+                      [&](int i, int thread) { kernels_.write(call, plan.writes[i], scratch(thread)); });
+    if (!plan.units.empty())
+        workers_->run(int(plan.units.size()), threads,
+                      [&](int i, int thread) { run_unit(call, plan, plan.units[i], scratch(thread)); });
+}
+
+void PagedAttention::run_unit(const LayerCall& call, const AttentionPlan& plan, const AttentionPlan::Unit& unit,
+                              float* scratch) {
+    const Tile& tile = plan.tiles[unit.tile];
+    if (unit.split < 0) {
+        const bool is_single = tile.num_tokens == 1 && kernels_.has_attend_one(shape_);
+        return (is_single ? kernels_.attend_one : kernels_.attend_many)(call, tile, unit.kv_head, scratch);
+    }
+    const AttentionPlan::Token& token = plan.tokens[unit.token];
+    float* partials = partials_.data() + token.partials;
+    float* partial = partials + unit.split * kernels_.partial_floats(shape_);
+    kernels_.attend_split(call, tile, unit.kv_head, unit.split, scratch, partial);
+    if (++num_done_[unit.token] == token.num_splits)
+        kernels_.merge_splits(call, tile, unit.kv_head, scratch, partials);
 }
 
 }  // namespace trtdisagg

@@ -1,7 +1,8 @@
-// Attention over the block pool as an object: pool, shape and rotation are bound once, a step passes indices only.
+// Attention over the block pool as an object: pool and shape are bound once, a step passes indices only.
 
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,39 +18,63 @@ struct Chunk {
     int num_tokens;
     int position;    // of its first token
     int64_t table;   // where its block table begins in the step's list of blocks
+    int num_logits;  // so many of its last tokens are wanted in the end
+};
+
+// What attention has to do in each layer of a step.
+//
+// A unit is one tile for the heads of one KV head or, where there are fewer of those than keep all threads busy, one
+// split of a single token's keys; the last thread that is done with a token merges its splits.
+struct AttentionPlan {
+    struct Unit {
+        int tile;
+        int kv_head;
+        int split;   // whole: -1
+        int token;   // with a split: whose, counted over tokens and heads
+    };
+    struct Token {
+        int64_t partials;  // where they begin
+        int num_splits;
+    };
+
+    std::vector<Tile> writes;  // tiles whose keys are stored before anyone attends
+    std::vector<Tile> tiles;
+    std::vector<Unit> units;
+    std::vector<Token> tokens;
+    double num_operations = 0;
+    int num_out_rows = 0;
 };
 
 class PagedAttention {
 public:
-    // `pool`, `cosines` and `sines` must outlive the object.
-    PagedAttention(const AttentionShape& shape, char* pool, const float* cosines, const float* sines,
-                   std::shared_ptr<Workers> workers, const std::string& isa);
+    // `pool` must outlive the object.
+    PagedAttention(const AttentionShape& shape, char* pool, std::shared_ptr<Workers> workers, const std::string& isa);
 
     // Set the step that the following `run` are about. Throws std::invalid_argument when an index is out of bounds.
     void begin(const std::vector<Chunk>& chunks, std::vector<int32_t> blocks);
 
-    // One layer: rotate, store K and V of the step's tokens in the pool, then attend. `qkv` and `out` have num_rows()
-    // rows.
-    void run(int layer, const void* qkv, void* out, bool rows_are_bf16);
+    // One layer: normalize and rotate, store K and V of the step's tokens in the pool, attend. `qkv` has a row for each
+    // token, `out` too or, with `wanted_only`, for each that is wanted.
+    void run(int layer, const LayerAttention& what, const float* qkv, float* out, bool wanted_only);
 
     const AttentionShape& shape() const { return shape_; }
-    int num_rows() const { return num_rows_; }
 
 private:
-    void add_tiles(const Chunk& chunk);
+    void plan(AttentionPlan& plan, const std::vector<Chunk>& chunks, bool wanted_only) const;
+    void plan_units(AttentionPlan& plan);
+    void run_unit(const LayerCall& call, const AttentionPlan& plan, const AttentionPlan::Unit& unit, float* scratch);
 
     const AttentionShape shape_;
     char* const pool_;
-    const float* const cosines_;
-    const float* const sines_;
     const std::shared_ptr<Workers> workers_;
     const AttentionKernels& kernels_;
     const int64_t scratch_floats_;  // per thread
+    const int max_split_tokens_;
     std::vector<float> scratch_;
     std::vector<int32_t> blocks_;
-    std::vector<Tile> tiles_;
-    int num_rows_ = 0;
-    double num_operations_ = 0;  // of one layer
+    AttentionPlan all_, wanted_;
+    std::vector<float> partials_;
+    std::vector<std::atomic<int>> num_done_;  // splits, of each token
 };
 
 }  // namespace trtdisagg

@@ -1,4 +1,4 @@
-// What a layer does to each row by itself: normalization and the gated activation.
+// What a layer does to each row by itself: residual sums, normalization, activations, caps.
 
 #pragma once
 
@@ -6,28 +6,42 @@
 
 namespace trtdisagg {
 
-// x += delta (where there is one), then out = x / root mean square(x) * weight.
-struct NormCall {
+// x / root mean square * weight or, with a bias, (x - mean) / standard deviation * weight + bias.
+// Without a weight there is none.
+struct Norm {
     int width;
+    const float* weight;
+    const float* bias;
     float eps;
-    void* x;            // [rows][width]
-    const void* delta;  // [rows][width], or null
-    const void* weight;  // [width]
-    void* out;          // [rows][width]
 };
 
-// out = silu(gate) * up
-struct GateCall {
+// x += post(delta), where there is a delta; then out = norm(x).
+struct NormCall {
     int width;
-    const void* gate_up;  // [rows][2 width]: gate, then up
-    void* out;            // [rows][width]
+    float* x;      // [rows][width]
+    float* delta;  // [rows][width], or null; its content is lost
+    Norm post;
+    Norm norm;
+    float* out;  // [rows][width]
+};
+
+enum class Activation { silu, gelu, gelu_tanh };
+
+// out = activation(in) or, gated, activation(gate) * up
+struct ActivationCall {
+    Activation activation;
+    bool is_gated;
+    int width;
+    const float* in;  // [rows][width] or, gated, [rows][2 width]: gate, then up
+    float* out;       // [rows][width]
 };
 
 struct RowwiseKernels {
-    void (*norm_bf16)(const NormCall&, int begin, int end);  // the rows from begin to end
-    void (*norm_f32)(const NormCall&, int begin, int end);
-    void (*gate_bf16)(const GateCall&, int begin, int end);
-    void (*gate_f32)(const GateCall&, int begin, int end);
+    void (*norm)(const NormCall&, int begin, int end);  // the rows from begin to end
+    void (*activate)(const ActivationCall&, int begin, int end);
+    void (*softcap)(float* x, int64_t count, float cap);
+    void (*widen)(const uint16_t* bf16, int64_t count, float* out);
+    void (*add_scaled)(const float* x, int64_t count, float scale, float* sum);  // sum += scale x
 };
 
 }  // namespace trtdisagg

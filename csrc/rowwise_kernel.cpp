@@ -1,63 +1,74 @@
 // The row-wise kernels, compiled once per instruction set with TRTDISAGG_ISA naming it (kernels.h picks one).
 
+#include "norm.h"
 #include "rowwise.h"
-#include "vec.h"
+#include "vec_math.h"
 
 namespace trtdisagg::TRTDISAGG_ISA {
 namespace {
 
-template <typename T>
-void add(T* x, const T* delta, int width) {
-    int i = 0;
-    for (; i + kLanes <= width; i += kLanes) store(x + i, load(x + i) + load(delta + i));
-    for (; i < width; ++i) from_float(to_float(x[i]) + to_float(delta[i]), x + i);
+void add_scaled(const float* x, int64_t count, float scale, float* total) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(total + i, load(total + i) + load(x + i) * scale);
+    for (; i < count; ++i) total[i] += x[i] * scale;
 }
 
-template <typename T>
-float sum_of_squares(const T* x, int width) {
-    Vec total{};
-    int i = 0;
-    for (; i + kLanes <= width; i += kLanes) total += load(x + i) * load(x + i);
-    float rest = sum(total);
-    for (; i < width; ++i) rest += to_float(x[i]) * to_float(x[i]);
-    return rest;
-}
-
-template <typename T>
 void norm(const NormCall& c, int begin, int end) {
-    const T* weight = static_cast<const T*>(c.weight);
     for (int64_t row = begin; row < end; ++row) {
-        T* x = static_cast<T*>(c.x) + row * c.width;
-        T* out = static_cast<T*>(c.out) + row * c.width;
-        if (c.delta) add(x, static_cast<const T*>(c.delta) + row * c.width, c.width);
-        const float scale = 1.0f / __builtin_sqrtf(sum_of_squares(x, c.width) / c.width + c.eps);
-        int i = 0;
-        for (; i + kLanes <= c.width; i += kLanes) store(out + i, load(x + i) * scale * load(weight + i));
-        for (; i < c.width; ++i) from_float(to_float(x[i]) * scale * to_float(weight[i]), out + i);
+        float* x = c.x + row * c.width;
+        if (c.delta) {
+            float* delta = c.delta + row * c.width;
+            if (c.post.weight) normalize(c.post, delta, c.width, delta);
+            add_scaled(delta, c.width, 1.0f, x);
+        }
+        normalize(c.norm, x, c.width, c.out + row * c.width);
     }
 }
 
-// x / (1 + e^-x), with an exponent that cannot overflow.
-inline Vec silu(Vec x) {
-    const Vec e = exp_nonpositive(x < 0 ? x : -x);
-    return x * (x < 0 ? e : e - e + 1.0f) / (1.0f + e);
+template <Vec (*act)(Vec), bool is_gated>
+void activate_row(const float* in, int width, float* out) {
+    int i = 0;
+    for (; i + kLanes <= width; i += kLanes) {
+        const Vec y = act(load(in + i));
+        store(out + i, is_gated ? y * load(in + width + i) : y);
+    }
+    for (; i < width; ++i) out[i] = act(broadcast(in[i]))[0] * (is_gated ? in[width + i] : 1.0f);
 }
 
-template <typename T>
-void gate(const GateCall& c, int begin, int end) {
+template <Vec (*act)(Vec)>
+void activate_rows(const ActivationCall& c, int begin, int end) {
     for (int64_t row = begin; row < end; ++row) {
-        const T* gate = static_cast<const T*>(c.gate_up) + row * 2 * c.width;
-        const T* up = gate + c.width;
-        T* out = static_cast<T*>(c.out) + row * c.width;
-        int i = 0;
-        for (; i + kLanes <= c.width; i += kLanes) store(out + i, silu(load(gate + i)) * load(up + i));
-        for (; i < c.width; ++i) from_float(silu(broadcast(to_float(gate[i])))[0] * to_float(up[i]), out + i);
+        float* out = c.out + row * c.width;
+        if (c.is_gated)
+            activate_row<act, true>(c.in + row * 2 * c.width, c.width, out);
+        else
+            activate_row<act, false>(c.in + row * c.width, c.width, out);
     }
+}
+
+void activate(const ActivationCall& c, int begin, int end) {
+    switch (c.activation) {
+        case Activation::silu: return activate_rows<silu>(c, begin, end);
+        case Activation::gelu: return activate_rows<gelu>(c, begin, end);
+        case Activation::gelu_tanh: return activate_rows<gelu_tanh>(c, begin, end);
+    }
+}
+
+void softcap(float* x, int64_t count, float cap) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(x + i, softcapped(load(x + i), cap));
+    for (; i < count; ++i) x[i] = softcapped(broadcast(x[i]), cap)[0];
+}
+
+void widen(const uint16_t* bf16, int64_t count, float* out) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(out + i, load(bf16 + i));
+    for (; i < count; ++i) out[i] = to_float(bf16[i]);
 }
 
 }  // namespace
 
 extern const RowwiseKernels rowwise_kernels;
-const RowwiseKernels rowwise_kernels = {norm<uint16_t>, norm<float>, gate<uint16_t>, gate<float>};
+const RowwiseKernels rowwise_kernels = {norm, activate, softcap, widen, add_scaled};
 
 }  // namespace trtdisagg::TRTDISAGG_ISA

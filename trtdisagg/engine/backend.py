@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ class Backend:
 
     csrc: ModuleType | None = None
     """None: plain torch."""
-    workers: object = None
+    workers: Any = None
     """The extension's threads."""
 
     def __init__(
@@ -34,7 +35,8 @@ class Backend:
         torch.set_num_threads(self.num_threads)
         if self.device.type == "cpu" and (csrc := extension()):
             self.csrc = csrc
-            self.workers = csrc.Workers(self.num_threads)
+            self.workers = workers = csrc.Workers(self.num_threads)
+            self.progress.add(lambda: int(workers.num_ticks))
 
     @property
     def is_bf16(self) -> bool:

@@ -10,9 +10,9 @@ from torch import Tensor
 from trtdisagg.cache.pool import DTYPES, KvPool
 from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.interfaces import Runner
-from trtdisagg.engine.layered_decoder import LayeredDecoder, can_be_layered
 from trtdisagg.engine.models.decoder import Decoder
 from trtdisagg.engine.models.load import load_decoder
+from trtdisagg.engine.native_decoder import NativeDecoder
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.step import Step
 from trtdisagg.engine.torch_decoder import TorchDecoder
@@ -84,6 +84,4 @@ class ModelRunner:
             )
             computer.prepare()
             return computer
-        if backend.csrc and can_be_layered(decoder):
-            return LayeredDecoder(decoder, backend, self._pool)
-        return TorchDecoder(decoder, backend, self._pool)
+        return (NativeDecoder if backend.csrc else TorchDecoder)(decoder, backend, self._pool)

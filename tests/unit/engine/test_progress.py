@@ -26,3 +26,12 @@ def test_a_step_ticks_in_each_layer(tmp_path: Path) -> None:
         runner.run(Step([Chunk([1, 2, 3], 0, [0], num_logits=1)]))
         assert progress.num_ticks - before >= 4 * dims.num_layers
     assert progress.silence_s < 60
+
+
+def test_what_others_count_is_progress() -> None:
+    progress, counts = Progress(), iter([3, 3, 5, 5])
+    progress.add(lambda: next(counts))
+    assert progress.num_ticks == 3
+    assert progress.silence_s < 60
+    progress.tick()
+    assert progress.num_ticks == 6

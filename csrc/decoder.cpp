@@ -1,0 +1,211 @@
+#include "decoder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "experts.h"
+
+namespace trtdisagg {
+
+namespace {
+
+// An MLP is computed for so many rows at once, so that what lies between its products stays in the cache.
+constexpr int kMlpRows = 512;
+
+void require(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+bool fits(const Norm& norm, int width) { return !norm.weight || norm.width == width; }
+
+void check_mlp(const Mlp& m, int width) {
+    require(m.up->inputs() == width && m.down->outputs() == width, "an MLP is not as wide as the model");
+    require(m.up->outputs() == m.down->inputs() * (m.is_gated ? 2 : 1), "the parts of an MLP do not fit together");
+}
+
+int num_rows_of(const std::vector<Chunk>& chunks) {
+    int64_t rows = 0;
+    for (const Chunk& c : chunks) rows += c.num_tokens;
+    require(rows <= INT32_MAX, "too many tokens");
+    return int(rows);
+}
+
+}  // namespace
+
+Decoder::Decoder(Model model, const AttentionShape& shape, char* pool, std::shared_ptr<Workers> workers,
+                 const std::string& isa)
+    : model_(std::move(model)), workers_(std::move(workers)), kernels_(*pick_kernels(isa).rowwise),
+      attention_(shape, pool, workers_, isa), pool_(pool), width_(model_.lm_head->inputs()) {
+    check_model();
+}
+
+void Decoder::check_model() const {
+    const AttentionShape& s = attention_.shape();
+    require(int(model_.layers.size()) == s.num_layers, "the pool has not as many layers as the model");
+    require(model_.norm.weight && fits(model_.norm, width_), "the last norm is not as wide as the model");
+    for (const Layer& layer : model_.layers) {
+        require(layer.qkv->inputs() == width_ && layer.qkv->outputs() == s.row_heads * s.head_dim,
+                "qkv does not fit model and pool");
+        require(layer.o->inputs() == s.num_heads * s.head_dim && layer.o->outputs() == width_, "o does not fit");
+        require(layer.input_norm.weight && layer.mlp_norm.weight, "a layer lacks a norm");
+        for (const Norm* n : {&layer.input_norm, &layer.mlp_norm, &layer.post_attention_norm, &layer.post_mlp_norm})
+            require(fits(*n, width_), "a norm is not as wide as the model");
+        require(fits(layer.q_norm, s.head_dim) && fits(layer.k_norm, s.head_dim), "a norm is not as wide as a head");
+        require(layer.window > 0, "a window must show something");
+        if (const Mlp* mlp = std::get_if<Mlp>(&layer.mlp)) {
+            check_mlp(*mlp, width_);
+        } else {
+            const Experts& e = std::get<Experts>(layer.mlp);
+            require(e.router->inputs() == width_ && e.router->outputs() == int(e.experts.size()),
+                    "the router has not as many results as there are experts");
+            require(e.num_active > 0 && e.num_active <= int(e.experts.size()), "more active experts than there are");
+            for (const Mlp& m : e.experts) check_mlp(m, width_);
+        }
+    }
+}
+
+void Decoder::check_step(const StepIndices& step) const {
+    require(num_rows_of(step.chunks) == int(step.tokens.size()), "not as many tokens as the chunks have");
+    for (int32_t token : step.tokens) require(token >= 0 && token < vocab(), "token outside the vocabulary");
+    for (const Chunk& c : step.chunks)
+        require(int64_t(c.position) + c.num_tokens <= model_.max_positions, "position outside the model's range");
+    for (const Copy& c : step.copies)
+        for (int64_t block : {c.from, c.to})
+            require(block >= 0 && block < attention_.shape().num_blocks, "block index outside the pool");
+}
+
+void Decoder::run(StepIndices step, float* logits) {
+    check_step(step);
+    attention_.begin(step.chunks, std::move(step.blocks));
+    copy_blocks(step.copies);
+    embed(step);
+    int num_rows = int(step.tokens.size());
+    const int last = int(model_.layers.size()) - 1;
+    const Norm none = {};
+    for (int i = 0; i <= last; ++i) {
+        const Layer& layer = model_.layers[i];
+        norm(i ? model_.layers[i - 1].post_mlp_norm : none, layer.input_norm, num_rows, i > 0);
+        attend(i, num_rows, i == last);
+        if (i == last) num_rows = keep_wanted(step.chunks);  // nobody needs the others any more
+        if (num_rows == 0) return;
+        layer.o->run(attended_.room(0), delta_.room(0), num_rows);
+        norm(layer.post_attention_norm, layer.mlp_norm, num_rows, true);
+        if (const Mlp* m = std::get_if<Mlp>(&layer.mlp))
+            mlp(*m, normed_.room(0), delta_.room(0), num_rows);
+        else
+            experts(std::get<Experts>(layer.mlp), normed_.room(0), delta_.room(0), num_rows);
+    }
+    norm(model_.layers[last].post_mlp_norm, model_.norm, num_rows, true);
+    model_.lm_head->run(normed_.room(0), logits, num_rows);
+    if (model_.logit_softcap != 0)
+        share(num_rows, 32.0 * vocab(), [&](int begin, int end) {
+            kernels_.softcap(logits + int64_t(begin) * vocab(), int64_t(end - begin) * vocab(), model_.logit_softcap);
+        });
+}
+
+void Decoder::copy_blocks(const std::vector<Copy>& copies) {
+    const int64_t size = attention_.shape().block_bytes;
+    for (const Copy& c : copies) std::memcpy(pool_ + c.to * size, pool_ + c.from * size, size);
+}
+
+void Decoder::embed(const StepIndices& step) {
+    const int64_t rows = int64_t(step.tokens.size());
+    float* x = x_.room(rows * width_);
+    delta_.room(rows * width_);
+    normed_.room(rows * width_);
+    std::vector<int> positions;
+    positions.reserve(rows);
+    for (const Chunk& c : step.chunks)
+        for (int i = 0; i < c.num_tokens; ++i) positions.push_back(c.position + i);
+    share(int(rows), 8.0 * width_, [&](int begin, int end) {
+        for (int r = begin; r < end; ++r) embed_token(step.tokens[r], positions[r], x + int64_t(r) * width_);
+    });
+}
+
+void Decoder::embed_token(int token, int position, float* out) const {
+    const int64_t at = int64_t(token) * width_;
+    if (model_.embedding_bf16)
+        kernels_.widen(model_.embedding_bf16 + at, width_, out);
+    else if (model_.embedding_f32)
+        std::memcpy(out, model_.embedding_f32 + at, sizeof(float) * width_);
+    else
+        model_.lm_head->row(token, out);
+    for (int i = 0; i < width_ && model_.embedding_scale != 1; ++i) out[i] *= model_.embedding_scale;
+    if (model_.positions) kernels_.add_scaled(model_.positions + int64_t(position) * width_, width_, 1, out);
+}
+
+// From `normed_` to `attended_`.
+void Decoder::attend(int layer, int num_rows, bool wanted_only) {
+    const Layer& l = model_.layers[layer];
+    float* qkv = qkv_.room(int64_t(num_rows) * l.qkv->outputs());
+    float* out = attended_.room(int64_t(num_rows) * l.o->inputs());
+    l.qkv->run(normed_.room(0), qkv, num_rows);
+    attention_.run(layer, {l.q_norm, l.k_norm, l.cosines, l.sines, l.window}, qkv, out, wanted_only);
+}
+
+// Moves the wanted rows of `x_` together, and returns how many they are.
+int Decoder::keep_wanted(const std::vector<Chunk>& chunks) {
+    float* x = x_.room(0);
+    int64_t end = 0, kept = 0;
+    for (const Chunk& c : chunks) {
+        end += c.num_tokens;
+        std::memmove(x + kept * width_, x + (end - c.num_logits) * width_, sizeof(float) * c.num_logits * width_);
+        kept += c.num_logits;
+    }
+    return int(kept);
+}
+
+// x += post(delta), then `normed_` = norm(x).
+void Decoder::norm(const Norm& post, const Norm& norm, int num_rows, bool has_delta) {
+    const NormCall call = {width_, x_.room(0), has_delta ? delta_.room(0) : nullptr, post, norm, normed_.room(0)};
+    share(num_rows, 12.0 * width_, [&](int begin, int end) { kernels_.norm(call, begin, end); });
+}
+
+void Decoder::mlp(const Mlp& m, const float* x, float* out, int num_rows) {
+    const int64_t inner = m.down->inputs(), outer = m.up->outputs();
+    for (int first = 0; first < num_rows; first += kMlpRows) {
+        const int count = std::min(kMlpRows, num_rows - first);
+        float* up = inner_.room(outer * std::min(num_rows, kMlpRows));
+        float* activated = activated_.room(inner * std::min(num_rows, kMlpRows));
+        m.up->run(x + int64_t(first) * width_, up, count);
+        const ActivationCall call = {m.activation, m.is_gated, int(inner), up, activated};
+        share(count, 40.0 * inner, [&](int begin, int end) { kernels_.activate(call, begin, end); });
+        m.down->run(activated, out + int64_t(first) * width_, count);
+    }
+}
+
+void Decoder::experts(const Experts& e, const float* x, float* out, int num_rows) {
+    const int count = int(e.experts.size());
+    float* logits = router_.room(int64_t(num_rows) * count);
+    e.router->run(x, logits, num_rows);
+    const std::vector<Route> found = routes(logits, num_rows, count, e.num_active, e.renormalize);
+    std::memset(out, 0, sizeof(float) * num_rows * width_);
+    for (int i = 0; i < count; ++i)
+        if (!found[i].rows.empty()) expert(e.experts[i], found[i].rows, found[i].weights, x, out);
+}
+
+// What one expert adds to the rows that chose it.
+void Decoder::expert(const Mlp& m, const std::vector<int>& rows, const std::vector<float>& weights, const float* x,
+                     float* out) {
+    const int count = int(rows.size());
+    float* in = expert_in_.room(int64_t(count) * width_);
+    float* result = expert_out_.room(int64_t(count) * width_);
+    for (int i = 0; i < count; ++i)
+        std::memcpy(in + int64_t(i) * width_, x + int64_t(rows[i]) * width_, sizeof(float) * width_);
+    mlp(m, in, result, count);
+    for (int i = 0; i < count; ++i)
+        kernels_.add_scaled(result + int64_t(i) * width_, width_, weights[i], out + int64_t(rows[i]) * width_);
+}
+
+// Calls f(begin, end) for all rows, on as many threads as they are worth.
+template <typename F>
+void Decoder::share(int num_rows, double operations_per_row, const F& f) {
+    const int threads = threads_worth(num_rows * operations_per_row, workers_->num_threads());
+    const int num_tasks = threads == 1 ? 1 : std::min(num_rows, 4 * threads);
+    workers_->run(num_tasks, threads, [&](int task, int) {
+        f(int(int64_t(num_rows) * task / num_tasks), int(int64_t(num_rows) * (task + 1) / num_tasks));
+    });
+}
+
+}  // namespace trtdisagg

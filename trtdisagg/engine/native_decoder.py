@@ -1,0 +1,127 @@
+"""Computes steps of any decoder in C++, one call a step: weights and pool are bound once, a step passes indices only.
+
+Activations are float32 whatever the weights are. The weights are rearranged in place when they are bound, so a decoder
+value that was given away here is not to be computed by anyone else.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trtdisagg.cache.pool import KvPool
+from trtdisagg.engine.backend import Backend
+from trtdisagg.engine.models.decoder import Decoder, Experts, Layer, Linear, Mlp, Norm
+from trtdisagg.engine.step import Chunk, Step
+
+
+class NativeDecoder:
+    """
+    :param decoder: its linear weights change.
+    :param backend: with the extension.
+    :param pool: open while the decoder is used.
+    :param isa: one of `isas()` of the extension; empty: the best.
+    """
+
+    def __init__(self, decoder: Decoder, backend: Backend, pool: KvPool, isa: str = "") -> None:
+        self._decoder = decoder  # keeps the tensors that C++ points into
+        self._pool = pool
+        self._vocab = decoder.embedding.shape[0]
+        self._native = _Binder(backend, isa).decoder(decoder, pool)
+
+    def run(self, step: Step) -> Tensor:
+        """Write the KV of all chunks and give logits.
+
+        :return: float32 [sum of `num_logits`, vocab], in order.
+        """
+        tokens, table, blocks = indices(step.chunks)
+        copies = np.array(step.copies, np.int64).reshape(-1, 2)
+        logits = torch.empty(sum(c.num_logits for c in step.chunks), self._vocab)
+        self._native.run(tokens, table, blocks, copies, logits.data_ptr(), logits.shape[0])
+        return logits
+
+
+def indices(chunks: list[Chunk]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    :return: int32 tokens, int64 [chunks, 4] of (number of tokens, start, first index in blocks, number of logits),
+        int32 blocks.
+    """
+    tables = accumulate((len(c.blocks) for c in chunks), initial=0)
+    rows = [(len(c.tokens), c.start, table, c.num_logits) for c, table in zip(chunks, tables, strict=False)]
+    tokens = np.concatenate([np.asarray(c.tokens, np.int32) for c in chunks])
+    blocks = np.concatenate([np.asarray(c.blocks, np.int32) for c in chunks])
+    return tokens, np.asarray(rows, np.int64), blocks
+
+
+class _Binder:
+    """Makes the extension's values of a decoder's."""
+
+    def __init__(self, backend: Backend, isa: str) -> None:
+        assert backend.csrc is not None
+        self._csrc = backend.csrc
+        self._workers = backend.workers
+        self._isa = isa
+
+    def decoder(self, d: Decoder, pool: KvPool) -> Any:
+        is_tied = d.embedding.data_ptr() == d.lm_head.weight.data_ptr()
+        return self._csrc.Decoder(
+            pool.address,
+            num_blocks=pool.num_blocks,
+            num_heads=d.num_heads,
+            num_kv_heads=d.num_kv_heads,
+            head_dim=d.head_dim,
+            tokens_per_block=pool.shape.tokens_per_block,
+            pool_is_bf16=pool.dtype == torch.bfloat16,
+            attention_scale=d.attention_scale,
+            attention_softcap=d.attention_softcap,
+            embedding=None if is_tied else d.embedding,
+            embedding_scale=d.embedding_scale,
+            positions=d.positions,
+            max_positions=max_positions(d),
+            layers=[self._layer(layer) for layer in d.layers],
+            norm=self._norm(d.norm),
+            lm_head=self._matrix(d.lm_head),
+            logit_softcap=d.logit_softcap,
+            workers=self._workers,
+            isa=self._isa,
+        )
+
+    def _layer(self, layer: Layer) -> Any:
+        mlp = layer.mlp
+        return self._csrc.Layer(
+            input_norm=self._norm(layer.input_norm),
+            qkv=self._matrix(layer.qkv),
+            q_norm=self._norm(layer.q_norm),
+            k_norm=self._norm(layer.k_norm),
+            rope=(layer.rope.cosines, layer.rope.sines) if layer.rope else None,
+            window=layer.window,
+            o=self._matrix(layer.o),
+            post_attention_norm=self._norm(layer.post_attention_norm),
+            mlp_norm=self._norm(layer.mlp_norm),
+            mlp=self._mlp(mlp) if isinstance(mlp, Mlp) else self._experts(mlp),
+            post_mlp_norm=self._norm(layer.post_mlp_norm),
+        )
+
+    def _experts(self, experts: Experts) -> Any:
+        members = [self._mlp(mlp) for mlp in experts.experts]
+        return self._csrc.Experts(self._matrix(experts.router), members, experts.num_active, experts.renormalize)
+
+    def _mlp(self, mlp: Mlp) -> Any:
+        return self._csrc.Mlp(self._matrix(mlp.up), self._matrix(mlp.down), mlp.activation, mlp.is_gated)
+
+    def _norm(self, norm: Norm | None) -> Any:
+        return norm and self._csrc.Norm(norm.weight, norm.bias, norm.eps)
+
+    def _matrix(self, linear: Linear) -> Any:
+        return self._csrc.Matrix(linear.weight, linear.bias, self._workers, self._isa)
+
+
+def max_positions(decoder: Decoder) -> int:
+    """As far as the tables of all layers reach."""
+    tables = [layer.rope.cosines for layer in decoder.layers if layer.rope]
+    tables += [] if decoder.positions is None else [decoder.positions]
+    return min((len(table) for table in tables), default=2**31 - 1)
