@@ -18,8 +18,14 @@ from trtdisagg.protocol.spec import Stats
 EOS = 0
 
 
-def make_limits(**changes: int) -> Limits:
-    sizes = {"max_batch_size": 8, "max_num_tokens": 16, "max_seq_len": 64, "num_blocks": 32, "tokens_per_block": 4}
+def make_limits(**changes: Any) -> Limits:
+    sizes: dict[str, Any] = {
+        "max_batch_size": 8,
+        "max_num_tokens": 16,
+        "max_seq_len": 64,
+        "num_blocks": 32,
+        "tokens_per_block": 4,
+    }
     return Limits(**(sizes | {"vocab_size": VOCAB_SIZE} | changes))
 
 
@@ -33,7 +39,7 @@ def make_request(request_id: int, num_prompt: int = 5, max_tokens: int = 6, **fi
 class HandDriven:
     """A core with a fake runner and a fake handover, and what came out of it."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.limits = make_limits(**limits)
         self.runner = FakeRunner(self.limits.tokens_per_block)
         self.handover = FakeHandover()

@@ -29,6 +29,7 @@ from trtdisagg.engine.serve import Loaded
 from trtdisagg.errors import ConfigError
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.handover import KvShape
+from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import EngineSpec, Stats
 from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
 from trtdisagg.text.model_files import files_at
@@ -121,8 +122,10 @@ class _Engine:
         return self._executor.enqueue_request(request)
 
     def cancel_request(self, request_id: int, choice: int | None = None) -> None:
-        assert choice is None  # the executor knows no choices
-        self._executor.cancel_request(request_id)
+        self._executor.cancel_request(request_id, choice)
+
+    def take_kv_events(self) -> list[KvEvent]:
+        return self._executor.take_kv_events()
 
     def health(self) -> str | None:
         return self._executor.health()
@@ -186,6 +189,12 @@ def _limits(spec: EngineSpec, dims: ModelDimensions) -> Limits:
         num_blocks=spec.num_blocks,
         tokens_per_block=spec.tokens_per_block,
         vocab_size=dims.vocab_size,
+        scheduler_policy=spec.scheduler_policy,
+        enable_chunked_prefill=spec.enable_chunked_prefill,
+        enable_block_reuse=spec.enable_block_reuse,
+        enable_partial_reuse=spec.enable_partial_reuse,
+        event_buffer_max_size=spec.event_buffer_max_size,
+        model=dims.fingerprint,
     )
 
 

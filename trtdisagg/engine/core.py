@@ -21,6 +21,7 @@ from trtdisagg.engine.request import Output
 from trtdisagg.engine.sampling import Row, sample
 from trtdisagg.engine.scheduler import Plan
 from trtdisagg.engine.sequence import Sequence
+from trtdisagg.protocol.kv_events import KvEvent
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class EngineCore:
 
     :param deliver: takes the outputs of a step; called from the loop's thread.
     :param progress: ticked by the loop, and by a runner that has the same, within its steps.
+    :param clock: for the deadlines of requests, in seconds.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class EngineCore:
         handover: Handover | None,
         deliver: Callable[[list[Output]], None],
         progress: Progress | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.inbox: SimpleQueue[Message] = SimpleQueue()
         self.broken: str | None = None
         """Why the engine can serve no more; every request then ends with an error."""
         self._runner = runner
         self._deliver = deliver
+        self._clock = clock
         self._lifecycle = Lifecycle(limits, eos_token_ids, handover, self.inbox.put)
         self._num_failed_steps = 0
         self._end_by: float | None = None
@@ -73,7 +77,7 @@ class EngineCore:
         is_busy, is_checked = False, True
         while not self._has_ended():
             try:
-                has_news = self.receive(timeout_s=0 if is_busy else IDLE_S)
+                has_news = self.receive(timeout_s=0 if is_busy else self._patience_s())
                 if not (is_busy or has_news or is_checked):  # idle for a while: nobody waits for this
                     self.check_integrity()
                     is_checked = True
@@ -99,6 +103,10 @@ class EngineCore:
                 message = self.inbox.get_nowait()
         return has_news
 
+    def _patience_s(self) -> float:
+        """How long to wait for messages: until a deadline, at most."""
+        return max(0.0, min(IDLE_S, self._lifecycle.next_deadline_s - self._clock()))
+
     def _wait(self, timeout_s: float) -> Message:
         self._is_waiting = True
         try:
@@ -111,14 +119,19 @@ class EngineCore:
     def step(self) -> bool:
         """Compute one step and deliver its outputs.
 
-        :return: whether there was anything to compute.
+        :return: whether there was anything to compute, or is.
         """
+        self._lifecycle.expire(self._clock())
         plan = self._lifecycle.schedule()
         if plan.sequences:
             self._compute(plan)
             self.progress.tick()
         self._publish()
-        return bool(plan.sequences)
+        return bool(plan.sequences) or self._has_work
+
+    def take_kv_events(self) -> list[KvEvent]:
+        """What happened to blocks since the last time; from any thread."""
+        return self._lifecycle.events.take()
 
     def check_integrity(self) -> None:
         self._lifecycle.check_integrity()
@@ -126,16 +139,44 @@ class EngineCore:
     def _compute(self, plan: Plan) -> None:
         try:
             logits = self._runner.run(plan.step)
-            tokens = [s.token for s in sample(logits, [_row(s) for s in plan.sampled])]
+            num_rows = sum(chunk.num_logits for chunk in plan.step.chunks)
+            assert len(logits) == num_rows, f"{len(logits)} rows of logits came, {num_rows} were asked for"
         except Exception as e:  # whatever a model raises ends these requests, not the server
-            log.exception("a step with %d requests failed", len(plan.sequences))
-            self._lifecycle.fail(plan, f"The engine failed to compute this request: {_describe(e)}")
-            self._num_failed_steps += 1
-            if self._num_failed_steps >= MAX_FAILED_STEPS:
-                self._break(f"{self._num_failed_steps} steps in a row failed, the last with {_describe(e)}")
-        else:
-            self._num_failed_steps = 0
-            self._lifecycle.postprocess(plan, tokens)
+            log.exception("a step with %d sequences failed", len(plan.sequences))
+            self._fail(plan, e)
+            return
+        self._lifecycle.computed(plan, logits)
+        sequences, rows, indices = self._draws(plan)
+        try:
+            logits = logits if indices == list(range(len(logits))) else logits[indices]
+            sampled = sample(logits, rows)
+        except Exception as e:  # and whatever becomes of its logits
+            log.exception("%d tokens could not be drawn", len(rows))
+            self._fail(plan, e)
+            return
+        self._num_failed_steps = 0
+        self._lifecycle.advance(sequences, sampled, logits)
+
+    def _draws(self, plan: Plan) -> tuple[list[Sequence], list[Row], list[int]]:
+        """Who draws a token, how, and from which row of the logits."""
+        sequences, rows, indices = [], [], []
+        for sequence, index in zip(plan.sampled, plan.rows, strict=True):
+            try:
+                row = _row(sequence)
+            except Exception as e:  # whatever a guide raises ends this request alone
+                log.exception("request %d: the guide failed", sequence.id)
+                self._lifecycle.end_failed(sequence, f"The guide of this request failed: {_describe(e)}")
+                continue
+            sequences.append(sequence)
+            rows.append(row)
+            indices.append(index)
+        return sequences, rows, indices
+
+    def _fail(self, plan: Plan, error: Exception) -> None:
+        self._lifecycle.fail(plan, f"The engine failed to compute this request: {_describe(error)}")
+        self._num_failed_steps += 1
+        if self._num_failed_steps >= MAX_FAILED_STEPS:
+            self._break(f"{self._num_failed_steps} steps in a row failed, the last with {_describe(error)}")
 
     def _publish(self) -> None:
         self.stats = self._lifecycle.stats()
@@ -157,10 +198,10 @@ class EngineCore:
         match message:
             case Add(request=request) if self.broken:
                 self._lifecycle.refuse(request, f"The engine is broken: {self.broken}")
-            case Add(request=request):
-                self._lifecycle.add(request)
-            case Cancel(request_id=request_id):
-                self._lifecycle.cancel(request_id)
+            case Add(request=request, guides=guides, arrived_s=arrived_s):
+                self._lifecycle.add(request, guides, self._clock() if arrived_s is None else arrived_s)
+            case Cancel(request_id=request_id, choice=choice):
+                self._lifecycle.cancel(request_id, choice)
             case Fetched(request_id=request_id, error=error):
                 self._lifecycle.fetched(request_id, error)
             case Released(request_id=request_id):
@@ -179,9 +220,11 @@ def _row(sequence: Sequence) -> Row:
     return Row(
         sequence.request.sampling,
         position=len(sequence.tokens),
+        choice=sequence.choice,
         banned_ids=sequence.banned_ids,
         tokens=sequence.tokens,
         num_prompt=sequence.num_prompt,
+        mask=None if sequence.guide is None else sequence.guide.mask(),
         history=sequence.history,
     )
 

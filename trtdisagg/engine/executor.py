@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 
 from trtdisagg.engine.core import EngineCore
-from trtdisagg.engine.interfaces import Handover, Runner
+from trtdisagg.engine.interfaces import Guide, Guides, Handover, Runner
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Add, Cancel, Shutdown
 from trtdisagg.engine.phases import FirstTokens, enter_generation
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.errors import OverloadedError, RequestError, UnavailableError
+from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import Stats
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Executor:
     :param deliver: called from the engine thread, once a step, with all of its outputs. Without it, outputs are kept
         for `await_responses`.
     :param stall_timeout_s: after this long without progress, though there is work, `health` says that the engine hangs.
+    :param guides: makes guides; None: requests with one are refused.
     :param progress: the runner's, if it has one: then a step that takes longer than this is seen to go on.
     """
 
@@ -58,7 +61,9 @@ class Executor:
         deliver: Deliver | None = None,
         stall_timeout_s: float = STALL_TIMEOUT_S,
         progress: Progress | None = None,
+        guides: Guides | None = None,
     ) -> None:
+        self._guides = guides
         self._limits = limits
         self._has_handover = handover is not None
         self._responses = Responses()
@@ -74,7 +79,8 @@ class Executor:
         )
         self._thread = threading.Thread(target=self._core.run, name="engine", daemon=True)
         self._lock = threading.Lock()
-        self._ids: set[int] = set()
+        self._num_left: dict[int, int] = {}
+        """By request: choices that have not ended."""
         self._first_tokens = FirstTokens()
         self._is_closed = False
 
@@ -108,26 +114,27 @@ class Executor:
     def enqueue_request(self, request: Request) -> int:
         """Hand a request to the engine; its outputs carry its id, and the last one a finish reason.
 
-        :raises RequestError: as `check`, or when a request with this id has not ended yet.
+        :raises RequestError: as `check`, or when a request with this id has not ended yet, or its guide means nothing.
         :raises OverloadedError: when the queue is full.
         :raises UnavailableError: when the engine is shut down.
         """
-        first = None
+        first, arrived_s = None, time.monotonic()
         if request.context_phase_params is not None:
             request, first = enter_generation(request)
         self.check(request)
         num_waiting = self._core.stats.num_waiting + self._core.inbox.qsize()
         if num_waiting >= self._limits.max_queue_size:
             raise OverloadedError(f"{num_waiting} requests wait already (max_queue_size)")
+        guides = [self._open_guide(request) for _ in range(request.num_choices)] if request.guide else []
         with self._lock:
             if self._is_closed:
                 raise UnavailableError("the engine is shut down")
-            if request.id in self._ids:
+            if request.id in self._num_left:
                 raise RequestError(f"A request with id {request.id} has not ended yet")
-            self._ids.add(request.id)
+            self._num_left[request.id] = request.num_choices
             if first is not None:
                 self._first_tokens.add(request.id, first)
-            self._core.inbox.put(Add(request))
+            self._core.inbox.put(Add(request, guides, arrived_s))
         return request.id
 
     def await_responses(self, request_id: int | None = None, *, timeout_s: float) -> list[Output]:
@@ -138,12 +145,14 @@ class Executor:
         """
         return self._responses.take(request_id, timeout_s)
 
-    def cancel_request(self, request_id: int) -> None:
+    def cancel_request(self, request_id: int, choice: int | None = None) -> None:
         """End a request: its last output says `cancelled`. One that has ended has none more.
+
+        :param choice: only this one of its choices; None: all.
 
         Blocks that it holds for another server are given back: not to be called once somebody has its ticket.
         """
-        self._core.inbox.put(Cancel(request_id))
+        self._core.inbox.put(Cancel(request_id, choice))
 
     def shutdown(self, timeout_s: float = 10.0) -> None:
         """Cancel all requests and end the loop; fetches that still write are waited for until the deadline."""
@@ -159,6 +168,10 @@ class Executor:
     def stats(self) -> Stats:
         """The counters; bytes and seconds of transfers are the transceiver's to add."""
         return self._core.stats
+
+    def take_kv_events(self) -> list[KvEvent]:
+        """What happened to KV blocks since the last time, the oldest first; as far as `event_buffer_max_size` goes."""
+        return self._core.take_kv_events()
 
     def health(self) -> str | None:
         """None while the engine can serve and its loop makes progress; otherwise why not."""
@@ -183,9 +196,30 @@ class Executor:
 
     def _deliver(self, outputs: list[Output]) -> None:
         with self._lock:
-            self._ids.difference_update(o.request_id for o in outputs if o.finish_reason)
+            for output in outputs:
+                if output.finish_reason:
+                    self._count_end(output.request_id)
             outputs = self._first_tokens.put_before(outputs)
         self._deliver_to(outputs)
+
+    def _count_end(self, request_id: int) -> None:
+        """One of its choices has ended."""
+        self._num_left[request_id] -= 1
+        if not self._num_left[request_id]:
+            del self._num_left[request_id]
+
+    def _open_guide(self, request: Request) -> Guide:
+        """A guide behind the tokens that came with the request. On the caller's thread, since it may take a while."""
+        assert request.guide is not None
+        if self._guides is None:
+            raise RequestError("This server has no guided decoding", param="response_format")
+        guide = self._guides.open(request.guide)
+        for token in request.output_token_ids:
+            try:
+                guide.accept(token)
+            except ValueError as e:
+                raise RequestError(f"Token {token} of the output so far does not follow the guide: {e}") from e
+        return guide
 
 
 class Responses:

@@ -1,7 +1,7 @@
 """What becomes of each request: from its arrival over the handover to its last output.
 
-It owns sequences, scheduler and blocks, and asks the handover to hold, claim and fetch; it computes nothing and knows
-no threads. What the caller is to be told piles up as outputs until `take_outputs`.
+It owns sequences, scheduler and blocks; it computes nothing and knows no threads and no clock. What the caller is to be
+told piles up as outputs until `take_outputs`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence as Items
 
 import msgspec
+from torch import Tensor
 
 from trtdisagg.cache.blocks import BlockManager
-from trtdisagg.engine.interfaces import Handover
+from trtdisagg.cache.events import BlockEvents
+from trtdisagg.engine.deadlines import Deadlines
+from trtdisagg.engine.exchange import Exchange
+from trtdisagg.engine.interfaces import Guide, Handover
 from trtdisagg.engine.limits import Limits
-from trtdisagg.engine.messages import Fetched, Message, Released
+from trtdisagg.engine.messages import Message
+from trtdisagg.engine.readings import PromptReadings
 from trtdisagg.engine.request import Output, Request
+from trtdisagg.engine.sampling import Sampled
 from trtdisagg.engine.scheduler import Plan, Scheduler
 from trtdisagg.engine.sequence import Sequence, State
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.answers import FinishReason
-from trtdisagg.protocol.handover import Ticket
 from trtdisagg.protocol.spec import Stats
 
 log = logging.getLogger(__name__)
@@ -50,59 +55,77 @@ class Lifecycle:
         self, limits: Limits, eos_token_ids: frozenset[int], handover: Handover | None, post: Callable[[Message], None]
     ) -> None:
         self.counters = Counters()
+        self.events = BlockEvents(limits.event_buffer_max_size)
         self._eos_token_ids = frozenset(t for t in eos_token_ids if 0 <= t < limits.vocab_size)
-        self._handover = handover
-        self._post = post
+        self._exchange = Exchange(handover, post, limits.tokens_per_block)
         self._limits = limits
-        self._sequences: dict[int, Sequence] = {}
-        """All that own blocks or wait for some."""
+        self._requests: dict[int, list[Sequence]] = {}
+        """The choices of each that own blocks or wait for some."""
         self._outputs: list[Output] = []
         self._start_over()
 
     def _start_over(self) -> None:
-        self._blocks = BlockManager(self._limits.num_blocks, self._limits.tokens_per_block)
+        self._blocks = BlockManager(self._limits.num_blocks, self._limits.tokens_per_block, self.events)
         self._scheduler = Scheduler(self._limits, self._blocks)
-        self._sequences.clear()
+        self._deadlines = Deadlines()
+        self._requests.clear()
 
     # --- from outside ------------------------------------------------------------------------------------------------
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request, guides: list[Guide], arrived_s: float) -> None:
+        """
+        :param guides: one for each choice, or none.
+        """
         self.counters.num_requests_total += 1
-        if request.id in self._sequences:
+        if request.id in self._requests:
             self.refuse(request, f"The blocks of an earlier request with id {request.id} are still in use")
             return
-        sequence = Sequence(request, self._stop_ids(request), self._claim(request))
-        self._sequences[request.id] = sequence
-        self._scheduler.add(sequence)
-        if reason := sequence.finish_reason:  # it came with all of its tokens
-            self._end(sequence, reason)
+        leader, *siblings = choices = self._choices(request, guides)
+        leader.siblings = siblings
+        leader.ticket = self._exchange.claim(request)
+        if PromptReadings.wanted_by(request):
+            leader.readings = PromptReadings(request)
+        self._requests[request.id] = choices
+        if request.timeout_s is not None:
+            self._deadlines.add(request.id, arrived_s + request.timeout_s)
+        self._scheduler.add(leader)
+        if reason := leader.finish_reason:  # it came with all of its tokens
+            self._end_all(request.id, reason)
 
     def refuse(self, request: Request, error: str) -> None:
         """End a request that has not begun."""
         self.counters.num_failed_total += 1
-        self._outputs.append(Output(request_id=request.id, finish_reason="error", error=error))
+        for choice in range(request.num_choices):
+            self._outputs.append(Output(request_id=request.id, choice=choice, finish_reason="error", error=error))
 
-    def cancel(self, request_id: int) -> None:
+    def cancel(self, request_id: int, choice: int | None = None) -> None:
         """Nobody wants the rest of it; of blocks that are held, nobody has the ticket."""
-        sequence = self._sequences.get(request_id)
-        if sequence is None:
-            return
-        if sequence.is_active:
-            self._end(sequence, "cancelled")
-        elif sequence.state is State.HELD:
-            assert self._handover is not None
-            assert sequence.offer is not None
-            self._handover.withdraw(sequence.offer)
+        if choice is None:
+            self._end_all(request_id, "cancelled")
+        for sequence in self._requests.get(request_id, []).copy():
+            if sequence.state is State.HELD:
+                self._exchange.withdraw(sequence)
+            elif sequence.choice == choice and sequence.is_active:
+                self._end(sequence, "cancelled")
 
     def cancel_all(self) -> None:
-        for sequence in list(self._sequences.values()):
-            self.cancel(sequence.id)
+        for request_id in list(self._requests):
+            self.cancel(request_id)
+
+    def expire(self, now_s: float) -> None:
+        """End the requests whose deadline has passed."""
+        for request_id in self._deadlines.take(now_s):
+            self._end_all(request_id, "timeout")
+
+    @property
+    def next_deadline_s(self) -> float:
+        return self._deadlines.next_s
 
     def fetched(self, request_id: int, error: str | None) -> None:
         """A fetch is over; without its KV the request goes on all the same, and computes it here."""
-        sequence = self._sequences.get(request_id)
-        if sequence is None:
+        if request_id not in self._requests:
             return  # given up since
+        [sequence] = self._requests[request_id]
         self.counters.num_transfers_total += 1
         if error is not None and sequence.is_active:
             self.counters.num_transfer_failures_total += 1
@@ -113,43 +136,77 @@ class Lifecycle:
 
     def released(self, request_id: int) -> None:
         """Blocks that were held are free."""
-        sequence = self._sequences.get(request_id)
-        if sequence is None or sequence.state is not State.HELD:
+        held = [s for s in self._requests.get(request_id, ()) if s.state is State.HELD]
+        if not held:
             log.error("request %d: blocks were released that are not held", request_id)
-            return
-        self._scheduler.end(sequence)
-        self._forget_finished(sequence)
+        for sequence in held:
+            self._scheduler.end(sequence)
+            self._forget_finished(sequence)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
     def schedule(self) -> Plan:
-        """Admit who fits, start fetches, and say what the next step computes."""
-        for sequence in self._scheduler.admit():
+        """Say what the next step computes, and start fetches for those who were admitted."""
+        plan = self._scheduler.schedule()
+        for sequence in plan.admitted:
             if sequence.state is State.FETCHING:
-                self._fetch(sequence)
-        return self._scheduler.schedule()
+                self._exchange.fetch(sequence)
+            else:  # what it could fetch is here already
+                self._exchange.forget(sequence)
+                sequence.ticket = None
+        return plan
 
-    def postprocess(self, plan: Plan, tokens: list[int | None]) -> None:
+    def computed(self, plan: Plan, logits: Tensor) -> None:
+        """A step was computed; its tokens are not drawn yet."""
         self.counters.num_steps_total += 1
         self.counters.num_prompt_tokens_total += plan.num_context_tokens
-        self.counters.num_generation_tokens_total += len(tokens)
-        self._scheduler.postprocess(plan, tokens)
-        for sequence, token in zip(plan.sampled, tokens, strict=True):
-            self._advance(sequence, token)
+        for sequence, row, chunk in plan.readings:
+            assert sequence.readings is not None
+            sequence.readings.take(logits[row : row + chunk.num_logits], chunk.start)
+        self._scheduler.computed(plan)
+
+    def advance(self, sequences: Items[Sequence], sampled: Items[Sampled], logits: Tensor) -> None:
+        """Take in what was drawn, and tell.
+
+        :param logits: [len(sequences), vocab], what it was drawn from.
+        """
+        self.counters.num_generation_tokens_total += len(sampled)
+        for i, (sequence, (token, logprob)) in enumerate(zip(sequences, sampled, strict=True)):
+            if token is None:
+                self._end_without_token(sequence, logits[i])
+                continue
+            sequence.tokens.append(token)
+            try:
+                if sequence.guide is not None:
+                    sequence.guide.accept(token)
+            except Exception as e:  # whatever a guide raises ends this request alone
+                log.exception("request %d: the guide failed", sequence.id)
+                self.end_failed(sequence, f"The guide of this request failed: {type(e).__name__}: {e}")
+                continue
+            gain = Output(
+                request_id=sequence.id,
+                choice=sequence.choice,
+                new_token_ids=[token],
+                logprobs=[] if logprob is None else [logprob],
+                generation_logits=_on_cpu(logits[i]) if sequence.request.wants_generation_logits else None,
+            )
+            self._tell(sequence, gain if sequence.has_begun else _first(sequence, gain))
 
     def fail(self, plan: Plan, error: str) -> None:
         """The step could not be computed: its requests end, the others go on."""
-        for sequence in plan.sequences:
-            self._end(sequence, "error", error=error)
+        for request_id in {s.id for s in plan.sequences}:
+            self._end_all(request_id, "error", error)
+
+    def end_failed(self, sequence: Sequence, error: str) -> None:
+        """This choice cannot go on, for a reason of its own."""
+        self._end(sequence, "error", error=error)
 
     def abandon(self, error: str) -> None:
         """End everything and forget it, blocks and all, without a look at what state it is in."""
-        for sequence in self._sequences.values():
-            if not sequence.is_active:
-                continue
-            self.refuse(sequence.request, error)
+        for sequence in [s for choices in self._requests.values() for s in choices if s.is_active]:
+            self._say(sequence, "error", error=error)
             with contextlib.suppress(Exception):  # what broke us may be the handover; the lease ends by itself
-                self._forget_claim(sequence)
+                self._exchange.forget(sequence)
         self._start_over()
 
     def take_outputs(self) -> list[Output]:
@@ -167,94 +224,132 @@ class Lifecycle:
         return self._scheduler.has_work
 
     def stats(self) -> Stats:
+        scheduler, tables = self._scheduler, self._scheduler.tables
         return Stats(
-            num_running=len(self._scheduler.running) + len(self._scheduler.fetching),
-            num_waiting=len(self._scheduler.waiting),
+            num_running=scheduler.num_active,
+            num_waiting=len(scheduler.waiting),
             num_blocks=self._blocks.num_blocks,
             num_used_blocks=self._blocks.num_used,
-            num_held_blocks=sum(len(s.blocks) for s in self._sequences.values() if s.state is State.HELD),
+            num_cached_blocks=self._blocks.num_cached,
+            num_held_blocks=scheduler.num_held_blocks,
+            num_reused_blocks_total=tables.num_reused_blocks,
+            num_missed_blocks_total=tables.num_missed_blocks,
+            num_preemptions_total=scheduler.num_preemptions,
             **msgspec.structs.asdict(self.counters),
         )
 
     def check_integrity(self) -> None:
         """Assert that each block is free or belongs to exactly the sequences that are here."""
-        self._blocks.check_integrity([s.blocks for s in self._sequences.values()])
+        self._scheduler.check_integrity([s for choices in self._requests.values() for s in choices])
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _choices(self, request: Request, guides: list[Guide]) -> list[Sequence]:
+        """A sequence for each choice; all but the first are unborn."""
+        stop_ids, arrival = self._stop_ids(request), self.counters.num_requests_total
+        choices = [
+            Sequence(
+                request,
+                stop_ids,
+                choice=i,
+                rank=(-request.priority, arrival, i),
+                guide=guides[i] if guides else None,
+                state=State.UNBORN if i else State.WAITING,
+            )
+            for i in range(request.num_choices)
+        ]
+        for sibling in choices[1:]:
+            sibling.leader = choices[0]
+        return choices
 
     def _stop_ids(self, request: Request) -> frozenset[int]:
         stop_ids = request.sampling.stop_token_ids
         return stop_ids if request.sampling.ignore_eos else stop_ids | self._eos_token_ids
 
-    def _advance(self, sequence: Sequence, token: int | None) -> None:
-        """Tell what became of a sequence that got a token, or got none because its logits are not numbers."""
-        if token is None:
-            self._end(sequence, "error", error="The model computed no finite logits for this request")
-        elif reason := sequence.finish_reason:
-            self._end(sequence, reason, [token])
+    def _tell(self, sequence: Sequence, gain: Output) -> None:
+        """Say what a sequence got, and end or hold it where that was the last."""
+        if reason := sequence.finish_reason:
+            self._end(sequence, reason, gain)
         elif sequence.request.type == "context_only":
-            self._hold(sequence, token)
+            self._hold(sequence, gain)
         else:
-            self._outputs.append(Output(request_id=sequence.id, new_token_ids=[token]))
+            self._outputs.append(gain)
 
-    def _end(
-        self, sequence: Sequence, reason: FinishReason, tokens: list[int] | None = None, error: str | None = None
-    ) -> None:
-        self._forget_claim(sequence)
-        self._scheduler.end(sequence)
-        self._forget_finished(sequence)
-        self.counters.num_failed_total += reason == "error"
-        self._outputs.append(
-            Output(
-                request_id=sequence.id,
-                new_token_ids=tokens or [],
-                finish_reason=reason,
-                stop_token_id=sequence.tokens[-1] if reason == "stop" else None,
-                error=error,
-            )
-        )
-
-    def _forget_finished(self, sequence: Sequence) -> None:
-        if sequence.state is State.FINISHED:
-            del self._sequences[sequence.id]
-
-    def _claim(self, request: Request) -> Ticket | None:
-        """Keep the KV that the request's ticket names alive.
-
-        :return: the ticket, when what it names can be used.
-        """
-        if request.ticket is None:
-            return None
-        assert self._handover is not None, "a ticket without a handover was let in"
-        self._handover.claim(request.id, request.ticket)
-        num_tokens, num_known = request.ticket.num_tokens, len(request.prompt_token_ids) + len(request.output_token_ids)
-        if 0 < num_tokens <= num_known:
-            return request.ticket
-        log.warning("request %d: the ticket is for %d tokens, %d are known", request.id, num_tokens, num_known)
-        self._handover.forget(request.id)
-        return None
-
-    def _forget_claim(self, sequence: Sequence) -> None:
-        if sequence.ticket is not None and sequence.state in (State.WAITING, State.FETCHING):
-            assert self._handover is not None
-            self._handover.forget(sequence.id)
-
-    def _fetch(self, sequence: Sequence) -> None:
-        assert self._handover is not None
-        assert sequence.ticket is not None
-        blocks = sequence.blocks[: self._blocks.num_blocks_for(sequence.ticket.num_tokens)]
-        self._handover.fetch(sequence.id, blocks, lambda error: self._post(Fetched(sequence.id, error)))
-
-    def _hold(self, sequence: Sequence, token: int) -> None:
+    def _hold(self, sequence: Sequence, gain: Output) -> None:
         """The context phase is over: offer the blocks, and keep them until they are released."""
-        assert self._handover is not None
-        released = partial(self._post, Released(sequence.id))
         try:
-            ticket = sequence.offer = self._handover.hold(sequence.id, sequence.blocks, sequence.num_computed, released)
+            ticket = self._exchange.hold(sequence)
         except TrtdisaggError as e:
             self._end(sequence, "error", error=f"The KV could not be offered for handover: {e}")
             return
         self._scheduler.hold(sequence)
-        self._outputs.append(
-            Output(request_id=sequence.id, new_token_ids=[token], finish_reason="not_finished", ticket=ticket)
-        )
+        self._deadlines.discard(sequence.id)
+        self._outputs.append(msgspec.structs.replace(gain, finish_reason="not_finished", ticket=ticket))
+
+    def _end_without_token(self, sequence: Sequence, logits: Tensor) -> None:
+        if bool(logits.isnan().any()) or not bool(logits.isfinite().any()):
+            self._scheduler.tables.distrust()
+            error = "The model computed no finite logits for this request"
+        else:
+            error = "No token may come next: what is banned and what the guide does not allow are all there are"
+        self.end_failed(sequence, error)
+
+    def _end_all(self, request_id: int, reason: FinishReason, error: str | None = None) -> None:
+        """End those choices that have not ended; the unborn before the one they wait for."""
+        for sequence in reversed(self._requests.get(request_id, []).copy()):
+            if sequence.is_active:
+                self._end(sequence, reason, error=error)
+
+    def _end(
+        self, sequence: Sequence, reason: FinishReason, gain: Output | None = None, error: str | None = None
+    ) -> None:
+        if sequence.siblings:
+            sequence = _swap(sequence)
+        self._exchange.forget(sequence)
+        self._scheduler.end(sequence)
+        self._say(sequence, reason, gain, error)
+        self._forget_finished(sequence)
+
+    def _say(
+        self, sequence: Sequence, reason: FinishReason, gain: Output | None = None, error: str | None = None
+    ) -> None:
+        """The last output of a choice."""
+        self.counters.num_failed_total += reason == "error"
+        last = gain or Output(request_id=sequence.id, choice=sequence.choice)
+        stop = sequence.tokens[-1] if reason == "stop" and sequence.ends_with_stop else None
+        self._outputs.append(msgspec.structs.replace(last, finish_reason=reason, stop_token_id=stop, error=error))
+
+    def _forget_finished(self, sequence: Sequence) -> None:
+        if sequence.state is not State.FINISHED:
+            return
+        choices = self._requests[sequence.id]
+        choices.remove(sequence)
+        if not choices:
+            del self._requests[sequence.id]
+            self._deadlines.discard(sequence.id)
+
+
+def _swap(leader: Sequence) -> Sequence:
+    """Who computes the prompt for others does not end before them: it goes on as another choice.
+
+    :return: the one to end in its place.
+    """
+    heir = leader.siblings[0]
+    leader.choice, heir.choice = heir.choice, leader.choice
+    leader.guide, heir.guide = heir.guide, leader.guide
+    return heir
+
+
+def _first(sequence: Sequence, gain: Output) -> Output:
+    """The first output of a choice says what was found of its prompt, and what was wanted of it."""
+    sequence.has_begun = True
+    readings, sequence.readings = sequence.readings, None
+    gain = msgspec.structs.replace(gain, num_cached_tokens=sequence.num_cached or 0)
+    if readings is None:
+        return gain
+    return msgspec.structs.replace(gain, prompt_logprobs=readings.logprobs, context_logits=readings.logits)
+
+
+def _on_cpu(logits: Tensor) -> Tensor:
+    """A row of its own, [1, vocab]."""
+    return logits[None].to("cpu", copy=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from trtdisagg.engine.interfaces import Guide
 from trtdisagg.engine.request import Request
 
 
@@ -11,12 +12,18 @@ class Add(msgspec.Struct, frozen=True):
     """A new request, checked against the limits."""
 
     request: Request
+    guides: list[Guide] = []
+    """One for each choice, where there is one."""
+    arrived_s: float | None = None
+    """When, on the monotonic clock; None: now."""
 
 
 class Cancel(msgspec.Struct, frozen=True):
     """Nobody wants the rest of this request, nor its ticket. One that has ended already is no error."""
 
     request_id: int
+    choice: int | None = None
+    """Only this one of its choices."""
 
 
 class Fetched(msgspec.Struct, frozen=True):

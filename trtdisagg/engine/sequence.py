@@ -1,8 +1,14 @@
-"""One request on its way through the engine: its tokens, its blocks, how far its KV is computed.
+"""One answer to a request on its way through the engine: its tokens, its blocks, how far its KV is computed.
 
+A request with several choices has a sequence for each. The first of them computes the prompt; the others are unborn
+until it has its first row of logits, from which all draw.
+
+UNBORN ------------+
+                   v
 WAITING --> RUNNING -----------------------> FINISHED      its blocks are free
-   |         ^   |                              ^
-   |         |   +-> HELD ----------------------+          context_only: until the generation server has the blocks
+   | ^       ^ | |                              ^
+   | +-------+-+ +-> HELD ----------------------+          context_only: until the generation server has the blocks
+   |  preempted                                 |
    +--> FETCHING                                |
              +-----> QUARANTINED ---------------+          cancelled, but the fetch may still write
 """
@@ -12,6 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from trtdisagg.engine.interfaces import Guide
+from trtdisagg.engine.readings import PromptReadings
 from trtdisagg.engine.request import Request
 from trtdisagg.engine.sampling import History
 from trtdisagg.protocol.answers import FinishReason
@@ -19,6 +27,7 @@ from trtdisagg.protocol.handover import Ticket
 
 
 class State(Enum):
+    UNBORN = "unborn"
     WAITING = "waiting"
     FETCHING = "fetching"
     RUNNING = "running"
@@ -27,9 +36,13 @@ class State(Enum):
     FINISHED = "finished"
 
 
+ACTIVE = frozenset({State.UNBORN, State.WAITING, State.FETCHING, State.RUNNING})
+"""Somebody waits for its tokens."""
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A request and its state. `tokens` is prompt and output; KV of the first `num_computed` is in `blocks`.
+    """An answer and its state. `tokens` is prompt and output; KV of the first `num_computed` is in `blocks`.
 
     tokens    0 .... num_prompt .......... len(tokens)
     KV        0 ....... num_computed
@@ -38,17 +51,38 @@ class Sequence:
     request: Request
     stop_ids: frozenset[int]
     """Every token that ends it: stop tokens and, unless ignored, the model's end of sequence."""
+    choice: int = 0
+    rank: tuple[int, int, int] = (0, 0, 0)
+    """Lower ones are admitted first and preempted last: (-priority, arrival, choice)."""
+    guide: Guide | None = None
     ticket: Ticket | None = None
     """Where its first KV is fetched; None: all of it is computed here."""
     offer: Ticket | None = None
     """What its KV is fetched with by others, once it is held."""
-    num_prompt: int = field(init=False)
+    state: State = State.WAITING
+    siblings: list[Sequence] = field(default_factory=list)
+    """Unborn choices of the same request, for which it computes the prompt."""
+    leader: Sequence | None = None
+    """Of an unborn one: whose sibling it is."""
     tokens: list[int] = field(init=False)
-    history: History = field(default_factory=History)
-    """Its tokens counted, for penalties."""
+    num_prompt: int = field(init=False)
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
-    state: State = State.WAITING
+    num_reserved: int = 0
+    """Blocks that are kept free for it."""
+    root: bytes = b""
+    chain: list[bytes] = field(default_factory=list)
+    """Hashes of its first full blocks, behind `root`."""
+    num_published: int = 0
+    """Of its blocks, those that others can find."""
+    readings: PromptReadings | None = None
+    """What is to be told of its prompt, until it is."""
+    num_cached: int | None = None
+    """Prompt tokens that did not have to be computed; None: not known yet."""
+    history: History = field(default_factory=History)
+    """What the sampler counts of its tokens."""
+    has_begun: bool = False
+    """It had an output."""
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.request.prompt_token_ids)
@@ -61,7 +95,7 @@ class Sequence:
     @property
     def is_active(self) -> bool:
         """Whether somebody waits for its tokens."""
-        return self.state in (State.WAITING, State.FETCHING, State.RUNNING)
+        return self.state in ACTIVE
 
     @property
     def num_output(self) -> int:
@@ -86,11 +120,11 @@ class Sequence:
 
     @property
     def ends_with_stop(self) -> bool:
-        return self.num_output > self.request.sampling.min_tokens and self.tokens[-1] in self.stop_ids
+        return self.tokens[-1] in self.stop_ids and self.num_output > self.request.sampling.min_tokens
 
     @property
     def finish_reason(self) -> FinishReason | None:
         """Why the tokens known so far are the last ones, or None when they are not."""
-        if self.ends_with_stop:
+        if self.ends_with_stop or (self.guide is not None and self.guide.is_complete):
             return "stop"
         return "length" if self.num_output >= self.request.sampling.max_tokens else None

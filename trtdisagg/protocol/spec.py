@@ -183,6 +183,13 @@ class Stats(msgspec.Struct, kw_only=True, frozen=True):
     num_used_blocks: int = 0
     num_held_blocks: int = 0
     """Of the used ones, held for a handover."""
+    num_cached_blocks: int = 0
+    """Of the others, those whose content can be found."""
+    num_reused_blocks_total: int = 0
+    """Blocks of prompts that were found."""
+    num_missed_blocks_total: int = 0
+    """Those that were not."""
+    num_preemptions_total: int = 0
     num_transfers_total: int = 0
     num_transfer_failures_total: int = 0
     num_transfer_bytes_total: int = 0

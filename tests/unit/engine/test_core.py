@@ -229,7 +229,7 @@ def test_wrong_rows_from_the_runner_are_a_failed_step() -> None:
     engine.runner.run = lambda step: run(step)[:0]  # type: ignore[method-assign]
     engine.add(make_request(1))
     engine.step()
-    assert "0 rows of logits for 1 sequences" in (engine.last(1).error or "")
+    assert "0 rows of logits came, 1 were asked for" in (engine.last(1).error or "")
     engine.assert_empty()
 
 

@@ -283,7 +283,7 @@ def test_a_fault_of_the_loop_itself_answers_everybody_and_shows(rig: Rig, monkey
     rig.runner.gate.clear()
     rig.executor.enqueue_request(make_request(1))
     assert rig.runner.is_inside.wait(LONG_S)
-    monkeypatch.setattr("trtdisagg.engine.lifecycle.Scheduler.postprocess", None)
+    monkeypatch.setattr("trtdisagg.engine.lifecycle.Scheduler.computed", None)
     rig.runner.gate.set()
     assert "broken" in (rig.all_of(1)[-1].error or "")
     assert "broken" in (rig.executor.health() or "")

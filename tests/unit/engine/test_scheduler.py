@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from helpers.engine import HandDriven, make_limits, make_request
 
 from trtdisagg.cache.blocks import BlockManager
 from trtdisagg.engine.request import Request
-from trtdisagg.engine.scheduler import Plan, Scheduler
-from trtdisagg.engine.sequence import Sequence
+from trtdisagg.engine.scheduler import Scheduler
+from trtdisagg.engine.sequence import Sequence, State
 
 
 class Replay:
     """A scheduler whose every sampled token is 9."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.limits = make_limits(**limits)
         self.blocks = BlockManager(self.limits.num_blocks, self.limits.tokens_per_block)
         self.scheduler = Scheduler(self.limits, self.blocks)
@@ -22,24 +24,22 @@ class Replay:
 
     def add(self, *requests: Request) -> None:
         for request in requests:
-            self.sequences.append(Sequence(request, frozenset()))
+            rank = (-request.priority, len(self.sequences), 0)
+            self.sequences.append(Sequence(request, frozenset(), rank=rank))
             self.scheduler.add(self.sequences[-1])
 
     def step(self) -> dict[int, tuple[int, int, bool]]:
         """One step as {request id: (first position, number of tokens, wants logits)}."""
-        self.scheduler.admit()
         plan = self.scheduler.schedule()
-        self.scheduler.postprocess(plan, [9] * len(plan.sampled))
-        self._end_the_long_ones(plan)
-        assert plan.step.num_tokens <= self.limits.max_num_tokens
-        chunks = zip(plan.sequences, plan.step.chunks, strict=True)
-        return {s.id: (c.start, len(c.tokens), c.num_logits) for s, c in chunks}
-
-    def _end_the_long_ones(self, plan: Plan) -> None:
+        self.scheduler.computed(plan)
         for sequence in plan.sampled:
+            sequence.tokens.append(9)
             if sequence.finish_reason:
                 self.scheduler.end(sequence)
-        self.blocks.check_integrity([s.blocks for s in self.sequences])
+        self.scheduler.check_integrity([s for s in self.sequences if s.state is not State.FINISHED])
+        assert plan.step.num_tokens <= self.limits.max_num_tokens
+        chunks = zip(plan.sequences, plan.step.chunks, strict=True)
+        return {s.id: (c.start, len(c.tokens), bool(c.num_logits)) for s, c in chunks}
 
 
 def test_a_prompt_that_fits_is_one_chunk_and_then_comes_token_by_token() -> None:
@@ -69,11 +69,10 @@ def test_a_chunk_carries_its_tokens_and_a_table_that_covers_them() -> None:
     replay = Replay(max_num_tokens=8, tokens_per_block=4)
     request = make_request(1, num_prompt=10, max_tokens=3)
     replay.add(request)
-    replay.scheduler.admit()
     first = replay.scheduler.schedule()
     assert first.step.chunks[0].tokens == request.prompt_token_ids[:8]
-    assert len(first.step.chunks[0].blocks) == 3  # 10 + 3 - 1 tokens, for the whole life of the request
-    replay.scheduler.postprocess(first, [])
+    assert len(first.step.chunks[0].blocks) == 3
+    replay.scheduler.computed(first)
     second = replay.scheduler.schedule()
     assert second.step.chunks[0].tokens == request.prompt_token_ids[8:]
     assert second.step.chunks[0].blocks == first.step.chunks[0].blocks
@@ -113,7 +112,7 @@ def test_batch_size_bounds_who_runs() -> None:
 
 
 def test_a_request_waits_until_all_its_blocks_are_free_and_those_behind_it_wait_too() -> None:
-    replay = Replay(num_blocks=4, tokens_per_block=4)
+    replay = Replay(num_blocks=4, tokens_per_block=4, scheduler_policy="guaranteed_no_evict")
     replay.add(
         make_request(1, num_prompt=4, max_tokens=5),  # 2 blocks, 5 steps
         make_request(2, num_prompt=9, max_tokens=4),  # 3 blocks
@@ -124,7 +123,7 @@ def test_a_request_waits_until_all_its_blocks_are_free_and_those_behind_it_wait_
 
 
 def test_a_context_request_needs_only_the_blocks_of_its_prompt() -> None:
-    replay = Replay(num_blocks=2, tokens_per_block=4)
+    replay = Replay(num_blocks=2, tokens_per_block=4, scheduler_policy="guaranteed_no_evict")
     replay.add(*(make_request(i, num_prompt=4, max_tokens=60, type="context_only") for i in (1, 2)))
     assert list(replay.step()) == [1, 2]
 

@@ -1,0 +1,74 @@
+"""What the engine asks of the handover for a sequence: claim and fetch KV of others, offer its own.
+
+Without a handover it has nothing to ask: requests that need one are refused before they come here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from trtdisagg.engine.interfaces import Handover
+from trtdisagg.engine.messages import Fetched, Message, Released
+from trtdisagg.engine.request import Request
+from trtdisagg.engine.sequence import Sequence, State
+from trtdisagg.protocol.handover import Ticket
+
+log = logging.getLogger(__name__)
+
+
+class Exchange:
+    """
+    :param post: puts a message into the engine's inbox, from any thread.
+    """
+
+    def __init__(self, handover: Handover | None, post: Callable[[Message], None], tokens_per_block: int) -> None:
+        self._maybe_handover = handover
+        self._post = post
+        self._tokens_per_block = tokens_per_block
+
+    @property
+    def _handover(self) -> Handover:
+        assert self._maybe_handover is not None, "a request that needs a handover was let in without one"
+        return self._maybe_handover
+
+    def claim(self, request: Request) -> Ticket | None:
+        """Keep the KV that the request's ticket names alive.
+
+        :return: the ticket, when what it names can be used.
+        """
+        if request.ticket is None:
+            return None
+        self._handover.claim(request.id, request.ticket)
+        num_tokens, num_known = request.ticket.num_tokens, len(request.prompt_token_ids) + len(request.output_token_ids)
+        if 0 < num_tokens <= num_known:
+            return request.ticket
+        log.warning("request %d: the ticket is for %d tokens, %d are known", request.id, num_tokens, num_known)
+        self._handover.forget(request.id)
+        return None
+
+    def forget(self, sequence: Sequence) -> None:
+        """It wants nothing of others any more, if it ever did."""
+        if sequence.ticket is not None and sequence.state is not State.QUARANTINED:
+            self._handover.forget(sequence.id)
+
+    def fetch(self, sequence: Sequence) -> None:
+        """Have the KV written into its blocks that its ticket names."""
+        assert sequence.ticket is not None
+        blocks = sequence.blocks[: -(-sequence.ticket.num_tokens // self._tokens_per_block)]
+        self._handover.fetch(sequence.id, blocks, lambda error: self._post(Fetched(sequence.id, error)))
+
+    def hold(self, sequence: Sequence) -> Ticket:
+        """Offer its KV.
+
+        :raises TrtdisaggError: when it cannot be offered.
+        """
+        released = partial(self._post, Released(sequence.id))
+        sequence.offer = self._handover.hold(sequence.id, sequence.blocks, sequence.num_computed, released)
+        return sequence.offer
+
+    def withdraw(self, sequence: Sequence) -> None:
+        """Nobody has the ticket of what it holds."""
+        assert sequence.offer is not None
+        self._handover.withdraw(sequence.offer)
