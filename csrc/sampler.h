@@ -1,4 +1,4 @@
-// Tokens for all rows of a step in one call; engine/sampling/reference.py defines what they must be.
+// Tokens for all rows of a step in one call; engine/sampling/torch_sampler.py defines what they must be.
 
 #pragma once
 

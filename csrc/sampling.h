@@ -1,4 +1,4 @@
-// What sampling does over a whole row of logits; engine/sampling/reference.py defines what the results must be.
+// What sampling does over a whole row of logits; engine/sampling/torch_sampler.py defines what the results must be.
 //
 // A row is looked at in blocks, of which the maxima are known first: most blocks then need no second look.
 

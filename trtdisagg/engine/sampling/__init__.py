@@ -18,7 +18,8 @@ The noise of a token is a hash of (seed, choice, position, token id), not the st
 has the tokens continues where another stopped, and small differences in logits rarely change what is drawn.
 """
 
-from trtdisagg.engine.sampling.row import History, Row, Sampled
+from trtdisagg.engine.sampling.history import History
+from trtdisagg.engine.sampling.row import Row, Sampled
 from trtdisagg.engine.sampling.sampler import sample, token_logprobs
 
 __all__ = ["History", "Row", "Sampled", "sample", "token_logprobs"]

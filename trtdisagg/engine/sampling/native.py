@@ -12,8 +12,6 @@ import numpy.typing as npt
 from torch import Tensor
 
 from trtdisagg.engine.request import TokenLogprob
-from trtdisagg.engine.sampling.edits import banned, history, penalizes
-from trtdisagg.engine.sampling.reference import inverse_temperature, least_by_min_p
 from trtdisagg.engine.sampling.row import Row, Sampled
 
 _RECORD = struct.Struct("@Qqq6P3d3f7i")
@@ -83,12 +81,12 @@ def _record(row: Row, arrays: list[Any]) -> bytes:
     if row.mask is not None:
         mask = _place(np.ascontiguousarray(row.mask, np.int32), arrays)
     if row.banned_ids or s.bad_words:
-        banned_ids = _place(np.fromiter(banned(row), np.int32), arrays)
+        banned_ids = _place(np.fromiter(row.banned(), np.int32), arrays)
     if s.logit_bias:
         bias_ids = _place(np.fromiter(s.logit_bias, np.int32), arrays)
         biases = _place(np.fromiter(s.logit_bias.values(), np.float32), arrays)
-    if penalizes(row):
-        seen_ids, seen_counts = (_place(array, arrays) for array in history(row))
+    if row.penalizes:
+        seen_ids, seen_counts = (_place(array, arrays) for array in row.seen())
     return _RECORD.pack(
         s.seed & _MASK64,
         row.choice,
@@ -103,8 +101,8 @@ def _record(row: Row, arrays: list[Any]) -> bytes:
         s.presence_penalty,
         s.frequency_penalty,
         s.repetition_penalty,
-        inverse_temperature(s),
-        least_by_min_p(s.min_p),
+        row.inverse_temperature,
+        row.min_scaled,
         s.top_k,
         mask[1],
         banned_ids[1],

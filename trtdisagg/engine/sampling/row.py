@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from trtdisagg.engine.interfaces import Bits
 from trtdisagg.engine.request import SamplingParams, TokenLogprob
+from trtdisagg.engine.sampling.history import History, Ids
 
-Ids = npt.NDArray[np.int32]
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 class Row(NamedTuple):
@@ -32,38 +33,39 @@ class Row(NamedTuple):
     history: History | None = None
     """The sequence's own, to save counting all of `tokens` anew; the result is the same without."""
 
+    @property
+    def inverse_temperature(self) -> float:
+        """What logits are multiplied by, a float32; 0: greedy, as where it would divide by 0."""
+        temperature = self.sampling.temperature
+        return float(np.float32(max(1 / temperature, _TINY))) if temperature >= _TINY else 0.0
+
+    @property
+    def min_scaled(self) -> float:
+        """What `min_p` leaves of scaled logits, the greatest of which is 0; a float32."""
+        min_p = self.sampling.min_p
+        return float(np.float32(min(math.log(min_p), 0))) if min_p > 0 else -math.inf
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether it matters what the sequence's tokens are."""
+        s = self.sampling
+        return s.repetition_penalty != 1 or s.presence_penalty != 0 or s.frequency_penalty != 0
+
+    def seen(self) -> tuple[Ids, Ids]:
+        """The ids in `tokens`, each once, and how often each is in the output."""
+        return (self.history or History()).follow(self.tokens, self.num_prompt)
+
+    def banned(self) -> Iterator[int]:
+        """Tokens that may not come, beside those that the mask forbids; some perhaps twice."""
+        yield from self.banned_ids
+        yield from (word[-1] for word in self.sampling.bad_words if word and self._ends_with(word[:-1]))
+
+    def _ends_with(self, end: list[int]) -> bool:
+        return not end or list(self.tokens[-len(end) :]) == end
+
 
 class Sampled(NamedTuple):
     token: int | None
     """None: the logits are not numbers, or every token is banned."""
     logprob: TokenLogprob | None
     """Where asked for, and there is a token."""
-
-
-class History:
-    """Which tokens a sequence has, and how often its output has each. Follows a sequence that grows."""
-
-    def __init__(self) -> None:
-        self._slots: dict[int, int] = {}
-        self._ids = np.zeros(64, np.int32)
-        self._counts = np.zeros(64, np.int32)
-        self._num_followed = 0
-
-    def follow(self, tokens: Sequence[int], num_prompt: int) -> tuple[Ids, Ids]:
-        """
-        :param tokens: those of the last call and any number behind them.
-        :return: views: the ids in `tokens`, each once; how often each is among those behind the prompt.
-        """
-        assert len(tokens) >= self._num_followed, "a sequence does not become shorter"
-        for position, token in enumerate(tokens[self._num_followed :], self._num_followed):
-            self._count(token, position >= num_prompt)
-        self._num_followed = len(tokens)
-        return self._ids[: len(self._slots)], self._counts[: len(self._slots)]
-
-    def _count(self, token: int, is_output: bool) -> None:
-        slot = self._slots.setdefault(token, len(self._slots))
-        if slot == len(self._ids):
-            self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
-            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
-        self._ids[slot] = token
-        self._counts[slot] += is_output

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from helpers.plain_sampler import hash_ids
 
 from trtdisagg.engine.request import SamplingParams
 from trtdisagg.engine.sampling import Row, sample
-from trtdisagg.engine.sampling.noise import hash_ids, make_key
+from trtdisagg.engine.sampling.key import make_key
 
 PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
 LOGITS = np.log(PROBABILITIES).astype(np.float32)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.plain_sampler import edit
 from transformers import (
     LogitsProcessor,
     MinPLogitsWarper,
@@ -19,7 +20,6 @@ from transformers import (
 
 from trtdisagg.engine.request import SamplingParams
 from trtdisagg.engine.sampling import History, Row, sample
-from trtdisagg.engine.sampling.edits import edit
 
 VOCAB = 40
 TOKENS = [3, 7, 7, 1, 39, 7, 2, 3]
