@@ -14,3 +14,5 @@ class GuideSpec(msgspec.Struct, kw_only=True, frozen=True):
     text: str = ""
     """`json_schema`: the schema as JSON; `regex`: the expression; `grammar`: in Lark's syntax, or GBNF; `choice`: a
     JSON array of strings, one of which it must be; `json_object`: unused."""
+    param: str = "response_format"
+    """The field of the request that it comes from, for messages."""

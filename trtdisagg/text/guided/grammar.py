@@ -56,7 +56,7 @@ def refusal(spec: GuideSpec, reason: str) -> RequestError:
         reason = _NOTHING
     if len(reason) > _MAX_REASON_CHARS:
         reason = reason[:_MAX_REASON_CHARS] + "..."
-    return RequestError(f"The {_WHAT[spec.kind]} of this request cannot be followed: {reason}", param="response_format")
+    return RequestError(f"The {_WHAT[spec.kind]} of this request cannot be followed: {reason}", param=spec.param)
 
 
 def _grammar(spec: GuideSpec) -> str:
