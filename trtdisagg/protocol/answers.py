@@ -12,6 +12,7 @@ import msgspec
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.handover import DisaggregatedParams, SeamReply
 from trtdisagg.protocol.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprob
+from trtdisagg.protocol.tools import ToolCall, ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls", "not_finished", "cancelled", "timeout", "error"]
 
@@ -54,26 +55,6 @@ class CompletionChoice(_Choice, kw_only=True, frozen=True):
     logprobs: CompletionLogprobs | None = None
     prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
-
-
-class CalledFunction(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    name: str | None = None
-    arguments: str = ""
-
-
-class ToolCall(msgspec.Struct, kw_only=True, frozen=True):
-    id: str
-    type: Literal["function"] = "function"
-    function: CalledFunction
-
-
-class ToolCallDelta(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """A part of a call: the first one of each has id, type and name, the others more of the arguments."""
-
-    index: int
-    id: str | None = None
-    type: Literal["function"] | None = None
-    function: CalledFunction
 
 
 class AssistantMessage(msgspec.Struct, kw_only=True, frozen=True):

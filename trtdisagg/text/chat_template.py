@@ -68,7 +68,7 @@ class ChatTemplate:
         known: dict[str, Any] = {
             **self._special_tokens,
             **variables,
-            "messages": [_as_dict(m) for m in messages],
+            "messages": [_as_dict(m, f"messages[{i}]") for i, m in enumerate(messages)],
             "add_generation_prompt": add_generation_prompt,
             "tools": tools,
             "documents": None,
@@ -87,23 +87,24 @@ class ChatTemplate:
         return self._compiled
 
 
-def _as_dict(message: ChatMessage) -> dict[str, Any]:
+def _as_dict(message: ChatMessage, param: str) -> dict[str, Any]:
     """As templates know messages: `developer` is OpenAI's newer word for `system`."""
     role = "system" if message.role == "developer" else message.role
     found: dict[str, Any] = {"role": role, "content": message.text()}
     if message.tool_calls:
-        found["tool_calls"] = [_call_as_dict(c) for c in checked(message.tool_calls, list[ToolCall], param="messages")]
+        calls = checked(message.tool_calls, list[ToolCall], param=f"{param}.tool_calls")
+        found["tool_calls"] = [_call_as_dict(c, param) for c in calls]
     extra = {"name": message.name, "tool_call_id": message.tool_call_id}
     return found | {k: v for k, v in extra.items() if v is not None}
 
 
-def _call_as_dict(call: ToolCall) -> dict[str, Any]:
+def _call_as_dict(call: ToolCall, param: str) -> dict[str, Any]:
     """Templates write the arguments as JSON themselves, so they get them as an object."""
     try:
         arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as e:
         raise RequestError(
-            f"The arguments of the tool call {call.id} ({call.function.name}) are no JSON object: {e}", param="messages"
+            f"The arguments of the tool call {call.id} ({call.function.name}) are no JSON object: {e}", param=param
         ) from None
     return {"id": call.id, "type": call.type, "function": {"name": call.function.name, "arguments": arguments}}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from trtdisagg.text.token_bytes import TokenBytes
@@ -23,13 +23,19 @@ class Detokenizer:
     """The pieces of one answer, put together, are what decoding all its tokens at once gives.
 
     :param prompt_token_ids: what the answer follows: decides about a first space, and may end within a character.
+    :param shown_token_ids: special tokens that are not skipped, as the marks of calls of tools.
     """
 
     def __init__(
-        self, tokenizer: Vocabulary, prompt_token_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
+        self,
+        tokenizer: Vocabulary,
+        prompt_token_ids: Sequence[int] = (),
+        *,
+        skip_special_tokens: bool = True,
+        shown_token_ids: Collection[int] = (),
     ) -> None:
         self._bytes = tokenizer.token_bytes
-        self._skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset()
+        self._skipped = tokenizer.special_token_ids.difference(shown_token_ids) if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         context = self._join(prompt_token_ids[-_MAX_CONTEXT:])
         self._utf8.decode(context)

@@ -40,7 +40,7 @@ def tool_use(tools: Any, tool_choice: Any, parallel_tool_calls: bool | None, tok
     :return: None: an answer without tools, which the chat template then is not told of either.
     :raises RequestError: naming the field that is wrong, or the model that cannot call tools.
     """
-    wanted: list[Tool] = checked(tools or [], list[Tool], param="tools")
+    wanted: list[Tool] = checked([] if tools is None else tools, list[Tool], param="tools")
     functions = {t.function.name: t.function for t in wanted}
     if len(functions) < len(wanted):
         raise RequestError("Two of the `tools` have the same name", param="tools")
