@@ -12,7 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 from helpers import tiny_tokenizer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtdisagg.errors import OverloadedError, RequestError
@@ -61,6 +61,7 @@ def walk(guide: TokenGuide, rng: np.random.Generator, *, max_tokens: int, eos: f
 # --- what the mask says ---------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(texts=st.lists(st.text('he a"\\/\n\x00é🎉', min_size=1, max_size=6), min_size=1, max_size=4), data=st.data())
 def test_masks_against_brute_force(texts: list[str], data: st.DataObject) -> None:
     wanted = [t.encode() for t in texts]
@@ -121,6 +122,7 @@ def test_a_token_that_may_not_come_changes_nothing() -> None:
     assert allowed(guide) == before
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32), num=st.integers(0, 40))
 def test_a_guide_that_is_fed_is_where_the_one_is_that_went_on(seed: int, num: int) -> None:
     spec = schema({"type": "array", "items": {"enum": ["he", 1, None]}, "maxItems": 5})

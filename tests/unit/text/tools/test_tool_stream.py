@@ -4,7 +4,7 @@ import itertools
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtdisagg.text.tools.format import HERMES, LLAMA, MISTRAL, MISTRAL_11, ToolFormat
@@ -140,6 +140,7 @@ PARTS = ["<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS
 PARTS += ['{"name": "g", "parameters": {}}', '"parameters": {', '"a": ', '"', "\\", *"{}[],; \n<xé"]
 
 
+@settings(deadline=None)
 @given(
     name=st.sampled_from([*FORMATS]),
     parts=st.lists(st.sampled_from(PARTS), max_size=12),
@@ -152,6 +153,7 @@ def test_how_the_text_is_cut_makes_no_difference(name: str, parts: list[str], cu
     assert run(pieces, FORMATS[name]) == run([text], FORMATS[name]) == run([*text], FORMATS[name])
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from([*FORMATS]), text=st.text())
 def test_plain_text_passes_unchanged(name: str, text: str) -> None:
     assert run([*text], FORMATS[name]) == (text, [])
