@@ -38,7 +38,7 @@ def load_decoder(path: str, dims: ModelDimensions, backend: Backend, *, num_posi
     :raises StartupError: when a tensor is missing, has another shape or is not of this model; the message names it.
     :raises ConfigError: when the model needs something that is not supported.
     """
-    with torch.inference_mode(), open_weights(path, dims) as source:
+    with torch.inference_mode(), open_weights(path, dims, backend.dtype) as source:
         parts = Parts(source, backend, num_positions=min(num_positions, dims.max_positions))
         decoder = FAMILIES[dims.architecture](dims, parts)
         parts.check_all_used()

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from trtdisagg.engine.models.gguf_weights import GgufWeights
 from trtdisagg.engine.models.names import name_of_safetensors
 from trtdisagg.errors import StartupError
 from trtdisagg.text.dimensions import Architecture, ModelDimensions
@@ -26,20 +26,23 @@ class WeightSource(Protocol):
     """Of all tensors in the files."""
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU, in the file's precision or in float32."""
+        """One tensor, on the CPU, in the file's precision, or in the type asked for where that is quantized."""
 
 
 @contextmanager
-def open_weights(path: str, dims: ModelDimensions) -> Iterator[WeightSource]:
+def open_weights(path: str, dims: ModelDimensions, dtype: torch.dtype) -> Iterator[WeightSource]:
     """Open the weights of a directory with safetensors, or of a .gguf file.
 
+    :param dtype: what quantized numbers become.
     :raises StartupError: when a file is missing or damaged.
     """
     with contextlib.ExitStack() as files:
         if Path(path).is_dir():
             yield SafetensorsWeights(Path(path), dims.architecture, files)
         else:
-            yield GgufWeights(path, dims)
+            from trtdisagg.engine.models.gguf_weights import GgufWeights
+
+            yield GgufWeights(path, dims, dtype)
 
 
 class SafetensorsWeights:
