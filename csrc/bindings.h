@@ -8,6 +8,7 @@
 namespace trtdisagg {
 
 void bind_decoder(nanobind::module_& m);
+void bind_matrix(nanobind::module_& m);
 void bind_sampler(nanobind::module_& m);
 
 }  // namespace trtdisagg

@@ -22,10 +22,17 @@ DECLARE(avx512)
 
 namespace {
 
+#ifdef TRTDISAGG_X86
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 std::vector<Kernels> find() {
     std::vector<Kernels> found;
 #ifdef TRTDISAGG_X86
-    if (__builtin_cpu_supports("avx512f")) found.push_back(KERNELS(avx512));
+    if (has_avx512()) found.push_back(KERNELS(avx512));
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(KERNELS(avx2));
 #endif
     found.push_back(KERNELS(baseline));

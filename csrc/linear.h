@@ -1,15 +1,16 @@
 // out = x weight^T + bias for any number of rows of x: what binding and kernels share.
 //
 // A weight lies in panels of kPanel outputs, one panel behind the other, and within a panel step by step along the
-// inputs, so that one layout serves a single row (a panel is one stream of bytes), many rows (a vector holds outputs
-// side by side, so nothing is summed across lanes) and every instruction set:
+// inputs. A step is 64 bytes, 4 of each output:
 //
 //     float32   [panel][input][output]                 a step is one input
-//     bfloat16  [panel][input / 2][output][2]          a step is two: a shift and a mask make two vectors of floats
-//     int8      [panel][input / 4][output][4]          a step is four, which integer dot products take at once
+//     bfloat16  [panel][input / 2][output][2]          two: a shift and a mask make vectors of floats
+//     int8      [panel][input / 4][output][4]          four, in the order 0 2 1 3: two shifts make vectors of pairs
 //
-// A step is 64 bytes. Inputs behind the last full step of bfloat16 lie behind it, one column. Each sum runs over the
-// inputs in order and in one chain, whatever the number of rows: a row's result does not depend on the other rows.
+// So a single row reads one stream of bytes, many rows have a vector of outputs side by side and sum nothing across
+// lanes, and vectors of any width fit. Of bfloat16 the last of an odd number of inputs lies behind the last full step,
+// one column. Each sum runs over the inputs in order and in one chain, whatever the number of rows: a row's result does
+// not depend on the other rows.
 
 #pragma once
 
@@ -19,14 +20,32 @@ namespace trtdisagg {
 
 constexpr int kPanel = 16;
 
+// int8: a weight's value is its number times the scale of its output and its group of inputs. x is rounded to 16 bits,
+// with a scale for each row and group, so that the products of a group can be summed as integers: with these, exactly.
+constexpr int kGroupAtMost = 512;  // 512 * 127 * 32767 is just below 2^31
+
+// What a weight's last panel needs when it is not full: it lies elsewhere, padded.
+struct Panels {
+    const void* weight;   // all full ones
+    const void* last;     // or null
+    const float* scales;  // [panel][group][output], or null
+    const float* last_scales;
+};
+
+struct QuantizedRows {
+    int16_t* values;  // [num_rows][num_inputs]
+    float* scales;    // [num_rows][num_inputs / group]
+};
+
 struct LinearCall {
-    const void* weight;  // in panels
-    const void* last;    // the last panel, where num_outputs is no multiple of kPanel: elsewhere, and padded
-    const float* bias;   // [num_outputs], or null
+    Panels panels;
+    const float* bias;  // [num_outputs], or null
     int num_outputs;
     int num_inputs;
-    const float* x;  // [num_rows][num_inputs]
-    float* out;      // [num_rows][num_outputs]
+    int group;        // of int8: inputs that share a scale
+    const float* x;   // [num_rows][num_inputs]
+    QuantizedRows q;  // x for int8
+    float* out;       // [num_rows][num_outputs]
 };
 
 // The part of a product that is done at once.
@@ -38,6 +57,8 @@ struct LinearPart {
 struct LinearKernels {
     void (*multiply_bf16)(const LinearCall&, const LinearPart&);
     void (*multiply_f32)(const LinearCall&, const LinearPart&);
+    void (*multiply_int8)(const LinearCall&, const LinearPart&);
+    void (*quantize)(const LinearCall&, int first_row, int end_row);  // x to q
 };
 
 }  // namespace trtdisagg

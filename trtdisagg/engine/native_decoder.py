@@ -117,7 +117,7 @@ class _Binder:
         return norm and self._csrc.Norm(norm.weight, norm.bias, norm.eps)
 
     def _matrix(self, linear: Linear) -> Any:
-        return self._csrc.Matrix(linear.weight, linear.bias, self._workers, self._isa)
+        return self._csrc.Matrix(linear.weight, linear.scales, linear.bias, self._workers, self._isa)
 
 
 def max_positions(decoder: Decoder) -> int:
