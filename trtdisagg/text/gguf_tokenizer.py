@@ -17,6 +17,11 @@ _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 """Values of `tokenizer.ggml.token_type`; 1 is an ordinary token."""
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN_WORDS = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _SPACE = "▁"
 
 
@@ -35,7 +40,7 @@ def build_gguf_tokenizer(metadata: dict[str, Any], path: str) -> Tokenizer:
     except KeyError as e:
         raise StartupError(f"{path} does not say its {e.args[0]}") from e
     _add_special_tokens(tokenizer, metadata)
-    if metadata.get("tokenizer.ggml.add_bos_token", kind == "llama" or _pre(metadata) in _LLAMA3):
+    if metadata.get("tokenizer.ggml.add_bos_token", kind == "llama" or _pre(metadata) in _WHOLE_WORDS):
         bos = metadata["tokenizer.ggml.bos_token_id"]
         token = metadata["tokenizer.ggml.tokens"][bos]
         tokenizer.post_processor = processors.TemplateProcessing(single=[token, "$A"], special_tokens=[(token, bos)])
@@ -57,8 +62,8 @@ def _byte_level(metadata: dict[str, Any], path: str) -> Tokenizer:
         raise ConfigError(f"{path} splits text by the rule `{pre}`, which is not known; known: {', '.join(_SPLITTERS)}")
     vocab = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [tuple(m.split(" ", 1)) for m in metadata["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=pre in _LLAMA3))
-    if pre == "qwen2":
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=pre in _WHOLE_WORDS))
+    if pre in ("qwen2", "deepseek-r1-qwen"):
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _SPLITTERS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
@@ -78,19 +83,27 @@ def _smollm() -> pre_tokenizers.PreTokenizer:
 
 
 def _words(digits: str) -> pre_tokenizers.PreTokenizer:
+    return _split(_WORDS % digits)
+
+
+def _split(words: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_WORDS % digits), behavior="isolated"),
+            pre_tokenizers.Split(Regex(words), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
 
 
 _LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
+_WHOLE_WORDS = (*_LLAMA3, "tekken")
+"""A word that is a token is one, whatever the merges would make of it; and a text begins with its token."""
 _SPLITTERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "gpt-2": _gpt2,
     "smollm": _smollm,
     "qwen2": lambda: _words(r"\p{N}"),
+    "deepseek-r1-qwen": lambda: _words(r"\p{N}"),
+    "tekken": lambda: _split(_TEKKEN_WORDS),
     **dict.fromkeys(_LLAMA3, lambda: _words(r"\p{N}{1,3}")),
 }
 

@@ -29,7 +29,7 @@ class TokenBytes:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._id_to_token = tokenizer.id_to_token
         self._known: dict[int, bytes] = {}
-        decoder = msgspec.json.decode(tokenizer.to_str())["decoder"] or {"type": "none"}
+        decoder = msgspec.json.decode(tokenizer.decoder.__getstate__()) if tokenizer.decoder else {"type": "none"}
         self.strips_first_space, self._to_bytes = _kind(decoder)
 
     def __getitem__(self, token_id: int) -> bytes:

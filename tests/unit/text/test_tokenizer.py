@@ -10,7 +10,6 @@ from tokenizers import decoders, models
 
 from trtdisagg.errors import ConfigError, RequestError, StartupError
 from trtdisagg.protocol.openai import ChatMessage, TextPart
-from trtdisagg.text.gguf_tokenizer import build_gguf_tokenizer
 from trtdisagg.text.model_files import ModelFiles, resolve_model
 from trtdisagg.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -141,51 +140,3 @@ def test_chat_that_cannot_be_rendered_is_the_clients_error(tmp_path: Path, templ
 def test_template_variables_of_ours_cannot_be_set(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="`messages` cannot be set"):
         load_tokenizer(directory_model(tmp_path)).render_chat([USER], variables={"messages": []})
-
-
-# --- GGUF -----------------------------------------------------------------------------------------------------------
-
-
-def gguf_bytes(pre: str) -> Backend:
-    tokens = [t for t, _ in sorted(tiny_tokenizer.byte_level().get_vocab().items(), key=lambda x: x[1])]
-    return build_gguf_tokenizer(
-        {
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.pre": pre,
-            "tokenizer.ggml.tokens": [*tokens, "12", "123"],
-            "tokenizer.ggml.token_type": [3] * 3 + [1] * (len(tokens) - 1),
-            "tokenizer.ggml.merges": ["h e", "Ġ a", "1 2", "12 3"],
-            "tokenizer.ggml.bos_token_id": 1,
-        },
-        "m.gguf",
-    )
-
-
-@pytest.mark.parametrize(
-    ("pre", "pieces"),
-    [
-        ("gpt-2", ["he", "Ġa", "123", "4"]),
-        ("smollm", ["he", "Ġa", "1", "2", "3", "4"]),
-        ("qwen2", ["he", "Ġa", "1", "2", "3", "4"]),
-        ("llama-bpe", ["<|im_start|>", "he", "Ġa", "123", "4"]),
-    ],
-)
-def test_gguf_splitting_rules(pre: str, pieces: list[str]) -> None:
-    assert gguf_bytes(pre).encode("he a1234").tokens == pieces
-
-
-def test_gguf_special_tokens_are_found_in_text() -> None:
-    assert gguf_bytes("smollm").encode("<|im_end|>he").ids[0] == 2
-
-
-@pytest.mark.parametrize("kind", ["tokenizer.ggml.pre", "tokenizer.ggml.model"])
-def test_gguf_of_unknown_kind_is_refused(kind: str) -> None:
-    metadata = {"tokenizer.ggml.model": "gpt2", kind: "klingon"}
-    with pytest.raises(ConfigError, match=r"m\.gguf .*klingon.*; (known|supported): "):
-        build_gguf_tokenizer(metadata, "m.gguf")
-
-
-def test_sentence_piece() -> None:
-    tokenizer = build_gguf_tokenizer(tiny_tokenizer.sentence_piece_metadata(), "m.gguf")
-    assert tokenizer.encode("abc é ab").tokens == ["<s>", "▁abc", "▁", "<0xC3>", "<0xA9>", "▁ab"]
-    assert tokenizer.decode(tokenizer.encode("abc é ab").ids) == "abc é ab"
