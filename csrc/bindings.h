@@ -7,6 +7,7 @@
 
 namespace trtdisagg {
 
+void bind_ceilings(nanobind::module_& m);
 void bind_decoder(nanobind::module_& m);
 void bind_matrix(nanobind::module_& m);
 void bind_sampler(nanobind::module_& m);

@@ -10,9 +10,11 @@ namespace trtdisagg {
     extern const LinearKernels linear_kernels;        \
     extern const RowwiseKernels rowwise_kernels;      \
     extern const SamplingKernels sampling_kernels;    \
+    extern const CeilingKernels ceiling_kernels;      \
     }
-#define KERNELS(isa)                                                                                             \
-    {#isa, &isa::attention_kernels, &isa::linear_kernels, &isa::rowwise_kernels, &isa::sampling_kernels}
+#define KERNELS(isa)                                                                                            \
+    {#isa, &isa::attention_kernels, &isa::linear_kernels, &isa::rowwise_kernels, &isa::sampling_kernels, \
+     &isa::ceiling_kernels}
 
 DECLARE(baseline)
 #ifdef TRTDISAGG_X86

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "ceilings.h"
 #include "linear.h"
 #include "rowwise.h"
 #include "sampling.h"
@@ -18,6 +19,7 @@ struct Kernels {
     const LinearKernels* linear;
     const RowwiseKernels* rowwise;
     const SamplingKernels* sampling;
+    const CeilingKernels* ceilings;
 };
 
 // Those this CPU can run, best first; never empty.

@@ -52,6 +52,7 @@ NB_MODULE(_csrc, m) {
         .def_prop_ro("num_threads", &Workers::num_threads)
         .def_prop_ro("num_ticks", &Workers::num_ticks, "Grows several times in whatever they compute.");
 
+    bind_ceilings(m);
     bind_sampler(m);
     bind_matrix(m);
     bind_decoder(m);

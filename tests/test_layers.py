@@ -26,7 +26,8 @@ BELOW: dict[str, set[str]] = {
     "registry": _SHARED,
     "proxy": {"registry", *_SHARED},
     "supervisor": {"registry", *_SHARED},
-    "cli": {"supervisor", "proxy", "registry", *_SHARED},
+    "bench": _SHARED,
+    "cli": {"supervisor", "proxy", "registry", "bench", *_SHARED},
     "cache": {"_csrc", *_GROUND},
     "engine": {"cache", "_csrc", *_SHARED},
     "api": {"engine"},
@@ -34,7 +35,19 @@ BELOW: dict[str, set[str]] = {
 }
 """Room: the rooms it may import from."""
 
-TORCH_FREE = ("errors", "net", "protocol", "config", "text", "registry", "proxy", "supervisor", "cli", "__main__")
+TORCH_FREE = (
+    "errors",
+    "net",
+    "protocol",
+    "config",
+    "text",
+    "registry",
+    "proxy",
+    "supervisor",
+    "bench",
+    "cli",
+    "__main__",
+)
 
 
 def module_name(file: Path) -> str:

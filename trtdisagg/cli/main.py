@@ -38,6 +38,7 @@ COMMANDS = {
     "join": "Add servers to a cluster that runs.",
     "proxy": "Route requests to servers that run already.",
     "engine": "Run one rank from a spec file.",
+    "bench": "Measure how fast this machine serves.",
     "generate": "Write a systemd unit, a Slurm job or a Grafana dashboard.",
     "completion": "Print what makes a shell complete commands and names.",
     "version": "Print the version.",

@@ -160,46 +160,6 @@ def test_whatever_is_sampled_satisfies_the_schema(num_rounds: int) -> None:
         jsonschema.validate(json.loads(text), PERSON)
 
 
-LEAVES = st.one_of(
-    st.just({"type": "boolean"}),
-    st.just({"type": ["null", "boolean"]}),
-    st.builds(
-        lambda a, b: {"type": "integer", "minimum": a, "maximum": a + b}, st.integers(-99, 9), st.integers(0, 99)
-    ),
-    st.builds(
-        lambda a, b: {"type": "string", "minLength": a, "maxLength": a + b}, st.integers(0, 3), st.integers(0, 3)
-    ),
-    st.lists(st.one_of(st.text(max_size=3), st.integers(), st.none()), min_size=1, max_size=3).map(
-        lambda x: {"enum": x}
-    ),
-    st.sampled_from(["date", "time", "uuid", "ipv4"]).map(lambda x: {"type": "string", "format": x}),
-)
-
-
-def larger(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    names = st.text('ab"é ', min_size=1, max_size=3)
-    return st.one_of(
-        st.builds(
-            lambda i, n: {"type": "array", "items": i, "minItems": n, "maxItems": n + 2}, inner, st.integers(0, 2)
-        ),
-        st.lists(inner, min_size=1, max_size=3).map(lambda x: {"anyOf": x}),
-        st.dictionaries(names, inner, min_size=1, max_size=3).flatmap(
-            lambda p: st.sets(st.sampled_from([*p])).map(
-                lambda r: {"type": "object", "properties": p, "required": [*r], "additionalProperties": False}
-            )
-        ),
-    )
-
-
-@settings(deadline=None, max_examples=60)
-@given(wanted=st.recursive(LEAVES, larger, max_leaves=6), seed=st.integers(0, 2**32))
-def test_random_schemas(wanted: Any, seed: int) -> None:
-    guide = GUIDES.open(schema(wanted))
-    text = TINY.decode(walk(guide, np.random.default_rng(seed), max_tokens=5000, eos=TINY.eos_token_ids))
-    assert guide.is_complete
-    jsonschema.validate(json.loads(text), wanted)
-
-
 def test_any_object() -> None:
     guide = GUIDES.open(GuideSpec(kind="json_object"))
     feed(guide, TINY.encode('{"a": [1, {"b": null}]', add_special_tokens=False))

@@ -1,0 +1,72 @@
+"""`python -m trtdisagg.engine.measure JSON`: what to measure is a `protocol.bench.Measure`.
+
+Says lines of `protocol.bench` on stdout, and nothing else there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from trtdisagg.errors import ConfigError, TrtdisaggError
+from trtdisagg.protocol.bench import LOADS, Failure, Line, Measure, Stage
+from trtdisagg.protocol.parent import end_with_parent
+from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
+from trtdisagg.text.model_files import resolve_model
+
+
+def main() -> int:
+    """Measure, and say what comes of it; returns the exit code."""
+    [words] = sys.argv[1:]
+    measure = msgspec.json.decode(words, type=Measure)
+    end_with_parent(os.getppid())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us ends us
+    with _own_stdout() as out:
+        try:
+            dims = _dimensions(measure)
+            _write(out, Stage(words=f"loading {measure.model}"))
+            from trtdisagg.engine.measure.session import measure_engine  # torch, which takes seconds
+
+            _write(out, measure_engine(measure, dims, lambda stage: _write(out, Stage(words=stage))))
+        except TrtdisaggError as e:
+            _write(out, Failure(message=e.message, exit_code=e.exit_code))
+            return e.exit_code
+    return 0
+
+
+def _dimensions(measure: Measure) -> ModelDimensions:
+    """
+    :raises TrtdisaggError: when there is no such model, or it is too small for a workload.
+    """
+    dims = read_dimensions(resolve_model(measure.model))
+    for workload in measure.workloads:
+        load = LOADS[workload]
+        if (num := load.isl + load.osl) > dims.max_positions:
+            raise ConfigError(
+                f"{workload} needs {num} positions, and the model {measure.model} knows {dims.max_positions}; "
+                "leave it out with --workloads"
+            )
+    return dims
+
+
+@contextlib.contextmanager
+def _own_stdout() -> Iterator[BinaryIO]:
+    """Stdout for us alone: what libraries write there goes to stderr."""
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        yield out
+
+
+def _write(out: BinaryIO, line: Line) -> None:
+    out.write(msgspec.json.encode(line) + b"\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
