@@ -19,7 +19,10 @@ NUM_POSITIONS = 700
 
 
 class Maker:
-    """Draws decoders: the same seed, the same decoder."""
+    """Draws decoders: the same seed, the same decoder.
+
+    :param dtype: of the linear weights; int8 where their shape allows it.
+    """
 
     def __init__(self, seed: int, dtype: torch.dtype, heads: tuple[int, int, int] | None = None) -> None:
         self.rng = random.Random(seed)
@@ -35,8 +38,16 @@ class Maker:
         return torch.randn(*shape, generator=self.generator)
 
     def linear(self, num_outputs: int, num_inputs: int) -> Linear:
-        weight = (self.normal(num_outputs, num_inputs) * num_inputs**-0.5).to(self.dtype)
-        return Linear(weight=weight, bias=self.normal(num_outputs) * 0.1 if self.maybe() else None)
+        weight = self.normal(num_outputs, num_inputs) * num_inputs**-0.5
+        bias = self.normal(num_outputs) * 0.1 if self.maybe() else None
+        if self.dtype != torch.int8:
+            return Linear(weight=weight.to(self.dtype), bias=bias)
+        group = next((g for g in (32, 8, 4) if num_inputs % g == 0), None)
+        if group is None:
+            return Linear(weight=weight, bias=bias)
+        groups = weight.unflatten(1, (-1, group))
+        scales = groups.abs().amax(-1) / 127
+        return Linear(weight=(groups / scales[..., None]).round().to(torch.int8).flatten(1), scales=scales, bias=bias)
 
     def norm(self, width: int, *, has_bias: bool) -> Norm:
         weight = 1 + 0.2 * self.normal(width)
@@ -88,7 +99,8 @@ class Maker:
     def decoder(self, num_layers: int = 2) -> Decoder:
         vocab, is_layer_norm, has_rope = self.rng.choice([50, 64, 131]), self.maybe(0.3), self.maybe(0.8)
         num_heads, num_kv_heads, head_dim = self.heads
-        embedding = self.normal(vocab, self.width).to(self.dtype)
+        embedding = self.normal(vocab, self.width)
+        embedding = embedding if self.dtype == torch.int8 else embedding.to(self.dtype)
         is_tied = self.maybe()
         return Decoder(
             num_heads=num_heads,

@@ -6,7 +6,7 @@ value that was given away here is not to be computed by anyone else.
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -52,9 +52,9 @@ def indices(chunks: list[Chunk]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     tables = accumulate((len(c.blocks) for c in chunks), initial=0)
     rows = [(len(c.tokens), c.start, table, c.num_logits) for c, table in zip(chunks, tables, strict=False)]
-    tokens = np.concatenate([np.asarray(c.tokens, np.int32) for c in chunks])
-    blocks = np.concatenate([np.asarray(c.blocks, np.int32) for c in chunks])
-    return tokens, np.asarray(rows, np.int64), blocks
+    tokens = list(chain.from_iterable(c.tokens for c in chunks))
+    blocks = list(chain.from_iterable(c.blocks for c in chunks))
+    return np.array(tokens, np.int32), np.array(rows, np.int64), np.array(blocks, np.int32)
 
 
 class _Binder:
