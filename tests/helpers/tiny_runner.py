@@ -13,7 +13,7 @@ from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.runner import ModelRunner
 from trtdisagg.engine.step import Chunk, Step
 from trtdisagg.protocol.handover import KvShape
-from trtdisagg.protocol.spec import Dtype
+from trtdisagg.protocol.spec import Dtype, Quantization
 from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
 from trtdisagg.text.model_files import files_at
 
@@ -64,11 +64,19 @@ class Driver:
 
 @contextmanager
 def drive(
-    path: Path, *, tokens_per_block: int = 8, num_blocks: int = 64, dtype: Dtype = "float32", num_threads: int = 2
+    path: Path,
+    *,
+    tokens_per_block: int = 8,
+    num_blocks: int = 64,
+    dtype: Dtype = "float32",
+    quantization: Quantization = "none",
+    num_threads: int = 2,
 ) -> Iterator[Driver]:
     """A loaded runner over the model at `path`."""
     dims = read_dimensions(files_at(path))
     with KvPool(kv_shape(dims, tokens_per_block, dtype), num_blocks) as pool:
-        runner = ModelRunner(str(path), dims, dtype=dtype, pool=pool, num_threads=num_threads)
+        runner = ModelRunner(
+            str(path), dims, dtype=dtype, quantization=quantization, pool=pool, num_threads=num_threads
+        )
         runner.load()
         yield Driver(runner, pool)

@@ -81,6 +81,7 @@ async def open_parts(
             files.path,
             dims,
             dtype=spec.dtype,
+            quantization=spec.quantization,
             pool=pool,
             num_threads=spec.num_threads,
             progress=progress,

@@ -16,7 +16,7 @@ from trtdisagg.engine.native_decoder import NativeDecoder
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.step import Step
 from trtdisagg.engine.torch_decoder import TorchDecoder
-from trtdisagg.protocol.spec import Dtype
+from trtdisagg.protocol.spec import Dtype, Quantization
 from trtdisagg.text.dimensions import ModelDimensions
 
 
@@ -37,6 +37,7 @@ class ModelRunner:
         dims: ModelDimensions,
         *,
         dtype: Dtype,
+        quantization: Quantization = "none",
         pool: KvPool,
         num_threads: int = 1,
         progress: Progress | None = None,
@@ -46,6 +47,7 @@ class ModelRunner:
         self._path = path
         self._dims = dims
         self._dtype = DTYPES[dtype]
+        self._quantization = quantization
         self._pool = pool
         self._num_threads = num_threads
         self._progress = progress or Progress()
@@ -61,7 +63,9 @@ class ModelRunner:
         backend = Backend(self._dtype, self._pool.device, self._num_threads, self._progress)
         backend.open()
         num_positions = self._pool.num_blocks * self._pool.shape.tokens_per_block
-        decoder = load_decoder(self._path, self._dims, backend, num_positions=num_positions)
+        decoder = load_decoder(
+            self._path, self._dims, backend, num_positions=num_positions, quantization=self._quantization
+        )
         self._computer = self._fastest(decoder, backend)
 
     def run(self, step: Step) -> Tensor:

@@ -15,6 +15,7 @@ from trtdisagg.engine.models.mixtral import mixtral
 from trtdisagg.engine.models.parts import Parts
 from trtdisagg.engine.models.qwen import qwen2, qwen3
 from trtdisagg.engine.models.weights import open_weights
+from trtdisagg.protocol.spec import Quantization
 from trtdisagg.text.dimensions import Architecture, ModelDimensions
 
 FAMILIES: dict[Architecture, Callable[[ModelDimensions, Parts], Decoder]] = {
@@ -30,7 +31,9 @@ FAMILIES: dict[Architecture, Callable[[ModelDimensions, Parts], Decoder]] = {
 }
 
 
-def load_decoder(path: str, dims: ModelDimensions, backend: Backend, *, num_positions: int) -> Decoder:
+def load_decoder(
+    path: str, dims: ModelDimensions, backend: Backend, *, num_positions: int, quantization: Quantization = "none"
+) -> Decoder:
     """Read a model's weights.
 
     :param path: a directory with safetensors, or a .gguf file.
@@ -39,7 +42,8 @@ def load_decoder(path: str, dims: ModelDimensions, backend: Backend, *, num_posi
     :raises ConfigError: when the model needs something that is not supported.
     """
     with torch.inference_mode(), open_weights(path, dims, backend.dtype) as source:
-        parts = Parts(source, backend, num_positions=min(num_positions, dims.max_positions))
+        num_positions = min(num_positions, dims.max_positions)
+        parts = Parts(source, backend, num_positions=num_positions, quantization=quantization)
         decoder = FAMILIES[dims.architecture](dims, parts)
         parts.check_all_used()
     return decoder

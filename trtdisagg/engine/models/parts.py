@@ -17,19 +17,25 @@ from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.models.decoder import Layer, Linear, Norm, Rope
 from trtdisagg.engine.models.names import ROPE_FACTORS
 from trtdisagg.engine.models.weights import WeightSource
+from trtdisagg.engine.quantize import quantize
 from trtdisagg.engine.rotary import make_rope
 from trtdisagg.errors import StartupError
+from trtdisagg.protocol.spec import Quantization
 
 
 class Parts:
     """
     :param num_positions: the longest sequence there will be.
+    :param quantization: what linear layers become as they are read; the router of experts stays as it is.
     """
 
-    def __init__(self, source: WeightSource, backend: Backend, *, num_positions: int) -> None:
+    def __init__(
+        self, source: WeightSource, backend: Backend, *, num_positions: int, quantization: Quantization = "none"
+    ) -> None:
         self._source = source
         self._backend = backend
         self._num_positions = num_positions
+        self._is_quantized = quantization == "int8"
         self._arena = Arena(backend.device)
         self._unused = set(source.names)
 
@@ -60,12 +66,11 @@ class Parts:
 
         :param is_transposed: the file has [inputs, outputs].
         """
-        weights = [f"{name}.weight" for name in names]
-        dtype = self._backend.dtype
-        return Linear(
-            weight=self._stacked(weights, num_outputs, (num_inputs,), dtype, is_transposed=is_transposed),
-            bias=self._vector([f"{name}.bias" for name in names], num_outputs) if bias else None,
-        )
+        shape = (sum(num_outputs), num_inputs)
+        whole = self._passing(shape) if self._is_quantized else self._arena.empty(shape, self._backend.dtype)
+        self._read_behind_each_other(whole, [f"{n}.weight" for n in names], num_outputs, is_transposed=is_transposed)
+        bias_values = self._vector([f"{name}.bias" for name in names], num_outputs) if bias else None
+        return self._quantized(Linear(weight=whole, bias=bias_values))
 
     def router(self, name: str, num_experts: int, num_inputs: int) -> Linear:
         return Linear(weight=self.matrix(f"{name}.weight", (num_experts, num_inputs)))
@@ -73,7 +78,7 @@ class Parts:
     def lm_head(self, embedding: Tensor, *, is_tied: bool) -> Linear:
         if is_tied:
             self._unused.discard("lm_head.weight")
-            return Linear(weight=embedding)
+            return self._quantized(Linear(weight=embedding))
         num_outputs, num_inputs = embedding.shape
         return self.linear(["lm_head"], [num_outputs], num_inputs)
 
@@ -103,19 +108,25 @@ class Parts:
         """Small tensors one behind the other, in float32."""
         return self._stacked(names, sizes, (), torch.float32)
 
+    def _passing(self, shape: tuple[int, int]) -> Tensor:
+        """Memory for a weight that does not stay."""
+        return torch.empty(shape, dtype=self._backend.dtype, device=self._backend.device)
+
+    def _quantized(self, linear: Linear) -> Linear:
+        return quantize(linear, self._arena.empty) if self._is_quantized else linear
+
     def _stacked(
-        self,
-        names: Sequence[str],
-        heights: Sequence[int],
-        rest: tuple[int, ...],
-        dtype: torch.dtype,
-        *,
-        is_transposed: bool = False,
+        self, names: Sequence[str], heights: Sequence[int], rest: tuple[int, ...], dtype: torch.dtype
     ) -> Tensor:
         whole = self._arena.empty((sum(heights), *rest), dtype)
-        for name, part in zip(names, whole.split(list(heights)), strict=True):
-            self._read_into(part.t() if is_transposed else part, name)
+        self._read_behind_each_other(whole, names, heights)
         return whole
+
+    def _read_behind_each_other(
+        self, target: Tensor, names: Sequence[str], heights: Sequence[int], *, is_transposed: bool = False
+    ) -> None:
+        for name, part in zip(names, target.split(list(heights)), strict=True):
+            self._read_into(part.t() if is_transposed else part, name)
 
     def _read_into(self, target: Tensor, name: str) -> None:
         if name not in self._source.names:
