@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trtdisagg.engine.interfaces import Guide
 from trtdisagg.engine.request import Request
 from trtdisagg.engine.sampling import Row, sample
 from trtdisagg.engine.step import Chunk, Step
@@ -68,16 +69,26 @@ def logits_after(tokens: Sequence[int]) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(VOCAB_SIZE, np.float32)
 
 
-def tokens_alone(request: Request, num_tokens: int, *, stop_ids: frozenset[int] = frozenset()) -> list[int]:
+def tokens_alone(
+    request: Request,
+    num_tokens: int,
+    *,
+    stop_ids: frozenset[int] = frozenset(),
+    choice: int = 0,
+    guide: Guide | None = None,
+) -> list[int]:
     """The output of a request that is computed alone, without an engine."""
     tokens = request.prompt_token_ids + request.output_token_ids
     num_prompt, sampling = len(request.prompt_token_ids), request.sampling
     while len(tokens) - num_prompt < num_tokens:
         banned = stop_ids if len(tokens) - num_prompt < sampling.min_tokens else ()
-        row = Row(sampling, len(tokens), banned_ids=banned, tokens=tokens, num_prompt=num_prompt)
+        mask = guide.mask() if guide else None
+        row = Row(sampling, len(tokens), choice, banned, tokens, num_prompt, mask)
         [(token, _)] = sample(torch.from_numpy(logits_after(tokens)[None]), [row])
         assert token is not None
         tokens.append(token)
-        if token in stop_ids:
+        if guide:
+            guide.accept(token)
+        if token in stop_ids or (guide and guide.is_complete):
             break
     return tokens[num_prompt + len(request.output_token_ids) :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from fakes.guides import FakeGuide
 from fakes.handover import FakeHandover
 from fakes.runner import VOCAB_SIZE, FakeRunner
 
@@ -32,7 +33,7 @@ def make_limits(**changes: Any) -> Limits:
 def make_request(request_id: int, num_prompt: int = 5, max_tokens: int = 6, **fields: Any) -> Request:
     """A request with a prompt of its own; greedy and without an end of sequence unless `sampling` says otherwise."""
     sampling = {"max_tokens": max_tokens, "temperature": 0, "ignore_eos": True} | fields.pop("sampling", {})
-    prompt = [(request_id * 7 + i) % (VOCAB_SIZE - 1) + 1 for i in range(num_prompt)]
+    prompt = fields.pop("prompt", None) or [(request_id * 7 + i) % (VOCAB_SIZE - 1) + 1 for i in range(num_prompt)]
     return Request(id=request_id, prompt_token_ids=prompt, sampling=SamplingParams(**sampling), **fields)
 
 
@@ -44,23 +45,30 @@ class HandDriven:
         self.runner = FakeRunner(self.limits.tokens_per_block)
         self.handover = FakeHandover()
         self.outputs: dict[int, list[Output]] = defaultdict(list)
+        self.now_s = 1000.0
         self.core = EngineCore(
             runner=self.runner,
             limits=self.limits,
             eos_token_ids=frozenset({EOS}),
             handover=self.handover,
             deliver=self._deliver,
+            clock=lambda: self.now_s,
         )
 
     def add(self, *requests: Request) -> None:
         for request in requests:
-            self.core.inbox.put(Add(request))
+            guides = [FakeGuide() for _ in range(request.num_choices)] if request.guide else []
+            self.add_guided(request, *guides)
 
-    def cancel(self, request_id: int) -> None:
-        self.core.inbox.put(Cancel(request_id))
+    def add_guided(self, request: Request, *guides: FakeGuide) -> None:
+        self.core.inbox.put(Add(request, list(guides), self.now_s))
+
+    def cancel(self, request_id: int, choice: int | None = None) -> None:
+        self.core.inbox.put(Cancel(request_id, choice))
 
     def step(self, num_steps: int = 1) -> Step | None:
         """Do this many rounds; the last round's step, if it computed anything."""
+        num_before = len(self.runner.steps)
         for _ in range(num_steps):
             num_before = len(self.runner.steps)
             self.core.receive(timeout_s=0)
@@ -71,17 +79,20 @@ class HandDriven:
     def run(self, max_steps: int = 1000) -> None:
         """Go on until there is nothing to compute."""
         for _ in range(max_steps):
-            if self.step() is None and self.core.inbox.empty():
+            if self.step() is None and self.core.inbox.empty() and not self.core.is_working:
                 return
         raise AssertionError(f"not idle after {max_steps} steps")
 
-    def tokens(self, request_id: int) -> list[int]:
-        return [t for o in self.outputs[request_id] for t in o.new_token_ids]
+    def tokens(self, request_id: int, choice: int = 0) -> list[int]:
+        return [t for o in self.outputs[request_id] if o.choice == choice for t in o.new_token_ids]
 
-    def last(self, request_id: int) -> Output:
-        """The last output; it must be the only one that ends the request."""
-        *others, last = self.outputs[request_id]
-        assert all(o.finish_reason is None for o in others)
+    def first(self, request_id: int, choice: int = 0) -> Output:
+        return next(o for o in self.outputs[request_id] if o.choice == choice)
+
+    def last(self, request_id: int, choice: int = 0) -> Output:
+        """The last output; it must be the only one that ends this choice."""
+        *others, last = [o for o in self.outputs[request_id] if o.choice == choice]
+        assert all(o.finish_reason is None for o in others), others
         return last
 
     @property

@@ -32,6 +32,7 @@ from trtdisagg.protocol.handover import KvShape
 from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import EngineSpec, Stats
 from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
+from trtdisagg.text.guided.guides import TokenGuides
 from trtdisagg.text.model_files import files_at
 from trtdisagg.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -101,6 +102,7 @@ async def open_parts(
             handover=handover,
             deliver=deliver,
             progress=progress,
+            guides=TokenGuides(tokenizer, dims.vocab_size),
         )
         stack.push_async_callback(shut_down, executor)
         executor.start()

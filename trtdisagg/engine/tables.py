@@ -5,7 +5,7 @@
     close   all go back, and what they hold can be found for as long as there is room
 
 Copies are made with the next step, before anything is computed. Until then they own both their blocks, so that neither
-comes into other hands.
+comes into other hands, and all that is before them, so that it is not forgotten before what is behind it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Tables:
         """Of the free blocks, those that are kept for somebody who is active."""
         self.copies: list[tuple[int, int]] = []
         """For the next step: from, to."""
+        self._copied_tables: list[list[int]] = []
+        """What copies own."""
         self.num_reused_blocks = 0
         self.num_missed_blocks = 0
 
@@ -43,13 +45,13 @@ class Tables:
         """Give it blocks for all of its tokens; some of them may be computed already. The caller knows of room."""
         match = self._room(sequence, 0)
         assert match is not None, f"there is no room for request {sequence.id}"
-        copied = [match.beginning.block] if match.beginning else []
-        self._blocks.share([*match.blocks, *copied])  # first, lest they be given away
         num_found, num_blocks = len(match.blocks), self._blocks.num_blocks_for(len(sequence.tokens))
+        self._blocks.share(match.blocks)  # first, lest they be given away
+        if match.beginning:
+            self._own_copied([*match.blocks, match.beginning.block])
         sequence.blocks = match.blocks + self._blocks.allocate(num_blocks - num_found)
-        if copied:
-            self._blocks.share([sequence.blocks[num_found]])
-            self.copies.append((copied[0], sequence.blocks[num_found]))
+        if match.beginning:
+            self._copy(match.beginning.block, sequence.blocks[num_found])
         sequence.num_computed, sequence.num_published = match.num_tokens, num_found
         self.reserve(sequence)
         self._count(sequence, match)
@@ -86,9 +88,8 @@ class Tables:
         self._blocks.share(shared)
         sibling.blocks = shared + self._blocks.allocate(int(num_rest > 0))
         if num_rest:
-            copy = (leader.blocks[num_whole], sibling.blocks[num_whole])
-            self._blocks.share(copy)
-            self.copies.append(copy)
+            self._own_copied(leader.blocks[: num_whole + 1])
+            self._copy(leader.blocks[num_whole], sibling.blocks[num_whole])
         sibling.chain, sibling.root = leader.chain.copy(), leader.root
         sibling.num_computed, sibling.num_published = leader.num_computed, leader.num_published
         sibling.num_cached = leader.num_cached
@@ -98,8 +99,9 @@ class Tables:
 
     def copied(self) -> None:
         """The copies are made, or nobody wants them any more."""
-        for copy in self.copies:
-            self._blocks.free(copy)
+        for table in self._copied_tables:
+            self._blocks.free(table)
+        self._copied_tables.clear()
         self.copies.clear()
 
     def filled(self, sequence: Sequence) -> None:
@@ -121,9 +123,17 @@ class Tables:
 
     def check_integrity(self, sequences: list[Sequence]) -> None:
         """Assert that blocks belong to these sequences and to copies, and that what is kept free is free."""
-        self._blocks.check_integrity([*(s.blocks for s in sequences), *self.copies])
+        self._blocks.check_integrity([*(s.blocks for s in sequences), *self._copied_tables])
         assert self._num_reserved == sum(s.num_reserved for s in sequences), "reserved blocks are miscounted"
         assert self._num_reserved <= self._blocks.num_free, "more is promised than there is"
+
+    def _copy(self, source: int, target: int) -> None:
+        self._own_copied([target])
+        self.copies.append((source, target))
+
+    def _own_copied(self, table: list[int]) -> None:
+        self._blocks.share(table)
+        self._copied_tables.append(table)
 
     def _room(self, sequence: Sequence, num_spare: int) -> Match | None:
         """What it would begin with, if there is room for it."""
