@@ -72,7 +72,8 @@ def weights_and_pool(child: ChildPlan) -> int:
 
 
 def weight_bytes(slot: Slot, model: ModelDimensions | None) -> int:
-    return model.weight_bytes(dtype_of(slot.section, slot.path)) if model else 0
+    section = slot.section
+    return model.weight_bytes(dtype_of(section, slot.path), section.quantization) if model else 0
 
 
 def _room(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from helpers.families import TOKENS, VARIANTS, build, reference
 from helpers.gguf_files import write_gguf
 from helpers.tiny_runner import drive
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trtdisagg.cache import native
@@ -59,8 +61,9 @@ def expected(model: object) -> Tensor:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_family_in_odd_pieces(variant: str, implementation: str, tmp_path: Path) -> None:
     family, changes = VARIANTS[variant]
-    model = build(tmp_path, family, **changes)
-    torch.testing.assert_close(in_pieces(tmp_path), expected(model), **NEAR)
+    theirs, ours = expected(build(tmp_path, family, **changes)), in_pieces(tmp_path)
+    torch.testing.assert_close(ours, theirs, **NEAR)
+    assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in NOT_IN_GGUF])
@@ -76,6 +79,30 @@ def test_several_files(variant: str, tmp_path: Path) -> None:
     family, changes = VARIANTS[variant]
     model = build(tmp_path, family, max_shard_size="30KB", **changes)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    torch.testing.assert_close(in_pieces(tmp_path), expected(model), **NEAR)
+
+
+@pytest.mark.parametrize(
+    ("variant", "prefix", "architecture"),
+    [
+        ("gpt2", ("transformer.", ""), "GPT2LMHeadModel"),
+        ("gemma3", ("model.", "language_model.model."), "Gemma3ForConditionalGeneration"),
+        ("gemma3", ("model.", "model.language_model."), "Gemma3ForConditionalGeneration"),
+    ],
+)
+def test_checkpoints_that_name_things_otherwise(
+    variant: str, prefix: tuple[str, str], architecture: str, tmp_path: Path
+) -> None:
+    family, changes = VARIANTS[variant]
+    model = build(tmp_path, family, **changes)
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    tensors = {name.replace(*prefix, 1): tensor for name, tensor in load_file(file).items()}
+    more = {"vision_tower.x.weight": torch.ones(2), "model.multi_modal_projector.weight": torch.ones(2)}
+    masks = {"h.0.attn.bias": torch.ones(1, 1, 4, 4), "h.1.attn.masked_bias": torch.tensor(-1e4)}
+    save_file({**tensors, **(masks if family == "GPT2" else more)}, file)
+    said = json.loads(config.read_text())
+    nested = said if family == "GPT2" else {"text_config": said, "vision_config": {"hidden_size": 8}}
+    config.write_text(json.dumps({**nested, "architectures": [architecture]}))
     torch.testing.assert_close(in_pieces(tmp_path), expected(model), **NEAR)
 
 

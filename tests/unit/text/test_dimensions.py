@@ -221,6 +221,16 @@ def test_damaged_directory(tmp_path: Path) -> None:
         dimensions(path)
 
 
+def test_bytes_of_weights(tmp_path: Path) -> None:
+    untied, tied = (
+        dimensions(gguf_file(tmp_path / "m.gguf")),
+        dimensions(directory(tmp_path / "t", tie_word_embeddings=True)),
+    )
+    assert untied.weight_bytes("float32") == 4 * 96
+    assert untied.weight_bytes("bfloat16", "int8") == 2 * 48 + 51
+    assert tied.weight_bytes("bfloat16", "int8") == 2 * 1600 + 20
+
+
 # --- fingerprint ----------------------------------------------------------------------------------------------------
 
 

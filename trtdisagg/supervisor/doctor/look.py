@@ -77,19 +77,16 @@ def look(plan: Plan | None, place: Place, env: Mapping[str, str] = os.environ) -
 
 def _weights(plan: Plan | None) -> dict[str, int]:
     """Of the servers whose model can be read here."""
-    known: dict[tuple[str, str], int | None] = {}
-    for server in needs.servers(plan):
-        spec = needs.engine_spec(server)
-        if (spec.model_path, spec.dtype) not in known:
-            known[spec.model_path, spec.dtype] = _weight_bytes(spec)
     specs = {server.name: needs.engine_spec(server) for server in needs.servers(plan)}
-    found = {name: known[spec.model_path, spec.dtype] for name, spec in specs.items()}
+    alike = {(spec.model_path, spec.dtype, spec.quantization): spec for spec in specs.values()}
+    known = {what: _weight_bytes(spec) for what, spec in alike.items()}
+    found = {name: known[spec.model_path, spec.dtype, spec.quantization] for name, spec in specs.items()}
     return {name: num_bytes for name, num_bytes in found.items() if num_bytes is not None}
 
 
 def _weight_bytes(spec: EngineSpec) -> int | None:
     try:
-        return read_dimensions(files_at(spec.model_path)).weight_bytes(spec.dtype)
+        return read_dimensions(files_at(spec.model_path)).weight_bytes(spec.dtype, spec.quantization)
     except TrtdisaggError:
         return None
 

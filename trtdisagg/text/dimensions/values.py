@@ -17,6 +17,8 @@ Activation = Literal["silu", "gelu", "gelu_tanh"]
 """`gelu`: with the error function; `gelu_tanh`: its approximation (Hendrycks and Gimpel, 2016)."""
 
 _DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
+_INT8_BYTES = 1 + 4 / 64
+"""A number, and its part of a float32 scale."""
 
 
 class ModelDimensions(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,8 +71,14 @@ class ModelDimensions(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes of K and V of one token in all layers, for a server of one rank."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * _DTYPE_BYTES[dtype]
 
-    def weight_bytes(self, dtype: str) -> int:
-        return self.num_parameters * _DTYPE_BYTES[dtype]
+    def weight_bytes(self, dtype: str, quantization: str = "none") -> int:
+        """Of all weights in memory. With `int8` the embedding is kept in `dtype` for lookups, and all matrices, a tied
+        head among them, are int8 with their scales."""
+        if quantization == "none":
+            return self.num_parameters * _DTYPE_BYTES[dtype]
+        embedding = self.vocab_size * self.hidden_size
+        in_matrices = self.num_parameters - (0 if self.tie_word_embeddings else embedding)
+        return embedding * _DTYPE_BYTES[dtype] + int(in_matrices * _INT8_BYTES)
 
 
 def known_architecture(table: dict[str, Architecture], name: str, path: Path) -> Architecture:
