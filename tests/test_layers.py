@@ -30,7 +30,7 @@ BELOW: dict[str, set[str]] = {
     "cli": {"supervisor", "proxy", "registry", "bench", *_SHARED},
     "cache": {"_csrc", *_GROUND},
     "engine": {"cache", "_csrc", *_SHARED},
-    "api": {"engine"},
+    "api": {"engine", "protocol"},
     "__main__": {"cli"},
 }
 """Room: the rooms it may import from."""

@@ -12,12 +12,14 @@ from trtdisagg.engine.local import Opened, open_executor
 from trtdisagg.engine.options import EngineOptions
 from trtdisagg.engine.orchestrator import DisaggOrchestrator
 from trtdisagg.engine.request import ContextPhaseParams, Output, Request, SamplingParams, TokenLogprob
+from trtdisagg.protocol.guide import GuideSpec
 
 __all__ = [
     "ContextPhaseParams",
     "DisaggOrchestrator",
     "EngineOptions",
     "Executor",
+    "GuideSpec",
     "Opened",
     "Output",
     "Request",

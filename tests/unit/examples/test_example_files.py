@@ -1,13 +1,15 @@
-"""Every cluster file in examples/ can be planned, and every client says how it is used."""
+"""Every cluster file in examples/ can be planned, every client says how it is used, and every program runs."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import tiny_model
 
 from trtdisagg.config.load import load
 from trtdisagg.supervisor.survey import survey
@@ -46,3 +48,28 @@ def test_client_help(client: Path) -> None:
         [sys.executable, client, "--help"], env=env, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.startswith("usage: ")
+
+
+PROGRAMS = sorted(EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two executors need two cores")
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda file: file.name)
+def test_program(program: Path, tmp_path: Path) -> None:
+    """With a small model. What it prints are two answers to one prompt."""
+    model = tiny_model.write(tmp_path / "tiny")
+    done = subprocess.run(
+        [sys.executable, program, "hello", "--model", model, "--dtype", "float32", "--max-tokens", "8"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    _, one, other = re.split(r"^(?:by hand|orchestrated|greedy|sampled): +", done.stdout, flags=re.MULTILINE)
+    assert one.startswith("hello")
+    assert (one == other) == (program.name == "python_disaggregated.py")
+
+
+def test_programs_are_found() -> None:
+    assert [file.name for file in PROGRAMS] == ["python_disaggregated.py", "python_executor.py"]
