@@ -10,15 +10,20 @@ namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
+struct Weighed {
+    float value;
+    float mass;
+};
+
 // Memory for one row at a time.
 struct Scratch {
-    std::vector<float> edited, maxima, sorted, values;
+    std::vector<float> edited, maxima, sorted, values, masses;
     std::vector<int32_t> ids;
-    std::vector<double> masses;
+    std::vector<Weighed> weighed;
 
     void resize(int vocab) {
         maxima.resize(num_sampling_blocks(vocab));
-        values.resize(size_t(vocab) + 1);  // gathering writes one behind the last
+        values.resize(size_t(vocab) + 1);
         ids.resize(size_t(vocab) + 1);
     }
 };
@@ -82,14 +87,9 @@ float bound_of_top(const ScaledRow& r, int k, std::vector<float>& sorted) {
     return (kth_greatest(sorted.data(), num_blocks, k) - r.top) * r.inverse_temperature;
 }
 
-struct Weighed {
-    float value;
-    double mass;
-};
-
 // The greatest value such that those at least as great have together what is wanted; by quickselect.
-float nucleus(Weighed* begin, Weighed* end, double wanted) {
-    double above = 0;
+// above: the mass of what is greater than all of these.
+float nucleus(Weighed* begin, Weighed* end, double above, double wanted) {
     for (;;) {
         const float pivot = begin[(end - begin) / 2].value;
         Weighed* const equals = std::partition(begin, end, [=](const Weighed& w) { return w.value > pivot; });
@@ -120,7 +120,7 @@ public:
         if (limits_k) {
             const int count = gather(r, bound_of_top(r, row.top_k, s_.sorted));
             least = kth_greatest(s_.values.data(), count, row.top_k);
-            if (row.top_p < 1) least = nucleus_of_gathered(gather(r, least), row.top_p);
+            if (row.top_p < 1) least = nucleus_among(gather(r, least), row.top_p);
         } else if (row.top_p < 1) {
             least = nucleus_of_all(r, row.top_p);
         }
@@ -145,48 +145,77 @@ public:
     }
 
 private:
-    int gather(const ScaledRow& r, float least) {
-        return kernels_.gather(r, least, {s_.values.data(), s_.ids.data()});
+    int gather(const ScaledRow& r, float least, float beyond = -kNothing) {
+        return kernels_.gather(r, least, beyond, {s_.values.data(), s_.ids.data()});
     }
 
     double weigh(int count) {
         s_.masses.resize(count);
+        s_.weighed.resize(count);
         kernels_.masses(s_.values.data(), count, s_.masses.data());
         double total = 0;
-        for (double mass : s_.masses) total += mass;
+        for (int i = 0; i < count; ++i) {
+            s_.weighed[i] = {s_.values[i], s_.masses[i]};
+            total += s_.masses[i];
+        }
         return total;
     }
 
-    float nucleus_of_weighed(double wanted) {
-        std::vector<Weighed> weighed(s_.masses.size());
-        for (size_t i = 0; i < weighed.size(); ++i) weighed[i] = {s_.values[i], s_.masses[i]};
-        return nucleus(weighed.data(), weighed.data() + weighed.size(), wanted);
+    float nucleus_of_gathered(int count, double above, double wanted) {
+        return nucleus(s_.weighed.data(), s_.weighed.data() + count, above, wanted);
     }
 
-    float nucleus_of_gathered(int count, double top_p) {
+    float nucleus_among(int count, double top_p) {
         const double total = weigh(count);
-        return nucleus_of_weighed(top_p * total);
+        return nucleus_of_gathered(count, 0, top_p * total);
     }
 
-    // What is sought is most often among the few that are near the top.
+    // The bound is between two values, and those between them are few, or all alike.
     float nucleus_of_all(const ScaledRow& r, double top_p) {
-        const double wanted = top_p * kernels_.mass(r);
-        for (const float least : {-4.0f, -8.0f, -14.0f})
-            if (weigh(gather(r, least)) >= wanted) return nucleus_of_weighed(wanted);
-        weigh(gather(r, kNothing));
-        return nucleus_of_weighed(wanted);
+        int count_above = 0, count = 0;
+        double above = 0;
+        const double wanted = top_p * kernels_.mass(r, kNothing, &count);
+        float least = -4, beyond = -kNothing;  // what is sought is most often near the top
+        for (double m; (m = kernels_.mass(r, least, &count)) < wanted; least *= 2) {
+            beyond = least;
+            above = m;
+            count_above = count;
+        }
+        while (count - count_above > kFew && std::min(beyond, 0.0f) - least > 1e-3f) {
+            const float middle = (std::min(beyond, 0.0f) + least) / 2;
+            int count_middle;
+            const double m = kernels_.mass(r, middle, &count_middle);
+            if (m < wanted) {
+                beyond = middle;
+                above = m;
+                count_above = count_middle;
+            } else {
+                least = middle;
+                count = count_middle;
+            }
+        }
+        const int found = gather(r, least, beyond);
+        weigh(found);
+        return nucleus_of_gathered(found, above, wanted);
     }
+
+    static constexpr int kFew = 8192;
 
     const SamplingKernels& kernels_;
     Scratch& s_;
 };
 
+// The first that is as great as `top`.
+int find(const float* x, const float* maxima, float top) {
+    int block = 0;
+    while (maxima[block] != top) ++block;
+    const float* found = x + block * kSamplingBlock;
+    while (*found != top) ++found;
+    return int(found - x);
+}
+
 int choose(const SamplingKernels& kernels, const float* x, int vocab, const SampleRow& row, float top, Scratch& s) {
-    if (row.inverse_temperature == 0) {
-        int block = 0;
-        while (s.maxima[block] != top) ++block;
-        return int(std::find(x + block * kSamplingBlock, x + vocab, top) - x);
-    }
+    if (row.inverse_temperature == 0) return find(x, s.maxima.data(), top);
     const ScaledRow scaled = {x, s.maxima.data(), vocab, top, row.inverse_temperature};
     const uint64_t key = make_key({row.seed, uint64_t(row.choice), uint64_t(row.position)});
     return kernels.contest(scaled, RowWork(kernels, s).least(scaled, row), key);

@@ -21,7 +21,7 @@ struct ScaledRow {
     float inverse_temperature;
 };
 
-// Values at least as great as `least`, in order of their tokens.
+// Some tokens of a row, in order.
 struct Gathered {
     float* values;  // scaled
     int32_t* ids;
@@ -30,14 +30,15 @@ struct Gathered {
 struct SamplingKernels {
     // The maximum of each block; false when there are NaNs.
     bool (*block_maxima)(const float* x, int vocab, float* maxima);
-    // The sum of e^x, rounded to multiples of 2^-34 each: exact, whatever the order.
-    double (*mass)(const ScaledRow&);
+    // The sum of e^x, rounded to multiples of 2^-34 each, over all at least as great as `least`: exact, whatever the
+    // order. And how many of them have any mass.
+    double (*mass)(const ScaledRow&, float least, int* count);
     // The sum of e^x.
     double (*weight)(const ScaledRow&);
     // e^x rounded likewise, of some scaled values.
-    void (*masses)(const float* scaled, int count, double* out);
-    // How many there are.
-    int (*gather)(const ScaledRow&, float least, Gathered out);
+    void (*masses)(const float* scaled, int count, float* out);
+    // Those from `least` to what lies beyond; how many there are. Writes one behind the last.
+    int (*gather)(const ScaledRow&, float least, float beyond, Gathered out);
     // The token with the greatest sum of value and Gumbel noise, of those at least as great as `least`.
     int (*contest)(const ScaledRow&, float least, uint64_t key);
 };

@@ -9,14 +9,7 @@ namespace trtdisagg::TRTDISAGG_ISA {
 namespace {
 
 constexpr int kBlock = kSamplingBlock;
-constexpr float kLog2E = 1.44269504088896341f;
-
-inline Vec load_or_nothing(const float* x, int count) {
-    if (count >= kLanes) return load(x);
-    float lanes[kLanes];
-    for (int i = 0; i < kLanes; ++i) lanes[i] = i < count ? x[i] : -__builtin_inff();
-    return load(lanes);
-}
+constexpr float kNothing = -__builtin_inff();
 
 inline bool any(VecI lanes) {
 #if defined(__AVX512F__)
@@ -30,138 +23,211 @@ inline bool any(VecI lanes) {
 #endif
 }
 
-// Call body(vector of scaled values, first token) for all blocks that have a value of at least `least`.
+// Call body(logits of a block, its number) for each block; the last is filled up with what is not possible.
 template <typename Body>
-inline void for_scaled(const ScaledRow& r, float least, const Body& body) {
-    for (int block = 0, begin = 0; begin < r.vocab; ++block, begin += kBlock) {
-        if (!((r.maxima[block] - r.top) * r.inverse_temperature >= least)) continue;
-        const int end = begin + kBlock < r.vocab ? begin + kBlock : r.vocab;
-        for (int i = begin; i < end; i += kLanes)
-            body((load_or_nothing(r.x + i, end - i) - r.top) * r.inverse_temperature, i);
-    }
+inline void for_blocks(const float* x, int vocab, const Body& body) {
+    const int num_whole = vocab / kBlock;
+    for (int block = 0; block < num_whole; ++block) body(x + block * kBlock, block);
+    if (vocab % kBlock == 0) return;
+    float last[kBlock];
+    for (int i = 0; i < kBlock; ++i) last[i] = i < vocab % kBlock ? x[num_whole * kBlock + i] : kNothing;
+    body(last, num_whole);
 }
+
+// The same for those blocks that have a scaled value of at least `least`.
+template <typename Body>
+inline void for_blocks_above(const ScaledRow& r, float least, const Body& body) {
+    for_blocks(r.x, r.vocab, [&](const float* x, int block) {
+        if ((r.maxima[block] - r.top) * r.inverse_temperature >= least) body(x, block * kBlock);
+    });
+}
+
+inline Vec load_scaled(const ScaledRow& r, const float* x) { return (load(x) - r.top) * r.inverse_temperature; }
 
 bool block_maxima(const float* x, int vocab, float* maxima) {
     VecI are_numbers = VecI{} == 0;
-    for (int begin = 0; begin < vocab; begin += kBlock) {
-        Vec most = broadcast(-__builtin_inff());
-        for (int i = begin; i < begin + kBlock && i < vocab; i += kLanes) {
-            const Vec v = load_or_nothing(x + i, vocab - i);
-            are_numbers &= v == v;
+    for_blocks(x, vocab, [&](const float* values, int block) {
+        Vec most = load(values);
+        VecI numbers = most == most;
+        for (int i = kLanes; i < kBlock; i += kLanes) {
+            const Vec v = load(values + i);
+            numbers &= v == v;
             most = vmax(most, v);
         }
-        *maxima++ = max(most);
-    }
+        are_numbers &= numbers;
+        maxima[block] = max(most);
+    });
     return !any(~are_numbers);
 }
 
-// Eight floats or so become doubles by fours.
 typedef double Vec4d __attribute__((vector_size(32)));
 typedef float Vec4 __attribute__((vector_size(16)));
 
-template <typename Map>
-inline void add_doubles(Vec4d* sums, Vec v, const Map& map) {
-    float lanes[kLanes];
-    store(lanes, v);
-    for (int i = 0; i < kLanes / 4; ++i) {
-        Vec4 four;
-        memcpy(&four, lanes + 4 * i, sizeof four);
-        sums[i] += map(__builtin_convertvector(four, Vec4d));
+struct Sums {
+    Vec4d four[kLanes / 4] = {};
+
+    void add(Vec v) {
+        float lanes[kLanes];
+        store(lanes, v);
+        for (int i = 0; i < kLanes / 4; ++i) {
+            Vec4 part;
+            memcpy(&part, lanes + 4 * i, sizeof part);
+            four[i] += __builtin_convertvector(part, Vec4d);
+        }
     }
+
+    double total() const {
+        double all = 0;
+        for (const Vec4d& v : four) all += (v[0] + v[1]) + (v[2] + v[3]);
+        return all;
+    }
+};
+
+// To a multiple of 2^-34; of 2^-11 and above all floats are such.
+inline Vec rounded(Vec w) {
+    const float grid = 1.0f / (1 << 11);
+    return w < grid ? (w + grid) - grid : w;
 }
 
-inline double sum(const Vec4d* sums) {
-    double total = 0;
-    for (int i = 0; i < kLanes / 4; ++i) total += (sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]);
-    return total;
-}
-
-constexpr double kRounding = 1.5 * (1 << 18);  // adding it rounds to a multiple of 2^-34
-
-double mass(const ScaledRow& r) {
-    Vec4d sums[kLanes / 4] = {};
-    for_scaled(r, -24.5f, [&](Vec scaled, int) {  // e^-24.3 is 2^-35
-        add_doubles(sums, exp_nonpositive(scaled), [](Vec4d w) { return (w + kRounding) - kRounding; });
+// Sums of masses are exact: in double always, and in float as long as they are below 2^-10.
+double mass(const ScaledRow& r, float least, int* count) {
+    Sums sums;
+    VecI counts{};
+    const float nothing_below = -24.5f;  // e^-24.3 is 2^-35
+    for_blocks_above(r, least > nothing_below ? least : nothing_below, [&](const float* x, int first) {
+        const bool is_small = (r.maxima[first / kBlock] - r.top) * r.inverse_temperature < -9.8f;  // e^-9.7 is 2^-14
+        Vec small{};
+        for (int i = 0; i < kBlock; i += kLanes) {
+            const Vec scaled = load_scaled(r, x + i);
+            const VecI above = scaled >= least;
+            const Vec m = (Vec)((VecI)rounded(exp_nonpositive(scaled)) & above);
+            counts -= above;
+            if (is_small) small += m;
+            else sums.add(m);
+        }
+        if (is_small) sums.add(small);
     });
-    return sum(sums);
+    *count = 0;
+    for (int i = 0; i < kLanes; ++i) *count += counts[i];
+    return sums.total();
 }
 
 double weight(const ScaledRow& r) {
-    Vec4d sums[kLanes / 4] = {};
-    for_scaled(r, -40.0f, [&](Vec scaled, int) {
-        add_doubles(sums, exp_nonpositive(scaled), [](Vec4d w) { return w; });
+    Sums sums;
+    for_blocks_above(r, -40.0f, [&](const float* x, int) {
+        Vec of_block{};
+        for (int i = 0; i < kBlock; i += kLanes) of_block += exp_nonpositive(load_scaled(r, x + i));
+        sums.add(of_block);
     });
-    return sum(sums);
+    return sums.total();
 }
 
-void masses(const float* scaled, int count, double* out) {
-    for (int i = 0; i < count; i += kLanes) {
-        const Vec w = exp_nonpositive(load_or_nothing(scaled + i, count - i));
-        for (int lane = 0; lane < kLanes && i + lane < count; ++lane) out[i + lane] = (w[lane] + kRounding) - kRounding;
+void masses(const float* scaled, int count, float* out) {
+    for (int begin = 0; begin < count; begin += kLanes) {
+        float lanes[kLanes];
+        for (int i = 0; i < kLanes; ++i) lanes[i] = begin + i < count ? scaled[begin + i] : kNothing;
+        store(lanes, rounded(exp_nonpositive(load(lanes))));
+        for (int i = 0; i < kLanes && begin + i < count; ++i) out[begin + i] = lanes[i];
     }
 }
 
-int gather(const ScaledRow& r, float least, Gathered out) {
+int gather(const ScaledRow& r, float least, float beyond, Gathered out) {
     int count = 0;
-    for_scaled(r, least, [&](Vec scaled, int first) {
-        if (!any(scaled >= least)) return;
-        for (int lane = 0; lane < kLanes && first + lane < r.vocab; ++lane) {
-            out.values[count] = scaled[lane];
-            out.ids[count] = first + lane;
-            count += scaled[lane] >= least;
+    for_blocks_above(r, least, [&](const float* x, int first) {
+        for (int i = 0; i < kBlock; i += kLanes) {
+            const Vec scaled = load_scaled(r, x + i);
+            const VecI wanted = (scaled >= least) & (scaled < beyond);
+            if (!any(wanted)) continue;
+            for (int lane = 0; lane < kLanes && first + i + lane < r.vocab; ++lane) {
+                out.values[count] = scaled[lane];
+                out.ids[count] = first + i + lane;
+                count -= wanted[lane];
+            }
         }
     });
     return count;
 }
 
-// 32 random bits of a token: the finalizer of MurmurHash3, keyed at its entry and in the middle.
+// The finalizer of MurmurHash3, keyed at its entry and in the middle, but for its last step, which leaves the upper half
+// as it is.
 template <typename U>
-inline U hash(U id, uint64_t key) {
+inline U hash_but_last(U id, uint64_t key) {
     U z = id * 0x9E3779B9u + uint32_t(key);
     z ^= z >> 16;
     z *= 0x85EBCA6Bu;
     z ^= uint32_t(key >> 32);
     z ^= z >> 13;
-    z *= 0xC2B2AE35u;
-    return z ^ (z >> 16);
+    return z * 0xC2B2AE35u;
 }
 
 struct Winner {
     int id;
     double score;
 
-    void challenge(int other, float scaled, uint32_t bits) {
-        const double u = (bits + 0.5) * (1.0 / 4294967296.0);
+    void challenge(int other, float scaled, uint64_t key) {
+        const uint32_t z = hash_but_last(uint32_t(other), key);
+        const double u = ((z ^ (z >> 16)) + 0.5) * (1.0 / 4294967296.0);
         const double other_score = scaled - __builtin_log(-__builtin_log1p(-u));
         if (other_score > score || (other_score == score && other < id)) *this = {other, other_score};
     }
 };
 
-// log2 of (bits + 0.5) / 2^32, too small by up to 0.09: the bits of a float are its logarithm but for the curve between
-// two powers.
+// A straight line over the logits: where the number in log2's place (see below) is above it, a token cannot win.
+struct Bound {
+    float slope;
+    float offset;
+
+    Bound(const ScaledRow& r, double score) {
+        const double log2e = 1.4426950408889634, one = 1 << 23;
+        const double steep = double(r.inverse_temperature) * log2e;
+        const double slack = 1e-3 + 1e-6 * steep * (r.top < 0 ? -r.top : r.top);  // for rounding
+        if (steep > 1e20) {  // too steep for floats: all can win that are not hopeless
+            slope = 0;
+            offset = __builtin_inff();
+            return;
+        }
+        slope = float(steep * one);
+        offset = float((slack + 127 + 16 - score * log2e - r.top * steep) * one);
+    }
+};
+
+// 2^23 (127 + 16 + log2 u) for u = (bits + 0.5) / 2^32, or less: the upper half of the bits is a float whose own bits,
+// read as a number, are its logarithm but for the curve between two powers.
 inline Vec log2_below(VecU bits) {
-    const Vec half = __builtin_convertvector((VecI)(bits >> 1), Vec) + 0.25f;
-    return __builtin_convertvector((VecI)half, Vec) * (1.0f / (1 << 23)) - (127 + 31);
+    const Vec half = __builtin_convertvector((VecI)(bits >> 16), Vec) + 1.0f / (1 << 18);
+    return __builtin_convertvector((VecI)half, Vec);
+}
+
+inline int first_top(const ScaledRow& r) {
+    int block = 0;
+    while (r.maxima[block] != r.top) ++block;
+    int id = block * kBlock;
+    while (r.x[id] != r.top) ++id;
+    return id;
 }
 
 // The noise -log E of a token, where E = -log(1 - u) >= u, is at most -log u: that is taken for all, cheaply, and the
 // two logarithms only for the few that could win by it.
 int contest(const ScaledRow& r, float least, uint64_t key) {
     Winner winner = {r.vocab, -__builtin_inf()};
-    const float slack = 1e-3f;  // for rounding
+    winner.challenge(first_top(r), 0, key);  // it is hard to beat
+    Bound bound(r, winner.score);
     VecU lanes;
     for (int i = 0; i < kLanes; ++i) lanes[i] = i;
-    for_scaled(r, 0, [&](Vec scaled, int first) {  // a top first: it is hard to beat
-        for (int lane = 0; lane < kLanes && winner.id == r.vocab; ++lane)
-            if (scaled[lane] == 0) winner.challenge(first + lane, 0, hash(uint32_t(first + lane), key));
-    });
-    const float hopeless = float(winner.score) - 33 / kLog2E - slack;
-    for_scaled(r, least > hopeless ? least : hopeless, [&](Vec scaled, int first) {
-        const VecU bits = hash(lanes + uint32_t(first), key);
-        const VecI can_win = log2_below(bits) <= (scaled - float(winner.score)) * kLog2E + slack;
-        if (!any(can_win & (scaled >= least))) return;
-        for (int lane = 0; lane < kLanes && first + lane < r.vocab; ++lane)
-            if (can_win[lane] && scaled[lane] >= least) winner.challenge(first + lane, scaled[lane], bits[lane]);
+    const float hopeless = float(winner.score) - 23;  // -log u is at most 22.9
+    for_blocks_above(r, least > hopeless ? least : hopeless, [&](const float* x, int first) {
+        VecI can_win[kBlock / kLanes], one_can{};
+        for (int i = 0; i < kBlock; i += kLanes) {
+            const VecU bits = hash_but_last(lanes + uint32_t(first + i), key);
+            can_win[i / kLanes] = log2_below(bits) <= load(x + i) * bound.slope + bound.offset;
+            one_can |= can_win[i / kLanes];
+        }
+        if (!any(one_can)) return;
+        for (int i = 0; i < kBlock; ++i) {
+            const float scaled = (x[i] - r.top) * r.inverse_temperature;
+            if (can_win[i / kLanes][i % kLanes] && scaled >= least) winner.challenge(first + i, scaled, key);
+        }
+        bound = Bound(r, winner.score);
     });
     return winner.id;
 }

@@ -45,7 +45,7 @@ def random_row(rng: np.random.Generator, vocab: int) -> Row:
         return bool(rng.random() < 0.3)
 
     options: dict[str, Any] = {name: rng.choice(values).item() for name, values in CHOICES.items() if may()}
-    options["temperature"] = float(rng.choice([0, 0.3, 0.8, 1, 1.5, 3, 1e-6, 1e300]))
+    options["temperature"] = float(rng.choice([0, 0.3, 0.8, 1, 1.5, 3, 1e-6, 1e-30, 1e300]))
     if may():
         options["logit_bias"] = {int(i): float(rng.normal() * 5) for i in rng.integers(vocab + 1, size=3)}
     if may():

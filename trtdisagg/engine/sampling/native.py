@@ -35,14 +35,22 @@ class NativeSampler:
         arrays: list[Any] = []
         records = np.frombuffer(b"".join([_record(row, arrays) for row in rows]), np.uint8)
         tokens = np.empty(len(rows), np.int32)
-        found = _Logprobs(len(rows), max((row.sampling.num_logprobs or 0 for row in rows), default=0))
+        num_logprobs = [row.sampling.num_logprobs for row in rows]
+        found = _room(num_logprobs)
         self._csrc.sample(
-            logits.data_ptr(), logits.shape[1], _address(records), len(rows), _address(tokens), *found.addresses
+            logits.data_ptr(),
+            logits.shape[1],
+            _address(records),
+            len(rows),
+            _address(tokens),
+            *(found.addresses if found else _NOWHERE),
         )
         chosen = [None if token < 0 else token for token in tokens.tolist()]
+        if found is None:
+            return [Sampled(token, None) for token in chosen]
         return [
-            Sampled(token, None if token is None or row.sampling.num_logprobs is None else found.of(i, token))
-            for i, (token, row) in enumerate(zip(chosen, rows, strict=True))
+            Sampled(token, None if token is None or num is None else found.of(i, token))
+            for i, (token, num) in enumerate(zip(chosen, num_logprobs, strict=True))
         ]
 
     def token_logprobs(self, logits: Tensor, token_ids: Sequence[int], num_top: int) -> list[TokenLogprob]:
@@ -70,6 +78,11 @@ class _Logprobs:
         num = self._num_top[row]
         top = list(zip(self._ids[row, :num].tolist(), self._top[row, :num].tolist(), strict=True))
         return TokenLogprob(token, float(self._chosen[row]), top)
+
+
+def _room(num_logprobs: Sequence[int | None]) -> _Logprobs | None:
+    asked = [num for num in num_logprobs if num is not None]
+    return _Logprobs(len(num_logprobs), max(asked)) if asked else None
 
 
 def _record(row: Row, arrays: list[Any]) -> bytes:
@@ -113,6 +126,8 @@ def _record(row: Row, arrays: list[Any]) -> bytes:
     )
 
 
+_NOWHERE = (0, 0, 0, 0, 0)
+"""In place of room for log probabilities."""
 _NOTHING = (0, 0)
 """Address and length of no array."""
 

@@ -35,15 +35,15 @@ class Row(NamedTuple):
 
     @property
     def inverse_temperature(self) -> float:
-        """What logits are multiplied by, a float32; 0: greedy, as where it would divide by 0."""
+        """What logits are multiplied by, in float32; 0: greedy, as where they would be divided by 0."""
         temperature = self.sampling.temperature
-        return float(np.float32(max(1 / temperature, _TINY))) if temperature >= _TINY else 0.0
+        return max(1 / temperature, _TINY) if temperature >= _TINY else 0.0
 
     @property
     def min_scaled(self) -> float:
-        """What `min_p` leaves of scaled logits, the greatest of which is 0; a float32."""
+        """The least that `min_p` leaves of scaled logits, the greatest of which is 0; in float32."""
         min_p = self.sampling.min_p
-        return float(np.float32(min(math.log(min_p), 0))) if min_p > 0 else -math.inf
+        return min(math.log(min_p), 0.0) if min_p > 0 else -math.inf
 
     @property
     def penalizes(self) -> bool:
