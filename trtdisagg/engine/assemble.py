@@ -25,6 +25,7 @@ from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.request import Request
 from trtdisagg.engine.runner import ModelRunner
+from trtdisagg.engine.sampling import Sampler
 from trtdisagg.engine.serve import Loaded
 from trtdisagg.errors import ConfigError
 from trtdisagg.net import is_loopback
@@ -103,6 +104,7 @@ async def open_parts(
             deliver=deliver,
             progress=progress,
             guides=TokenGuides(tokenizer, dims.vocab_size),
+            sampler=Sampler(runner.workers),
         )
         stack.push_async_callback(shut_down, executor)
         executor.start()

@@ -18,7 +18,7 @@ from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Add, Cancel, Fetched, Message, Released, Shutdown
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.request import Output
-from trtdisagg.engine.sampling import Row, sample
+from trtdisagg.engine.sampling import Row, Sampler
 from trtdisagg.engine.scheduler import Plan
 from trtdisagg.engine.sequence import Sequence
 from trtdisagg.protocol.kv_events import KvEvent
@@ -36,6 +36,7 @@ class EngineCore:
 
     :param deliver: takes the outputs of a step; called from the loop's thread.
     :param progress: ticked by the loop, and by a runner that has the same, within its steps.
+    :param sampler: with the runner's threads; None: one without threads of its own.
     :param clock: for the deadlines of requests, in seconds.
     """
 
@@ -48,12 +49,14 @@ class EngineCore:
         handover: Handover | None,
         deliver: Callable[[list[Output]], None],
         progress: Progress | None = None,
+        sampler: Sampler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.inbox: SimpleQueue[Message] = SimpleQueue()
         self.broken: str | None = None
         """Why the engine can serve no more; every request then ends with an error."""
         self._runner = runner
+        self._sampler = sampler or Sampler()
         self._deliver = deliver
         self._clock = clock
         self._lifecycle = Lifecycle(limits, eos_token_ids, handover, self.inbox.put)
@@ -149,7 +152,7 @@ class EngineCore:
         sequences, rows, indices = self._draws(plan)
         try:
             logits = logits if indices == list(range(len(logits))) else logits[indices]
-            sampled = sample(logits, rows)
+            sampled = self._sampler.sample(logits, rows)
         except Exception as e:  # and whatever becomes of its logits
             log.exception("%d tokens could not be drawn", len(rows))
             self._fail(plan, e)

@@ -23,6 +23,7 @@ from trtdisagg.engine.messages import Add, Cancel, Shutdown
 from trtdisagg.engine.phases import FirstTokens, enter_generation
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.request import Output, Request
+from trtdisagg.engine.sampling import Sampler
 from trtdisagg.errors import OverloadedError, RequestError, UnavailableError
 from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import Stats
@@ -49,6 +50,7 @@ class Executor:
     :param stall_timeout_s: after this long without progress, though there is work, `health` says that the engine hangs.
     :param guides: makes guides; None: requests with one are refused.
     :param progress: the runner's, if it has one: then a step that takes longer than this is seen to go on.
+    :param sampler: with the runner's threads; None: one without threads of its own.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Executor:
         stall_timeout_s: float = STALL_TIMEOUT_S,
         progress: Progress | None = None,
         guides: Guides | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self._guides = guides
         self._limits = limits
@@ -76,6 +79,7 @@ class Executor:
             handover=handover,
             deliver=self._deliver,
             progress=progress,
+            sampler=sampler,
         )
         self._thread = threading.Thread(target=self._core.run, name="engine", daemon=True)
         self._lock = threading.Lock()

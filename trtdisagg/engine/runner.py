@@ -53,6 +53,8 @@ class ModelRunner:
         self._progress = progress or Progress()
         self._max_batch_size = max_batch_size
         self._max_seq_len = max_seq_len
+        self.workers: object = None
+        """The extension's threads, once it is loaded; None: there are none on this device."""
 
     def load(self) -> None:
         """Read the weights.
@@ -62,6 +64,7 @@ class ModelRunner:
         """
         backend = Backend(self._dtype, self._pool.device, self._num_threads, self._progress)
         backend.open()
+        self.workers = backend.workers
         num_positions = self._pool.num_blocks * self._pool.shape.tokens_per_block
         decoder = load_decoder(
             self._path, self._dims, backend, num_positions=num_positions, quantization=self._quantization

@@ -20,6 +20,6 @@ has the tokens continues where another stopped, and small differences in logits 
 
 from trtdisagg.engine.sampling.history import History
 from trtdisagg.engine.sampling.row import Row, Sampled
-from trtdisagg.engine.sampling.sampler import sample, token_logprobs
+from trtdisagg.engine.sampling.sampler import Sampler, sample, token_logprobs
 
-__all__ = ["History", "Row", "Sampled", "sample", "token_logprobs"]
+__all__ = ["History", "Row", "Sampled", "Sampler", "sample", "token_logprobs"]
