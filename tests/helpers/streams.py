@@ -1,0 +1,52 @@
+"""What a client puts together of a stream: the same as the whole answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def put_together(events: list[Any]) -> dict[str, Any]:
+    """The whole answer that the events of a stream make, the last of them `[DONE]`."""
+    *chunks, end = events
+    assert end == "data: [DONE]"
+    whole = {**chunks[0], "choices": [], "object": chunks[0]["object"].removesuffix(".chunk")}
+    choices: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        assert (chunk["id"], chunk["created"], chunk["model"]) == (whole["id"], whole["created"], whole["model"])
+        whole["usage"] = chunk.get("usage")
+        for part in chunk["choices"]:
+            index = part["index"]
+            assert choices.get(index, {}).get("finish_reason") is None, "something came behind the end"
+            choices[index] = _add(choices[index], part) if index in choices else _first(part)
+    whole["choices"] = [choices[i] for i in sorted(choices)]
+    return whole
+
+
+def _first(part: dict[str, Any]) -> dict[str, Any]:
+    if "delta" not in part:
+        return part
+    delta = {"role": "assistant", "content": "", **part["delta"]}
+    return {**{k: v for k, v in part.items() if k != "delta"}, "message": delta}
+
+
+def _add(whole: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    added = {**whole, "finish_reason": part["finish_reason"]}
+    if "text" in part:
+        added["text"] += part["text"]
+        added["stop_reason"] = part["stop_reason"]
+    else:
+        assert "role" not in part["delta"], "said twice who speaks"
+        added["message"] = {
+            **whole["message"],
+            "content": whole["message"]["content"] + part["delta"].get("content", ""),
+        }
+    added["logprobs"] = _join(whole["logprobs"], part["logprobs"])
+    if "token_ids" in part:
+        added["token_ids"] = whole.get("token_ids", []) + part["token_ids"]
+    return added
+
+
+def _join(before: dict[str, Any] | None, more: dict[str, Any] | None) -> dict[str, Any] | None:
+    if before is None or more is None:
+        return before or more
+    return {name: (before[name] or []) + (more[name] or []) or before[name] for name in before}
