@@ -71,7 +71,7 @@ class Answer:
         self.logprobs: list[TokenLogprob] = []
         """Where the engine gives them."""
         self.logits: list[Tensor] = []
-        self.is_complete = False
+        self.finish_reason: FinishReason | None = None
         self._look = look
         self._stop_token_ids = request.sampling.stop_token_ids
         self._detokenizer = Detokenizer(
@@ -91,6 +91,10 @@ class Answer:
         self.begin = self._piece(text, "stop" if stop is not None else None, stop)
         """What the tokens that came with the request say and the client does not have."""
         self._is_echo_due = bool(look.echoes)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.finish_reason is not None
 
     def take(self, output: Output) -> Piece:
         """Take what the engine gave.
@@ -153,7 +157,7 @@ class Answer:
 
     def _piece(self, text: str, reason: FinishReason | None = None, stop_reason: str | int | None = None) -> Piece:
         self._num_passed += len(text)
-        self.is_complete = reason is not None
+        self.finish_reason = reason
         tokens = self._tokens(is_last=reason not in (None, "not_finished"), is_cut=isinstance(stop_reason, str))
         if self._num_to_skip:
             skipped = min(self._num_to_skip, len(text))

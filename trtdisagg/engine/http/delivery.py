@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from trtdisagg.engine.request import Output
 from trtdisagg.errors import UnavailableError
+
+Sink = Callable[[list[Output]], bool]
+"""Takes outputs at once, in the event loop; False: no more for now."""
 
 
 class Mailbox:
@@ -15,29 +18,71 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._outputs: list[Output] = []
-        self._filled = asyncio.Event()
+        self._sink: Sink | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._is_cut_short = False
 
-    def put(self, output: Output) -> None:
-        self._outputs.append(output)
-        self._filled.set()
+    def put(self, outputs: list[Output]) -> None:
+        if self._sink is None:
+            self._outputs += outputs
+            self._wake()
+            return
+        try:
+            if self._sink(outputs):
+                return
+        except Exception as e:  # noqa: BLE001 - raised again where it is waited for
+            self._wake(e)
+        self._sink = None
+        self._wake()
 
     def cut_short(self) -> None:
         """Nothing more comes."""
         self._is_cut_short = True
-        self._filled.set()
+        self._wake()
 
     async def take(self) -> list[Output]:
         """Wait until there are outputs, and take all of them.
 
         :raises UnavailableError: when nothing more comes.
         """
-        await self._filled.wait()
-        if self._is_cut_short:
-            raise UnavailableError("The server is shutting down")
-        self._filled.clear()
+        if not self._outputs:
+            await self._wait()
         outputs, self._outputs = self._outputs, []
         return outputs
+
+    async def pump(self, sink: Sink) -> None:
+        """Pass outputs on as they come, without waking a task for each, until the sink says that it is enough.
+
+        :raises UnavailableError: when nothing more comes.
+        :raises Exception: what the sink raised.
+        """
+        if self._outputs:
+            outputs, self._outputs = self._outputs, []
+            if not sink(outputs):
+                return
+        self._sink = sink
+        try:
+            await self._wait()
+        finally:
+            self._sink = None
+
+    async def _wait(self) -> None:
+        if not self._is_cut_short:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._is_cut_short:
+            raise UnavailableError("The server is shutting down")
+
+    def _wake(self, error: Exception | None = None) -> None:
+        if self._waiter is None or self._waiter.done():
+            return
+        if error is not None:
+            self._waiter.set_exception(error)
+        else:
+            self._waiter.set_result(None)
 
 
 class Delivery:
@@ -68,10 +113,13 @@ class Delivery:
 
     def cut_short(self) -> None:
         """Tell all who wait that nothing more comes, whatever the engine does."""
-        for mailbox in self._mailboxes.values():
+        for mailbox in set(self._mailboxes.values()):
             mailbox.cut_short()
 
     def _sort(self, outputs: list[Output]) -> None:
+        batches: dict[Mailbox, list[Output]] = {}
         for output in outputs:
             if mailbox := self._mailboxes.get(output.request_id):
-                mailbox.put(output)
+                batches.setdefault(mailbox, []).append(output)
+        for mailbox, batch in batches.items():
+            mailbox.put(batch)

@@ -15,6 +15,7 @@ from trtdisagg.engine.http.best import best
 from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.http.running import Running
 from trtdisagg.engine.http.service import Service
+from trtdisagg.engine.http.stream import EventStream
 from trtdisagg.errors import BodyTimeoutError, TrtdisaggError
 from trtdisagg.protocol.decoding import TIMEOUT_HEADER, read_timeout
 from trtdisagg.protocol.handover import DisaggregatedParams, seal
@@ -85,7 +86,7 @@ async def _context(job: Job, running: Running, clock: Clock, secret: bytes) -> t
             encoded_opaque_state=seal(running.hand_over(), secret),
             ctx_usage=usage,
         )
-    return json_response(frames.context_answer(job, said, piece, usage, params)), piece.finish_reason
+    return json_response(frames.context_answer(job, said, piece, usage, params)), running.finish_reason
 
 
 async def _whole(job: Job, running: Running, clock: Clock) -> tuple[web.StreamResponse, str | None]:
@@ -95,7 +96,7 @@ async def _whole(job: Job, running: Running, clock: Clock) -> tuple[web.StreamRe
         body = await asyncio.to_thread(frames.whole, job, chosen, usage)
     else:
         body = frames.whole(job, chosen, usage)
-    return json_response(body), chosen[-1][1].finish_reason
+    return json_response(body), running.finish_reason
 
 
 async def _rest(running: Running, clock: Clock) -> list[Piece]:
@@ -114,22 +115,25 @@ async def _stream(
 ) -> tuple[web.StreamResponse, str | None]:
     pieces = await running.next()  # what fails before there is anything to send gets a status of its own
     clock.tick()
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-    await response.prepare(request)
-    prefix = b"" if job.has_begun else frames.begin(job)
+    stream = EventStream(request)
+
+    def send(pieces: list[Piece]) -> bool:
+        stream.write(_events(job, running, pieces))
+        return not stream.is_full
+
     try:
-        await response.write(prefix + _events(job, running, pieces))
+        await stream.begin((b"" if job.has_begun else frames.begin(job)) + _events(job, running, pieces))
         while not running.is_complete:
-            pieces = await running.next()
-            await response.write(_events(job, running, pieces))
-        await response.write_eof()
+            await running.pump(send)
+            await stream.drain()
+        await stream.end()
     except ConnectionError:
         log.debug("the client of request %s left", job.id)
-        return response, None
+        return stream.response, None
     except Exception as e:  # noqa: BLE001 - whatever it is, the client is told in the stream
-        await _end_with(response, job, e)
-        return response, None
-    return response, pieces[-1].finish_reason
+        await _end_with(stream, job, e)
+        return stream.response, None
+    return stream.response, running.finish_reason
 
 
 def _events(job: Job, running: Running, pieces: list[Piece]) -> bytes:
@@ -138,14 +142,14 @@ def _events(job: Job, running: Running, pieces: list[Piece]) -> bytes:
     return events + frames.ending(job, running.usage) if running.is_complete else events
 
 
-async def _end_with(response: web.StreamResponse, job: Job, error: Exception) -> None:
+async def _end_with(stream: EventStream, job: Job, error: Exception) -> None:
     """End a stream that has begun, and has its status, by an error."""
     if not isinstance(error, TrtdisaggError):
         log.error("request %s failed within its stream", job.id, exc_info=error)
         error = TrtdisaggError("Internal error; the server's log says more")
     with contextlib.suppress(ConnectionError):
-        await response.write(frames.error_event(error))
-        await response.write_eof()
+        stream.write(frames.error_event(error))
+        await stream.end()
 
 
 def _count(service: Service, job: Job, running: Running, clock: Clock, reason: str) -> None:

@@ -6,7 +6,7 @@ engine -> mailbox -> answers -> pieces, those of a moment together
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from trtdisagg.engine.http.answer import Answer, Piece, Prompt
@@ -14,7 +14,7 @@ from trtdisagg.engine.http.delivery import Delivery, Mailbox
 from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.progress import Pulse
 from trtdisagg.engine.request import Output, Request
-from trtdisagg.protocol.answers import PromptTokensDetails, Usage
+from trtdisagg.protocol.answers import FinishReason, PromptTokensDetails, Usage
 from trtdisagg.protocol.handover import Ticket
 from trtdisagg.protocol.spec import Stats
 from trtdisagg.text.tokenizer import Tokenizer
@@ -53,10 +53,13 @@ class Running:
         self._num_told = [0] * len(self.answers)
         """Tokens of each answer at its last piece."""
         self._ticket: Ticket | None = None
+        self._num_open = sum(not answer.is_complete for answer in self.answers)
+        self.finish_reason: FinishReason | None = None
+        """Of the answer that was complete last."""
 
     @property
     def is_complete(self) -> bool:
-        return all(answer.is_complete for answer in self.answers)
+        return not self._num_open
 
     @property
     def usage(self) -> Usage:
@@ -93,6 +96,19 @@ class Running:
             if pieces := self._take(await self._mailbox.take()):
                 return pieces
 
+    async def pump(self, send: Callable[[list[Piece]], bool]) -> None:
+        """Pass pieces on as they come, until all is said or `send` says that it is enough for now.
+
+        :raises TrtdisaggError: when the engine failed.
+        """
+        assert self._mailbox is not None
+
+        def sink(outputs: list[Output]) -> bool:
+            pieces = self._take(outputs)
+            return (not pieces or send(pieces)) and self._num_open > 0
+
+        await self._mailbox.pump(sink)
+
     def hand_over(self) -> Ticket:
         """Let the holder of the ticket decide from now on how long the engine holds the blocks."""
         assert self._ticket is not None
@@ -106,32 +122,35 @@ class Running:
         self._of.clear()
 
     def _take(self, outputs: list[Output]) -> list[Piece]:
-        pieces = self._pending
+        pending = self._pending
         for output in outputs:
-            key = output.request_id, output.choice
-            answer = self._of.get(key)
+            answer = self._of.get((output.request_id, output.choice))
             if answer is None:
                 continue  # a stop string has ended it
-            if output.ticket is not None:
-                self._ticket = output.ticket
-            elif output.finish_reason is not None:
-                del self._of[key]
             answer.prompt.take(output)
             piece = answer.take(output)
-            before = pieces.get(answer.index)
-            pieces[answer.index] = piece if before is None else before + piece
-            if answer.is_complete and output.finish_reason is None:
-                self._end(key)
-        due = [piece for piece in pieces.values() if self._is_due(piece)]
+            before = pending.get(answer.index)
+            pending[answer.index] = piece if before is None else before + piece
+            if piece.finish_reason is not None:
+                self._finish(answer, output)
+        due = [piece for piece in pending.values() if self._is_due(piece)]
         for piece in due:
-            del pieces[piece.index]
+            del pending[piece.index]
             self._num_told[piece.index] = len(self.answers[piece.index].token_ids)
         return due
 
-    def _end(self, key: tuple[int, int]) -> None:
-        """A stop string has ended this answer; the engine does not know."""
+    def _finish(self, answer: Answer, output: Output) -> None:
+        self._num_open -= 1
+        self.finish_reason = answer.finish_reason
+        key = output.request_id, output.choice
+        if output.ticket is not None:
+            self._ticket = output.ticket  # the engine holds its blocks
+            return
         del self._of[key]
-        request_id, choice = key
+        if output.finish_reason is None:  # a stop string has ended it, which the engine does not know
+            self._cancel(*key)
+
+    def _cancel(self, request_id: int, choice: int) -> None:
         if self.job.requests[0].num_choices > 1:
             self._engine.cancel_request(request_id, choice)
         else:
@@ -143,8 +162,7 @@ class Running:
         if not (piece.text or (piece.tokens and not self.job.look.detokenize)):
             return False
         num_told = self._num_told[piece.index]
-        num_new = len(self.answers[piece.index].token_ids) - num_told
-        return num_new >= self._stream_interval or not num_told
+        return not num_told or len(self.answers[piece.index].token_ids) - num_told >= self._stream_interval
 
 
 @contextlib.contextmanager
