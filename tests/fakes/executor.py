@@ -16,6 +16,7 @@ from trtdisagg.engine.request import Output, Request, TokenLogprob
 from trtdisagg.errors import OverloadedError
 from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.handover import Ticket
+from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import Stats
 
 
@@ -28,6 +29,7 @@ class FakeExecutor:
     def __init__(
         self, deliver: Callable[[list[Output]], None], script: list[int], *, eos: int, steps_itself: bool = True
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self.deliver = deliver
         self.script = [*script, eos]
         self.eos = eos
@@ -44,6 +46,7 @@ class FakeExecutor:
         """Likewise, another reason."""
         self.reason: str | None = None
         """Why it is not healthy."""
+        self.kv_events: list[KvEvent] = []
         self.num_held_blocks = 0
         self.num_generated = 0
         self.num_refused = 0
@@ -57,7 +60,7 @@ class FakeExecutor:
         self.requests.append(request)
         for choice in range(request.num_choices):
             self.running[request.id, choice] = (request, len(request.output_token_ids))
-        self.enqueued.set()
+        self._loop.call_soon_threadsafe(self.enqueued.set)
         self._go_on()
         return request.id
 
@@ -75,9 +78,15 @@ class FakeExecutor:
         return Stats(
             num_running=len(self.running),
             num_blocks=10,
+            num_reused_blocks_total=3,
+            num_missed_blocks_total=1,
             num_held_blocks=self.num_held_blocks,
             num_generation_tokens_total=self.num_generated,
         )
+
+    def take_kv_events(self) -> list[KvEvent]:
+        taken, self.kv_events = self.kv_events, []
+        return taken
 
     def health(self) -> str | None:
         return self.reason
@@ -97,7 +106,7 @@ class FakeExecutor:
 
     def _go_on(self) -> None:
         if self.running and self.steps_itself:
-            asyncio.get_running_loop().call_soon(self._step_itself)
+            self._loop.call_soon_threadsafe(self._step_itself)
 
     def _advance(self, request_id: int, choice: int, request: Request, position: int) -> Output:
         if self.error or self.end_with:

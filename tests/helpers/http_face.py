@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import pytest
 from aiohttp import web
 from fakes.executor import FakeExecutor
 from helpers import tiny_tokenizer
@@ -17,7 +16,6 @@ from helpers import tiny_tokenizer
 from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.http.routes import make_app
 from trtdisagg.engine.http.service import Service
-from trtdisagg.protocol import decoding
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.text.tokenizer import Tokenizer
 
@@ -36,13 +34,13 @@ SPEC = EngineSpec(
 )
 
 
-def make_tokenizer() -> Tokenizer:
+def make_tokenizer(chat_template: str = tiny_tokenizer.CHAT_TEMPLATE) -> Tokenizer:
     return Tokenizer(
         tiny_tokenizer.byte_level(),
         name="tiny",
         eos_token_ids=frozenset({tiny_tokenizer.EOS_ID}),
         special_tokens={},
-        chat_template=tiny_tokenizer.CHAT_TEMPLATE,
+        chat_template=chat_template,
     )
 
 
@@ -111,10 +109,15 @@ def parse_events(text: str) -> list[Any]:
 
 @asynccontextmanager
 async def http_face(
-    script: str = "Hello world", *, spec: EngineSpec = SPEC, secret: bytes = b"", steps_itself: bool = True
+    script: str = "Hello world",
+    *,
+    spec: EngineSpec = SPEC,
+    secret: bytes = b"",
+    steps_itself: bool = True,
+    chat_template: str = tiny_tokenizer.CHAT_TEMPLATE,
 ) -> AsyncIterator[Face]:
     """Serve `script` as the answer to everything."""
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(chat_template)
     delivery = Delivery(asyncio.get_running_loop())
     service = Service(spec, delivery)
     executor = FakeExecutor(
@@ -135,11 +138,3 @@ async def http_face(
 
 def _data(body: object) -> bytes:
     return body if isinstance(body, bytes) else json.dumps(body).encode()
-
-
-@pytest.fixture
-def everything_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests are taken as by an engine that knows all of it."""
-    for name in decoding._NOT_YET:
-        monkeypatch.delitem(decoding.NOT_SERVED, name)
-    decoding._not_served_fields.cache_clear()

@@ -36,14 +36,26 @@ def _add(whole: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
         added["stop_reason"] = part["stop_reason"]
     else:
         assert "role" not in part["delta"], "said twice who speaks"
-        added["message"] = {
-            **whole["message"],
-            "content": whole["message"]["content"] + part["delta"].get("content", ""),
-        }
+        added["message"] = _more_said(whole["message"], part["delta"])
     added["logprobs"] = _join(whole["logprobs"], part["logprobs"])
     if "token_ids" in part:
         added["token_ids"] = whole.get("token_ids", []) + part["token_ids"]
     return added
+
+
+def _more_said(message: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
+    said = {**message, "content": message["content"] + delta.get("content", "")}
+    for call in delta.get("tool_calls", []):
+        said["tool_calls"] = _more_called(said.get("tool_calls", []), call)
+    return said
+
+
+def _more_called(calls: list[dict[str, Any]], delta: dict[str, Any]) -> list[dict[str, Any]]:
+    if delta["index"] == len(calls):
+        return [*calls, delta]
+    *others, last = calls
+    arguments = last["function"]["arguments"] + delta["function"]["arguments"]
+    return [*others, {**last, "function": {**last["function"], "arguments": arguments}}]
 
 
 def _join(before: dict[str, Any] | None, more: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -35,27 +35,6 @@ NOT_SERVED: dict[str, NotServed] = {
     "chat_template": NotServed((None,), "the model's own is used, because a template is a program"),
 }
 
-_NOT_YET: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1),
-    "best_of": (None, 1),
-    "logprobs": (None, False),
-    "prompt_logprobs": (None,),
-    "return_context_logits": (False,),
-    "return_generation_logits": (False,),
-    "priority": (None, 0),
-    "timeout": (None,),
-    "cache_salt": (None,),
-    "response_format": (None, {"type": "text"}),
-    "structured_outputs": (None,),
-    "guided_json": (None,),
-    "guided_regex": (None,),
-    "guided_choice": (None,),
-    "guided_grammar": (None,),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-}
-NOT_SERVED |= {name: NotServed(neutral, "the engine does not know it yet") for name, neutral in _NOT_YET.items()}
-
 _Request = TypeVar("_Request", ChatRequest, CompletionRequest)
 
 _MISSING = re.compile(r"missing required field `(.+)`")
@@ -101,8 +80,7 @@ def read_timeout(header: str | None) -> float | None:
 
 def _refuse_not_served(request: ChatRequest | CompletionRequest) -> None:
     for name, (neutral, why) in NOT_SERVED.items():
-        value = getattr(request, name, neutral[0])
-        if not any(isinstance(value, bool) is isinstance(n, bool) and value == n for n in neutral):
+        if getattr(request, name, neutral[0]) not in neutral:
             raise UnsupportedError(f"`{name}` is not supported by this server: {why}; leave it out", param=name)
 
 

@@ -69,7 +69,7 @@ class SeamReply(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
     wire_version: int = WIRE_VERSION
     num_chars_sent: int = 0
-    """Characters contained in `first_chunk`."""
+    """Characters of the answer that `first_chunk` says; calls of tools are counted as the model wrote them."""
     first_chunk: str | None = None
     """Server-sent events to pass to the client as they are; when nothing is to come, up to and with `[DONE]`."""
 

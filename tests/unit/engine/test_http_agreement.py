@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.http_face import everything_served, http_face, make_tokenizer, parse_events
+from helpers.http_face import http_face, make_tokenizer, parse_events
 from helpers.streams import put_together
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("everything_served")]
+pytestmark = pytest.mark.anyio
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hi"}]
-FIXTURES = everything_served
 SEAM: dict[str, Any] = {"id": "x-1", "created": 5}
 
 scripts = st.text("ab🎉é ", max_size=6).map(lambda text: text + "<|im_start|>" * (len(text) == 3) + text[:1])

@@ -9,6 +9,7 @@ import pytest
 from helpers.http_face import SPEC, http_face, make_tokenizer
 
 from trtdisagg import __version__
+from trtdisagg.protocol.kv_events import Created, KvEvent, Stored, StoredBlock
 
 pytestmark = pytest.mark.anyio
 
@@ -231,4 +232,28 @@ async def test_metrics() -> None:
     assert f"trtdisagg_kv_blocks{labels}}} 10.0" in text
     assert f"trtllm_time_to_first_token_seconds_count{labels}}} 1.0" in text
     assert f"trtllm_time_per_output_token_seconds_count{labels}}} 1.0" in text
+    assert f"trtllm_kv_cache_hit_rate{labels}}} 0.75" in text
+    assert f"trtdisagg_kv_blocks_reused_total{labels}}} 3.0" in text
     assert "# TYPE trtllm_generation_tokens_total counter" in text
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_events_of_blocks_are_drained(method: str) -> None:
+    spec = msgspec.structs.replace(SPEC, event_buffer_max_size=10)
+    async with http_face(spec=spec) as face:
+        stored = Stored(parent_hash="aa", blocks=[StoredBlock(block_hash="bb", tokens=[1, 2])])
+        face.executor.kv_events = [KvEvent(event_id=0, data=Created([7, 0])), KvEvent(event_id=1, data=stored)]
+        async with face.session.request(method, "/kv_cache_events") as answer:
+            block = {"type": "stored_block", "block_hash": "bb", "tokens": [1, 2], "cache_level": 0}
+            assert await answer.json() == [
+                {"event_id": 0, "data": {"type": "created", "num_blocks_per_cache_level": [7, 0]}},
+                {"event_id": 1, "data": {"type": "stored", "parent_hash": "aa", "blocks": [block]}},
+            ]
+        async with face.session.request(method, "/kv_cache_events") as answer:
+            assert await answer.json() == []
+
+
+async def test_events_that_are_not_made_are_not_asked_for_in_vain() -> None:
+    async with http_face() as face, face.session.get("/kv_cache_events") as answer:
+        assert answer.status == 400
+        assert "event_buffer_max_size" in (await answer.json())["error"]["message"]

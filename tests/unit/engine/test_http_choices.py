@@ -6,13 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers.http_face import SPEC, everything_served, http_face, make_tokenizer
+from helpers.http_face import SPEC, http_face, make_tokenizer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("everything_served")]
+pytestmark = pytest.mark.anyio
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hi"}]
-FIXTURES = everything_served
 
 
 def texts(events: list[Any]) -> dict[int, str]:

@@ -56,7 +56,7 @@ async def refused(face: Face, path: str, body: object, status: int, **kwargs: An
         ),
         (CHAT_COMPLETIONS, {**CHAT, "messages": []}, "`messages` is empty", "messages"),
         (CHAT_COMPLETIONS, {**CHAT, "messages": [{"role": "king"}]}, "king", "messages[0].role"),
-        (CHAT_COMPLETIONS, {**CHAT, "tools": [{"type": "function"}]}, "`tools` is not supported", "tools"),
+        (CHAT_COMPLETIONS, {**CHAT, "tools": [{"type": "function"}]}, "required field `function`", "tools[0]"),
         (CHAT_COMPLETIONS, {**CHAT, "chat_template_kwargs": {"messages": 1}}, "cannot be set", "chat_template_kwargs"),
     ],
 )

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 from fakes.executor import logprob_of
 from helpers import tiny_tokenizer
-from helpers.http_face import everything_served, http_face, make_tokenizer
+from helpers.http_face import http_face, make_tokenizer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("everything_served")]
+pytestmark = pytest.mark.anyio
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 GOOD = {"model": "tiny", "prompt": "Hi"}
 MESSAGES = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
-FIXTURES = everything_served
 TOKENIZER = make_tokenizer()
 
 

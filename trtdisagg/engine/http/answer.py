@@ -16,6 +16,7 @@ from trtdisagg.engine.http.tokens import Said, Waiting, spell_prompt
 from trtdisagg.engine.request import Output, Request, TokenLogprob
 from trtdisagg.errors import DeadlineError, TrtdisaggError, UnavailableError
 from trtdisagg.protocol.answers import FinishReason
+from trtdisagg.protocol.tools import ToolCallDelta
 from trtdisagg.text.detokenizer import Detokenizer
 from trtdisagg.text.stop import StopStrings
 from trtdisagg.text.tokenizer import Tokenizer
@@ -29,12 +30,21 @@ class Piece(msgspec.Struct, frozen=True):
     text: str = ""
     tokens: list[Said] = []
     """Where they are shown: those whose text ends in this piece."""
+    calls: list[ToolCallDelta] = []
+    """One of each call at most."""
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     """The stop string or stop token of the request that ended it."""
 
     def __add__(self, more: Piece) -> Piece:
-        return Piece(self.index, self.text + more.text, self.tokens + more.tokens, more.finish_reason, more.stop_reason)
+        return Piece(
+            self.index,
+            self.text + more.text,
+            self.tokens + more.tokens,
+            _joined(self.calls, more.calls),
+            more.finish_reason,
+            more.stop_reason,
+        )
 
 
 class Prompt:
@@ -75,14 +85,19 @@ class Answer:
         self._look = look
         self._stop_token_ids = request.sampling.stop_token_ids
         self._detokenizer = Detokenizer(
-            tokenizer, request.prompt_token_ids, skip_special_tokens=look.skip_special_tokens
+            tokenizer,
+            request.prompt_token_ids,
+            skip_special_tokens=look.skip_special_tokens,
+            shown_token_ids=look.tools.form.special_token_ids.values() if look.tools else (),
         )
+        self._tools = look.tools.stream(f"{job.id}/{index}") if look.tools else None
+        self._is_named = bool(look.tools and look.tools.is_named)
         self._stops = StopStrings(look.stops, include=look.include_stop)
         self._waiting = Waiting(tokenizer.token_bytes) if look.shows_tokens else None
         self._one_by_one = bool(look.stops) or look.shows_tokens
         self._num_read = 0
         """Characters, as is what follows."""
-        self._num_passed = 0
+        self.num_passed = 0
         self._num_to_skip = job.num_chars_sent
         self._is_echo_due = False
         text, stop = self._read(request.output_token_ids, job.first_logprobs)
@@ -156,22 +171,38 @@ class Answer:
         return text
 
     def _piece(self, text: str, reason: FinishReason | None = None, stop_reason: str | int | None = None) -> Piece:
-        self._num_passed += len(text)
+        self.num_passed += len(text)
+        is_last = reason not in (None, "not_finished")
+        tokens = self._tokens(is_last=is_last, is_cut=isinstance(stop_reason, str))
+        num_skipped = min(self._num_to_skip, len(text))
+        self._num_to_skip -= num_skipped
+        calls: list[ToolCallDelta] = []
+        if self._tools is not None:
+            text, calls = self._calls_in(text, num_skipped, is_last=is_last)
+            if reason == "stop" and self._tools.calls and not self._is_named:
+                reason = "tool_calls"
+        elif num_skipped:
+            text = text[num_skipped:]
         self.finish_reason = reason
-        tokens = self._tokens(is_last=reason not in (None, "not_finished"), is_cut=isinstance(stop_reason, str))
-        if self._num_to_skip:
-            skipped = min(self._num_to_skip, len(text))
-            self._num_to_skip -= skipped
-            text = text[skipped:]
-        piece = Piece(self.index, text, tokens, reason, stop_reason)
+        piece = Piece(self.index, text, tokens, calls, reason, stop_reason)
         return self._behind_echo(piece) if self._look.echoes else piece
+
+    def _calls_in(self, text: str, num_skipped: int, *, is_last: bool) -> tuple[str, list[ToolCallDelta]]:
+        """What of a text is for the client to read, and what calls."""
+        assert self._tools is not None
+        self._tools.push(text[:num_skipped])  # the client has had it
+        content, calls = self._tools.push(text[num_skipped:])
+        if is_last:
+            rest = self._tools.flush()
+            content, calls = content + rest.content, _joined(calls, rest.calls)
+        return content, calls
 
     def _tokens(self, *, is_last: bool, is_cut: bool) -> list[Said]:
         if self._waiting is None:
             return []
         if not is_last:
-            return self._waiting.said(self._num_passed)
-        return self._waiting.rest(self._num_passed if is_cut else None)
+            return self._waiting.said(self.num_passed)
+        return self._waiting.rest(self.num_passed if is_cut else None)
 
     def _behind_echo(self, piece: Piece) -> Piece:
         shift = len(self.prompt.echo)
@@ -180,6 +211,16 @@ class Answer:
             text, tokens = self.prompt.echo + text, self.prompt.tokens + tokens
             self._is_echo_due = False
         return msgspec.structs.replace(piece, text=text, tokens=tokens)
+
+
+def _joined(before: list[ToolCallDelta], more: list[ToolCallDelta]) -> list[ToolCallDelta]:
+    """Pieces of calls, in order; what both have of one call is one piece."""
+    if not (before and more and before[-1].index == more[0].index):
+        return before + more
+    first, second = before[-1], more[0]
+    arguments = f"{first.function.arguments or ''}{second.function.arguments or ''}"
+    function = msgspec.structs.replace(first.function, arguments=arguments)
+    return [*before[:-1], msgspec.structs.replace(first, function=function), *more[1:]]
 
 
 def _raise_if_failed(output: Output) -> None:

@@ -11,6 +11,7 @@ from trtdisagg.engine.http.answer import Answer, Piece, Prompt
 from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.http.logits import rows
 from trtdisagg.protocol.answers import AssistantMessage, ChatChoice, ChatChunkChoice, CompletionChoice, Delta
+from trtdisagg.protocol.tools import FunctionCall, ToolCall, ToolCallDelta
 
 
 def completion(job: Job, piece: Piece) -> CompletionChoice:
@@ -34,7 +35,7 @@ def chat_part(job: Job, piece: Piece) -> ChatChunkChoice:
     look = job.look
     return ChatChunkChoice(
         index=piece.index,
-        delta=Delta(content=piece.text) if piece.text and look.detokenize else Delta(),
+        delta=Delta(content=(piece.text or None) if look.detokenize else None, tool_calls=piece.calls or None),
         logprobs=None if look.num_logprobs is None else logprobs.of_chat(piece.tokens),
         finish_reason=piece.finish_reason,
         token_ids=_token_ids(job, piece),
@@ -45,7 +46,7 @@ def whole_chat(job: Job, answer: Answer, piece: Piece, **extra: Any) -> ChatChoi
     look = job.look
     return ChatChoice(
         index=piece.index,
-        message=AssistantMessage(content=piece.text if look.detokenize else ""),
+        message=_message(piece.text if look.detokenize else "", piece.calls),
         logprobs=None if look.num_logprobs is None else logprobs.of_chat(piece.tokens),
         finish_reason=piece.finish_reason,
         stop_reason=piece.stop_reason,
@@ -53,6 +54,19 @@ def whole_chat(job: Job, answer: Answer, piece: Piece, **extra: Any) -> ChatChoi
         **_logits(answer),
         **extra,
     )
+
+
+def _message(text: str, calls: list[ToolCallDelta]) -> AssistantMessage:
+    """OpenAI has no content where there are only calls."""
+    if not calls:
+        return AssistantMessage(content=text)
+    return AssistantMessage(content=text or None, tool_calls=[_whole_call(call) for call in calls])
+
+
+def _whole_call(call: ToolCallDelta) -> ToolCall:
+    assert call.id is not None
+    assert call.function.name is not None
+    return ToolCall(id=call.id, function=FunctionCall(name=call.function.name, arguments=call.function.arguments or ""))
 
 
 def opening_completion(job: Job, index: int) -> CompletionChoice:

@@ -50,7 +50,7 @@ def context_answer(job: Job, answer: Answer, piece: Piece, usage: Usage, params:
     handed = {"disaggregated_params": params or msgspec.UNSET}
     extra: dict[str, Any] = {"prompt_token_ids": answer.prompt.token_ids}
     if job.seam is not None:
-        extra["seam"] = _first_part(job, piece, usage) if job.frames_stream else SeamReply()
+        extra["seam"] = _first_part(job, answer, piece, usage) if job.frames_stream else SeamReply()
     if job.chat:
         return _encode(_whole_chat(job, [choices.whole_chat(job, answer, piece, **handed)], usage, **extra))
     return _encode(_chunk(job, [choices.whole_completion(job, answer, piece, **handed)], usage, **extra))
@@ -90,14 +90,14 @@ def error_event(error: TrtdisaggError) -> bytes:
     return b"data: " + encode_error(error) + b"\n\n"
 
 
-def _first_part(job: Job, piece: Piece, usage: Usage) -> SeamReply:
+def _first_part(job: Job, answer: Answer, piece: Piece, usage: Usage) -> SeamReply:
     """The beginning of the client's stream, and all of it when nothing is to come."""
     said, so_far = begin(job), usage if job.continuous_usage else None
     if piece.finish_reason != "not_finished":
         said += events(job, [piece], so_far) + ending(job, usage)
-    elif piece.text or piece.tokens:
+    elif piece.text or piece.tokens or piece.calls:
         said += events(job, [msgspec.structs.replace(piece, finish_reason=None)], so_far)
-    return SeamReply(num_chars_sent=len(piece.text), first_chunk=said.decode())
+    return SeamReply(num_chars_sent=answer.num_passed, first_chunk=said.decode())
 
 
 def _chunk(job: Job, made: list[CompletionChoice], usage: Usage | None = None, **extra: Any) -> Completion:

@@ -23,6 +23,7 @@ from trtdisagg.protocol.openai import ChatRequest, CompletionRequest, StreamOpti
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.text.guided.request import guide_of
 from trtdisagg.text.tokenizer import Tokenizer
+from trtdisagg.text.tools.use import ToolUse, tool_use
 
 DEFAULT_MAX_TOKENS = 16
 """Of a completion, as OpenAI has it; a chat without max_tokens gets what fits."""
@@ -50,7 +51,7 @@ class Intake:
         if wish.max_tokens == 0 and not wish.echo:
             raise RequestError("`max_tokens` is 0, which is allowed only with `echo`", param="max_tokens")
         prompts = await tokens_of(wish, self._tokenizer)
-        return self._job(wish, prompts, timeout_s)
+        return self._job(wish, prompts, timeout_s, None)
 
     async def chat(self, body: bytes, timeout_s: float | None = None) -> Job:
         """
@@ -58,8 +59,9 @@ class Intake:
         """
         wish = decode_request(body, ChatRequest)
         self._check(wish)
-        prompts = await tokens_of(wish, self._tokenizer)
-        return self._job(wish, prompts, timeout_s)
+        tools = tool_use(wish.tools, wish.tool_choice, wish.parallel_tool_calls, self._tokenizer)
+        prompts = await tokens_of(wish, self._tokenizer, tools.tools if tools else None)
+        return self._job(wish, prompts, timeout_s, tools)
 
     def _check(self, wish: Wish) -> None:
         if wish.model != self._spec.model:
@@ -84,7 +86,7 @@ class Intake:
                 param=name,
             )
 
-    def _job(self, wish: Wish, prompts: list[list[int]], timeout_s: float | None) -> Job:
+    def _job(self, wish: Wish, prompts: list[list[int]], timeout_s: float | None, tools: ToolUse | None) -> Job:
         if len(prompts) > self._spec.max_queue_size:
             raise RequestError(
                 f"`prompt` holds {len(prompts)} prompts; at most {self._spec.max_queue_size} can wait (max_queue_size)",
@@ -92,13 +94,13 @@ class Intake:
             )
         seam, handed, options = wish.seam, take_over(wish, self._secret), wish.stream_options or StreamOptions()
         chat = isinstance(wish, ChatRequest)
-        guide, timeout_s = _guide(wish), wish.timeout or timeout_s
+        guide, timeout_s = _guide(wish, tools), wish.timeout or timeout_s
         requests = [self._request(wish, prompt, handed, guide, timeout_s) for prompt in prompts]
         return Job(
             requests=requests,
             num_answers=wish.n or 1,
             length_penalty=1.0 if wish.length_penalty is None else wish.length_penalty,
-            look=self._look(wish, prompts),
+            look=self._look(wish, prompts, tools),
             chat=chat,
             model=wish.model,
             id=seam.id if seam else ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex,
@@ -150,7 +152,7 @@ class Intake:
         in_pool = self._spec.num_blocks * self._spec.tokens_per_block + 1  # the last token is never computed
         return max(1, min(self._spec.max_seq_len, in_pool) - len(prompt))
 
-    def _look(self, wish: Wish, prompts: list[list[int]]) -> Look:
+    def _look(self, wish: Wish, prompts: list[list[int]], tools: ToolUse | None) -> Look:
         echoes = []
         if isinstance(wish, CompletionRequest) and wish.echo:
             echoes = echoes_of(wish, prompts, self._tokenizer)
@@ -164,6 +166,7 @@ class Intake:
             token_ids=wish.return_token_ids or not wish.detokenize,
             prompt_token_ids=wish.return_token_ids,
             echoes=echoes,
+            tools=tools,
             only_echo=bool(echoes) and wish.max_tokens == 0,
         )
 
@@ -180,8 +183,8 @@ def _check_streamed(wish: Wish) -> None:
             raise RequestError(f"`{name}` cannot be streamed", param=name)
 
 
-def _guide(wish: Wish) -> GuideSpec | None:
-    return guide_of(
+def _guide(wish: Wish, tools: ToolUse | None) -> GuideSpec | None:
+    guide = guide_of(
         wish.response_format,
         structured_outputs=wish.structured_outputs,
         guided_json=wish.guided_json,
@@ -189,6 +192,11 @@ def _guide(wish: Wish) -> GuideSpec | None:
         guided_choice=wish.guided_choice,
         guided_grammar=wish.guided_grammar,
     )
+    if tools is None or tools.guide is None:
+        return guide
+    if guide is not None:
+        raise RequestError("An answer that must call tools cannot have a form of its own, too", param=guide.param)
+    return tools.guide
 
 
 def _stops(stop: str | list[str] | None) -> list[str]:

@@ -6,6 +6,7 @@ import msgspec
 
 from trtdisagg.engine.request import Request, TokenLogprob
 from trtdisagg.protocol.handover import DisaggregatedParams, Seam
+from trtdisagg.text.tools.use import ToolUse
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +26,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """Likewise the prompt's."""
     echoes: list[str] = []
     """The text of each prompt, said before its answers; empty: it is not."""
+    tools: ToolUse | None = None
+    """Calls of tools are found in the text."""
     only_echo: bool = False
     """No token is wanted: the one that the engine generates is thrown away."""
 

@@ -50,6 +50,7 @@ async def answer(service: Service, request: web.Request, secret: bytes, *, chat:
         timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
         job = await (intake.chat(body, timeout_s) if chat else intake.completion(body, timeout_s))
         with service.running(job) as running:
+            await running.start()
             if job.is_context_only:
                 response, reason = await _context(job, running, clock, secret)
             elif job.stream:

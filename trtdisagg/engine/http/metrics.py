@@ -38,6 +38,14 @@ _SERIES = [
     _Series("trtdisagg_kv_blocks", "gauge", "Blocks in the KV cache", "num_blocks"),
     _Series("trtdisagg_kv_blocks_used", "gauge", "KV blocks in use", "num_used_blocks"),
     _Series("trtdisagg_kv_blocks_held", "gauge", "KV blocks held for a handover", "num_held_blocks"),
+    _Series("trtdisagg_kv_blocks_cached", "gauge", "Free KV blocks whose content can be found", "num_cached_blocks"),
+    _Series(
+        "trtdisagg_kv_blocks_reused_total", "counter", "Blocks of prompts that were found", "num_reused_blocks_total"
+    ),
+    _Series(
+        "trtdisagg_kv_blocks_missed_total", "counter", "Blocks of prompts that were not", "num_missed_blocks_total"
+    ),
+    _Series("trtdisagg_preemptions_total", "counter", "Requests sent back to wait for blocks", "num_preemptions_total"),
     _Series("trtdisagg_kv_transfers_total", "counter", "KV transfers received", "num_transfers_total"),
     _Series("trtdisagg_kv_transfer_failures_total", "counter", "KV transfers failed", "num_transfer_failures_total"),
     _Series("trtdisagg_kv_transfer_bytes_total", "counter", "KV bytes received", "num_transfer_bytes_total"),
@@ -91,6 +99,9 @@ class Metrics(Collector):
             yield self._metric(series, getattr(self._stats, series.field))
         used = self._stats.num_used_blocks / max(1, self._stats.num_blocks)
         yield self._metric(_Series("trtllm_kv_cache_utilization", "gauge", "Share of KV blocks in use", ""), used)
+        num_reused = self._stats.num_reused_blocks_total
+        hit_rate = num_reused / max(1, num_reused + self._stats.num_missed_blocks_total)
+        yield self._metric(_Series("trtllm_kv_cache_hit_rate", "gauge", "Share of prompts' blocks found", ""), hit_rate)
         role = GaugeMetricFamily("trtdisagg_server_role", "1 for the role it has", labels=[*self._labels, "role"])
         role.add_metric([*self._labels.values(), self._role], 1)
         yield role

@@ -14,11 +14,15 @@ _LONG_TEXT = 4096
 """Characters from which tokenizing is worth a thread: the event loop goes on meanwhile."""
 
 
-async def tokens_of(wish: Wish, tokenizer: Tokenizer) -> list[list[int]]:
+Tools = list[dict[str, Any]]
+
+
+async def tokens_of(wish: Wish, tokenizer: Tokenizer, tools: Tools | None = None) -> list[list[int]]:
     """
+    :param tools: that a chat's model is told of.
     :raises RequestError: when there is none, or they cannot be read.
     """
-    prompts = await _whole(wish, tokenizer)
+    prompts = await _whole(wish, tokenizer, tools)
     if wish.truncate_prompt_tokens is None:
         return prompts
     return [prompt[-wish.truncate_prompt_tokens :] for prompt in prompts]
@@ -33,24 +37,26 @@ def echoes_of(wish: CompletionRequest, prompts: list[list[int]], tokenizer: Toke
     return [p if isinstance(p, str) else tokenizer.decode(p, skip_special_tokens=skip) for p in given]
 
 
-async def _whole(wish: Wish, tokenizer: Tokenizer) -> list[list[int]]:
+async def _whole(wish: Wish, tokenizer: Tokenizer, tools: Tools | None) -> list[list[int]]:
     if wish.prompt_token_ids is not None:
         return [wish.prompt_token_ids]
     if isinstance(wish, ChatRequest):
-        return [await _encode(_render(wish, tokenizer), tokenizer, special=False)]
+        return [await _encode(_render(wish, tokenizer, tools), tokenizer, special=False)]
     return [
         prompt if isinstance(prompt, list) else await _encode(prompt, tokenizer, special=wish.add_special_tokens)
         for prompt in _split(wish.prompt)
     ]
 
 
-def _render(wish: ChatRequest, tokenizer: Tokenizer) -> str:
+def _render(wish: ChatRequest, tokenizer: Tokenizer, tools: Tools | None) -> str:
     if not wish.messages:
         raise RequestError("`messages` is empty", param="messages")
     variables = wish.chat_template_kwargs or {}
     if wish.reasoning_effort is not None:
         variables = {"reasoning_effort": wish.reasoning_effort, **variables}
-    return tokenizer.render_chat(wish.messages, add_generation_prompt=wish.add_generation_prompt, variables=variables)
+    return tokenizer.render_chat(
+        wish.messages, add_generation_prompt=wish.add_generation_prompt, tools=tools, variables=variables
+    )
 
 
 def _split(prompt: str | list[Any]) -> list[str | list[int]]:

@@ -47,6 +47,8 @@ def make_app(service: Service, *, secret: bytes, address: Callable[[], tuple[str
             web.get("/version", routes.version),
             web.get("/server_info", routes.server_info),
             web.get("/metrics", routes.metrics),
+            web.get("/kv_cache_events", routes.kv_cache_events),
+            web.post("/kv_cache_events", routes.kv_cache_events),
         ]
     )
     return app
@@ -100,6 +102,10 @@ class _Routes:
     async def metrics(self, _: web.Request) -> web.Response:
         body = self._service.metrics.render(self._service.stats(), self._service.role)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def kv_cache_events(self, _: web.Request) -> web.Response:
+        """What happened to KV blocks since it was asked last; TensorRT-LLM's proxy asks by POST."""
+        return json_response(msgspec.json.encode(self._service.take_kv_events()))
 
     @web.middleware
     async def guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:

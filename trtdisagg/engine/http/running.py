@@ -5,6 +5,7 @@ engine -> mailbox -> answers -> pieces, those of a moment together
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -14,8 +15,9 @@ from trtdisagg.engine.http.delivery import Delivery, Mailbox
 from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.progress import Pulse
 from trtdisagg.engine.request import Output, Request
-from trtdisagg.protocol.answers import FinishReason, PromptTokensDetails, Usage
+from trtdisagg.protocol.answers import PromptTokensDetails, Usage
 from trtdisagg.protocol.handover import Ticket
+from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import Stats
 from trtdisagg.text.tokenizer import Tokenizer
 
@@ -25,6 +27,7 @@ class Engine(Protocol):
 
     def enqueue_request(self, request: Request) -> int: ...
     def cancel_request(self, request_id: int, choice: int | None = None) -> None: ...
+    def take_kv_events(self) -> list[KvEvent]: ...
     def stats(self) -> Stats: ...
     def health(self) -> str | None: ...
     def pulse(self) -> Pulse: ...
@@ -36,7 +39,9 @@ class Running:
     :param stream_interval: so many tokens of an answer come together, but for the first.
     """
 
-    def __init__(self, job: Job, tokenizer: Tokenizer, engine: Engine, *, stream_interval: int = 1) -> None:
+    def __init__(
+        self, job: Job, tokenizer: Tokenizer, engine: Engine, mailbox: Mailbox, *, stream_interval: int = 1
+    ) -> None:
         self.job = job
         self.prompts = [Prompt(job, number, tokenizer) for number in range(len(job.requests))]
         self.answers: list[Answer] = []
@@ -46,15 +51,15 @@ class Running:
             for _ in range(request.num_choices):
                 self.answers.append(Answer(job, len(self.answers), request, prompt, tokenizer))
         self._engine = engine
-        self._mailbox: Mailbox | None = None
+        self._mailbox = mailbox
         self._stream_interval = stream_interval
-        self._pending = {a.index: a.begin for a in self.answers if a.begin.text or a.begin.tokens}
+        self._pending = {a.index: a.begin for a in self.answers if a.begin.text or a.begin.tokens or a.begin.calls}
         """Pieces too small to be sent."""
         self._num_told = [0] * len(self.answers)
         """Tokens of each answer at its last piece."""
         self._ticket: Ticket | None = None
         self._num_open = sum(not answer.is_complete for answer in self.answers)
-        self.finish_reason: FinishReason | None = None
+        self.finish_reason = self.answers[-1].finish_reason
         """Of the answer that was complete last."""
 
     @property
@@ -74,23 +79,37 @@ class Running:
             prompt_tokens_details=PromptTokensDetails(num_cached if elsewhere is None else elsewhere),
         )
 
-    def start(self, mailbox: Mailbox) -> None:
-        """Give the requests to the engine; what it says of them comes to the mailbox.
+    async def start(self) -> None:
+        """Give the requests to the engine, unless the tokens that came with them end them already.
 
-        :raises RequestError, OverloadedError: see `running`.
+        :raises RequestError: when the engine can never serve them.
+        :raises OverloadedError: when its queue is full.
         """
-        self._mailbox = mailbox
+        if self.is_complete:
+            return
         answers = iter(self.answers)
         for request in self.job.requests:
-            self._engine.enqueue_request(request)
+            await self._enqueue(request)
             self._of.update(((request.id, choice), next(answers)) for choice in range(request.num_choices))
+
+    async def _enqueue(self, request: Request) -> None:
+        if request.guide is None:
+            self._engine.enqueue_request(request)
+            return
+        loop = asyncio.get_running_loop()  # a guide takes a while to make, and the other answers go on
+        enqueued = loop.run_in_executor(None, self._engine.enqueue_request, request)
+        try:
+            await asyncio.shield(enqueued)
+        except asyncio.CancelledError:
+            enqueued.add_done_callback(lambda _: self._engine.cancel_request(request.id))
+            raise
 
     async def next(self) -> list[Piece]:
         """Wait for the next pieces, one of an answer at most. The last one of each may have no text.
 
         :raises TrtdisaggError: when the engine failed.
         """
-        if self._mailbox is None:
+        if self.is_complete:
             return [answer.begin for answer in self.answers]
         while True:
             if pieces := self._take(await self._mailbox.take()):
@@ -101,7 +120,6 @@ class Running:
 
         :raises TrtdisaggError: when the engine failed.
         """
-        assert self._mailbox is not None
 
         def sink(outputs: list[Output]) -> bool:
             pieces = self._take(outputs)
@@ -159,7 +177,7 @@ class Running:
     def _is_due(self, piece: Piece) -> bool:
         if piece.finish_reason is not None:
             return True
-        if not (piece.text or (piece.tokens and not self.job.look.detokenize)):
+        if not (piece.text or piece.calls or (piece.tokens and not self.job.look.detokenize)):
             return False
         num_told = self._num_told[piece.index]
         return not num_told or len(self.answers[piece.index].token_ids) - num_told >= self._stream_interval
@@ -169,18 +187,10 @@ class Running:
 def running(
     job: Job, tokenizer: Tokenizer, engine: Engine, delivery: Delivery, *, stream_interval: int = 1
 ) -> Iterator[Running]:
-    """Have the engine work on a job, for as long as somebody wants its answers.
-
-    :raises RequestError: when the engine can never serve it.
-    :raises OverloadedError: when its queue is full.
-    """
-    running_job = Running(job, tokenizer, engine, stream_interval=stream_interval)
-    if running_job.is_complete:  # the tokens that came with it end it
-        yield running_job
-        return
+    """A job and its answers, for as long as somebody wants them; then the engine forgets what is left of it."""
     with delivery.mailbox([request.id for request in job.requests]) as mailbox:
+        running_job = Running(job, tokenizer, engine, mailbox, stream_interval=stream_interval)
         try:
-            running_job.start(mailbox)
             yield running_job
         finally:
             running_job.close()

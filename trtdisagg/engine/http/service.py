@@ -14,7 +14,8 @@ from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.http.metrics import Metrics
 from trtdisagg.engine.http.running import Engine, Running, running
 from trtdisagg.engine.progress import Progress, Pulse
-from trtdisagg.errors import UnavailableError
+from trtdisagg.errors import RequestError, UnavailableError
+from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import EngineSpec, Role, Stats
 from trtdisagg.text.tokenizer import Tokenizer
 
@@ -89,6 +90,16 @@ class Service:
         """The event loop turns all the time; when it does not, it is at something."""
         return Pulse(self.turns.num_ticks, is_working=self.turns.silence_s > BLOCKED_S)
 
+    def take_kv_events(self) -> list[KvEvent]:
+        """
+        :raises RequestError: when none are made.
+        """
+        if not self.spec.event_buffer_max_size:
+            raise RequestError(
+                "No events are made; set `kv_cache_config.event_buffer_max_size`", param="event_buffer_max_size"
+            )
+        return self._open[0].take_kv_events() if self._open else []
+
     # --- in the event loop ------------------------------------------------------------------------------------------
 
     def health(self) -> str | None:
@@ -128,7 +139,7 @@ class Service:
 
     @contextlib.contextmanager
     def running(self, job: Job) -> Iterator[Running]:
-        """Have the engine work on a job; see `running`."""
+        """A job and its answers; see `running`."""
         assert self._open is not None
         engine, tokenizer, _ = self._open
         self.turns.tick()
