@@ -132,7 +132,7 @@ def _forbid(logits: Floats, row: Row) -> None:
 
 def _penalize(logits: Floats, row: Row) -> None:
     sampling = row.sampling
-    ids, counts = row.seen()
+    ids, counts = (np.array(values) for values in row.seen())
     known = (ids >= 0) & (ids < len(logits))
     ids, counts = ids[known], counts[known]
     values, repetition = logits[ids], np.float32(sampling.repetition_penalty)

@@ -87,7 +87,7 @@ def _mask(rows: Sequence[Row], vocab: int, device: torch.device) -> Tensor | Non
 def _seen(row: Row) -> tuple[npt.ArrayLike, npt.ArrayLike]:
     if not row.penalizes:
         return (), ()
-    ids, counts = row.seen()
+    ids, counts = (np.array(values) for values in row.seen())
     return ids, row.sampling.presence_penalty * (counts > 0) + row.sampling.frequency_penalty * counts
 
 

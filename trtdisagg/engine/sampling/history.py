@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
-
-Ids = npt.NDArray[np.int32]
 
 
 class History:
@@ -15,25 +11,21 @@ class History:
 
     def __init__(self) -> None:
         self._slots: dict[int, int] = {}
-        self._ids = np.zeros(64, np.int32)
-        self._counts = np.zeros(64, np.int32)
+        self._ids = array("i")
+        self._counts = array("i")
         self._num_followed = 0
 
-    def follow(self, tokens: Sequence[int], num_prompt: int) -> tuple[Ids, Ids]:
+    def follow(self, tokens: Sequence[int], num_prompt: int) -> tuple[array[int], array[int]]:
         """
         :param tokens: those of the last call and any number behind them.
-        :return: views: the ids in `tokens`, each once; how often each is among those behind the prompt.
+        :return: the ids in `tokens`, each once; how often each is among those behind the prompt. Both grow later.
         """
         assert len(tokens) >= self._num_followed, "a sequence does not become shorter"
         for position, token in enumerate(tokens[self._num_followed :], self._num_followed):
-            self._count(token, position >= num_prompt)
+            slot = self._slots.setdefault(token, len(self._slots))
+            if slot == len(self._ids):
+                self._ids.append(token)
+                self._counts.append(0)
+            self._counts[slot] += position >= num_prompt
         self._num_followed = len(tokens)
-        return self._ids[: len(self._slots)], self._counts[: len(self._slots)]
-
-    def _count(self, token: int, is_output: bool) -> None:
-        slot = self._slots.setdefault(token, len(self._slots))
-        if slot == len(self._ids):
-            self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
-            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
-        self._ids[slot] = token
-        self._counts[slot] += is_output
+        return self._ids, self._counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -32,20 +33,20 @@ class NativeSampler:
         """
         :param logits: float32 [len(rows), vocab], contiguous.
         """
-        arrays: list[Any] = []
-        records = np.frombuffer(b"".join([_record(row, arrays) for row in rows]), np.uint8)
-        tokens = np.empty(len(rows), np.int32)
+        kept: list[Any] = []
+        records = array("B", b"".join([_record(row, kept) for row in rows]))
+        tokens = array("i", bytes(4 * len(rows)))
         num_logprobs = [row.sampling.num_logprobs for row in rows]
         found = _room(num_logprobs)
         self._csrc.sample(
             logits.data_ptr(),
             logits.shape[1],
-            _address(records),
+            records.buffer_info()[0],
             len(rows),
-            _address(tokens),
+            tokens.buffer_info()[0],
             *(found.addresses if found else _NOWHERE),
         )
-        chosen = [None if token < 0 else token for token in tokens.tolist()]
+        chosen = [None if token < 0 else token for token in tokens]
         if found is None:
             return [Sampled(token, None) for token in chosen]
         return [
@@ -57,9 +58,9 @@ class NativeSampler:
         """
         :param logits: float32 [len(token_ids), vocab], contiguous.
         """
-        tokens = np.array(token_ids, np.int32)
+        tokens = array("i", token_ids)
         found = _Logprobs(len(tokens), num_top)
-        self._csrc.logprobs(logits.data_ptr(), logits.shape[1], _address(tokens), len(tokens), *found.addresses)
+        self._csrc.logprobs(logits.data_ptr(), logits.shape[1], tokens.buffer_info()[0], len(tokens), *found.addresses)
         return [found.of(i, token) for i, token in enumerate(token_ids)]
 
 
@@ -85,21 +86,23 @@ def _room(num_logprobs: Sequence[int | None]) -> _Logprobs | None:
     return _Logprobs(len(num_logprobs), max(asked)) if asked else None
 
 
-def _record(row: Row, arrays: list[Any]) -> bytes:
+def _record(row: Row, kept: list[Any]) -> bytes:
     """
-    :param arrays: what the record has addresses of is added, to be kept until it is used.
+    :param kept: what the record has addresses of is added.
     """
     s = row.sampling
     mask = banned_ids = bias_ids = biases = seen_ids = seen_counts = _NOTHING
     if row.mask is not None:
-        mask = _place(np.ascontiguousarray(row.mask, np.int32), arrays)
+        words = np.ascontiguousarray(row.mask, np.int32)
+        kept.append(words)
+        mask = _address(words), len(words)
     if row.banned_ids or s.bad_words:
-        banned_ids = _place(np.fromiter(row.banned(), np.int32), arrays)
+        banned_ids = _place(array("i", row.banned()), kept)
     if s.logit_bias:
-        bias_ids = _place(np.fromiter(s.logit_bias, np.int32), arrays)
-        biases = _place(np.fromiter(s.logit_bias.values(), np.float32), arrays)
+        bias_ids = _place(array("i", s.logit_bias), kept)
+        biases = _place(array("f", s.logit_bias.values()), kept)
     if row.penalizes:
-        seen_ids, seen_counts = (_place(array, arrays) for array in row.seen())
+        seen_ids, seen_counts = (_place(values, kept) for values in row.seen())
     return _RECORD.pack(
         s.seed & _MASK64,
         row.choice,
@@ -132,9 +135,9 @@ _NOTHING = (0, 0)
 """Address and length of no array."""
 
 
-def _place(array: npt.NDArray[Any], arrays: list[Any]) -> tuple[int, int]:
-    arrays.append(array)
-    return _address(array), len(array)
+def _place(values: array[Any], kept: list[Any]) -> tuple[int, int]:
+    kept.append(values)
+    return values.buffer_info()
 
 
 def _address(array: npt.NDArray[Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from trtdisagg.engine.interfaces import Bits
 from trtdisagg.engine.request import SamplingParams, TokenLogprob
-from trtdisagg.engine.sampling.history import History, Ids
+from trtdisagg.engine.sampling.history import History
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -51,7 +52,7 @@ class Row(NamedTuple):
         s = self.sampling
         return s.repetition_penalty != 1 or s.presence_penalty != 0 or s.frequency_penalty != 0
 
-    def seen(self) -> tuple[Ids, Ids]:
+    def seen(self) -> tuple[array[int], array[int]]:
         """The ids in `tokens`, each once, and how often each is in the output."""
         return (self.history or History()).follow(self.tokens, self.num_prompt)
 
