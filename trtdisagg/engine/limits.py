@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from trtdisagg.engine.request import Request
+from trtdisagg.engine.sampling import check_sampling
 from trtdisagg.errors import ContextLengthError, RequestError
 from trtdisagg.protocol.spec import SchedulerPolicy
 
@@ -66,6 +67,7 @@ class Limits(msgspec.Struct, kw_only=True, frozen=True):
         if sampling.max_tokens < 1:
             raise RequestError(f"max_tokens is {sampling.max_tokens}; at least 1 is needed", param="max_tokens")
         self._check_tokens(request)
+        check_sampling(sampling, self.vocab_size)
         if num_prompt + sampling.max_tokens > self.max_seq_len:
             raise ContextLengthError(
                 f"The prompt has {num_prompt} tokens and max_tokens is {sampling.max_tokens}: together "
@@ -121,7 +123,6 @@ class Limits(msgspec.Struct, kw_only=True, frozen=True):
         for name, tokens in (
             ("prompt", request.prompt_token_ids),
             ("first_gen_tokens", request.output_token_ids),
-            ("stop_token_ids", request.sampling.stop_token_ids),
         ):
             if tokens and not (min(tokens) >= 0 and max(tokens) < self.vocab_size):
                 wrong = next(t for t in tokens if not 0 <= t < self.vocab_size)

@@ -18,8 +18,9 @@ The noise of a token is a hash of (seed, choice, position, token id), not the st
 has the tokens continues where another stopped, and small differences in logits rarely change what is drawn.
 """
 
+from trtdisagg.engine.sampling.check import check_sampling
 from trtdisagg.engine.sampling.history import History
 from trtdisagg.engine.sampling.row import Row, Sampled
 from trtdisagg.engine.sampling.sampler import Sampler, sample, token_logprobs
 
-__all__ = ["History", "Row", "Sampled", "Sampler", "sample", "token_logprobs"]
+__all__ = ["History", "Row", "Sampled", "Sampler", "check_sampling", "sample", "token_logprobs"]
