@@ -125,3 +125,48 @@ def test_two_engines_give_what_one_gives(model: Model, error: str | None) -> Non
     num_computed = generation.stats().num_prompt_tokens_total
     assert num_computed == (0 if error is None else sum(LENGTHS))
     assert context.stats().num_used_blocks == generation.stats().num_used_blocks == 0
+
+
+# --- blocks that are found, copied, shared and taken away -------------------------------------------------------------
+
+
+def test_prompts_that_are_found_give_the_same_tokens(model: Model) -> None:
+    directory, expected = model
+    with tiny_llama.open_executor(directory) as (executor, _):
+        for num_cached in ([0] * len(LENGTHS), [n - 1 for n in LENGTHS]):
+            for i, prompt in enumerate(PROMPTS):
+                executor.enqueue_request(greedy_request(i, prompt))
+                outputs = collect(executor, 1)[i]
+                assert tokens_of(outputs) == expected[i]
+                assert outputs[0].num_cached_tokens == num_cached[i]
+
+
+def test_choices_share_a_prompt_and_each_is_what_it_is_alone(model: Model) -> None:
+    directory, expected = model
+    with tiny_llama.open_executor(directory) as (executor, _):
+        for i in (3, 4, 7):
+            executor.enqueue_request(greedy_request(i, PROMPTS[i], num_choices=2))
+        outputs = collect_choices(executor, 6)
+        for i in (3, 4, 7):
+            for choice in range(2):
+                assert tokens_of([o for o in outputs if (o.request_id, o.choice) == (i, choice)]) == expected[i]
+
+
+def collect_choices(executor: Executor, num: int) -> list[Output]:
+    """Wait until so many choices have ended."""
+    outputs: list[Output] = []
+    while sum(o.finish_reason is not None for o in outputs) < num:
+        new = executor.await_responses(timeout_s=LONG_S)
+        assert new, "no output in time"
+        outputs += new
+    return outputs
+
+
+def test_who_makes_room_for_others_goes_on_with_the_same_tokens(model: Model) -> None:
+    directory, expected = model
+    with tiny_llama.open_executor(directory, num_blocks=12) as (executor, _):
+        for i, prompt in enumerate(PROMPTS):
+            executor.enqueue_request(greedy_request(i, prompt))
+        outputs = collect(executor, len(PROMPTS))
+        assert executor.stats().num_preemptions_total > 0
+        assert [tokens_of(outputs[i]) for i in range(len(PROMPTS))] == expected
