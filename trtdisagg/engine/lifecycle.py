@@ -16,12 +16,13 @@ from torch import Tensor
 
 from trtdisagg.cache.blocks import BlockManager
 from trtdisagg.cache.events import BlockEvents
+from trtdisagg.engine.choices import give_place, make_choices
 from trtdisagg.engine.deadlines import Deadlines
 from trtdisagg.engine.exchange import Exchange
+from trtdisagg.engine.gains import are_numbers, gain_of
 from trtdisagg.engine.interfaces import Guide, Handover
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Message
-from trtdisagg.engine.readings import PromptReadings
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.engine.sampling import Sampled
 from trtdisagg.engine.scheduler import Plan, Scheduler
@@ -80,11 +81,8 @@ class Lifecycle:
         if request.id in self._requests:
             self.refuse(request, f"The blocks of an earlier request with id {request.id} are still in use")
             return
-        leader, *siblings = choices = self._choices(request, guides)
-        leader.siblings = siblings
+        leader, *_ = choices = make_choices(request, guides, self._eos_token_ids, self.counters.num_requests_total)
         leader.ticket = self._exchange.claim(request)
-        if PromptReadings.wanted_by(request):
-            leader.readings = PromptReadings(request)
         self._requests[request.id] = choices
         if request.timeout_s is not None:
             self._deadlines.add(request.id, arrived_s + request.timeout_s)
@@ -183,14 +181,7 @@ class Lifecycle:
                 log.exception("request %d: the guide failed", sequence.id)
                 self.end_failed(sequence, f"The guide of this request failed: {type(e).__name__}: {e}")
                 continue
-            gain = Output(
-                request_id=sequence.id,
-                choice=sequence.choice,
-                new_token_ids=[token],
-                logprobs=[] if logprob is None else [logprob],
-                generation_logits=_on_cpu(logits[i]) if sequence.request.wants_generation_logits else None,
-            )
-            self._tell(sequence, gain if sequence.has_begun else _first(sequence, gain))
+            self._tell(sequence, gain_of(sequence, token, logprob, logits, i))
 
     def fail(self, plan: Plan, error: str) -> None:
         """The step could not be computed: its requests end, the others go on."""
@@ -244,28 +235,6 @@ class Lifecycle:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _choices(self, request: Request, guides: list[Guide]) -> list[Sequence]:
-        """A sequence for each choice; all but the first are unborn."""
-        stop_ids, arrival = self._stop_ids(request), self.counters.num_requests_total
-        choices = [
-            Sequence(
-                request,
-                stop_ids,
-                choice=i,
-                rank=(-request.priority, arrival, i),
-                guide=guides[i] if guides else None,
-                state=State.UNBORN if i else State.WAITING,
-            )
-            for i in range(request.num_choices)
-        ]
-        for sibling in choices[1:]:
-            sibling.leader = choices[0]
-        return choices
-
-    def _stop_ids(self, request: Request) -> frozenset[int]:
-        stop_ids = request.sampling.stop_token_ids
-        return stop_ids if request.sampling.ignore_eos else stop_ids | self._eos_token_ids
-
     def _tell(self, sequence: Sequence, gain: Output) -> None:
         """Say what a sequence got, and end or hold it where that was the last."""
         if reason := sequence.finish_reason:
@@ -287,11 +256,11 @@ class Lifecycle:
         self._outputs.append(msgspec.structs.replace(gain, finish_reason="not_finished", ticket=ticket))
 
     def _end_without_token(self, sequence: Sequence, logits: Tensor) -> None:
-        if bool(logits.isnan().any()) or not bool(logits.isfinite().any()):
-            self._scheduler.tables.distrust()
-            error = "The model computed no finite logits for this request"
-        else:
+        if are_numbers(logits):
             error = "No token may come next: what is banned and what the guide does not allow are all there are"
+        else:
+            error = "The model computed no finite logits for this request"
+            self._scheduler.tables.distrust()
         self.end_failed(sequence, error)
 
     def _end_all(self, request_id: int, reason: FinishReason, error: str | None = None) -> None:
@@ -304,7 +273,7 @@ class Lifecycle:
         self, sequence: Sequence, reason: FinishReason, gain: Output | None = None, error: str | None = None
     ) -> None:
         if sequence.siblings:
-            sequence = _swap(sequence)
+            sequence = give_place(sequence)
         self._exchange.forget(sequence)
         self._scheduler.end(sequence)
         self._say(sequence, reason, gain, error)
@@ -327,29 +296,3 @@ class Lifecycle:
         if not choices:
             del self._requests[sequence.id]
             self._deadlines.discard(sequence.id)
-
-
-def _swap(leader: Sequence) -> Sequence:
-    """Who computes the prompt for others does not end before them: it goes on as another choice.
-
-    :return: the one to end in its place.
-    """
-    heir = leader.siblings[0]
-    leader.choice, heir.choice = heir.choice, leader.choice
-    leader.guide, heir.guide = heir.guide, leader.guide
-    return heir
-
-
-def _first(sequence: Sequence, gain: Output) -> Output:
-    """The first output of a choice says what was found of its prompt, and what was wanted of it."""
-    sequence.has_begun = True
-    readings, sequence.readings = sequence.readings, None
-    gain = msgspec.structs.replace(gain, num_cached_tokens=sequence.num_cached or 0)
-    if readings is None:
-        return gain
-    return msgspec.structs.replace(gain, prompt_logprobs=readings.logprobs, context_logits=readings.logits)
-
-
-def _on_cpu(logits: Tensor) -> Tensor:
-    """A row of its own, [1, vocab]."""
-    return logits[None].to("cpu", copy=True)
