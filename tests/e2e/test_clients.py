@@ -101,7 +101,8 @@ def test_models(client: openai.OpenAI) -> None:
         ({"model": MODEL, "prompt": "word " * 4000}, 400, "2048"),
         ({"model": MODEL, "prompt": "x", "max_tokens": 4000}, 400, "2048"),
         ({"model": MODEL, "prompt": "x" * 9_000_000}, 413, "8388608"),
-        ({"model": MODEL, "prompt": "x", "n": 2}, 400, "n"),
+        ({"model": MODEL, "prompt": "x", "n": 1000}, 400, "max_batch_size"),
+        ({"model": MODEL, "prompt": "x", "use_beam_search": True}, 400, "width of 1"),
         ({"model": MODEL, "prompt": "x", "disaggregated_params": {"request_type": "context_only"}}, 400, "disagg"),
     ],
 )

@@ -226,6 +226,33 @@ async def test_a_client_that_asks_before_it_sends_its_body(cluster: Serving) -> 
     assert words.answer("may I", 2).encode() in answer
 
 
+@pytest.mark.parametrize("fields", [{"n": 2}, {"echo": True}, {"prompt_logprobs": 0}, {"prompt": ["a", "b"], "n": 1}])
+async def test_what_is_not_handed_over_goes_to_one_server(
+    cluster: Serving, http: aiohttp.ClientSession, fields: dict[str, Any]
+) -> None:
+    before = cluster["context-0"].state()["context"], cluster["generation-0"].state()["aggregated"]
+    async with http.post(f"{cluster.url}/v1/completions", json={"model": MODEL, "prompt": "p", **fields}) as answer:
+        await answer.read()  # what the fake makes of it is not looked at
+    after = cluster["context-0"].state()["context"], cluster["generation-0"].state()["aggregated"]
+    assert after[0] == before[0]
+    sent = cluster["generation-0"].state()["bodies"].get("aggregated", {})
+    if "prompt" not in fields:
+        assert after[1] == before[1] + 1
+        assert "disaggregated_params" not in sent
+
+
+async def test_a_deadline_by_header_reaches_both_legs(cluster: Serving, http: aiohttp.ClientSession) -> None:
+    headers = {"X-Request-Timeout": "30"}
+    body = {"model": MODEL, "prompt": "in time", "max_tokens": 3}
+    async with http.post(f"{cluster.url}/v1/completions", json=body, headers=headers) as answer:
+        assert answer.status == 200
+    first = cluster["context-0"].state()["bodies"]["context"]["timeout"]
+    second = cluster["generation-0"].state()["bodies"]["generation"]["timeout"]
+    assert 30 > first > second > 0
+    async with http.post(f"{cluster.url}/v1/completions", json=body, headers={"X-Request-Timeout": "0"}) as answer:
+        assert (answer.status, (await answer.json())["error"]["param"]) == (400, "X-Request-Timeout")
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -234,7 +261,8 @@ async def test_a_client_that_asks_before_it_sends_its_body(cluster: Serving) -> 
     [
         ({"temprature": 1}, "temprature"),
         ({"max_tokens": "many"}, "max_tokens"),
-        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"suffix": "x"}, "suffix"),
         ({"prompt_token_ids": [1]}, "prompt_token_ids"),
         ({"seam": {"id": "x", "created": 1}}, "seam"),
         ({"disaggregated_params": {"request_type": "generation_only"}}, "disaggregated_params"),

@@ -155,6 +155,13 @@ async def test_what_is_wrong_with_the_request_is_not_asked_again(tmp_path: Path,
         assert cluster["context-0"].state()["context"] + cluster["context-1"].state()["context"] == 1
 
 
+async def test_a_deadline_that_has_passed_is_not_tried_elsewhere(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    flags = ["--fail-context=1", "--fail-status=504"]
+    with serving(tmp_path, {"context-0": flags, "context-1": flags, "generation-0": []}) as cluster:
+        assert (await complete(cluster, http, "p", 3))[0] == 504
+        assert cluster["context-0"].state()["context"] + cluster["context-1"].state()["context"] == 1
+
+
 async def test_retries_come_to_an_end(tmp_path: Path, http: aiohttp.ClientSession) -> None:
     engines = {
         f"{role}-{i}": [f"--fail-{role}=100", "--fail-status=500"] for role in ("context", "generation") for i in (0, 1)
