@@ -10,10 +10,13 @@ Blocks are numbers, hashes are given; who owns a block, and which one goes when 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from trtdisagg.cache.events import BlockEvents
+
+MAX_COMPARED = 32
+"""A thousand conversations may begin alike, and this is asked before each step while somebody waits."""
 
 
 class Entry(NamedTuple):
@@ -62,11 +65,10 @@ class PrefixIndex:
         return [self._blocks[h] for h in takewhile(self._blocks.__contains__, chain)]
 
     def find_beginning(self, parent: bytes, tokens: Sequence[int]) -> Beginning | None:
-        """The block behind `parent` that has most of these tokens, in order, at its beginning."""
-        found = [
-            Beginning(block, _num_equal(self._entries[block].tokens, tokens))
-            for block in self._children.get((parent, tokens[0]), ())
-        ]
+        """A block behind `parent` that has many of these tokens, in order, at its beginning: the most, unless there are
+        more than `MAX_COMPARED` that begin alike."""
+        children = islice(self._children.get((parent, tokens[0]), ()), MAX_COMPARED)
+        found = [Beginning(block, _num_equal(self._entries[block].tokens, tokens)) for block in children]
         return max(found, key=lambda beginning: beginning.num_tokens, default=None)
 
     def add(self, block: int, entry: Entry) -> None:

@@ -164,6 +164,23 @@ def test_without_a_ticket_all_is_computed_here() -> None:
     assert engine.tokens(1) == tokens_alone(request, 6)
 
 
+def test_what_is_here_already_is_not_fetched() -> None:
+    for num_prompt, num_found in ((9, 9), (8, 8), (11, 9)):  # of the last, less than a block is missing
+        engine = HandDriven(tokens_per_block=4)
+        prompt = make_request(1, 11).prompt_token_ids
+        engine.add(make_request(1, max_tokens=1, prompt=prompt[:9]))
+        engine.run()
+        request = make_request(
+            2, prompt=prompt[:num_prompt], ticket=ticket(2, num_prompt, [0] * 3), output_token_ids=[3]
+        )
+        engine.add(request)
+        engine.run()
+        assert (engine.handover.forgotten, engine.handover.fetches) == ([2], {})
+        assert engine.tokens(2) == tokens_alone(request, 6)
+        assert engine.first(2).num_cached_tokens == num_found
+        engine.assert_empty()
+
+
 def test_a_claim_begins_with_the_request_and_its_fetch_when_there_is_room() -> None:
     engine = HandDriven(max_batch_size=1)
     engine.add(make_request(1, max_tokens=3), make_request(2, ticket=ticket(2, 5, [0, 1]), output_token_ids=[3]))
