@@ -35,6 +35,7 @@ struct Float {
         weight += int64_t(begin) * kPanel;
         Vec w[P][kVecs];
         for (int i = begin; i < end; ++i, weight += kPanel) {
+            prefetch<P>(weight, apart);
             load_panels(weight, apart, w);
             add_input<R, P>(w, x + i, stride, sums);
         }
@@ -54,6 +55,7 @@ struct BFloat16 {
         Vec w[P][kVecs];
         int i = begin;
         for (; i + 2 <= end; i += 2, weight += 2 * kPanel) {
+            prefetch<P>(weight, apart);
             for (int p = 0; p < P; ++p)
                 for (int v = 0; v < kVecs; ++v) w[p][v] = (Vec)(load_pairs(weight + p * apart, v) << 16);
             add_input<R, P>(w, x + i, stride, sums);

@@ -58,6 +58,7 @@ struct Int8 {
                           VecI (&whole)[R][P][kVecs]) {
         const int64_t apart = stride * kPanel;
         for (int i = 0; i < group; i += 4, weight += 4 * kPanel) {
+            prefetch<P>(weight, apart);
             VecS first[P][kVecs], second[P][kVecs];
             for (int p = 0; p < P; ++p)
                 for (int v = 0; v < kVecs; ++v) {
