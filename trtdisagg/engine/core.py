@@ -16,10 +16,10 @@ from trtdisagg.engine.interfaces import Handover, Runner
 from trtdisagg.engine.lifecycle import Lifecycle
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Add, Cancel, Fetched, Message, Released, Shutdown
+from trtdisagg.engine.plan import Plan
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.request import Output
 from trtdisagg.engine.sampling import Row, Sampler
-from trtdisagg.engine.scheduler import Plan
 from trtdisagg.engine.sequence import Sequence
 from trtdisagg.protocol.kv_events import KvEvent
 

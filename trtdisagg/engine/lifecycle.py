@@ -17,33 +17,23 @@ from torch import Tensor
 from trtdisagg.cache.blocks import BlockManager
 from trtdisagg.cache.events import BlockEvents
 from trtdisagg.engine.choices import give_place, make_choices
+from trtdisagg.engine.counters import Counters, stats_of
 from trtdisagg.engine.deadlines import Deadlines
 from trtdisagg.engine.exchange import Exchange
 from trtdisagg.engine.gains import are_numbers, gain_of
 from trtdisagg.engine.interfaces import Guide, Handover
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Message
+from trtdisagg.engine.plan import Plan
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.engine.sampling import Sampled
-from trtdisagg.engine.scheduler import Plan, Scheduler
+from trtdisagg.engine.scheduler import Scheduler
 from trtdisagg.engine.sequence import Sequence, State
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.spec import Stats
 
 log = logging.getLogger(__name__)
-
-
-class Counters(msgspec.Struct):
-    """What only grows; the names are those of `Stats`."""
-
-    num_steps_total: int = 0
-    num_requests_total: int = 0
-    num_failed_total: int = 0
-    num_prompt_tokens_total: int = 0
-    num_generation_tokens_total: int = 0
-    num_transfers_total: int = 0
-    num_transfer_failures_total: int = 0
 
 
 class Lifecycle:
@@ -215,19 +205,7 @@ class Lifecycle:
         return self._scheduler.has_work
 
     def stats(self) -> Stats:
-        scheduler, tables = self._scheduler, self._scheduler.tables
-        return Stats(
-            num_running=scheduler.num_active,
-            num_waiting=len(scheduler.waiting),
-            num_blocks=self._blocks.num_blocks,
-            num_used_blocks=self._blocks.num_used,
-            num_cached_blocks=self._blocks.num_cached,
-            num_held_blocks=scheduler.num_held_blocks,
-            num_reused_blocks_total=tables.num_reused_blocks,
-            num_missed_blocks_total=tables.num_missed_blocks,
-            num_preemptions_total=scheduler.num_preemptions,
-            **msgspec.structs.asdict(self.counters),
-        )
+        return stats_of(self.counters, self._scheduler, self._blocks)
 
     def check_integrity(self) -> None:
         """Assert that each block is free or belongs to exactly the sequences that are here."""

@@ -11,41 +11,15 @@ arrival; it begins behind what others have computed of its tokens, and takes blo
 from __future__ import annotations
 
 from itertools import chain
-from typing import NamedTuple
 
 from trtdisagg.cache.blocks import BlockManager
 from trtdisagg.engine.limits import Limits
+from trtdisagg.engine.plan import Plan, Reading
 from trtdisagg.engine.policies import Share, context_policy, generation_policy
 from trtdisagg.engine.queue import Queue
 from trtdisagg.engine.sequence import Sequence, State
 from trtdisagg.engine.step import Chunk, Step
 from trtdisagg.engine.tables import Tables
-
-
-class Reading(NamedTuple):
-    """Rows of logits that somebody wants to see who does not draw from them."""
-
-    sequence: Sequence
-    row: int
-    """The first one."""
-    chunk: Chunk
-
-
-class Plan(NamedTuple):
-    """A step, and whose it is."""
-
-    step: Step
-    sequences: list[Sequence]
-    """Whose chunks it is made of: first those who generate, then those in their context phase."""
-    num_generating: int
-    num_context_tokens: int
-    sampled: list[Sequence]
-    """Those that get a token."""
-    rows: list[int]
-    """Which row of the logits each of `sampled` draws from."""
-    readings: list[Reading]
-    admitted: list[Sequence]
-    """Running since now, or fetching."""
 
 
 class Scheduler:
