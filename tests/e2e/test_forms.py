@@ -30,7 +30,7 @@ PET = {
 FORM = {"type": "json_schema", "json_schema": {"name": "pet", "strict": True, "schema": PET}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(cluster: Cluster) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=cluster.url + "/v1", api_key="-", max_retries=0) as client:
         yield client
