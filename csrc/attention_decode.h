@@ -115,15 +115,23 @@ inline void soften(float* scores, int count, float* largest, float* weight) {
     *weight = sum(total);
 }
 
-// Calls f(keys or values, how many, of which the first is number j), for each block's share of [begin, end).
+// Asks for memory that is needed soon: the hardware reads ahead within a page only, and blocks lie far apart.
+inline void fetch(const void* memory, int num_bytes) {
+    for (int i = 0; i < num_bytes; i += 64) __builtin_prefetch(static_cast<const char*>(memory) + i);
+}
+
+// Calls f(first, how many, of which the first is number j) for each block's share of [begin, end), while the next is
+// fetched; `where` is key_of or value_of.
 template <typename S, typename F>
-inline void each_run(const LayerCall& c, const Tile& t, int begin, int end, S* (*where)(const LayerCall&, const Tile&, int, int),
-                     int kv_head, const F& f) {
+inline void each_run(const LayerCall& c, const Tile& t, int begin, int end,
+                     S* (*where)(const LayerCall&, const Tile&, int, int), int kv_head, const F& f) {
     const int per_block = c.shape.tokens_per_block;
     for (int p = begin; p < end;) {
-        const int run = smaller(end - p, per_block - p % per_block);
+        const int run = smaller(end - p, per_block - p % per_block), next = p + run;
+        if (next < end)
+            fetch(where(c, t, next, kv_head), smaller(end - next, per_block) * c.shape.head_dim * int(sizeof(S)));
         f(where(c, t, p, kv_head), run, p - begin);
-        p += run;
+        p = next;
     }
 }
 
@@ -135,6 +143,7 @@ void attend_rows(const LayerCall& c, const Tile& t, int kv_head, int begin, int 
     const float* queries = m.queries + first * dim;
     float* sums = p.sums + first * dim;
     each_run<S>(c, t, begin, end, key_of<S>, kv_head, [&](const S* keys, int run, int j) {
+        if (begin + j + run == end) fetch(value_of<S>(c, t, begin, kv_head), run * dim * int(sizeof(S)));
         int i = 0;
         for (; i + 4 <= run; i += 4) dot<R, 4>(queries, keys + i * dim, dim, m.scores + j + i);
         for (; i < run; ++i) dot<R, 1>(queries, keys + i * dim, dim, m.scores + j + i);

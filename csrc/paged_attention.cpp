@@ -56,17 +56,17 @@ void PagedAttention::begin(const std::vector<Chunk>& chunks, std::vector<int32_t
 void PagedAttention::plan(AttentionPlan& plan, const std::vector<Chunk>& chunks, bool wanted_only) const {
     plan = {};
     int row = 0;
-    const auto add = [&](std::vector<Tile>& tiles, const Chunk& c, int first, int out_row) {
+    const auto each_tile = [&](const Chunk& c, int first, const auto& f) {
         for (int i = first; i < c.num_tokens; i += shape_.tile_tokens) {
             const int count = std::min(shape_.tile_tokens, c.num_tokens - i);
-            tiles.push_back({row + i, out_row + i - first, count, c.position + i, blocks_.data() + c.table});
+            f(Tile{row + i, plan.num_out_rows + i - first, count, c.position + i, blocks_.data() + c.table});
         }
     };
     for (const Chunk& c : chunks) {
         const int first = wanted_only ? c.num_tokens - c.num_logits : 0, num_wanted = c.num_tokens - first;
-        const bool is_single = c.num_tokens == 1 && num_wanted == 1 && kernels_.has_attend_one(shape_);
-        if (!is_single) add(plan.writes, c, 0, 0);
-        add(plan.tiles, c, first, plan.num_out_rows);
+        const bool is_single = c.num_tokens == 1 && kernels_.has_attend_one(shape_);
+        if (!is_single || num_wanted == 0) each_tile(c, 0, [&](const Tile& t) { plan.writes.push_back(t); });
+        each_tile(c, first, [&](const Tile& t) { plan.pieces.push_back({t, is_single}); });
         row += c.num_tokens;
         plan.num_out_rows += num_wanted;
         plan.num_operations += 4.0 * num_wanted * shape_.num_heads * shape_.head_dim * (c.position + c.num_tokens);
@@ -76,13 +76,12 @@ void PagedAttention::plan(AttentionPlan& plan, const std::vector<Chunk>& chunks,
 void PagedAttention::plan_units(AttentionPlan& plan) {
     // The tiles with most to do first, so that no thread is left with a long one at the end.
     const auto work = [](const Tile& t) { return int64_t(t.position + t.num_tokens) * t.num_tokens; };
-    std::stable_sort(plan.tiles.begin(), plan.tiles.end(),
-                     [&](const Tile& a, const Tile& b) { return work(a) > work(b); });
-    const bool splits = int(plan.tiles.size()) * shape_.num_kv_heads < max_split_tokens_;
+    std::stable_sort(plan.pieces.begin(), plan.pieces.end(),
+                     [&](const auto& a, const auto& b) { return work(a.tile) > work(b.tile); });
+    const bool splits = int(plan.pieces.size()) * shape_.num_kv_heads < max_split_tokens_;
     int64_t num_partials = 0;
-    for (int i = 0; i < int(plan.tiles.size()); ++i) {
-        const Tile& tile = plan.tiles[i];
-        const bool is_single = tile.num_tokens == 1 && kernels_.has_attend_one(shape_);
+    for (int i = 0; i < int(plan.pieces.size()); ++i) {
+        const auto& [tile, is_single] = plan.pieces[i];
         const int num_parts = splits && is_single ? num_splits(tile.position) : 1;
         for (int head = 0; head < shape_.num_kv_heads; ++head) {
             for (int part = 0; part < num_parts; ++part)
@@ -111,11 +110,9 @@ void PagedAttention::run(int layer, const LayerAttention& what, const float* qkv
 
 void PagedAttention::run_unit(const LayerCall& call, const AttentionPlan& plan, const AttentionPlan::Unit& unit,
                               float* scratch) {
-    const Tile& tile = plan.tiles[unit.tile];
-    if (unit.split < 0) {
-        const bool is_single = tile.num_tokens == 1 && kernels_.has_attend_one(shape_);
+    const auto& [tile, is_single] = plan.pieces[unit.piece];
+    if (unit.split < 0)
         return (is_single ? kernels_.attend_one : kernels_.attend_many)(call, tile, unit.kv_head, scratch);
-    }
     const AttentionPlan::Token& token = plan.tokens[unit.token];
     float* partials = partials_.data() + token.partials;
     float* partial = partials + unit.split * kernels_.partial_floats(shape_);

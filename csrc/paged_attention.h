@@ -27,7 +27,7 @@ struct Chunk {
 // split of a single token's keys; the last thread that is done with a token merges its splits.
 struct AttentionPlan {
     struct Unit {
-        int tile;
+        int piece;
         int kv_head;
         int split;   // whole: -1
         int token;   // with a split: whose, counted over tokens and heads
@@ -37,8 +37,15 @@ struct AttentionPlan {
         int num_splits;
     };
 
+    // A token that is all of its chunk is computed as a single one, the last of many is not: so what a row gives does
+    // not depend on where its chunk is cut into tiles.
+    struct Piece {
+        Tile tile;
+        bool is_single;
+    };
+
     std::vector<Tile> writes;  // tiles whose keys are stored before anyone attends
-    std::vector<Tile> tiles;
+    std::vector<Piece> pieces;
     std::vector<Unit> units;
     std::vector<Token> tokens;
     double num_operations = 0;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 import torch
@@ -121,6 +122,20 @@ def test_a_row_does_not_depend_on_the_others(weights: str, heads: tuple[int, int
     for others in ([5], [rng.randint(1, 40) for _ in range(63)]):
         for one, among in zip(alone, answer(decoder(), isa, others), strict=True):
             assert torch.equal(one, among)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_a_prompt_does_not_depend_on_how_it_is_cut(weights: str) -> None:
+    tokens, table = [n % 50 for n in range(200)], list(range(25))
+    results = []
+    for cuts in ([0, 200], [0, 37, 39, 200], [0, 128, 200]):
+        with native(Maker(6, TYPES[weights], (9, 3, 64)).decoder()) as (fast, pool):
+            for begin, end in pairwise(cuts):
+                logits = fast.run(Step([Chunk(tokens[begin:end], begin, table, num_logits=1)]))
+            results.append((logits, pool.clone()))
+    for logits, pool in results[1:]:
+        assert torch.equal(logits, results[0][0])
+        assert torch.equal(pool[table], results[0][1][table])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class Doubling:
     def __init__(self, num_threads: int) -> None:
         assert csrc is not None
         self.workers: Any = csrc.Workers(num_threads)
-        self._matrix = csrc.Matrix(torch.eye(512) * 2, None, self.workers)
+        self._matrix = csrc.Matrix(torch.eye(512) * 2, None, None, self.workers)
 
     def __call__(self, x: Tensor) -> Tensor:
         out = torch.full_like(x, float("nan"))
