@@ -152,7 +152,7 @@ class Answer:
         """Take tokens; returns the text that may be said, and the stop string that ends it."""
         if not self._one_by_one:
             self.token_ids += token_ids
-            return self._stops.push(self._detokenizer.push(token_ids))
+            return self._detokenizer.push(token_ids), None
         text = ""
         for token_id, logprob in zip(token_ids, chain(logprobs, repeat(None)), strict=False):
             self.token_ids.append(token_id)
