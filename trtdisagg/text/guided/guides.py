@@ -89,18 +89,12 @@ class TokenGuides:
         self._compiled: OrderedDict[GuideSpec, LLMatcher] = OrderedDict()
         """The most recently used last."""
 
-    def check(self, spec: GuideSpec) -> None:
-        """Compile a specification, so that `open` takes microseconds: to be called off the engine's thread.
-
-        :raises RequestError: when it is wrong, too complex, or nothing satisfies it.
-        :raises OverloadedError: when those of other requests take too long.
-        """
-        self._automaton(spec)
-
     def open(self, spec: GuideSpec) -> TokenGuide:
-        """A guide at the beginning of an answer.
+        """A guide at the beginning of an answer. A specification that was not seen lately is compiled first, which may
+        take as long as `compile_timeout_s`: not for the engine's thread.
 
-        :raises RequestError, OverloadedError: as `check`.
+        :raises RequestError: when the specification is wrong, too complex, or nothing satisfies it.
+        :raises OverloadedError: when those of other requests take too long.
         """
         return TokenGuide(spec, self._automaton(spec).deep_copy(), self._vocab_size)
 

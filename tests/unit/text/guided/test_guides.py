@@ -221,7 +221,7 @@ def test_sentence_piece() -> None:
 )
 def test_what_cannot_be_followed_is_refused_with_the_reason(spec: GuideSpec, message: str) -> None:
     with pytest.raises(RequestError, match=message) as caught:
-        GUIDES.check(spec)
+        GUIDES.open(spec)
     assert caught.value.param == "response_format"
     assert len(caught.value.message) < 400
 
@@ -241,9 +241,9 @@ def test_a_specification_that_takes_too_long_does_not_hold_up_who_asks() -> None
     guides = TokenGuides(TINY, VOCAB_SIZE, compile_timeout_s=0.05)
     slow = schema({"type": "integer", "multipleOf": 123_457, "minimum": 0, "maximum": 10**15})
     with pytest.raises(RequestError, match=r"takes longer than 0\.05 s to compile"):
-        guides.check(slow)
+        guides.open(slow)
     with pytest.raises(OverloadedError, match="other requests"):
-        guides.check(choice("a"))
+        guides.open(choice("a"))
 
 
 # --- costs ----------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_a_specification_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> No
     guides = TokenGuides(TINY, VOCAB_SIZE)
     specs = [choice(str(i)) for i in range(65)]
     for spec in specs:
-        guides.check(spec)
+        guides.open(spec)
     compiled: list[GuideSpec] = []
     whole = TokenGuides._compile
     monkeypatch.setattr(TokenGuides, "_compile", lambda self, spec, v: compiled.append(spec) or whole(self, spec, v))

@@ -125,7 +125,7 @@ def test_a_schema_that_cannot_be_followed_is_the_tools_fault() -> None:
     assert wanted is not None
     assert wanted.guide is not None
     with pytest.raises(RequestError, match="Unimplemented keys") as caught:
-        TokenGuides(tokenizer("hermes"), VOCAB_SIZE).check(wanted.guide)
+        TokenGuides(tokenizer("hermes"), VOCAB_SIZE).open(wanted.guide)
     assert caught.value.param == "tools"
 
 
