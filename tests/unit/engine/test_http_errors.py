@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 import msgspec
 import pytest
 from helpers.http_face import SPEC, Face, http_face
+
+from trtdisagg.engine.request import Request
 
 pytestmark = pytest.mark.anyio
 
@@ -207,6 +210,32 @@ async def test_client_that_leaves_before_the_first_token(stream: bool) -> None:
         face.executor.steps_itself = True
         await face.complete()
         assert face.service.num_requests == 0
+
+
+async def test_client_that_leaves_while_its_guide_is_made() -> None:
+    """What the engine has taken by then, on a thread of its own, is taken back."""
+    is_asked, may_go_on = threading.Event(), threading.Event()
+    async with http_face(steps_itself=False) as face:
+        enqueue = face.executor.enqueue_request
+
+        def enqueue_slowly(request: Request) -> int:
+            is_asked.set()
+            assert may_go_on.wait(10)
+            return enqueue(request)
+
+        face.executor.enqueue_request = enqueue_slowly  # type: ignore[method-assign]
+        body = {**GOOD, "response_format": {"type": "json_object"}}
+        asking = asyncio.create_task(face.post(COMPLETIONS, body))
+        assert await asyncio.to_thread(is_asked.wait, 10)
+        async with face.session.get("/version") as answer:
+            assert answer.status == 200, "others are answered meanwhile"
+        asking.cancel()
+        while face.service.num_requests:
+            await asyncio.sleep(0)
+        may_go_on.set()
+        await asyncio.wait_for(face.executor.cancellation.wait(), 10)
+        assert face.executor.cancelled == [1]
+        assert not face.executor.running
 
 
 async def test_client_that_leaves_within_a_stream() -> None:

@@ -12,6 +12,7 @@ import msgspec
 from torch import Tensor
 
 from trtdisagg.engine.http.job import Job
+from trtdisagg.engine.http.piece import Piece, join_calls
 from trtdisagg.engine.http.tokens import Said, Waiting, spell_prompt
 from trtdisagg.engine.request import Output, Request, TokenLogprob
 from trtdisagg.errors import DeadlineError, TrtdisaggError, UnavailableError
@@ -20,31 +21,6 @@ from trtdisagg.protocol.tools import ToolCallDelta
 from trtdisagg.text.detokenizer import Detokenizer
 from trtdisagg.text.stop import StopStrings
 from trtdisagg.text.tokenizer import Tokenizer
-
-
-class Piece(msgspec.Struct, frozen=True):
-    """The next part of an answer. The last one has a finish reason."""
-
-    index: int
-    """Which of the job's answers."""
-    text: str = ""
-    tokens: list[Said] = []
-    """Where they are shown: those whose text ends in this piece."""
-    calls: list[ToolCallDelta] = []
-    """One of each call at most."""
-    finish_reason: FinishReason | None = None
-    stop_reason: str | int | None = None
-    """The stop string or stop token of the request that ended it."""
-
-    def __add__(self, more: Piece) -> Piece:
-        return Piece(
-            self.index,
-            self.text + more.text,
-            self.tokens + more.tokens,
-            _joined(self.calls, more.calls),
-            more.finish_reason,
-            more.stop_reason,
-        )
 
 
 class Prompt:
@@ -194,7 +170,7 @@ class Answer:
         content, calls = self._tools.push(text[num_skipped:])
         if is_last:
             rest = self._tools.flush()
-            content, calls = content + rest.content, _joined(calls, rest.calls)
+            content, calls = content + rest.content, join_calls(calls, rest.calls)
         return content, calls
 
     def _tokens(self, *, is_last: bool, is_cut: bool) -> list[Said]:
@@ -211,16 +187,6 @@ class Answer:
             text, tokens = self.prompt.echo + text, self.prompt.tokens + tokens
             self._is_echo_due = False
         return msgspec.structs.replace(piece, text=text, tokens=tokens)
-
-
-def _joined(before: list[ToolCallDelta], more: list[ToolCallDelta]) -> list[ToolCallDelta]:
-    """Pieces of calls, in order; what both have of one call is one piece."""
-    if not (before and more and before[-1].index == more[0].index):
-        return before + more
-    first, second = before[-1], more[0]
-    arguments = f"{first.function.arguments or ''}{second.function.arguments or ''}"
-    function = msgspec.structs.replace(first.function, arguments=arguments)
-    return [*before[:-1], msgspec.structs.replace(first, function=function), *more[1:]]
 
 
 def _raise_if_failed(output: Output) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from trtdisagg.engine.http.answer import Answer, Piece
+from trtdisagg.engine.http.answer import Answer
 from trtdisagg.engine.http.job import Job
+from trtdisagg.engine.http.piece import Piece
 
 
 def best(job: Job, answers: Sequence[Answer], pieces: Sequence[Piece]) -> list[tuple[Answer, Piece]]:

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from trtdisagg.engine.http import logprobs
-from trtdisagg.engine.http.answer import Answer, Piece, Prompt
+from trtdisagg.engine.http.answer import Answer, Prompt
 from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.http.logits import rows
+from trtdisagg.engine.http.piece import Piece
 from trtdisagg.protocol.answers import AssistantMessage, ChatChoice, ChatChunkChoice, CompletionChoice, Delta
 from trtdisagg.protocol.tools import FunctionCall, ToolCall, ToolCallDelta
 

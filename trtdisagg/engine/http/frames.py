@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from trtdisagg.engine.http import choices
-from trtdisagg.engine.http.answer import Answer, Piece
+from trtdisagg.engine.http.answer import Answer
 from trtdisagg.engine.http.job import Job
+from trtdisagg.engine.http.piece import Piece
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.answers import (
     ChatChoice,

@@ -10,9 +10,9 @@ import time
 from aiohttp import web
 
 from trtdisagg.engine.http import frames, logprobs
-from trtdisagg.engine.http.answer import Piece
 from trtdisagg.engine.http.best import best
 from trtdisagg.engine.http.job import Job
+from trtdisagg.engine.http.piece import Piece
 from trtdisagg.engine.http.running import Running
 from trtdisagg.engine.http.service import Service
 from trtdisagg.engine.http.stream import EventStream

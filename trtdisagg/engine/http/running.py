@@ -10,9 +10,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from trtdisagg.engine.http.answer import Answer, Piece, Prompt
+from trtdisagg.engine.http.answer import Answer, Prompt
 from trtdisagg.engine.http.delivery import Delivery, Mailbox
 from trtdisagg.engine.http.job import Job
+from trtdisagg.engine.http.piece import Piece
 from trtdisagg.engine.progress import Pulse
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.protocol.answers import PromptTokensDetails, Usage
