@@ -46,8 +46,12 @@ class Parts:
             with torch.inference_mode():
                 return make(index)
 
-        with ThreadPoolExecutor(self._backend.num_threads) as threads:
-            return tuple(threads.map(made, range(num_layers)))
+        torch.set_num_threads(1)  # of each of these: teams that wait for each other only hold each other up
+        try:
+            with ThreadPoolExecutor(self._backend.num_threads) as threads:
+                return tuple(threads.map(made, range(num_layers)))
+        finally:
+            torch.set_num_threads(self._backend.num_threads)
 
     def matrix(self, name: str, shape: tuple[int, int], *, dtype: torch.dtype | None = None) -> Tensor:
         """One tensor, in the type of weights unless another is asked for."""
