@@ -46,8 +46,9 @@ class FakeRunner:
         return torch.from_numpy(np.stack(rows) if rows else np.empty((0, VOCAB_SIZE), np.float32))
 
     def copy_kv(self, blocks: Sequence[int], other: FakeRunner, other_blocks: Sequence[int]) -> None:
-        """Copy whole blocks from `other`'s pool into this one's."""
-        for mine, theirs in zip(blocks, other_blocks, strict=True):
+        """Copy whole blocks from `other`'s pool into this one's; -1: that one is not wanted."""
+        wanted = [pair for pair in zip(blocks, other_blocks, strict=True) if pair[0] >= 0]
+        for mine, theirs in wanted:
             for offset in range(self.tokens_per_block):
                 self.kv[mine, offset] = other.kv.get((theirs, offset), -1)
 

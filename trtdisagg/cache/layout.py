@@ -60,7 +60,7 @@ def transfer_runs(
 
     Rows of my last block behind the last token may be written too.
 
-    :param my_blocks: my block table in token order, `num_tokens` long or longer.
+    :param my_blocks: my block table in token order, `num_tokens` long or longer; -1: that block is not wanted.
     :param their_blocks: theirs; as it comes from outside, it is checked.
     :raises HandoverError: when their blocks do not hold so many tokens.
     """
@@ -70,7 +70,8 @@ def transfer_runs(
     local, remote = np.asarray(my_blocks, np.int64), np.asarray(their_blocks, np.int64)
     if mine.tokens_per_block == theirs.tokens_per_block:
         num_blocks = -(-num_tokens // mine.tokens_per_block)
-        return _merged(_whole_blocks(block_bytes(mine), local[:num_blocks], remote[:num_blocks]))
+        wanted = np.flatnonzero(local[:num_blocks] >= 0)
+        return _merged(_whole_blocks(block_bytes(mine), local[wanted], remote[wanted]))
     return _merged(_pieces(mine, local, theirs, remote, num_tokens))
 
 
@@ -82,9 +83,11 @@ def _pieces(mine: KvShape, my_blocks: Ints, theirs: KvShape, their_blocks: Ints,
     """One run per piece and per span of tokens that no block boundary of either side cuts."""
     boundaries = {*range(0, num_tokens, mine.tokens_per_block), *range(0, num_tokens, theirs.tokens_per_block)}
     cuts = np.array(sorted(boundaries | {num_tokens}), np.int64)
-    local = _piece_offsets(mine, my_blocks, cuts[:-1])
-    remote = _piece_offsets(theirs, their_blocks, cuts[:-1])
-    num_bytes = np.broadcast_to(np.diff(cuts)[:, None] * _row_bytes(mine), local.shape)
+    wanted = my_blocks[cuts[:-1] // mine.tokens_per_block] >= 0
+    tokens, num_rows = cuts[:-1][wanted], np.diff(cuts)[wanted]
+    local = _piece_offsets(mine, my_blocks, tokens)
+    remote = _piece_offsets(theirs, their_blocks, tokens)
+    num_bytes = np.broadcast_to(num_rows[:, None] * _row_bytes(mine), local.shape)
     return np.stack((local, remote, num_bytes), axis=-1).reshape(-1, 3)
 
 

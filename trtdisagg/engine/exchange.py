@@ -54,9 +54,10 @@ class Exchange:
             self._handover.forget(sequence.id)
 
     def fetch(self, sequence: Sequence) -> None:
-        """Have the KV written into its blocks that its ticket names."""
+        """Have the KV written into its blocks that its ticket names, and others have not computed here."""
         assert sequence.ticket is not None
-        blocks = sequence.blocks[: -(-sequence.ticket.num_tokens // self._tokens_per_block)]
+        num_found, num_blocks = sequence.num_published, -(-sequence.ticket.num_tokens // self._tokens_per_block)
+        blocks = [-1] * num_found + sequence.blocks[num_found:num_blocks]
         self._handover.fetch(sequence.id, blocks, lambda error: self._post(Fetched(sequence.id, error)))
 
     def hold(self, sequence: Sequence) -> Ticket:

@@ -85,7 +85,7 @@ class Handover(Protocol):
         """
         Start to write the KV that the request's ticket names.
 
-        :param blocks: as many as `ticket.num_tokens` fill.
+        :param blocks: as many as `ticket.num_tokens` fill; -1: that one is here already.
         :param on_fetched: nothing is written any more; with None the blocks are valid, otherwise it says why not.
         """
 

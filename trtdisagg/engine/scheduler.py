@@ -128,11 +128,11 @@ class Scheduler:
         while self._can_admit():
             sequence = self.waiting.pop()
             self.tables.open(sequence)
-            if sequence.ticket is None or sequence.num_computed:
-                self._run(sequence)
-            else:
+            if self.tables.wants_more(sequence, sequence.num_computed):
                 sequence.state = State.FETCHING
                 self.fetching.add(sequence)
+            else:
+                self._run(sequence)
             admitted.append(sequence)
         return admitted
 
@@ -175,14 +175,14 @@ class Scheduler:
     # --- endings ------------------------------------------------------------------------------------------------------
 
     def fetched(self, sequence: Sequence, num_tokens: int) -> None:
-        """A fetch is over and brought the KV of this many tokens; 0: it failed, all is computed here."""
+        """A fetch is over, and the KV of this many tokens is here; 0: it failed, what is missing is computed here."""
         self.fetching.remove(sequence)
         sequence.ticket = None
         if sequence.state is State.QUARANTINED:
             self._finish(sequence)
             return
         # The last known token is always computed: its logits are the next one's.
-        sequence.num_computed = min(num_tokens, len(sequence.tokens) - 1)
+        sequence.num_computed = max(sequence.num_computed, min(num_tokens, len(sequence.tokens) - 1))
         self.tables.filled(sequence)
         self._run(sequence)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from trtdisagg.cache.blocks import BlockManager
 from trtdisagg.engine.capacity import capacity_policy
 from trtdisagg.engine.limits import Limits
-from trtdisagg.engine.reuse import NOTHING, Match, Reuse
+from trtdisagg.engine.reuse import Match, Reuse
 from trtdisagg.engine.sequence import Sequence
 
 
@@ -62,6 +62,12 @@ class Tables:
         num = max(0, self._capacity.num_blocks(sequence) - len(sequence.blocks)) if is_open else 0
         self._num_reserved += num - sequence.num_reserved
         sequence.num_reserved = num
+
+    def wants_more(self, sequence: Sequence, num_found: int) -> bool:
+        """Whether the rest of its KV is to be fetched. Where less than a block is missing, that is computed sooner."""
+        if sequence.ticket is None:
+            return False
+        return not num_found or sequence.ticket.num_tokens - num_found >= self._tokens_per_block
 
     def is_full(self, sequence: Sequence) -> bool:
         """Whether its next token needs another block."""
@@ -140,8 +146,7 @@ class Tables:
         match = self._match(sequence)
         num_free = self._blocks.num_free - self._num_reserved - num_spare
         # A block that is copied from stays used for a step: one block too many for a sequence that needs them all.
-        without_copy = Match(match.blocks, None, len(match.blocks) * self._tokens_per_block)
-        return next((m for m in (match, without_copy) if self._num_taken(sequence, m) <= num_free), None)
+        return next((m for m in (match, self._whole(match)) if self._num_taken(sequence, m) <= num_free), None)
 
     def _num_taken(self, sequence: Sequence, match: Match) -> int:
         """How many fewer blocks would be free."""
@@ -150,11 +155,12 @@ class Tables:
         return num_new + self._blocks.num_unowned([*match.blocks, *copied])
 
     def _match(self, sequence: Sequence) -> Match:
-        """What is found of it. Where the rest can be fetched, it is of use only if that is less than a block."""
+        """What is found of it. Of a block that is fetched, no beginning is copied."""
         match = self._reuse.match(sequence)
-        if sequence.ticket is None or sequence.ticket.num_tokens - match.num_tokens < self._tokens_per_block:
-            return match
-        return NOTHING
+        return self._whole(match) if self.wants_more(sequence, match.num_tokens) else match
+
+    def _whole(self, match: Match) -> Match:
+        return Match(match.blocks, None, len(match.blocks) * self._tokens_per_block)
 
     def _count(self, sequence: Sequence, match: Match) -> None:
         """The first time it is admitted: how much of its prompt was there."""

@@ -90,7 +90,9 @@ class PoolFetch:
     def fetch(self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None]) -> None:
         claim = self.claims.pop(request_id)
         if self.error is None:
-            self.pool.tensor[blocks] = self.offer.pool.tensor[claim.blocks]
+            for mine, theirs in zip(blocks, claim.blocks, strict=True):
+                if mine >= 0:
+                    self.pool.tensor[mine] = self.offer.pool.tensor[theirs]
         self.offer.released.pop(claim.request_id)()
         on_fetched(self.error)
 

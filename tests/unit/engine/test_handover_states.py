@@ -181,6 +181,28 @@ def test_what_is_here_already_is_not_fetched() -> None:
         engine.assert_empty()
 
 
+def test_only_blocks_that_are_missing_are_fetched() -> None:
+    for error in (None, "gone"):
+        context, generation = HandDriven(tokens_per_block=4), HandDriven(tokens_per_block=4)
+        prompt = make_request(1, 11).prompt_token_ids
+        generation.add(make_request(5, max_tokens=1, prompt=prompt[:6]))
+        generation.run()
+        request = generation_request(1, context_leg(context, 1, num_prompt=11), num_prompt=11)
+        generation.add(request)
+        generation.step()
+        fetch = generation.handover.fetches[1]
+        assert [block < 0 for block in fetch.blocks] == [True, False, False]
+        if error is None:
+            generation.runner.copy_kv(fetch.blocks, context.runner, fetch.ticket.blocks)
+        num_before = generation.stats.num_prompt_tokens_total
+        generation.handover.end_fetch(1, error)
+        generation.run()
+        assert generation.tokens(1) == tokens_alone(request, 6)
+        assert generation.first(1).num_cached_tokens == 4
+        assert generation.stats.num_prompt_tokens_total - num_before == (7 if error else 0)
+        generation.assert_empty()
+
+
 def test_a_claim_begins_with_the_request_and_its_fetch_when_there_is_room() -> None:
     engine = HandDriven(max_batch_size=1)
     engine.add(make_request(1, max_tokens=3), make_request(2, ticket=ticket(2, 5, [0, 1]), output_token_ids=[3]))
