@@ -5,8 +5,8 @@
 //   out     [token][query head][head_dim]
 //
 // A step is cut into tiles, consecutive tokens of one chunk, and the query heads that share a KV head are computed
-// together, so each K and V is read once for all of them. A tile of several tokens needs the keys of its whole chunk, so
-// `write` stores those of all such tiles first. A single token brings its own key along.
+// together, so each K and V is read once for all of them. A tile of several tokens needs the keys of its whole chunk,
+// so `write` stores those of all such tiles first. A single token brings its own key along.
 //
 // Which keys are summed in which order depends on positions alone, never on what else is in the step.
 

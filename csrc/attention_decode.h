@@ -15,8 +15,8 @@ namespace {
 
 constexpr int kStep = 2 * kLanes;
 
-// Two vectors from 2 * kLanes values. Of bfloat16 the even ones, then the odd ones: a shift and a mask, where widening in
-// order would take a shuffle too.
+// Two vectors from 2 * kLanes values. Of bfloat16 the even ones, then the odd ones: a shift and a mask, where widening
+// in order would take a shuffle too.
 inline void load_step(const float* p, Vec& first, Vec& second) {
     first = load(p);
     second = load(p + kLanes);
@@ -115,23 +115,16 @@ inline void soften(float* scores, int count, float* largest, float* weight) {
     *weight = sum(total);
 }
 
-// Asks for memory that is needed soon: the hardware reads ahead within a page only, and blocks lie far apart.
-inline void fetch(const void* memory, int num_bytes) {
-    for (int i = 0; i < num_bytes; i += 64) __builtin_prefetch(static_cast<const char*>(memory) + i);
-}
-
-// Calls f(first, how many, of which the first is number j) for each block's share of [begin, end), while the next is
-// fetched; `where` is key_of or value_of.
+// Calls f(first, how many, of which the first is number j) for each block's share of [begin, end); `where` is key_of or
+// value_of.
 template <typename S, typename F>
 inline void each_run(const LayerCall& c, const Tile& t, int begin, int end,
                      S* (*where)(const LayerCall&, const Tile&, int, int), int kv_head, const F& f) {
     const int per_block = c.shape.tokens_per_block;
     for (int p = begin; p < end;) {
-        const int run = smaller(end - p, per_block - p % per_block), next = p + run;
-        if (next < end)
-            fetch(where(c, t, next, kv_head), smaller(end - next, per_block) * c.shape.head_dim * int(sizeof(S)));
+        const int run = smaller(end - p, per_block - p % per_block);
         f(where(c, t, p, kv_head), run, p - begin);
-        p = next;
+        p += run;
     }
 }
 
@@ -143,7 +136,6 @@ void attend_rows(const LayerCall& c, const Tile& t, int kv_head, int begin, int 
     const float* queries = m.queries + first * dim;
     float* sums = p.sums + first * dim;
     each_run<S>(c, t, begin, end, key_of<S>, kv_head, [&](const S* keys, int run, int j) {
-        if (begin + j + run == end) fetch(value_of<S>(c, t, begin, kv_head), run * dim * int(sizeof(S)));
         int i = 0;
         for (; i + 4 <= run; i += 4) dot<R, 4>(queries, keys + i * dim, dim, m.scores + j + i);
         for (; i < run; ++i) dot<R, 1>(queries, keys + i * dim, dim, m.scores + j + i);

@@ -47,7 +47,8 @@ struct TileScratch {
 
 // c[M][W vectors] = or += the sum over p < k of a[i step_i + p step_p] b[p][...]; all of c's part is in registers.
 template <int M, int W>
-inline void multiply_panel(const float* a, int step_i, int step_p, const float* b, float* c, int stride, int k, bool add) {
+inline void multiply_panel(const float* a, int step_i, int step_p, const float* b, float* c, int stride, int k,
+                           bool add) {
     Vec acc[M][W];
     for (int i = 0; i < M; ++i)
         for (int w = 0; w < W; ++w) acc[i][w] = add ? load(c + i * stride + w * kLanes) : Vec{};

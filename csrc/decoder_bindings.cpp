@@ -69,7 +69,8 @@ void init_layer(Layer* self, const Norm& input_norm, MatrixPointer qkv, const st
 }
 
 void init_decoder(Decoder* self, uintptr_t pool_address, int num_blocks, int num_heads, int num_kv_heads, int head_dim,
-                  int tokens_per_block, bool pool_is_bf16, float attention_scale, std::optional<float> attention_softcap,
+                  int tokens_per_block, bool pool_is_bf16, float attention_scale,
+                  std::optional<float> attention_softcap,
                   const std::optional<Embedding>& embedding, std::optional<float> embedding_scale,
                   const std::optional<Table>& positions, int max_positions, std::vector<Layer> layers, const Norm& norm,
                   MatrixPointer lm_head, std::optional<float> logit_softcap, std::shared_ptr<Workers> workers,
