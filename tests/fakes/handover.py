@@ -27,7 +27,11 @@ class Fetch:
 class FakeHandover:
     """Records what the engine asks for. Each claim must end with a fetch or be forgotten; `open_claims` are neither."""
 
-    def __init__(self) -> None:
+    def __init__(self, late_blocks: Callable[[], set[int]] = set) -> None:
+        """
+        :param late_blocks: those that may still be written to from elsewhere, so not by a fetch.
+        """
+        self._late_blocks = late_blocks
         self.held: dict[int, Held] = {}
         self.open_claims: dict[int, Ticket] = {}
         self.fetches: dict[int, Fetch] = {}
@@ -54,6 +58,7 @@ class FakeHandover:
         self.open_claims[request_id] = ticket
 
     def fetch(self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None]) -> None:
+        assert not self._late_blocks().intersection(blocks)
         self.fetches[request_id] = Fetch(self.open_claims.pop(request_id), list(blocks), on_fetched)
         self.has_begun.set()
 

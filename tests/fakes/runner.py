@@ -31,8 +31,28 @@ class FakeRunner:
         """Raised by the next steps, until it is taken back."""
         self.nan_tokens: set[int] = set()
         """A sequence that ends with one of these gets no finite logits."""
+        self._late: list[tuple[tuple[int, int], int]] = []
+        """What was launched ahead writes as late as a device may: before the next step, or when it is waited for."""
+
+    def run_ahead(self, chunks: Sequence[Chunk], tokens: Tensor) -> Tensor:
+        self.wait()
+        rows = []
+        for chunk, token in zip(chunks, tokens.tolist(), strict=True):
+            assert not chunk.tokens
+            self._late.append((self._place(chunk.blocks, chunk.start), token))
+            rows.append(self._after([*self._read(chunk, chunk.start), token]))
+        return torch.from_numpy(np.stack(rows))
+
+    def wait(self) -> None:
+        self.kv.update(self._late)
+        self._late.clear()
+
+    def late_blocks(self) -> set[int]:
+        """Those that what was launched ahead will still write to."""
+        return {block for (block, _), _ in self._late}
 
     def run(self, step: Step) -> Tensor:
+        self.wait()
         self.steps.append(step)
         for source, target in step.copies:
             for offset in range(self.tokens_per_block):
@@ -53,7 +73,12 @@ class FakeRunner:
                 self.kv[mine, offset] = other.kv.get((theirs, offset), -1)
 
     def _logits(self, chunk: Chunk, num_tokens: int) -> np.ndarray:
-        tokens = [self.kv.get(self._place(chunk.blocks, p), -1) for p in range(num_tokens)]
+        return self._after(self._read(chunk, num_tokens))
+
+    def _read(self, chunk: Chunk, num_tokens: int) -> list[int]:
+        return [self.kv.get(self._place(chunk.blocks, p), -1) for p in range(num_tokens)]
+
+    def _after(self, tokens: list[int]) -> np.ndarray:
         return np.full(VOCAB_SIZE, np.nan, np.float32) if tokens[-1] in self.nan_tokens else logits_after(tokens)
 
     def _place(self, blocks: Sequence[int], position: int) -> tuple[int, int]:

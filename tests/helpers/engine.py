@@ -40,10 +40,10 @@ def make_request(request_id: int, num_prompt: int = 5, max_tokens: int = 6, **fi
 class HandDriven:
     """A core with a fake runner and a fake handover, and what came out of it."""
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, *, ahead: bool = False, **limits: Any) -> None:
         self.limits = make_limits(**limits)
         self.runner = FakeRunner(self.limits.tokens_per_block)
-        self.handover = FakeHandover()
+        self.handover = FakeHandover(self.runner.late_blocks)
         self.outputs: dict[int, list[Output]] = defaultdict(list)
         self.now_s = 1000.0
         self.core = EngineCore(
@@ -52,6 +52,7 @@ class HandDriven:
             eos_token_ids=frozenset({EOS}),
             handover=self.handover,
             deliver=self._deliver,
+            ahead=self.runner if ahead else None,
             clock=lambda: self.now_s,
         )
 

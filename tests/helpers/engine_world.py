@@ -27,6 +27,7 @@ class EngineWorld:
     def __init__(self, random: Random) -> None:
         tokens_per_block = random.choice([1, 3, 4])
         self.engine = HandDriven(
+            ahead=random.random() < 0.5,
             max_num_tokens=random.randint(4, 12),
             max_batch_size=random.randint(3, 6),
             tokens_per_block=tokens_per_block,

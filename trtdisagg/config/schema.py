@@ -92,6 +92,8 @@ class ServerSection(_Section, frozen=True):
     """Who runs when there is not room for all."""
     enable_chunked_prefill: bool = True
     """Compute a prompt longer than max_num_tokens in chunks; without it, such a prompt is refused."""
+    disable_overlap_scheduler: bool = False
+    """On a GPU, launch a step only when the tokens of the last are known. On a CPU there is no difference."""
     stream_interval: Count = 1
     """Tokens that a stream sends at once; the first is always sent by itself."""
     kv_cache_config: KvCacheConfig = KvCacheConfig()

@@ -103,9 +103,6 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "custom_tokenizer": _COMES_WITH_MODEL,
         "decoding_config": NotThereYet("decoding modes other than sampling"),
         "disable_flashinfer_sampling": _ONE_SAMPLER,
-        "disable_overlap_scheduler": NoEffect(
-            "there is no overlap scheduler; context and generation servers run alike"
-        ),
         "enable_attention_dp": NotThereYet("data-parallel attention"),
         "enable_autotuner": _NO_COMPILER,
         "enable_iter_perf_stats": _ITER_STATS,

@@ -105,6 +105,7 @@ async def open_parts(
             progress=progress,
             guides=TokenGuides(tokenizer, dims.vocab_size),
             sampler=Sampler(runner.workers),
+            ahead=None if spec.disable_overlap_scheduler else runner.ahead,
         )
         stack.push_async_callback(shut_down, executor)
         executor.start()

@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
+from torch import Tensor
+
+from trtdisagg.engine.ahead import Ahead, AheadRunner
 from trtdisagg.engine.interfaces import Handover, Runner
 from trtdisagg.engine.lifecycle import Lifecycle
 from trtdisagg.engine.limits import Limits
@@ -19,7 +22,7 @@ from trtdisagg.engine.messages import Add, Cancel, Fetched, Message, Released, S
 from trtdisagg.engine.plan import Plan
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.request import Output
-from trtdisagg.engine.sampling import Row, Sampler
+from trtdisagg.engine.sampling import Row, Sampled, Sampler
 from trtdisagg.engine.sequence import Sequence
 from trtdisagg.protocol.kv_events import KvEvent
 
@@ -37,6 +40,7 @@ class EngineCore:
     :param deliver: takes the outputs of a step; called from the loop's thread.
     :param progress: ticked by the loop, and by a runner that has the same, within its steps.
     :param sampler: with the runner's threads; None: one without threads of its own.
+    :param ahead: the runner, where it computes while the loop goes on: steps are launched before they are planned.
     :param clock: for the deadlines of requests, in seconds.
     """
 
@@ -50,6 +54,7 @@ class EngineCore:
         deliver: Callable[[list[Output]], None],
         progress: Progress | None = None,
         sampler: Sampler | None = None,
+        ahead: AheadRunner | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.inbox: SimpleQueue[Message] = SimpleQueue()
@@ -57,6 +62,7 @@ class EngineCore:
         """Why the engine can serve no more; every request then ends with an error."""
         self._runner = runner
         self._sampler = sampler or Sampler()
+        self.ahead = None if ahead is None else Ahead(ahead)
         self._deliver = deliver
         self._clock = clock
         self._lifecycle = Lifecycle(limits, eos_token_ids, handover, self.inbox.put)
@@ -125,6 +131,8 @@ class EngineCore:
         :return: whether there was anything to compute, or is.
         """
         self._lifecycle.expire(self._clock())
+        if self.ahead is not None:
+            self.ahead.settle()
         plan = self._lifecycle.schedule()
         if plan.sequences:
             self._compute(plan)
@@ -141,7 +149,8 @@ class EngineCore:
 
     def _compute(self, plan: Plan) -> None:
         try:
-            logits = self._runner.run(plan.step)
+            logits = self._ahead_of(plan)
+            logits = self._runner.run(plan.step) if logits is None else logits
             num_rows = sum(chunk.num_logits for chunk in plan.step.chunks)
             assert len(logits) == num_rows, f"{len(logits)} rows of logits came, {num_rows} were asked for"
         except Exception as e:  # whatever a model raises ends these requests, not the server
@@ -152,13 +161,23 @@ class EngineCore:
         sequences, rows, indices = self._draws(plan)
         try:
             logits = logits if indices == list(range(len(logits))) else logits[indices]
-            sampled = self._sampler.sample(logits, rows)
+            sampled = self._sample(logits, rows, sequences)
         except Exception as e:  # and whatever becomes of its logits
             log.exception("%d tokens could not be drawn", len(rows))
             self._fail(plan, e)
             return
         self._num_failed_steps = 0
         self._lifecycle.advance(sequences, sampled, logits)
+
+    def _ahead_of(self, plan: Plan) -> Tensor | None:
+        return None if self.ahead is None else self.ahead.take(plan)
+
+    def _sample(self, logits: Tensor, rows: list[Row], sequences: list[Sequence]) -> list[Sampled]:
+        if self.ahead is None:
+            return self._sampler.sample(logits, rows)
+        drawn = self._sampler.draw(logits, rows)
+        self.ahead.launch(self._lifecycle.ahead(sequences), drawn.tokens)
+        return drawn.read()
 
     def _draws(self, plan: Plan) -> tuple[list[Sequence], list[Row], list[int]]:
         """Who draws a token, how, and from which row of the logits."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from trtdisagg.engine.ahead import AheadRunner
 from trtdisagg.engine.core import EngineCore
 from trtdisagg.engine.interfaces import Guide, Guides, Handover, Runner
 from trtdisagg.engine.limits import Limits
@@ -50,6 +51,7 @@ class Executor:
     :param stall_timeout_s: after this long without progress, though there is work, `health` says that the engine hangs.
     :param guides: makes guides; None: requests with one are refused.
     :param progress: the runner's, if it has one: then a step that takes longer than this is seen to go on.
+    :param ahead: the runner again, where steps may be launched before the tokens of the last are known.
     :param sampler: with the runner's threads; None: one without threads of its own.
     """
 
@@ -65,6 +67,7 @@ class Executor:
         progress: Progress | None = None,
         guides: Guides | None = None,
         sampler: Sampler | None = None,
+        ahead: AheadRunner | None = None,
     ) -> None:
         self._guides = guides
         self._limits = limits
@@ -80,6 +83,7 @@ class Executor:
             deliver=self._deliver,
             progress=progress,
             sampler=sampler,
+            ahead=ahead,
         )
         self._thread = threading.Thread(target=self._core.run, name="engine", daemon=True)
         self._lock = threading.Lock()

@@ -29,6 +29,7 @@ from trtdisagg.engine.request import Output, Request
 from trtdisagg.engine.sampling import Sampled
 from trtdisagg.engine.scheduler import Scheduler
 from trtdisagg.engine.sequence import Sequence, State
+from trtdisagg.engine.step import Chunk
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.spec import Stats
@@ -172,6 +173,10 @@ class Lifecycle:
                 self.end_failed(sequence, f"The guide of this request failed: {type(e).__name__}: {e}")
                 continue
             self._tell(sequence, gain_of(sequence, token, logprob, logits, i))
+
+    def ahead(self, drawing: list[Sequence]) -> list[tuple[int, Sequence, Chunk]]:
+        """See `Scheduler.ahead`."""
+        return self._scheduler.ahead(drawing)
 
     def fail(self, plan: Plan, error: str) -> None:
         """The step could not be computed: its requests end, the others go on."""

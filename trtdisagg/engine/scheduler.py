@@ -109,6 +109,21 @@ class Scheduler:
                 self.generating.append(sequence)
                 self._bear(sequence)
 
+    def ahead(self, drawing: list[Sequence]) -> list[tuple[int, Sequence, Chunk]]:
+        """What those who draw a token now will compute next, if nobody comes and nobody ends: one token each.
+
+        :return: who of `drawing` goes on, with chunks that lack that token; empty: the next step cannot be told.
+        """
+        going_on = [(i, s) for i, s in enumerate(drawing) if s.state is State.RUNNING and not s.is_at_last]
+        if self.context or self.waiting or self.tables.copies or len(self.generating) > len(drawing):
+            return []
+        for _, sequence in going_on:
+            if self.tables.is_full(sequence, num_more=1):
+                if not self.tables.can_grow(sequence):
+                    return []
+                self.tables.grow(sequence)
+        return [(i, s, Chunk([], len(s.tokens), s.blocks, 1)) for i, s in going_on]
+
     def _bear(self, leader: Sequence) -> None:
         """Its prompt is computed: its siblings go on from there by themselves."""
         siblings, leader.siblings = leader.siblings, []

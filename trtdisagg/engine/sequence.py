@@ -123,6 +123,11 @@ class Sequence:
         return self.tokens[-1] in self.stop_ids and self.num_output > self.request.sampling.min_tokens
 
     @property
+    def is_at_last(self) -> bool:
+        """Whether the next token is the last one here, whatever it is."""
+        return self.num_output + 1 >= self.request.sampling.max_tokens or self.request.type == "context_only"
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         """Why the tokens known so far are the last ones, or None when they are not."""
         if self.ends_with_stop or (self.guide is not None and self.guide.is_complete):

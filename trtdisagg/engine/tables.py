@@ -69,9 +69,9 @@ class Tables:
             return False
         return not num_found or sequence.ticket.num_tokens - num_found >= self._tokens_per_block
 
-    def is_full(self, sequence: Sequence) -> bool:
-        """Whether its next token needs another block."""
-        return len(sequence.tokens) > len(sequence.blocks) * self._tokens_per_block
+    def is_full(self, sequence: Sequence, num_more: int = 0) -> bool:
+        """Whether its last token, or one of `num_more` behind it, needs another block."""
+        return len(sequence.tokens) + num_more > len(sequence.blocks) * self._tokens_per_block
 
     def can_grow(self, sequence: Sequence) -> bool:
         return self._blocks.num_free > self._num_reserved - sequence.num_reserved

@@ -74,6 +74,8 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     event_buffer_max_size: int = 0
     """Events about blocks that are kept for `/kv_cache_events`; 0: none are made."""
     quantization: Quantization = "none"
+    disable_overlap_scheduler: bool = False
+    """On a device that computes by itself: launch no step before the tokens of the last are known."""
     stream_interval: int = 1
     """Tokens that a stream sends at once."""
     transports: list[Transport] = []

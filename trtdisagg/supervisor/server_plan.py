@@ -122,6 +122,7 @@ def plan_server(slot: Slot, facts: ServerFacts, spot: Spot, pool: Pool, *, weigh
             enable_partial_reuse=section.kv_cache_config.enable_partial_reuse,
             event_buffer_max_size=section.kv_cache_config.event_buffer_max_size,
             quantization=section.quantization,
+            disable_overlap_scheduler=section.disable_overlap_scheduler,
             stream_interval=section.stream_interval,
             transports=_transports(facts.backend, slot.path, on_gpu=bool(spot.gpus)),
             lease_ms=section.cache_transceiver_config.kv_lease_ms,

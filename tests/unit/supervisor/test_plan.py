@@ -243,6 +243,7 @@ def test_the_generation_leg_may_be_larger_than_what_the_client_sent() -> None:
         (ServerSection(enable_chunked_prefill=False), "enable_chunked_prefill", False),
         (ServerSection(quantization="int8"), "quantization", "int8"),
         (ServerSection(stream_interval=3), "stream_interval", 3),
+        (ServerSection(disable_overlap_scheduler=True), "disable_overlap_scheduler", True),
         (ServerSection(kv_cache_config=KvCacheConfig(enable_block_reuse=False)), "enable_block_reuse", False),
         (ServerSection(kv_cache_config=KvCacheConfig(enable_partial_reuse=False)), "enable_partial_reuse", False),
         (ServerSection(kv_cache_config=KvCacheConfig(event_buffer_max_size=9)), "event_buffer_max_size", 9),

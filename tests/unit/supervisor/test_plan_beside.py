@@ -251,6 +251,7 @@ _SECTION_KEYS: dict[str, Any] = {
     "scheduler_config": SchedulerConfig(capacity_scheduler_policy="GUARANTEED_NO_EVICT"),
     "enable_chunked_prefill": False,
     "stream_interval": 4,
+    "disable_overlap_scheduler": True,
     "kv_cache_config": KvCacheConfig(max_tokens=4096),
     "env": {"A": "1"},
     "command": ["my-engine"],

@@ -39,8 +39,8 @@ class Batch(NamedTuple):
 
 
 def describe(chunks: Sequence[Chunk], tokens_per_block: int, tile_tokens: int) -> list[Ints]:
-    """Tokens, positions, blocks, wanted rows and tiles of a step, on the host."""
-    sizes = [len(c.tokens) for c in chunks]
+    """Tokens, positions, blocks, wanted rows and tiles of a step, on the host. A chunk without tokens has one."""
+    sizes = [len(c.tokens) or 1 for c in chunks]
     ends = list(accumulate(sizes))
     positions = [np.arange(c.start, c.start + n, dtype=np.int32) for c, n in zip(chunks, sizes, strict=True)]
     blocks = [np.asarray(c.blocks, np.int32)[p // tokens_per_block] for c, p in zip(chunks, positions, strict=True)]
@@ -51,7 +51,7 @@ def describe(chunks: Sequence[Chunk], tokens_per_block: int, tile_tokens: int) -
         for i in range(0, n, tile_tokens)
     ]
     tiles.sort(key=lambda tile: -tile[2])  # those with most keys first, so that none is left at the end
-    tokens = np.fromiter((t for c in chunks for t in c.tokens), np.int32, count=ends[-1])
+    tokens = np.fromiter((t for c in chunks for t in c.tokens or [0]), np.int32, count=ends[-1])
     return [tokens, *map(np.concatenate, (positions, blocks, wanted)), np.asarray(tiles, np.int32)]
 
 
@@ -79,7 +79,6 @@ class FixedBatch:
 
     def __init__(self, size: int, max_blocks: int, device: torch.device) -> None:
         self.size = size
-        self._host = torch.zeros(size * 7, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._numbers = torch.zeros(size * 7, dtype=torch.int32, device=device)
         tokens, positions, blocks, tiles = self._numbers.split([size, size, size, 4 * size])
         self._tables = torch.zeros(size, max_blocks, dtype=torch.int32, device=device)
@@ -87,22 +86,26 @@ class FixedBatch:
         self.batch = Batch(tokens, positions, blocks, wanted, tiles.view(-1, 4), self._tables, 1)
         self.fill([], 1)
 
-    def fill(self, chunks: Sequence[Chunk], tokens_per_block: int) -> None:
+    def fill(self, chunks: Sequence[Chunk], tokens_per_block: int, drawn: Tensor | None = None) -> None:
         """
         :param chunks: of one token each, and all with logits.
+        :param drawn: int64 [len(chunks)], their tokens, where the chunks have none.
         """
-        numbers = self._host.numpy()
+        # Memory of the host that is new each time: a copy from it may still be waiting for its turn.
+        numbers = np.zeros(self.size * 7, np.int32)
         tokens, positions, blocks, tiles = np.split(numbers, np.cumsum([self.size] * 3))
         tiles = tiles.reshape(-1, 4)
-        blocks[:], tiles[:] = -1, 0
+        blocks[:] = -1
         for i, chunk in enumerate(chunks):
-            tokens[i], positions[i] = chunk.tokens[0], chunk.start
+            tokens[i], positions[i] = chunk.tokens[0] if chunk.tokens else 0, chunk.start
             blocks[i] = chunk.blocks[chunk.start // tokens_per_block]
             tiles[i] = (i, 1, chunk.start, i)
-        self._numbers.copy_(self._host, non_blocking=True)
+        self._numbers.copy_(_sent(numbers, self._numbers.device))
+        if drawn is not None:
+            self.batch.tokens[: len(chunks)] = drawn.clamp_min(0)
         if chunks:
             tables = _sent(tables_of(chunks), self._tables.device)
-            self._tables[: tables.shape[0], : tables.shape[1]].copy_(tables)
+            self._tables[: tables.shape[0], : tables.shape[1]] = tables
 
 
 def _sent(numbers: Ints, device: torch.device) -> Tensor:

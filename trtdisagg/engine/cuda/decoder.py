@@ -8,6 +8,8 @@ Nothing here waits for the device: the logits that come back may still be comput
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
@@ -19,7 +21,7 @@ from trtdisagg.engine.cuda.batch import Batch, to_device
 from trtdisagg.engine.cuda.graphs import Graphs
 from trtdisagg.engine.cuda.rowwise import activated, add_norm
 from trtdisagg.engine.models.decoder import Decoder, Experts, Layer, Linear, Mlp
-from trtdisagg.engine.step import Step
+from trtdisagg.engine.step import Chunk, Step
 from trtdisagg.engine.torch_decoder import dequantized, route, softcapped
 
 
@@ -51,16 +53,29 @@ class CudaDecoder:
     def run(self, step: Step) -> Tensor:
         """Write the KV of all chunks and give logits.
 
-        :return: float32 [sum of `num_logits`, vocab] on the device, in order; valid until the next `run`.
+        :return: float32 [sum of `num_logits`, vocab] on the device, in order.
         """
         with torch.inference_mode():
             for source, target in step.copies:
                 self._pool.tensor[target].copy_(self._pool.tensor[source])
-            if graph := self._graphs.fitting(step.chunks):
+            is_generation = all(len(c.tokens) == c.num_logits == 1 for c in step.chunks)
+            if is_generation and (graph := self._graphs.fitting(len(step.chunks))):
                 return graph.run(step.chunks)
             per_block = self._pool.shape.tokens_per_block
             tile_tokens = self._attention.tile_tokens(step.chunks)
             return self._forward(to_device(step.chunks, per_block, tile_tokens, self._pool.device))
+
+    def run_ahead(self, chunks: Sequence[Chunk], tokens: Tensor) -> Tensor:
+        """See `ahead.AheadRunner`."""
+        with torch.inference_mode():
+            if graph := self._graphs.fitting(len(chunks)):
+                return graph.run(chunks, tokens)
+            batch = to_device(chunks, self._pool.shape.tokens_per_block, 1, self._pool.device)
+            return self._forward(batch._replace(tokens=tokens.int().clamp_min(0)))
+
+    def wait(self) -> None:
+        if self._pool.device.type == "cuda":
+            torch.cuda.current_stream(self._pool.device).synchronize()
 
     def _forward(self, batch: Batch) -> Tensor:
         decoder = self._decoder

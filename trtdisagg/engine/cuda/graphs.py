@@ -46,13 +46,14 @@ class Graph:
         memory: tuple[int, int] = self._graph.pool()
         return memory
 
-    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+    def run(self, chunks: Sequence[Chunk], tokens: Tensor | None = None) -> Tensor:
         """
+        :param tokens: those of the chunks, where they are on the device.
         :return: float32 [len(chunks), vocab]
         """
-        self._batch.fill(chunks, self._per_block)
+        self._batch.fill(chunks, self._per_block, tokens)
         self._graph.replay()
-        return self._logits[: len(chunks)]
+        return self._logits[: len(chunks)].clone()
 
 
 class Graphs:
@@ -78,8 +79,7 @@ class Graphs:
             memory = graph.memory
             tick()
 
-    def fitting(self, chunks: Sequence[Chunk]) -> Graph | None:
-        """The smallest graph that holds these chunks; None: they are not all of one token, or too many."""
-        if not self._graphs or not all(len(c.tokens) == c.num_logits == 1 for c in chunks):
-            return None
-        return next((self._graphs[size] for size in self._sizes if size >= len(chunks)), None)
+    def fitting(self, num_sequences: int) -> Graph | None:
+        """The smallest graph that holds so many; None: there is none."""
+        size = next((size for size in self._sizes if size >= num_sequences), None)
+        return self._graphs.get(size) if size is not None else None

@@ -10,7 +10,7 @@ from trtdisagg.cache.native import extension
 from trtdisagg.engine.request import TokenLogprob
 from trtdisagg.engine.sampling.native import NativeSampler
 from trtdisagg.engine.sampling.row import Row, Sampled
-from trtdisagg.engine.sampling.torch_sampler import TorchSampler
+from trtdisagg.engine.sampling.torch_sampler import Drawn, TorchSampler
 
 
 class Sampler:
@@ -30,6 +30,10 @@ class Sampler:
         """
         assert logits.shape[0] == len(rows), f"{logits.shape[0]} rows of logits for {len(rows)} sequences"
         return self._means(logits).sample(logits.contiguous(), rows)
+
+    def draw(self, logits: Tensor, rows: Sequence[Row]) -> Drawn:
+        """As `sample`, with tokens that may still be on their way."""
+        return self._torch.draw(logits.contiguous(), rows)
 
     def token_logprobs(self, logits: Tensor, token_ids: Sequence[int], num_top: int) -> list[TokenLogprob]:
         """How probable each token was in its row, and the `num_top` most probable ones; fewer when fewer are possible.
