@@ -69,8 +69,6 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """False: a prompt longer than `max_num_tokens` is refused."""
     enable_block_reuse: bool = True
     enable_partial_reuse: bool = True
-    host_cache_bytes: int = 0
-    """Host memory for blocks that the pool has no room for any more."""
     event_buffer_max_size: int = 0
     """Events about blocks that are kept for `/kv_cache_events`; 0: none are made."""
     quantization: Quantization = "none"

@@ -5,6 +5,7 @@ That any history gives the same tokens with and without is shown in test_histori
 
 from __future__ import annotations
 
+from fakes.handover import ticket
 from fakes.runner import tokens_alone
 from helpers.engine import EOS, HandDriven, make_request
 
@@ -62,3 +63,16 @@ def test_a_token_that_ends_the_answer_was_followed_in_vain() -> None:
     assert tokens[-1] == expected[3] or tokens[-1] == EOS
     assert tokens == expected[: len(tokens)]
     engine.assert_empty()
+
+
+def test_blocks_of_who_has_ended_are_not_fetched_into_while_they_may_be_written_to() -> None:
+    engine = make_engine(tokens_per_block=2, num_blocks=4, enable_block_reuse=False)
+    request = make_request(1, prompt=[3, 4, 5], max_tokens=5, sampling={"ignore_eos": True})
+    stop = tokens_alone(request, 5)[1]
+    engine.add(make_request(1, prompt=[3, 4, 5], max_tokens=5, sampling={"stop_token_ids": frozenset({stop})}))
+    while not engine.runner.late_blocks() or engine.last(1).finish_reason is None:
+        engine.step()
+    fields = {"type": "generation_only", "output_token_ids": [9], "ticket": ticket(2, 6, [0, 1, 2])}
+    engine.add(make_request(2, prompt=[6, 7, 8, 6, 7, 8], max_tokens=3, **fields))
+    engine.step()
+    assert 2 in engine.handover.fetches, "the fake asserts that nothing is written late into these blocks"
