@@ -138,8 +138,9 @@ def test_upstream_with_model_and_urls() -> None:
     assert generation.kv_cache_config.free_gpu_memory_fraction == 0.25
     assert [(n.place.line, n.key) for n in loaded.no_effect] == [
         (4, "context_servers.free_gpu_memory_fraction"),
-        (6, "disable_overlap_scheduler"),
     ]
+    assert context.disable_overlap_scheduler
+    assert generation.disable_overlap_scheduler
 
 
 def test_upstream_worker_file(load_text: Load) -> None:
@@ -154,7 +155,6 @@ def test_upstream_worker_file(load_text: Load) -> None:
     assert not section.kv_cache_config.enable_block_reuse
     assert section.cache_transceiver_config.backend == "DEFAULT"
     assert {n.key.rpartition(".")[2] for n in loaded.no_effect} == {
-        "disable_overlap_scheduler",
         "cuda_graph_config",
         "print_iter_log",
         "max_tokens_in_buffer",
