@@ -46,7 +46,7 @@ def test_servers_that_are_ours() -> None:
 @pytest.mark.real_model
 def test_each_key_without_effect_once() -> None:
     stderr = check("trtllm_model_and_urls.yaml").stderr
-    assert stderr.count("disable_overlap_scheduler: no effect here, because") == 1
+    assert stderr.count("context_servers.free_gpu_memory_fraction: no effect here, because") == 1
 
 
 def test_what_was_set_is_shown_beside_what_the_file_says() -> None:
