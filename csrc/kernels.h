@@ -25,7 +25,7 @@ struct Kernels {
 // Those this CPU can run, best first; never empty.
 const std::vector<Kernels>& usable_kernels();
 
-// The best, or the one named.
+// The best, or the one named; "emulated_bf16", which no CPU is given by itself, is there for tests.
 // Throws std::invalid_argument when this CPU or this build lacks it.
 const Kernels& pick_kernels(const std::string& isa);
 

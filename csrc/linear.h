@@ -11,6 +11,9 @@
 // lanes, and vectors of any width fit. Of bfloat16 the last of an odd number of inputs lies behind the last full step,
 // one column. Each sum runs over the inputs in order and in one chain, whatever the number of rows: a row's result does
 // not depend on the other rows.
+//
+// But for bfloat16 on a CPU that multiplies pairs of them: with more than kRowsUnrounded rows x is rounded to bfloat16
+// too. There a row's result depends on whether the others are that many, within the error of that rounding.
 
 #pragma once
 
@@ -23,6 +26,9 @@ constexpr int kPanel = 16;
 // int8: a weight's value is its number times the scale of its output and its group of inputs. x is rounded to 16 bits,
 // with a scale for each row and group, so that the products of a group can be summed as integers: with these, exactly.
 constexpr int kGroupAtMost = 512;  // 512 * 127 * 32767 is just below 2^31
+
+// bfloat16: with so few rows reading the weights is what takes the time, and rounding x would gain nothing.
+constexpr int kRowsUnrounded = 8;
 
 // What a weight's last panel needs when it is not full: it lies elsewhere, padded.
 struct Panels {
@@ -42,10 +48,11 @@ struct LinearCall {
     const float* bias;  // [num_outputs], or null
     int num_outputs;
     int num_inputs;
-    int group;        // of int8: inputs that share a scale
-    const float* x;   // [num_rows][num_inputs]
-    QuantizedRows q;  // x for int8
-    float* out;       // [num_rows][num_outputs]
+    int group;          // of int8: inputs that share a scale
+    const float* x;     // [num_rows][num_inputs]
+    QuantizedRows q;    // x for int8
+    uint16_t* rounded;  // x for pairs of bfloat16, [num_rows][num_inputs, and one more where they are odd]
+    float* out;         // [num_rows][num_outputs]
 };
 
 // The part of a product that is done at once.
@@ -59,6 +66,9 @@ struct LinearKernels {
     void (*multiply_f32)(const LinearCall&, const LinearPart&);
     void (*multiply_int8)(const LinearCall&, const LinearPart&);
     void (*quantize)(const LinearCall&, int first_row, int end_row);  // x to q
+    void (*multiply_pairs)(const LinearCall&, const LinearPart&);     // bfloat16 weights with `rounded`
+    void (*round)(const LinearCall&, int first_row, int end_row);     // x to rounded
+    bool has_pairs;  // there is an instruction for pairs: without, multiply_bf16 is faster and more precise
 };
 
 }  // namespace trtdisagg

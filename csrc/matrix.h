@@ -34,7 +34,12 @@ private:
     int num_panels() const { return (num_outputs_ + kPanel - 1) / kPanel; }
     int num_row_parts(int num_rows) const;
     int num_panel_parts(int num_rows) const;
+    using Prepare = void (*)(const LinearCall&, int first_row, int end_row);
+    using Multiply = void (*)(const LinearCall&, const LinearPart&);
     void quantize(LinearCall& call, int num_rows, int num_threads) const;
+    void round(LinearCall& call, int num_rows, int num_threads) const;
+    void prepare(Prepare kernel, const LinearCall& call, int num_rows, int num_threads) const;
+    Multiply multiply_of(bool is_rounded) const;
     LinearPart part(int task, int num_rows) const;
 
     const PackedWeight weight_;

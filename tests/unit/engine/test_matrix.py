@@ -2,6 +2,7 @@
 
 Sums are in float32, one after the other: their error grows with the root of the number of inputs. Stated tolerance:
 4e-6 sqrt(inputs) of the size of one product, which is 1 here. With int8 weights x is rounded to 16 bits: 1e-4 of it.
+Where pairs of bfloat16 are multiplied x is rounded to bfloat16, and the result is that of the rounded x as closely.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ ROWS = [1, 2, 3, 4, 5, 6, 7, 12, 13, 24, 25, 70, 97, 200]
 csrc = extension()
 pytestmark = pytest.mark.skipif(csrc is None, reason="the C++ extension is not built")
 ISAS = csrc.isas() if csrc else []
+PAIRS = "avx512bf16"
+ISAS_OF_PAIRS = ["emulated_bf16", *(isa for isa in ISAS if isa == PAIRS)]
+FLOATS = [
+    (isa, dtype) for isa in ISAS for dtype in (torch.float32, torch.bfloat16) if (isa, dtype) != (PAIRS, torch.bfloat16)
+]
+ROWS_UNROUNDED = 8  # kRowsUnrounded of linear.h
 
 
 def int8_weight(num_outputs: int, num_inputs: int, group: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,8 +44,7 @@ def product(matrix: object, x: Tensor, num_outputs: int) -> Tensor:
     return out
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("isa", "dtype"), FLOATS)
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_equal_to_double_and_no_row_depends_on_the_others(isa: str, dtype: torch.dtype, num_threads: int) -> None:
     workers = csrc.Workers(num_threads)
@@ -52,6 +58,34 @@ def test_equal_to_double_and_no_row_depends_on_the_others(isa: str, dtype: torch
         torch.testing.assert_close(whole.double(), expected, atol=4e-6 * num_inputs**0.5, rtol=1e-5)
         for num_rows in ROWS:
             assert torch.equal(product(matrix, x[:num_rows].clone(), num_outputs), whole[:num_rows])
+
+
+@pytest.mark.parametrize("isa", ISAS_OF_PAIRS)
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_many_rows_with_pairs_of_bfloat16_are_rounded_and_few_are_not(isa: str, num_threads: int) -> None:
+    workers = csrc.Workers(num_threads)
+    for num_outputs, num_inputs in SHAPES:
+        weight, bias = torch.randn(num_outputs, num_inputs).bfloat16(), torch.randn(num_outputs)
+        matrix = csrc.Matrix(weight.clone(), None, bias, workers, isa)
+        x = torch.randn(max(ROWS), num_inputs)
+        whole = product(matrix, x, num_outputs)
+        few, many = (
+            torch.nn.functional.linear(rows.double(), weight.double(), bias.double()) for rows in (x, x.bfloat16())
+        )
+        torch.testing.assert_close(whole.double(), many, atol=4e-6 * num_inputs**0.5, rtol=1e-5)
+        for num_rows in ROWS:
+            out = product(matrix, x[:num_rows].clone(), num_outputs)
+            if num_rows > ROWS_UNROUNDED:
+                assert torch.equal(out, whole[:num_rows])
+            else:
+                torch.testing.assert_close(out.double(), few[:num_rows], atol=4e-6 * num_inputs**0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS_OF_PAIRS)
+def test_pairs_round_to_even_and_keep_what_is_no_number(isa: str) -> None:
+    x = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, torch.inf, torch.nan, 2**-120]).repeat(2)[:, None]
+    matrix = csrc.Matrix(torch.ones(1, 1).bfloat16(), None, None, csrc.Workers(1), isa)
+    torch.testing.assert_close(product(matrix, x, 1), x.bfloat16().float(), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("isa", ISAS)
