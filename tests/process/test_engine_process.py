@@ -120,8 +120,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_requests_over_two_engines_the_last_while_the_context_server_drains(model: Path, tmp_path: Path) -> None:
     with (
-        started(make_spec(model, "context-0"), tmp_path) as context,
-        started(make_spec(model, "generation-0", cores=[0]), tmp_path) as generation,
+        started(make_spec(model, "context-0", enable_block_reuse=False), tmp_path) as context,
+        started(make_spec(model, "generation-0", cores=[0], enable_block_reuse=False), tmp_path) as generation,
     ):
         for engine in (context, generation):
             assert engine.report(Loading) is not None
@@ -164,8 +164,8 @@ def ask_context(engine: Engine, prompt: str, max_tokens: int) -> dict[str, Any]:
 
 def test_a_server_in_the_other_role_keeps_weights_blocks_and_answers(model: Path, tmp_path: Path) -> None:
     with (
-        started(make_spec(model, "context-0", role="context"), tmp_path) as one,
-        started(make_spec(model, "generation-0", role="generation"), tmp_path) as other,
+        started(make_spec(model, "context-0", role="context", enable_block_reuse=False), tmp_path) as one,
+        started(make_spec(model, "generation-0", role="generation", enable_block_reuse=False), tmp_path) as other,
     ):
         ready = {engine: engine.ready() for engine in (one, other)}
         texts = [other.post(**ask_context(one, "x" * 50, 9))["choices"][0]["text"]]

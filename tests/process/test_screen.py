@@ -95,7 +95,7 @@ def test_up_draws_over_itself_and_leaves_its_last_state(tmp_path: Path) -> None:
         for width, heading in (
             (80, r"name +run wait"),
             (150, r"name .*restarts  run  wait"),
-            (100, r"name .*s run wait"),
+            (110, r"name .*s run wait"),
         ):
             term.resize(width, 40)
             screen = term.until(functools.partial(_is_drawn_once, heading=heading))
