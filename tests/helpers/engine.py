@@ -43,7 +43,7 @@ class HandDriven:
     def __init__(self, *, ahead: bool = False, **limits: Any) -> None:
         self.limits = make_limits(**limits)
         self.runner = FakeRunner(self.limits.tokens_per_block)
-        self.handover = FakeHandover(self.runner.late_blocks)
+        self.handover = FakeHandover(self._late_blocks)
         self.outputs: dict[int, list[Output]] = defaultdict(list)
         self.now_s = 1000.0
         self.core = EngineCore(
@@ -55,6 +55,11 @@ class HandDriven:
             ahead=self.runner if ahead else None,
             clock=lambda: self.now_s,
         )
+
+    def _late_blocks(self) -> set[int]:
+        """Those that what was launched ahead may still write to; what was read since has been computed."""
+        is_late = self.core.ahead is not None and self.core.ahead.is_late
+        return self.runner.late_blocks() if is_late else set()
 
     def add(self, *requests: Request) -> None:
         for request in requests:

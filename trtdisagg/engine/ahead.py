@@ -51,15 +51,20 @@ class Ahead:
         self._runner = runner
         self._guesses: dict[Sequence, Guess] = {}
         self._logits: Tensor | None = None
+        self.is_late = False
+        """Something was launched behind the last tokens that were read: it may still write."""
         self.num_used = 0
         """Steps that had been guessed."""
 
     def launch(self, going_on: Items[tuple[int, Sequence, Chunk]], tokens: Tensor) -> None:
-        """
+        """Before the tokens are read: after that nothing else is still computed.
+
         :param going_on: rows of `tokens`, whose they are, and what they will compute next.
         :param tokens: drawn on the device.
         """
         self._logits = None
+        self.is_late = bool(going_on)
+        self._guesses.clear()
         if not going_on:
             return
         self._guesses = {s: _guess(i, chunk) for i, (_, s, chunk) in enumerate(going_on)}
@@ -69,8 +74,9 @@ class Ahead:
 
     def settle(self) -> None:
         """Before blocks are given to somebody: those of who has ended meanwhile may still be written to."""
-        if self._logits is not None and any(s.state is not State.RUNNING for s in self._guesses):
+        if self.is_late and any(s.state is not State.RUNNING for s in self._guesses):
             self._runner.wait()
+            self.is_late = False
 
     def take(self, plan: Plan) -> Tensor | None:
         """The logits of this plan, if it is what was launched."""
