@@ -16,6 +16,7 @@ import pytest
 from helpers.cluster import REPOSITORY, Cluster, running
 from helpers.load import Load
 from helpers.ports import free_port
+from helpers.traces import until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -36,9 +37,17 @@ supervision: {{backoff_s: 0.2, kill_timeout_s: 5, stall_timeout_s: 6}}
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def one_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running(tmp_path_factory.mktemp("verbs"), cluster_text(2, 2)) as it:
         yield it
+
+
+@pytest.fixture
+def cluster(one_cluster: Cluster) -> Cluster:
+    """The cluster as its file describes it, whatever the test before left."""
+    if states(one_cluster) != FOUR:
+        done(one_cluster, "up", "-d", "--wait")
+    return one_cluster
 
 
 def done(cluster: Cluster, *args: str) -> str:
@@ -103,8 +112,13 @@ def test_scaling_up_and_down_loses_nothing(cluster: Cluster) -> None:
         assert "generation-2 is added" in said
         assert "context-1 is removed" in said
         assert states(cluster)["generation-2"] == "generation ready"
-        load.until(20)
-        assert servers(cluster)["generation-2"]["stats"]["num_requests_total"] > 0
+        # What a server has done is reported by its next heartbeat.
+        until(
+            lambda: servers(cluster)["generation-2"]["stats"]["num_requests_total"] > 0,
+            "a request on generation-2",
+            timeout_s=30,
+            instead=cluster.logs,
+        )
         done(cluster, "scale", "context=2", "generation=2")
         load.until(10)
     assert load.problems == []
