@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import importlib
 import importlib.metadata
-import os
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from trtdisagg.errors import TrtdisaggError
+from trtdisagg.protocol.lines import own_stdout, write_line
 from trtdisagg.protocol.peers import Memory
 from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate, ProbeLine
 
@@ -53,24 +53,11 @@ def main(args: Sequence[str] | None = None) -> int:
     if unknown := set(names) - {"local", "nixl"}:
         parser.error(f"there is no transport {', '.join(sorted(unknown))}")
     signal.alarm(options.timeout)
-    with _own_stdout() as out:
+    with own_stdout() as out:
         if options.serve:
             _serve(options.serve, names, out)
             return 0
-        return _tell(options.device, names, options.timeout, lambda line: _write(out, line))
-
-
-@contextlib.contextmanager
-def _own_stdout() -> Iterator[BinaryIO]:
-    """Stdout for us alone: UCX, too, writes there, and from now on that goes to stderr."""
-    with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)
-        yield out
-
-
-def _write(out: BinaryIO, message: object) -> None:
-    out.write(msgspec.json.encode(message) + b"\n")
-    out.flush()
+        return _tell(options.device, names, options.timeout, lambda line: write_line(out, line))
 
 
 def _tell(device: str, names: Sequence[str], timeout_s: int, say: Callable[[ProbeLine], None]) -> int:
@@ -138,7 +125,7 @@ def _serve(device: str, names: Sequence[str], out: BinaryIO) -> None:
                 continue
             transport.set_serving(True)
             offers[name] = _Offer(memory=transport.describe())
-        _write(out, offers)
+        write_line(out, offers)
         sys.stdin.read()
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from trtdisagg.engine.plan import Plan
+from trtdisagg.engine.rows import pick_rows
 from trtdisagg.engine.sequence import Sequence, State
 from trtdisagg.engine.step import Chunk
 
@@ -69,8 +70,7 @@ class Ahead:
             return
         self._guesses = {s: _guess(i, chunk) for i, (_, s, chunk) in enumerate(going_on)}
         rows = [row for row, _, _ in going_on]
-        tokens = tokens if rows == list(range(len(tokens))) else tokens[rows]
-        self._logits = self._runner.run_ahead([chunk for _, _, chunk in going_on], tokens)
+        self._logits = self._runner.run_ahead([chunk for _, _, chunk in going_on], pick_rows(tokens, rows))
 
     def settle(self) -> None:
         """Before blocks are given to somebody: those of who has ended meanwhile may still be written to."""
@@ -88,8 +88,7 @@ class Ahead:
         if guesses != planned:
             return None
         self.num_used += 1
-        rows = [guess.row for guess in planned]
-        return logits if rows == list(range(len(logits))) else logits[rows]
+        return pick_rows(logits, [guess.row for guess in planned])
 
 
 def _guess(row: int, chunk: Chunk) -> Guess:

@@ -22,6 +22,7 @@ from trtdisagg.engine.messages import Add, Cancel, Fetched, Message, Released, S
 from trtdisagg.engine.plan import Plan
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.request import Output
+from trtdisagg.engine.rows import pick_rows
 from trtdisagg.engine.sampling import Row, Sampled, Sampler
 from trtdisagg.engine.sequence import Sequence
 from trtdisagg.protocol.kv_events import KvEvent
@@ -160,7 +161,7 @@ class EngineCore:
         self._lifecycle.computed(plan, logits)
         sequences, rows, indices = self._draws(plan)
         try:
-            logits = logits if indices == list(range(len(logits))) else logits[indices]
+            logits = pick_rows(logits, indices)
             sampled = self._sample(logits, rows, sequences)
         except Exception as e:  # and whatever becomes of its logits
             log.exception("%d tokens could not be drawn", len(rows))

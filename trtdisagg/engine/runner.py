@@ -53,10 +53,11 @@ class ModelRunner:
         self._num_threads = num_threads
         self._progress = progress or Progress()
         self._max_batch_size = max_batch_size
-        self._ahead: AheadRunner | None = None
         self._max_seq_len = max_seq_len
         self.workers: object = None
         """The extension's threads, once it is loaded; None: there are none on this device."""
+        self.ahead: AheadRunner | None = None
+        """What launches steps whose tokens are still on the device, once it is loaded; None: nothing here."""
 
     def load(self) -> None:
         """Read the weights.
@@ -80,11 +81,6 @@ class ModelRunner:
         """
         return self._computer.run(step)
 
-    @property
-    def ahead(self) -> AheadRunner | None:
-        """What launches steps whose tokens are still on the device; None: nothing here."""
-        return self._ahead
-
     def _fastest(self, decoder: Decoder, backend: Backend) -> Runner:
         if backend.device.type == "cuda":
             from trtdisagg.engine.cuda.decoder import CudaDecoder  # Triton is there only with torch's builds for CUDA
@@ -97,6 +93,6 @@ class ModelRunner:
                 max_seq_len=self._max_seq_len,
             )
             computer.prepare()
-            self._ahead = computer
+            self.ahead = computer
             return computer
         return (NativeDecoder if backend.csrc else TorchDecoder)(decoder, backend, self._pool)

@@ -6,6 +6,7 @@ activations are float32 whatever the weights are, as in csrc; on a device they h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate
 
 import torch
@@ -161,22 +162,24 @@ def apply_mlp(x: Tensor, mlp: Mlp) -> Tensor:
 
 
 def apply_experts(x: Tensor, experts: Experts) -> Tensor:
-    weights, chosen = route(multiply(x, experts.router), experts)
+    return mix_experts(x, multiply(x, experts.router), experts, apply_mlp)
+
+
+def mix_experts(x: Tensor, scores: Tensor, experts: Experts, compute: Callable[[Tensor, Mlp], Tensor]) -> Tensor:
+    """What the chosen experts give for each row, weighted.
+
+    :param scores: [rows, experts], what the router says.
+    :param compute: one expert, for some of the rows.
+    """
+    weights, chosen = scores.float().softmax(-1).topk(experts.num_active)
+    if experts.renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
     out = torch.zeros_like(x)
     for i, expert in enumerate(experts.experts):
         rows, rank = (chosen == i).nonzero(as_tuple=True)
         if len(rows):
-            out.index_add_(0, rows, apply_mlp(x[rows], expert) * weights[rows, rank, None].to(x.dtype))
+            out.index_add_(0, rows, compute(x[rows], expert) * weights[rows, rank, None].to(x.dtype))
     return out
-
-
-def route(scores: Tensor, experts: Experts) -> tuple[Tensor, Tensor]:
-    """
-    :param scores: [rows, experts], what the router says.
-    :return: float32 weights and numbers of the chosen experts, both [rows, num_active].
-    """
-    weights, chosen = scores.float().softmax(-1).topk(experts.num_active)
-    return (weights / weights.sum(-1, keepdim=True) if experts.renormalize else weights), chosen
 
 
 def softcapped(x: Tensor, cap: float | None) -> Tensor:

@@ -22,7 +22,7 @@ from trtdisagg.engine.cuda.graphs import Graphs
 from trtdisagg.engine.cuda.rowwise import activated, add_norm
 from trtdisagg.engine.models.decoder import Decoder, Experts, Layer, Linear, Mlp
 from trtdisagg.engine.step import Chunk, Step
-from trtdisagg.engine.torch_decoder import dequantized, route, softcapped
+from trtdisagg.engine.torch_decoder import dequantized, mix_experts, softcapped
 
 
 class CudaDecoder:
@@ -115,13 +115,7 @@ def _mlp(x: Tensor, mlp: Mlp) -> Tensor:
 
 
 def _experts(x: Tensor, experts: Experts) -> Tensor:
-    weights, chosen = route(_multiply(x, experts.router), experts)
-    out = torch.zeros_like(x)
-    for i, expert in enumerate(experts.experts):
-        rows, rank = (chosen == i).nonzero(as_tuple=True)
-        if len(rows):
-            out.index_add_(0, rows, _mlp(x[rows], expert) * weights[rows, rank, None].to(x.dtype))
-    return out
+    return mix_experts(x, _multiply(x, experts.router), experts, _mlp)
 
 
 def _logits(x: Tensor, head: Linear) -> Tensor:

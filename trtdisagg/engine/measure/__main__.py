@@ -5,17 +5,15 @@ Says lines of `protocol.bench` on stdout, and nothing else there.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from typing import BinaryIO
 
 import msgspec
 
 from trtdisagg.errors import ConfigError, TrtdisaggError
-from trtdisagg.protocol.bench import LOADS, Failure, Line, Measure, Stage
+from trtdisagg.protocol.bench import LOADS, Failure, Measure, Stage
+from trtdisagg.protocol.lines import own_stdout, write_line
 from trtdisagg.protocol.parent import end_with_parent
 from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
 from trtdisagg.text.model_files import resolve_model
@@ -27,15 +25,15 @@ def main() -> int:
     measure = msgspec.json.decode(words, type=Measure)
     end_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us ends us
-    with _own_stdout() as out:
+    with own_stdout() as out:
         try:
             dims = _dimensions(measure)
-            _write(out, Stage(words=f"loading {measure.model}"))
+            write_line(out, Stage(words=f"loading {measure.model}"))
             from trtdisagg.engine.measure.session import measure_engine  # torch, which takes seconds
 
-            _write(out, measure_engine(measure, dims, lambda stage: _write(out, Stage(words=stage))))
+            write_line(out, measure_engine(measure, dims, lambda stage: write_line(out, Stage(words=stage))))
         except TrtdisaggError as e:
-            _write(out, Failure(message=e.message, exit_code=e.exit_code))
+            write_line(out, Failure(message=e.message, exit_code=e.exit_code))
             return e.exit_code
     return 0
 
@@ -53,19 +51,6 @@ def _dimensions(measure: Measure) -> ModelDimensions:
                 "leave it out with --workloads"
             )
     return dims
-
-
-@contextlib.contextmanager
-def _own_stdout() -> Iterator[BinaryIO]:
-    """Stdout for us alone: what libraries write there goes to stderr."""
-    with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)
-        yield out
-
-
-def _write(out: BinaryIO, line: Line) -> None:
-    out.write(msgspec.json.encode(line) + b"\n")
-    out.flush()
 
 
 if __name__ == "__main__":
