@@ -26,7 +26,7 @@ class Tickets:
 
         spec = self._spec
         loop = asyncio.get_running_loop()
-        self.held[request_id] = loop.call_later(spec.lease_ms / 1000, self._expire, request_id)
+        self.held[request_id] = loop.call_later(spec.transfer.lease_ms / 1000, self._expire, request_id)
         ticket = Ticket(
             server=spec.name,
             incarnation=spec.incarnation,
@@ -35,7 +35,7 @@ class Tickets:
             request_id=request_id,
             num_tokens=num_tokens,
             blocks=[request_id],
-            lease_ms=spec.lease_ms,
+            lease_ms=spec.transfer.lease_ms,
         )
         return seal(ticket, self._secret)
 

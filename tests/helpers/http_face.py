@@ -16,7 +16,7 @@ from helpers import tiny_tokenizer
 from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.http.routes import make_app
 from trtdisagg.engine.http.service import Service
-from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.protocol.spec import EngineSpec, TransferSpec
 from trtdisagg.text.tokenizer import Tokenizer
 
 SPEC = EngineSpec(
@@ -29,7 +29,7 @@ SPEC = EngineSpec(
     max_seq_len=200,
     num_blocks=100,
     tokens_per_block=8,
-    transports=["local"],
+    transfer=TransferSpec(transports=["local"]),
     max_body_bytes=10_000,
 )
 

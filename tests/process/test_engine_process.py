@@ -20,7 +20,7 @@ from helpers import tiny_model
 
 from trtdisagg.protocol.commands import encode_command
 from trtdisagg.protocol.reports import decode_report
-from trtdisagg.protocol.spec import Beat, Command, EngineSpec, Failed, Loading, Ready, Report, SwitchRole
+from trtdisagg.protocol.spec import Beat, Command, EngineSpec, Failed, Loading, Ready, Report, SwitchRole, TransferSpec
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 90
@@ -46,7 +46,7 @@ def make_spec(model: Path, name: str, **changes: Any) -> EngineSpec:
         "max_num_tokens": 32,
         "num_blocks": 32,
         "tokens_per_block": 8,
-        "transports": ["local"],
+        "transfer": TransferSpec(transports=["local"]),
     }
     return EngineSpec(name=name, **{**fields, **changes})
 
@@ -184,7 +184,7 @@ def test_a_server_in_the_other_role_keeps_weights_blocks_and_answers(model: Path
 
 
 def test_engine_ends_with_its_parent(model: Path, tmp_path: Path) -> None:
-    spec = make_spec(model, "context-0", parent_pid=1, transports=[])
+    spec = make_spec(model, "context-0", parent_pid=1, transfer=TransferSpec())
     with started(spec, tmp_path, ["-c", PARENT]) as parent:
         assert parent.report(Loading) is not None
         parent.process.kill()

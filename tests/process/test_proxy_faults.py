@@ -17,6 +17,8 @@ import pytest
 from fakes import words
 from helpers.serving import MODEL, Serving, serving
 
+from trtdisagg.protocol.spec import TransferSpec
+
 pytestmark = pytest.mark.anyio
 
 NEVER = "--token-delay-ms=3600000"
@@ -91,7 +93,7 @@ async def test_a_client_that_leaves_cancels_the_generation_leg(
 
 async def test_a_storm_of_clients_that_leave_leaves_nothing(tmp_path: Path, http: aiohttp.ClientSession) -> None:
     engines = {"context-0": ["--token-delay-ms=20"], "generation-0": ["--token-delay-ms=5"]}
-    with serving(tmp_path, engines, engine_lease_ms=1000) as cluster:
+    with serving(tmp_path, engines, engine_transfer=TransferSpec(lease_ms=1000)) as cluster:
 
         async def leave_after(delay_s: float) -> None:
             async with asyncio.timeout(delay_s):
@@ -376,7 +378,7 @@ async def test_with_a_foreign_server_both_legs_are_asked_again(
     tmp_path: Path, http: aiohttp.ClientSession, stream: bool
 ) -> None:
     engines = {"context-0": ["--foreign"], "generation-0": ["--foreign", "--fail-generation=1"]}
-    with serving(tmp_path, engines, engine_lease_ms=500) as cluster:
+    with serving(tmp_path, engines, engine_transfer=TransferSpec(lease_ms=500)) as cluster:
         assert await complete(cluster, http, "abroad", 5, stream=stream) == (200, words.answer("abroad", 5), None)
         assert cluster["context-0"].state()["context"] == 2
         assert cluster["generation-0"].state()["fetched"] == 1

@@ -30,7 +30,6 @@ Runs: TypeAlias = Ints
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 MUST_AGREE = ("model", "dtype", "num_layers", "num_kv_heads", "head_dim")
-MUST_AGREE_YET = ("tp_size", "tp_rank", "pp_size", "pp_rank")
 
 
 def block_bytes(shape: KvShape) -> int:
@@ -44,11 +43,10 @@ def check_compatible(mine: KvShape, theirs: KvShape) -> None:
     :raises HandoverError: that names each field in which they differ.
     """
     reasons = []
-    for field in (*MUST_AGREE, *MUST_AGREE_YET):
+    for field in MUST_AGREE:
         here, there = getattr(mine, field), getattr(theirs, field)
         if here != there:
-            yet = " (a change of split is not there yet)" if field in MUST_AGREE_YET else ""
-            reasons.append(f"{field} is {here} here and {there} there{yet}")
+            reasons.append(f"{field} is {here} here and {there} there")
     if reasons:
         raise HandoverError(f"the KV caches do not fit together: {'; '.join(reasons)}")
 

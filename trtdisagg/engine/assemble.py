@@ -92,7 +92,7 @@ async def open_parts(
         )
         await _in_thread(runner.load)
         transceiver = handover = None
-        if spec.transports:
+        if spec.transfer.transports:
             stage("transports")
             transceiver = await _open_transceiver(spec, secret, pool, stack)
             handover = await stack.enter_async_context(TransceiverHandover(transceiver))
@@ -153,7 +153,7 @@ class _Engine:
 
 async def _open_transceiver(spec: EngineSpec, secret: bytes, pool: KvPool, stack: AsyncExitStack) -> Transceiver:
     one_host = is_loopback(resolve(spec.host)[1][0])
-    opening = open_transports(spec.transports, pool, incarnation=spec.incarnation, one_host=one_host)
+    opening = open_transports(spec.transfer.transports, pool, incarnation=spec.incarnation, one_host=one_host)
     transports = await _in_thread(lambda: stack.enter_context(opening))
     transceiver = Transceiver(
         server=spec.name,
@@ -162,8 +162,8 @@ async def _open_transceiver(spec: EngineSpec, secret: bytes, pool: KvPool, stack
         transports=transports,
         secret=secret,
         host=reachable(spec.host),
-        lease_ms=spec.lease_ms,
-        transfer_timeout_ms=spec.transfer_timeout_ms,
+        lease_ms=spec.transfer.lease_ms,
+        transfer_timeout_ms=spec.transfer.timeout_ms,
     )
     return await stack.enter_async_context(transceiver)
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from trtdisagg.errors import ConfigError
-from trtdisagg.protocol.spec import Dtype, EngineSpec, Quantization, SchedulerPolicy, Transport
+from trtdisagg.protocol.spec import Dtype, EngineSpec, Quantization, SchedulerPolicy, TransferSpec, Transport
 from trtdisagg.text.dimensions import read_dimensions
 from trtdisagg.text.model_files import resolve_model
 
@@ -60,7 +60,7 @@ def make_spec(options: EngineOptions) -> EngineSpec:
     files = resolve_model(options.model)
     max_seq_len = options.max_seq_len or min(read_dimensions(files).max_positions, options.max_kv_tokens)
     own = {"quantization", "max_batch_size", "max_num_tokens", "tokens_per_block", "max_queue_size", "dtype"}
-    own |= {"scheduler_policy", "enable_block_reuse", "transports"}
+    own |= {"scheduler_policy", "enable_block_reuse"}
     return EngineSpec(
         cluster="",
         name="executor",
@@ -73,6 +73,7 @@ def make_spec(options: EngineOptions) -> EngineSpec:
         num_threads=options.num_threads or len(cores),
         max_seq_len=max_seq_len,
         num_blocks=-(-options.max_kv_tokens // options.tokens_per_block),
+        transfer=TransferSpec(transports=options.transports),
         **{name: getattr(options, name) for name in own},
     )
 

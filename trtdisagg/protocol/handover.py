@@ -19,6 +19,7 @@ import msgspec
 
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol import WIRE_VERSION
+from trtdisagg.protocol.parallel import Parallel
 
 RequestType = Literal["context_and_generation", "context_only", "generation_only"]
 
@@ -75,19 +76,34 @@ class SeamReply(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class KvShape(msgspec.Struct, kw_only=True, frozen=True):
-    """The KV cache of one rank: what two servers must agree on, and what layout arithmetic needs."""
+    """The KV pool of one rank."""
 
     model: str
     """Fingerprint of the weights, not the served name."""
     dtype: str
     num_layers: int
+    """That the rank has."""
     num_kv_heads: int
+    """That the rank has."""
     head_dim: int
     tokens_per_block: int
-    tp_rank: int = 0
-    tp_size: int = 1
-    pp_rank: int = 0
-    pp_size: int = 1
+
+
+class KvLayout(msgspec.Struct, kw_only=True, frozen=True):
+    """The KV cache of a server over all its ranks: what two servers must agree on, and what layout arithmetic needs."""
+
+    model: str
+    """Fingerprint of the weights, not the served name."""
+    dtype: str
+    num_layers: int
+    """Of the model."""
+    num_kv_heads: int
+    """Of the model."""
+    head_dim: int
+    tokens_per_block: int
+    num_blocks: int
+    """Of each rank's pool."""
+    parallel: Parallel = Parallel()
 
 
 class Ticket(msgspec.Struct, kw_only=True, frozen=True):
@@ -108,6 +124,8 @@ class Ticket(msgspec.Struct, kw_only=True, frozen=True):
     """Block indices in the context server's pool, in token order."""
     lease_ms: int
     """From the moment the ticket was made; renewed over the peer stream."""
+    dp_rank: int = 0
+    """With attention data parallelism: the ranks of which tp_rank hold the blocks."""
 
 
 def seal(ticket: Ticket, secret: bytes) -> str:

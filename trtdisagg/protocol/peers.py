@@ -16,10 +16,12 @@ was read is thrown away and the prefix computed instead.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from trtdisagg.protocol import WIRE_VERSION
-from trtdisagg.protocol.handover import KvShape
+from trtdisagg.protocol.handover import KvLayout, KvShape
 
 
 class LocalMemory(msgspec.Struct, tag="local", frozen=True, kw_only=True):
@@ -45,6 +47,57 @@ class NixlMemory(msgspec.Struct, tag="nixl", frozen=True, kw_only=True):
 
 
 Memory = LocalMemory | NixlMemory
+
+
+class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank of a server, as ranks of other servers reach it."""
+
+    host: str
+    port: int
+    """Where its mover listens, for what needs its help; 0: nothing does."""
+    memory: list[Memory]
+    """Its pool, one entry per transport, best first."""
+
+
+class PeerRanks(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that KV is fetched from."""
+
+    server: str
+    incarnation: str
+    layout: KvLayout
+    ranks: list[RankMemory]
+
+
+class Met(msgspec.Struct, frozen=True, kw_only=True):
+    """How one rank of ours reaches the ranks of a server."""
+
+    transport: str
+    direction: Literal["pull", "push"]
+    gb_s: float
+    """Of the test block, over the slowest of its links."""
+    latency_us: float
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What one rank of ours fetches for one request."""
+
+    incarnation: str
+    """Of the server that holds it."""
+    their_dp_rank: int
+    their_blocks: list[int]
+    """In token order."""
+    my_blocks: list[int]
+    """In token order; -1: that block is here already."""
+    num_tokens: int
+    timeout_ms: int
+
+
+class Moved(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fetch of one rank did."""
+
+    num_bytes: int
+    num_descriptors: int
+    seconds: float
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):

@@ -14,9 +14,10 @@ from typing import Literal
 import msgspec
 
 from trtdisagg.protocol import WIRE_VERSION
+from trtdisagg.protocol.parallel import Parallel
 
 Role = Literal["context", "generation", "both"]
-Transport = Literal["local", "nixl"]
+Transport = Literal["local", "nixl", "ucx", "mpi"]
 Dtype = Literal["bfloat16", "float32"]
 SchedulerPolicy = Literal["guaranteed_no_evict", "max_utilization"]
 Quantization = Literal["none", "int8"]
@@ -29,6 +30,45 @@ class SamplingDefaults(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     top_p: float = 1.0
     top_k: int = 0
     """0: all."""
+
+
+class TransferSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How KV moves between servers."""
+
+    transports: list[Transport] = []
+    """In order of preference; empty: no disaggregated serving."""
+    nixl_plugin: str = "UCX"
+    """The plugin that the transport `nixl` uses."""
+    lease_ms: int = 30_000
+    """How long blocks are held that nobody comes for."""
+    timeout_ms: int = 60_000
+    """Deadline of one transfer, from its start."""
+    max_tokens_in_buffer: int | None = None
+    """Size of the staging buffer in tokens; None: `buffer_bytes` bounds it alone."""
+    buffer_bytes: int = 512 * 1024 * 1024
+    zero_copy: bool = False
+    """Never stage: blocks move straight from pool to pool, however small their pieces are."""
+    overlap: bool = True
+    """The generation server computes for others while blocks travel."""
+    receive_parallel: bool = True
+    """A rank receives from several ranks of a context server at once."""
+    receive_concurrent: bool = True
+    """A rank receives from several context servers at once."""
+    send_concurrency: int = 1
+    """Transfers that a context server's rank packs or pushes at once."""
+    async_buffer: bool = False
+    """On a device: the staging buffer comes from the stream-ordered allocator."""
+    pipelined: bool = False
+    """Blocks of a prompt travel while the rest of it is computed."""
+
+
+class PeerAddress(msgspec.Struct, kw_only=True, frozen=True):
+    """Where another server of the cluster can be met for KV."""
+
+    server: str
+    incarnation: str
+    host: str
+    port: int
 
 
 class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -76,10 +116,12 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """On a device that computes by itself: launch no step before the tokens of the last are known."""
     stream_interval: int = 1
     """Tokens that a stream sends at once."""
-    transports: list[Transport] = []
-    """In order of preference; empty: no disaggregated serving."""
-    lease_ms: int = 30_000
-    transfer_timeout_ms: int = 60_000
+    transfer: TransferSpec = TransferSpec()
+    parallel: Parallel = Parallel()
+    rank: int = 0
+    """Of this process in its server. Rank 0 serves requests; the others are told by it what to compute."""
+    gang_socket: str | None = None
+    """Unix socket (0600) of rank 0, where the other ranks of the server come; None: there are no others."""
     secret_file: str | None = None
     parent_pid: int | None = None
     """End when this process ends."""
@@ -218,6 +260,23 @@ class Ready(msgspec.Struct, tag="ready", kw_only=True, frozen=True):
     dtype: str = ""
     role: Role | None = None
     """The one it has now; said again when it has changed."""
+    kv_host: str = ""
+    kv_port: int = 0
+    """Where other servers meet it for KV; 0: it hands nothing over."""
+
+
+class Linked(msgspec.Struct, tag="linked", kw_only=True, frozen=True):
+    """A generation server has met a context server it was told of, or cannot."""
+
+    server: str
+    incarnation: str
+    transport: str = ""
+    direction: Literal["", "pull", "push"] = ""
+    gb_s: float = 0.0
+    """Of the test block that was moved."""
+    latency_us: float = 0.0
+    error: str | None = None
+    """Why there is no link: prompts of that server are computed again here."""
 
 
 class Beat(msgspec.Struct, tag="beat", kw_only=True, frozen=True):
@@ -238,7 +297,7 @@ class Failed(msgspec.Struct, tag="failed", kw_only=True, frozen=True):
     """Starting it again cannot help (a missing model, a wrong file)."""
 
 
-Report = Loading | Ready | Beat | Failed
+Report = Loading | Ready | Linked | Beat | Failed
 
 # --- commands, agent to child ---------------------------------------------------------------------------------------
 
@@ -249,4 +308,16 @@ class SwitchRole(msgspec.Struct, tag="switch_role", kw_only=True, frozen=True):
     role: Role
 
 
-Command = SwitchRole
+class Meet(msgspec.Struct, tag="meet", kw_only=True, frozen=True):
+    """There is a context server to fetch KV from: connect, and move a test block; answered by `Linked`."""
+
+    peer: PeerAddress
+
+
+class Gone(msgspec.Struct, tag="gone", kw_only=True, frozen=True):
+    """An incarnation of a server has ended: nothing of it comes any more, and what it had claimed is free."""
+
+    incarnation: str
+
+
+Command = SwitchRole | Meet | Gone

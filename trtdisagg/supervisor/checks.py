@@ -83,9 +83,9 @@ def check_transports(servers: Sequence[ChildPlan]) -> None:
     specs = [server.spec for server in servers if isinstance(server.spec, EngineSpec)]
     for one in specs:
         for other in (spec for spec in specs if spec.role != one.role and spec.model == one.model):
-            if not set(one.transports) & set(other.transports):
+            if not set(one.transfer.transports) & set(other.transfer.transports):
                 raise ConfigError(
                     f"{one.name} and {other.name} have no transfer backend in common "
-                    f"({', '.join(one.transports)}; {', '.join(other.transports)}): "
+                    f"({', '.join(one.transfer.transports)}; {', '.join(other.transfer.transports)}): "
                     "give both sections one cache_transceiver_config.backend"
                 )

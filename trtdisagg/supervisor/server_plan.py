@@ -23,6 +23,7 @@ from trtdisagg.protocol.spec import (
     Role,
     SamplingDefaults,
     SchedulerPolicy,
+    TransferSpec,
     Transport,
     UpstreamServer,
 )
@@ -124,9 +125,11 @@ def plan_server(slot: Slot, facts: ServerFacts, spot: Spot, pool: Pool, *, weigh
             quantization=section.quantization,
             disable_overlap_scheduler=section.disable_overlap_scheduler,
             stream_interval=section.stream_interval,
-            transports=_transports(facts.backend, slot.path, on_gpu=bool(spot.gpus)),
-            lease_ms=section.cache_transceiver_config.kv_lease_ms,
-            transfer_timeout_ms=section.cache_transceiver_config.kv_transfer_timeout_ms,
+            transfer=TransferSpec(
+                transports=_transports(facts.backend, slot.path, on_gpu=bool(spot.gpus)),
+                lease_ms=section.cache_transceiver_config.kv_lease_ms,
+                timeout_ms=section.cache_transceiver_config.kv_transfer_timeout_ms,
+            ),
         ),
         argv=section.command or [sys.executable, "-m", "trtdisagg.engine"],
         env=_env(slot, spot),

@@ -6,7 +6,7 @@ import functools
 
 from msgspec.structs import replace
 
-from trtdisagg.protocol.spec import Beat, Failed, Loading, Ready, Report, Role, Stats
+from trtdisagg.protocol.spec import Beat, Failed, Linked, Loading, Ready, Report, Role, Stats
 from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, STALE_S, Child, Leaving
 from trtdisagg.supervisor.events import (
     Abandon,
@@ -258,6 +258,8 @@ def _heard(report: Report, child: Child, at: float) -> Child:
             return _became_ready(report, child, at)
         case Failed():
             return replace(child, failure=report, failed_at=at)
+        case Linked():
+            return child
 
 
 def _became_ready(ready: Ready, child: Child, at: float) -> Child:

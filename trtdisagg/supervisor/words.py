@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 
-from trtdisagg.protocol.spec import Beat, Failed, Loading, Ready, Report
+from trtdisagg.protocol.spec import Beat, Failed, Linked, Loading, Ready, Report
 from trtdisagg.supervisor.events import (
     Abandon,
     Added,
@@ -67,6 +67,10 @@ def _report(report: Report) -> str | None:
             return f"ready on {host}:{port}"
         case Failed(message=message):
             return f"failed: {message}"
+        case Linked(server=server, error=str(error)):
+            return f"no KV from {server}: {error}"
+        case Linked(server=server, transport=transport, direction=direction, gb_s=gb_s):
+            return f"KV of {server} comes by {transport} ({direction}, {gb_s:.1f} GB/s)"
         case Beat():
             return None
 

@@ -12,6 +12,7 @@ import pytest
 from helpers.http_face import SPEC, Face, http_face
 
 from trtdisagg.engine.request import Request
+from trtdisagg.protocol.spec import TransferSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -247,7 +248,7 @@ async def test_client_that_leaves_within_a_stream() -> None:
 
 
 async def test_no_transports_means_no_handover() -> None:
-    spec = msgspec.structs.replace(SPEC, transports=[])
+    spec = msgspec.structs.replace(SPEC, transfer=TransferSpec())
     async with http_face(spec=spec) as face:
         for kind in ("context_only", "generation_only"):
             body = {**GOOD, "disaggregated_params": {"request_type": kind, "first_gen_tokens": [5]}}

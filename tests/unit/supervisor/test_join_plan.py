@@ -48,7 +48,7 @@ def test_both_roles_hand_over_too() -> None:
     made = plan("both", num=2)
     specs = [s.spec for s in made.servers if isinstance(s.spec, EngineSpec)]
     assert {spec.role for spec in specs} == {"both"}
-    assert all(spec.transports for spec in specs)
+    assert all(spec.transfer.transports for spec in specs)
 
 
 def test_an_address_that_others_reach_wants_a_secret(tmp_path: Any) -> None:

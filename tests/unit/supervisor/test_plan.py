@@ -109,7 +109,7 @@ def test_a_server_started_by_hand_has_no_proxy_no_secret_and_no_transport() -> N
     file = ClusterFile(model="tiny", context_servers=ServerSection(urls=["localhost:8001"]))
     plan = plan_of(file, with_proxy=False, default_backend=None)
     assert [child.name for child in plan.children] == ["context-0"]
-    assert engine(plan, "context-0").transports == []
+    assert engine(plan, "context-0").transfer.transports == []
     assert not plan.makes_secret
 
 
@@ -223,7 +223,7 @@ def test_a_model_that_only_the_users_program_knows() -> None:
 def test_transports(backend: Any, num_gpus: int, transports: list[str]) -> None:
     section = ServerSection(cache_transceiver_config=CacheTransceiverConfig(backend=backend))
     plan = plan_of(cluster_file(context_servers=section, generation_servers=section), host(num_gpus=num_gpus))
-    assert engine(plan, "context-0").transports == transports
+    assert engine(plan, "context-0").transfer.transports == transports
 
 
 def test_the_generation_leg_may_be_larger_than_what_the_client_sent() -> None:

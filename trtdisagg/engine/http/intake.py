@@ -68,7 +68,7 @@ class Intake:
             raise ModelNotFoundError(
                 f"The model `{wish.model}` is not served here; this server has `{self._spec.model}`", param="model"
             )
-        check_leg(wish, is_enabled=bool(self._spec.transports))
+        check_leg(wish, is_enabled=bool(self._spec.transfer.transports))
         if (wish.n or 1) > 1 or wish.best_of is not None:
             self._check_num_answers(wish)
         if wish.stream:

@@ -84,7 +84,7 @@ def locked_memory(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
 
 def process_memory(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
     """Within a host UCX reads host memory by process_vm_readv."""
-    users = [s for s in needs.using(plan, "nixl") if not s.gpus and "local" not in needs.engine_spec(s).transports]
+    users = [s for s in needs.using(plan, "nixl") if not (s.gpus or s in needs.using(plan, "local"))]
     found = f"kernel.yama.ptrace_scope is {facts.ptrace_scope}"
     if not users:
         return

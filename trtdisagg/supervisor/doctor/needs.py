@@ -29,7 +29,7 @@ def runs_builtin(plan: Plan | None) -> bool:
 
 def using(plan: Plan | None, transport: str) -> list[ChildPlan]:
     """The servers that open a transport."""
-    return [server for server in servers(plan) if transport in engine_spec(server).transports]
+    return [server for server in servers(plan) if transport in engine_spec(server).transfer.transports]
 
 
 def engine_spec(server: ChildPlan) -> EngineSpec:

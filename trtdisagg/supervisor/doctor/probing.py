@@ -36,7 +36,7 @@ def probe(plan: Plan | None, *, timeout_s: int = TIMEOUT_S) -> Probed:
     """
     on_gpu = [server for server in needs.builtin(plan) if server.gpus]
     alike = on_gpu or needs.builtin(plan)
-    wanted = {transport: None for server in alike for transport in needs.engine_spec(server).transports}
+    wanted = {transport: None for server in alike for transport in needs.engine_spec(server).transfer.transports}
     transports: list[str] = list(wanted if alike else _ALL)
     command = [sys.executable, "-m", "trtdisagg.cache.probe", "--timeout", str(timeout_s)]
     command += ["--transports", ",".join(transports), "--device", "cuda" if on_gpu else "cpu"]
