@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
 import msgspec
 import pytest
 from helpers import tiny_model
+from helpers.engine_process import TIMEOUT_S, ask_context, make_spec, started
 
-from trtdisagg.protocol.commands import encode_command
-from trtdisagg.protocol.reports import decode_report
-from trtdisagg.protocol.spec import Beat, Command, EngineSpec, Failed, Loading, Ready, Report, SwitchRole, TransferSpec
+from trtdisagg.protocol.spec import Beat, Failed, Loading, Ready, SwitchRole, TransferSpec
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 90
 PARENT = """
 import os, subprocess, sys
 spec, fd = sys.argv[1], int(sys.argv[2])
@@ -32,85 +23,6 @@ open(spec, "w").write(text)
 command = int(sys.argv[3])
 sys.exit(subprocess.call([sys.executable, "-m", "trtdisagg.engine", "--spec", spec], pass_fds=[fd, command]))
 """
-
-
-def make_spec(model: Path, name: str, **changes: Any) -> EngineSpec:
-    fields: dict[str, Any] = {
-        "cluster": "c",
-        "role": "both",
-        "incarnation": f"{name}.1",
-        "model": "tiny",
-        "model_path": str(model),
-        "dtype": "float32",
-        "max_seq_len": 128,
-        "max_num_tokens": 32,
-        "num_blocks": 32,
-        "tokens_per_block": 8,
-        "transfer": TransferSpec(transports=["local"]),
-    }
-    return EngineSpec(name=name, **{**fields, **changes})
-
-
-class Engine:
-    """A process, the reports it sends, and the commands it takes."""
-
-    def __init__(self, process: subprocess.Popen[bytes], reports: IO[bytes], commands: IO[bytes]) -> None:
-        self.process = process
-        self._reports = reports
-        self._commands = commands
-        self.url = ""
-
-    def command(self, command: Command) -> None:
-        self._commands.write(encode_command(command))
-        self._commands.flush()
-
-    def report(self, *kinds: type[Report]) -> Any:
-        """The next report of these kinds; None when the process has ended."""
-        for line in self._reports:
-            if isinstance(report := decode_report(line), kinds):
-                return report
-        return None
-
-    def ready(self) -> Ready:
-        report = self.report(Ready, Failed)
-        assert isinstance(report, Ready), report
-        self.url = f"http://{report.host}:{report.port}"
-        return report
-
-    def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=TIMEOUT_S) as answer:
-            text: bytes = answer.read()
-            return text
-
-    def post(self, **fields: Any) -> Any:
-        body = json.dumps({"model": "tiny", "temperature": 0, **fields}).encode()
-        with urllib.request.urlopen(f"{self.url}/v1/completions", body, timeout=TIMEOUT_S) as answer:
-            return json.loads(answer.read())
-
-
-@contextlib.contextmanager
-def started(spec: EngineSpec, tmp_path: Path, program: list[str] | None = None) -> Iterator[Engine]:
-    read_fd, write_fd = os.pipe()
-    command_fd, commands_fd = os.pipe()
-    path = tmp_path / f"{spec.name}.json"
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(spec, report_fd=write_fd, command_fd=command_fd)))
-    command = (
-        [*program, str(path), str(write_fd), str(command_fd)]
-        if program
-        else ["-m", "trtdisagg.engine", "--spec", str(path)]
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, *command], pass_fds=[write_fd, command_fd], cwd=tmp_path, env=environment
-    )
-    os.close(write_fd)
-    os.close(command_fd)
-    with os.fdopen(read_fd, "rb") as reports, os.fdopen(commands_fd, "wb") as commands:
-        try:
-            yield Engine(process, reports, commands)
-        finally:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -150,16 +62,6 @@ def test_requests_over_two_engines_the_last_while_the_context_server_drains(mode
         assert stats.num_transfer_failures_total == 0
         generation.process.send_signal(signal.SIGTERM)
         assert generation.process.wait(TIMEOUT_S) == 0
-
-
-def ask_context(engine: Engine, prompt: str, max_tokens: int) -> dict[str, Any]:
-    """The first token, and what the generation server is to be asked."""
-    first = engine.post(
-        prompt=prompt, max_tokens=max_tokens, ignore_eos=True, disaggregated_params={"request_type": "context_only"}
-    )
-    params = first["choices"][0]["disaggregated_params"] | {"request_type": "generation_only"}
-    fields = {"prompt": first["prompt_token_ids"], "max_tokens": max_tokens, "ignore_eos": True}
-    return {**fields, "disaggregated_params": params}
 
 
 def test_a_server_in_the_other_role_keeps_weights_blocks_and_answers(model: Path, tmp_path: Path) -> None:
