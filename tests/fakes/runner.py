@@ -54,7 +54,7 @@ class FakeRunner:
     def run(self, step: Step) -> Tensor:
         self.wait()
         self.steps.append(step)
-        for source, target in step.copies:
+        for source, target, _ in step.copies:
             for offset in range(self.tokens_per_block):
                 self.kv[target, offset] = self.kv.get((source, offset), -1)
         for chunk in step.chunks:

@@ -11,7 +11,7 @@ import torch
 
 from tests.helpers.random_decoders import EVERY_OPTION, Options, Sequences, pool_for, random_decoder
 from trtdisagg.engine.backend import Backend
-from trtdisagg.engine.step import Step
+from trtdisagg.engine.step import Copy, Step
 from trtdisagg.engine.torch_decoder import TorchDecoder
 
 _TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.15}
@@ -78,7 +78,7 @@ def test_a_block_that_was_shared_is_copied_first(maker: Maker) -> None:
     pair.compare(sequences.step({0: 5}))
     sequences.num_done[1] = 5
     step = sequences.step({1: 3}, num_logits=None)
-    pair.compare(Step(step.chunks, copies=[(sequences.blocks[0][0], sequences.blocks[1][0])]))
+    pair.compare(Step(step.chunks, copies=[Copy(sequences.blocks[0][0], sequences.blocks[1][0])]))
 
 
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # those rows hold anything

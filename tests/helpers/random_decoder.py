@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trtdisagg.engine.models.decoder import Decoder, Experts, Layer, Linear, Mlp, Norm, Rope
-from trtdisagg.engine.step import Chunk, Step
+from trtdisagg.engine.step import Chunk, Copy, Step
 from trtdisagg.protocol.handover import KvShape
 from trtdisagg.protocol.spec import Dtype
 
@@ -159,11 +159,11 @@ class Sequences:
         tokens = [self._rng.randrange(self._vocab) for _ in range(count)]
         return Chunk(tokens, start, list(self._tables[s]), num_logits=self._rng.choice([0, 1, 1, count]))
 
-    def _move(self, s: int) -> tuple[int, int] | None:
+    def _move(self, s: int) -> Copy | None:
         """Go on in a copy of the last block."""
         if not self._tables[s] or self._rng.random() < 0.7:
             return None
         source, target = self._tables[s][-1], self._free.pop()
         self._tables[s][-1] = target
         self._free.insert(0, source)
-        return source, target
+        return Copy(source, target)

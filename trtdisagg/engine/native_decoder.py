@@ -39,7 +39,7 @@ class NativeDecoder:
         :return: float32 [sum of `num_logits`, vocab], in order.
         """
         tokens, table, blocks = indices(step.chunks)
-        copies = np.array(step.copies, np.int64).reshape(-1, 2)
+        copies = np.array([(c.source, c.target) for c in step.copies], np.int64).reshape(-1, 2)
         logits = torch.empty(sum(c.num_logits for c in step.chunks), self._vocab)
         self._native.run(tokens, table, blocks, copies, logits.data_ptr(), logits.shape[0])
         return logits

@@ -5,10 +5,12 @@ The scheduler knows no tensors, the runner knows no requests; this is all they s
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, array_like=True):
     """Consecutive tokens of one request, computed in one step: a whole prompt, a piece of one, or one new token.
 
     positions   0 ............ start ............ start + len(tokens)
@@ -23,15 +25,27 @@ class Chunk(msgspec.Struct, frozen=True):
     num_logits: int
     """So many of the last tokens need logits: none for all but the last piece of a prompt, one to go on with, all where
     the prompt's own probabilities are asked for."""
+    dp_rank: int = 0
+    """With attention data parallelism: the ranks of which tp_rank have the blocks, and compute it."""
 
 
-class Step(msgspec.Struct, frozen=True):
-    """The work of one step. Logits come back as `num_logits` rows for each chunk, in order."""
+class Copy(NamedTuple):
+    """A block to copy whole before anything is computed: two sequences shared it, and one of them goes on writing."""
+
+    source: int
+    target: int
+    dp_rank: int = 0
+    """As of a chunk: both are blocks of this one's."""
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True):
+    """The work of one step. Logits come back as `num_logits` rows for each chunk, in order.
+
+    Other ranks of the server are sent it as it is: msgpack, fields by position.
+    """
 
     chunks: list[Chunk]
-    copies: list[tuple[int, int]] = []
-    """Blocks to copy whole before anything is computed, (from, to): two sequences shared one, and one of them goes on
-    writing."""
+    copies: list[Copy] = []
 
     @property
     def num_tokens(self) -> int:

@@ -15,6 +15,7 @@ from trtdisagg.engine.capacity import capacity_policy
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.reuse import Match, Reuse
 from trtdisagg.engine.sequence import Sequence
+from trtdisagg.engine.step import Copy
 
 
 class Tables:
@@ -27,8 +28,8 @@ class Tables:
         self._reuse = Reuse(limits, blocks)
         self._num_reserved = 0
         """Of the free blocks, those that are kept for somebody who is active."""
-        self.copies: list[tuple[int, int]] = []
-        """For the next step: from, to."""
+        self.copies: list[Copy] = []
+        """For the next step."""
         self._copied_tables: list[list[int]] = []
         """What copies own."""
         self.num_reused_blocks = 0
@@ -135,7 +136,7 @@ class Tables:
 
     def _copy(self, source: int, target: int) -> None:
         self._own_copied([target])
-        self.copies.append((source, target))
+        self.copies.append(Copy(source, target))
 
     def _own_copied(self, table: list[int]) -> None:
         self._blocks.share(table)

@@ -37,8 +37,8 @@ class TorchDecoder:
         :return: float32 [sum of `num_logits`, vocab], in order.
         """
         with torch.inference_mode():
-            for source, target in step.copies:
-                self._pool.tensor[target] = self._pool.tensor[source]
+            for copy in step.copies:
+                self._pool.tensor[copy.target] = self._pool.tensor[copy.source]
             where = _Where(step.chunks, self._pool)
             x = self._embed(step, where)
             for i, layer in enumerate(self._decoder.layers):

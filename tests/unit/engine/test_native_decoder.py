@@ -17,7 +17,7 @@ from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.models.decoder import Decoder
 from trtdisagg.engine.native_decoder import NativeDecoder
-from trtdisagg.engine.step import Chunk, Step
+from trtdisagg.engine.step import Chunk, Copy, Step
 from trtdisagg.engine.torch_decoder import TorchDecoder
 from trtdisagg.protocol.spec import Dtype
 
@@ -153,7 +153,7 @@ def test_a_prompt_does_not_depend_on_how_it_is_cut(weights: str) -> None:
         (Step([Chunk([1000], 0, [3], num_logits=1)]), "vocabulary"),
         (Step([Chunk([-1], 0, [3], num_logits=1)]), "vocabulary"),
         (Step([Chunk([1], 0, [3], num_logits=2)]), "more tokens"),
-        (Step([Chunk([1], 0, [3], num_logits=1)], copies=[(0, NUM_BLOCKS)]), "outside the pool"),
+        (Step([Chunk([1], 0, [3], num_logits=1)], copies=[Copy(0, NUM_BLOCKS)]), "outside the pool"),
     ],
 )
 def test_indices_out_of_bounds_touch_no_memory(step: Step, message: str) -> None:

@@ -56,8 +56,8 @@ class CudaDecoder:
         :return: float32 [sum of `num_logits`, vocab] on the device, in order.
         """
         with torch.inference_mode():
-            for source, target in step.copies:
-                self._pool.tensor[target].copy_(self._pool.tensor[source])
+            for copy in step.copies:
+                self._pool.tensor[copy.target].copy_(self._pool.tensor[copy.source])
             is_generation = all(len(c.tokens) == c.num_logits == 1 for c in step.chunks)
             if is_generation and (graph := self._graphs.fitting(len(step.chunks))):
                 return graph.run(step.chunks)
