@@ -22,6 +22,7 @@ class Fetch:
     ticket: Ticket
     blocks: list[int]
     on_fetched: Callable[[str | None], None]
+    dp_rank: int
 
 
 class FakeHandover:
@@ -41,12 +42,14 @@ class FakeHandover:
         """A fetch has begun."""
         self.is_refusing = False
 
-    def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
+    def hold(
+        self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None], dp_rank: int = 0
+    ) -> Ticket:
         if self.is_refusing:
             raise HandoverError("not now")
         assert request_id not in self.held
         self.held[request_id] = Held(list(blocks), num_tokens, on_released)
-        return ticket(request_id, num_tokens, blocks)
+        return ticket(request_id, num_tokens, blocks, dp_rank)
 
     def withdraw(self, ticket: Ticket) -> None:
         if ticket.request_id in self.held:
@@ -57,9 +60,11 @@ class FakeHandover:
         assert request_id not in self.fetches
         self.open_claims[request_id] = ticket
 
-    def fetch(self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None]) -> None:
+    def fetch(
+        self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None], dp_rank: int = 0
+    ) -> None:
         assert not self._late_blocks().intersection(blocks)
-        self.fetches[request_id] = Fetch(self.open_claims.pop(request_id), list(blocks), on_fetched)
+        self.fetches[request_id] = Fetch(self.open_claims.pop(request_id), list(blocks), on_fetched, dp_rank)
         self.has_begun.set()
 
     def forget(self, request_id: int) -> None:
@@ -77,7 +82,7 @@ class FakeHandover:
         self.fetches.pop(request_id).on_fetched(error)
 
 
-def ticket(request_id: int, num_tokens: int, blocks: list[int]) -> Ticket:
+def ticket(request_id: int, num_tokens: int, blocks: list[int], dp_rank: int = 0) -> Ticket:
     return Ticket(
         server="context-0",
         incarnation="i",
@@ -87,4 +92,5 @@ def ticket(request_id: int, num_tokens: int, blocks: list[int]) -> Ticket:
         num_tokens=num_tokens,
         blocks=list(blocks),
         lease_ms=30_000,
+        dp_rank=dp_rank,
     )

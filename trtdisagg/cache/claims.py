@@ -52,15 +52,17 @@ class Claim:
         self._copy: asyncio.Future[None] | None = None
         self._is_open = True
 
-    async def fetch(self, blocks: Sequence[int]) -> None:
+    async def fetch(self, blocks: Sequence[int], dp_rank: int = 0) -> None:
         """Copy the ticket's tokens into our blocks, and give the peer's back. Once per claim.
 
         When it returns, the blocks are valid. When it raises, a copy may go on writing into them until `settled`;
         cancelled, it waits for that itself.
 
+        :param dp_rank: whose blocks they are here.
         :raises HandoverError: when the KV did not come in time, or was no longer held when it had come.
         """
         assert self._is_open
+        assert dp_rank == 0, "a server of one rank has one pool"
         counters, started = self._claims.counters, time.monotonic()
         try:
             num_bytes = await self._fetch(blocks)

@@ -74,7 +74,14 @@ class Offers:
         """Serve; from here on there are tasks."""
         self._start(self._watch())
 
-    def hold(self, request_id: int, blocks: Sequence[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
+    def hold(
+        self,
+        request_id: int,
+        blocks: Sequence[int],
+        num_tokens: int,
+        on_released: Callable[[], None],
+        dp_rank: int = 0,
+    ) -> Ticket:
         """Hold blocks under a lease from now on. From any thread.
 
         :param request_id: for logs; the ticket carries the number of the hold.
@@ -92,6 +99,7 @@ class Offers:
             num_tokens=num_tokens,
             blocks=list(blocks),
             lease_ms=self._me.lease_ms,
+            dp_rank=dp_rank,
         )
 
     def withdraw(self, ticket: Ticket) -> None:

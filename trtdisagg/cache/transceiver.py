@@ -99,16 +99,24 @@ class Transceiver:
         finally:
             self._claims.close()
 
-    def hold(self, request_id: int, blocks: Sequence[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
+    def hold(
+        self,
+        request_id: int,
+        blocks: Sequence[int],
+        num_tokens: int,
+        on_released: Callable[[], None],
+        dp_rank: int = 0,
+    ) -> Ticket:
         """Hold blocks for a generation server. From any thread.
 
         :param request_id: for logs; the ticket carries a number of its own.
         :param blocks: in token order.
         :param on_released: called exactly once, from any thread, when nobody may read the blocks any more: they were
             fetched, given back or withdrawn, the lease ended, the peer that had claimed them is lost, or we close.
+        :param dp_rank: whose blocks they are.
         :raises HandoverError: when we are closed; `on_released` is not called then.
         """
-        return self._offers.hold(request_id, blocks, num_tokens, on_released)
+        return self._offers.hold(request_id, blocks, num_tokens, on_released, dp_rank)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Release what a ticket of ours names before its lease ends, if it is still held. From any thread."""

@@ -58,7 +58,9 @@ class Exchange:
         assert sequence.ticket is not None
         num_found, num_blocks = sequence.num_published, -(-sequence.ticket.num_tokens // self._tokens_per_block)
         blocks = [-1] * num_found + sequence.blocks[num_found:num_blocks]
-        self._handover.fetch(sequence.id, blocks, lambda error: self._post(Fetched(sequence.id, error)))
+        self._handover.fetch(
+            sequence.id, blocks, lambda error: self._post(Fetched(sequence.id, error)), sequence.dp_rank
+        )
 
     def hold(self, sequence: Sequence) -> Ticket:
         """Offer its KV.
@@ -66,7 +68,9 @@ class Exchange:
         :raises TrtdisaggError: when it cannot be offered.
         """
         released = partial(self._post, Released(sequence.id))
-        sequence.offer = self._handover.hold(sequence.id, sequence.blocks, sequence.num_computed, released)
+        sequence.offer = self._handover.hold(
+            sequence.id, sequence.blocks, sequence.num_computed, released, sequence.dp_rank
+        )
         return sequence.offer
 
     def withdraw(self, sequence: Sequence) -> None:

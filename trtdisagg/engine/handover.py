@@ -52,8 +52,10 @@ class TransceiverHandover:
 
     # --- from the engine's thread -----------------------------------------------------------------------------------
 
-    def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
-        return self._transceiver.hold(request_id, blocks, num_tokens, on_released)
+    def hold(
+        self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None], dp_rank: int = 0
+    ) -> Ticket:
+        return self._transceiver.hold(request_id, blocks, num_tokens, on_released, dp_rank)
 
     def withdraw(self, ticket: Ticket) -> None:
         self._transceiver.withdraw(ticket)
@@ -61,8 +63,8 @@ class TransceiverHandover:
     def claim(self, request_id: int, ticket: Ticket) -> None:
         self._loop.call_soon_threadsafe(self._claim, request_id, ticket)
 
-    def fetch(self, request_id: int, blocks: list[int], on_fetched: OnFetched) -> None:
-        self._loop.call_soon_threadsafe(self._fetch, request_id, Fetch(blocks, on_fetched))
+    def fetch(self, request_id: int, blocks: list[int], on_fetched: OnFetched, dp_rank: int = 0) -> None:
+        self._loop.call_soon_threadsafe(self._fetch, request_id, Fetch(blocks, on_fetched, dp_rank))
 
     def forget(self, request_id: int) -> None:
         self._loop.call_soon_threadsafe(self._forget, request_id)
@@ -95,6 +97,8 @@ class Fetch(NamedTuple):
 
     blocks: list[int]
     on_fetched: OnFetched
+    dp_rank: int
+    """Of the blocks."""
 
 
 class Errand:
@@ -147,7 +151,7 @@ class Errand:
             await claim.release()
             return _GIVEN_UP
         try:
-            await self._cancellable(claim.fetch(fetch.blocks))
+            await self._cancellable(claim.fetch(fetch.blocks, fetch.dp_rank))
         except HandoverError as e:
             return e.message
         finally:

@@ -67,10 +67,13 @@ class Handover(Protocol):
         claim, fetch -> on_fetched        claim, fetch, forget -> on_fetched        claim, forget
     """
 
-    def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
+    def hold(
+        self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None], dp_rank: int = 0
+    ) -> Ticket:
         """
         Offer the KV of the first `num_tokens` tokens, in `blocks`, to a generation server.
 
+        :param dp_rank: with attention data parallelism: whose blocks they are.
         :param on_released: nobody reads the blocks any more: fetched, given back, or the lease ended.
         :raises TrtdisaggError: when nothing can be offered; then `on_released` is never called.
         """
@@ -81,12 +84,15 @@ class Handover(Protocol):
     def claim(self, request_id: int, ticket: Ticket) -> None:
         """A request with this ticket has entered and waits for blocks: its lease is kept alive."""
 
-    def fetch(self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None]) -> None:
+    def fetch(
+        self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None], dp_rank: int = 0
+    ) -> None:
         """
         Start to write the KV that the request's ticket names.
 
         :param blocks: as many as `ticket.num_tokens` fill; -1: that one is here already.
         :param on_fetched: nothing is written any more; with None the blocks are valid, otherwise it says why not.
+        :param dp_rank: whose blocks they are here; the ticket says whose they are over there.
         """
 
     def forget(self, request_id: int) -> None:

@@ -60,6 +60,8 @@ class Sequence:
     offer: Ticket | None = None
     """What its KV is fetched with by others, once it is held."""
     state: State = State.WAITING
+    dp_rank: int = 0
+    """With attention data parallelism: whose blocks it gets."""
     siblings: list[Sequence] = field(default_factory=list)
     """Unborn choices of the same request, for which it computes the prompt."""
     leader: Sequence | None = None

@@ -69,7 +69,9 @@ class PoolOffer:
     def __init__(self) -> None:
         self.released: dict[int, Callable[[], None]] = {}
 
-    def hold(self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None]) -> Ticket:
+    def hold(
+        self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None], dp_rank: int
+    ) -> Ticket:
         self.released[request_id] = on_released
         return ticket(request_id, num_tokens, blocks)
 
@@ -87,7 +89,7 @@ class PoolFetch:
     def claim(self, request_id: int, ticket: Ticket) -> None:
         self.claims[request_id] = ticket
 
-    def fetch(self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None]) -> None:
+    def fetch(self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None], dp_rank: int) -> None:
         claim = self.claims.pop(request_id)
         if self.error is None:
             for mine, theirs in zip(blocks, claim.blocks, strict=True):

@@ -31,7 +31,7 @@ class FakeClaim:
         self.is_released = False
         self.was_cut_short = False
 
-    async def fetch(self, blocks: Sequence[int]) -> None:
+    async def fetch(self, blocks: Sequence[int], dp_rank: int) -> None:
         self.blocks = blocks
         self.fetching.set()
         try:
