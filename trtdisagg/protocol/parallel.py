@@ -73,6 +73,14 @@ class Parallel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         """The query heads of a rank: those that go with its KV heads."""
         return range(num_heads) if self.attention_dp else _share(num_heads, self.tp_size, tp_rank)
 
+    def columns(self, tp_rank: int, size: int) -> range:
+        """What a rank has of a dense MLP that is so wide inside, or of a vocabulary of that size; need not be even."""
+        return range(size) if self.attention_dp else _share(size, self.tp_size, tp_rank)
+
+    def expert_columns(self, tp_rank: int, size: int) -> range:
+        """What a rank has of each of its experts, which are so wide inside."""
+        return _share(size, self.moe_tp_size, tp_rank % self.moe_tp_size)
+
     def experts(self, tp_rank: int, num_experts: int) -> range:
         """Those of a rank; the ranks of one group divide each of them."""
         return _share(num_experts, self.moe_ep_size, tp_rank // self.moe_tp_size)

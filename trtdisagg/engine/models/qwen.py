@@ -34,5 +34,4 @@ def qwen3(dims: ModelDimensions, parts: Parts) -> Decoder:
 
 def _mlp(dims: ModelDimensions, parts: Parts, index: int) -> Mlp | Experts:
     at = f"{layer_name(index)}mlp."
-    has_experts = dims.num_experts > 0 and index not in dims.dense_layers
-    return experts(dims, parts, at) if has_experts else gated_mlp(dims, parts, at)
+    return experts(dims, parts, at) if dims.has_experts(index) else gated_mlp(dims, parts, at)

@@ -7,10 +7,27 @@ from pathlib import Path
 from trtdisagg.errors import StartupError
 from trtdisagg.text.dimensions.directory import dimensions_of_directory
 from trtdisagg.text.dimensions.gguf import dimensions_of_gguf
+from trtdisagg.text.dimensions.share import (
+    Share,
+    division_problems,
+    kv_bytes_per_token_of_rank,
+    share_of,
+    weight_bytes_of_rank,
+)
 from trtdisagg.text.dimensions.values import Activation, Architecture, ModelDimensions
 from trtdisagg.text.model_files import ModelFiles
 
-__all__ = ["Activation", "Architecture", "ModelDimensions", "read_dimensions"]
+__all__ = [
+    "Activation",
+    "Architecture",
+    "ModelDimensions",
+    "Share",
+    "division_problems",
+    "kv_bytes_per_token_of_rank",
+    "read_dimensions",
+    "share_of",
+    "weight_bytes_of_rank",
+]
 
 
 def read_dimensions(files: ModelFiles) -> ModelDimensions:

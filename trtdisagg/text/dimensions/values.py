@@ -16,8 +16,8 @@ Architecture = Literal["llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 """`gelu`: with the error function; `gelu_tanh`: its approximation (Hendrycks and Gimpel, 2016)."""
 
-_DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
-_INT8_BYTES = 1 + 4 / 64
+BYTES_EACH = {"bfloat16": 2, "float32": 4}
+INT8_BYTES = 1 + 4 / 64
 """A number, and its part of a float32 scale."""
 
 
@@ -67,18 +67,21 @@ class ModelDimensions(msgspec.Struct, frozen=True, kw_only=True):
     def window(self, layer: int) -> int | None:
         return self.windows[layer] if self.windows else None
 
+    def has_experts(self, layer: int) -> bool:
+        return self.num_experts > 0 and layer not in self.dense_layers
+
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Bytes of K and V of one token in all layers, for a server of one rank."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * _DTYPE_BYTES[dtype]
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * BYTES_EACH[dtype]
 
     def weight_bytes(self, dtype: str, quantization: str = "none") -> int:
         """Of all weights in memory. With `int8` the embedding is kept in `dtype` for lookups, and all matrices, a tied
         head among them, are int8 with their scales."""
         if quantization == "none":
-            return self.num_parameters * _DTYPE_BYTES[dtype]
+            return self.num_parameters * BYTES_EACH[dtype]
         embedding = self.vocab_size * self.hidden_size
         in_matrices = self.num_parameters - (0 if self.tie_word_embeddings else embedding)
-        return embedding * _DTYPE_BYTES[dtype] + int(in_matrices * _INT8_BYTES)
+        return embedding * BYTES_EACH[dtype] + int(in_matrices * INT8_BYTES)
 
 
 def known_architecture(table: dict[str, Architecture], name: str, path: Path) -> Architecture:
