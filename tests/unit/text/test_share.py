@@ -37,6 +37,7 @@ MIXTRAL = msgspec.structs.replace(
     num_experts=8,
     num_active_experts=2,
     expert_size=14336,
+    vocab_size=32000,
     num_parameters=46_702_792_704,
 )
 
