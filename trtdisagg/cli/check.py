@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from trtdisagg.cli.find import cluster_file, set_option
 from trtdisagg.cli.names import complete_file
 from trtdisagg.cli.plan_view import plan_report, plan_view
 from trtdisagg.cli.terminal import console, say
+from trtdisagg.cli.transfer_view import transfer_view
 from trtdisagg.config.load import load
 from trtdisagg.supervisor.survey import survey
 
@@ -27,4 +30,5 @@ def command(file: str | None, overrides: tuple[str, ...], *, as_json: bool) -> N
         click.echo(plan_report(plan, loaded))
         return
     console().print(plan_view(plan, loaded.overrides))
+    console().print(transfer_view(loaded, plan, os.environ), end="")
     say(*loaded.no_effect, *plan.notices)

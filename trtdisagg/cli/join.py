@@ -133,9 +133,9 @@ def _assemble(model: str, served_model_name: str | None, role: Role, options: di
     root = {key: Located(value, place) for key, value in top.items() if value is not None}
     section = SECTIONS[0] if role == "context" else SECTIONS[1]
     root[section] = Located(section_of(options), place)
-    cluster, no_effect = assemble(Located(root, place), Path())
-    say(*no_effect)
-    return cluster
+    made = assemble(Located(root, place), Path())
+    say(*made.no_effect)
+    return made.cluster
 
 
 # --- where they register --------------------------------------------------------------------------------------------

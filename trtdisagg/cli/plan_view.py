@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from trtdisagg.cli.transfer_view import transfer_settings
 from trtdisagg.cli.values import ROLE_STYLES, place_words
 from trtdisagg.config.load import Loaded
 from trtdisagg.config.overrides import SetValue
@@ -51,6 +52,7 @@ def plan_report(plan: Plan, loaded: Loaded) -> str:
         {**msgspec.to_builtins(o), **{key: "***" for key in ("value", "was") if _SECRET.search(o.path)}}
         for o in loaded.overrides
     ]
+    report["transfer"] = msgspec.to_builtins(transfer_settings(loaded))
     report["no_effect"] = [str(notice) for notice in loaded.no_effect]
     return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
 

@@ -69,7 +69,7 @@ def _plan(role: Role, section: dict[str, Located], top: dict[str, str | None], *
     roles = [r for r in SECTIONS if role in ("both", r.removesuffix("_servers"))]
     root = {key: Located(value, place) for key, value in top.items() if value is not None}
     root |= {r: Located(section, place) for r in roles}
-    cluster, no_effect = assemble(Located(root, place), Path())
-    plan = survey(cluster, name=name, with_proxy=False, default_backend=None if role == "both" else "DEFAULT")
-    say(*no_effect, *plan.notices)
+    made = assemble(Located(root, place), Path())
+    plan = survey(made.cluster, name=name, with_proxy=False, default_backend=None if role == "both" else "DEFAULT")
+    say(*made.no_effect, *plan.notices)
     return plan

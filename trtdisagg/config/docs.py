@@ -91,6 +91,7 @@ _WORDS = {
     "Fraction": "number in (0, 1]",
     "Seconds": "seconds > 0",
     "Port": "port",
+    "Size": "bytes or size such as 512MB",
     "float": "number",
     "Backend": " or ".join(get_args(schema.Backend)),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,8 +17,9 @@ from msgspec.structs import replace
 
 from trtdisagg.config import shape
 from trtdisagg.config.checks import check
+from trtdisagg.config.environment import with_variables
 from trtdisagg.config.keys import Notice, Pruner
-from trtdisagg.config.located import Located, kind, read
+from trtdisagg.config.located import Located, Place, kind, read
 from trtdisagg.config.overrides import Override, SetValue, compare, parse, put
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.sections import SECTIONS, complete, of_sections
@@ -35,17 +36,24 @@ _WORDING = {
 """The converter's words, and ours."""
 
 
-class Loaded(msgspec.Struct, kw_only=True, frozen=True):
-    """A cluster file that holds together."""
+class Assembled(msgspec.Struct, kw_only=True, frozen=True):
+    """What was written, in a file or elsewhere, once it holds together."""
 
     cluster: ClusterFile
     """With `model` and the two sections, also where the file has one entry of `models`."""
+    no_effect: list[Notice] = []
+    """Keys and variables that were accepted and change nothing, with the reason; each once."""
+    origins: dict[str, Place] = {}
+    """Where each value of `cluster` was written, by path; of defaults there is none."""
+
+
+class Loaded(Assembled, kw_only=True, frozen=True):
+    """A cluster file that holds together."""
+
     path: Path
     """Absolute."""
     name: str
     """The cluster's: `name:`, or the name of the file's directory."""
-    no_effect: list[Notice] = []
-    """Keys that were accepted and change nothing, with the reason; each once."""
     overrides: list[SetValue] = []
     """What was given beside the file, in that order."""
 
@@ -56,23 +64,30 @@ class Loaded(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def load(
-    path: Path | str, overrides: Sequence[str] = (), *, only_routes: bool = False, elsewhere: bool = False
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    only_routes: bool = False,
+    elsewhere: bool = False,
+    env: Mapping[str, str] = os.environ,
 ) -> Loaded:
     """Read a cluster file.
 
     :param overrides: `a.b=c` each, on top of what the file says; see `overrides`.
     :param only_routes: as if there were no `model:`: the servers of the file run already, whoever started them.
     :param elsewhere: servers are also found somewhere else, so the file may list none.
+    :param env: variables in it stand for keys; see `environment`.
     :raises ConfigError: with file, line and path; see the module's text.
     """
     path = Path(path)
     root, given = read(path), parse(overrides)
-    cluster, no_effect = assemble(root, path.parent, given, only_routes=only_routes, elsewhere=elsewhere)
+    made = assemble(root, path.parent, given, only_routes=only_routes, elsewhere=elsewhere, env=env)
     return Loaded(
-        cluster=cluster,
+        cluster=made.cluster,
+        no_effect=made.no_effect,
+        origins=made.origins,
         path=Path(os.path.abspath(path)),
-        name=_name(cluster, path),
-        no_effect=no_effect,
+        name=_name(made.cluster, path),
         overrides=compare(root, given),
     )
 
@@ -84,11 +99,12 @@ def assemble(
     *,
     only_routes: bool = False,
     elsewhere: bool = False,
-) -> tuple[ClusterFile, list[Notice]]:
+    env: Mapping[str, str] = os.environ,
+) -> Assembled:
     """Make what was written, in a file or elsewhere, into a cluster.
 
     :param directory: what paths of worker files are relative to.
-    :returns: the cluster, and the keys that change nothing.
+    :param env: variables in it stand for keys; see `environment`.
     :raises ConfigError: as `load`.
     """
     root = put(root, [override for override in overrides if not of_sections(override)])
@@ -99,11 +115,16 @@ def assemble(
         worker_files=None if only_routes else directory,
         overrides=[override for override in overrides if of_sections(override)],
     )
+    whole, overruled = (whole, []) if only_routes else with_variables(whole, env)
     root = pruner.prune(whole, ClusterFile)
     cluster = _convert(root)
     check(cluster, root, only_routes=only_routes, elsewhere=elsewhere)
     cluster = _flat(cluster)
-    return _that_run(cluster) if only_routes else cluster, pruner.notices
+    return Assembled(
+        cluster=_that_run(cluster) if only_routes else cluster,
+        no_effect=[*pruner.notices, *overruled],
+        origins={path.removeprefix("models[0]."): place for path, place in root.places()},
+    )
 
 
 def _that_run(cluster: ClusterFile) -> ClusterFile:

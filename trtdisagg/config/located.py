@@ -7,7 +7,7 @@ a key that stands twice in a mapping, which YAML libraries let pass, is an error
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,16 @@ class Located(msgspec.Struct, frozen=True, eq=False):
         if isinstance(self.value, list):
             return [child.plain() for child in self.value]
         return self.value
+
+    def places(self, path: str = "") -> Iterator[tuple[str, Place]]:
+        """Path and place of every value that has none in it."""
+        inner = [(f"{path}.{key}" if path else key, child) for key, child in self.children.items()]
+        if isinstance(self.value, list):
+            inner = [(f"{path}[{i}]", item) for i, item in enumerate(self.value)]
+        if not inner:
+            yield path, self.place
+        for child_path, child in inner:
+            yield from child.places(child_path)
 
     def at(self, path: str) -> Located:
         """The value at a path such as `servers.urls[0]`, or the innermost one on the way that is there."""

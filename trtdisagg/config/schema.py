@@ -9,12 +9,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from trtdisagg.config import sizes
+
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Backend = Literal["DEFAULT", "NIXL", "LOCAL"]
+Size = CountOrZero | Annotated[str, msgspec.Meta(pattern=sizes.PATTERN)]
+Backend = Literal["DEFAULT", "NIXL", "UCX", "MPI", "LOCAL"]
 
 
 class _Section(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -46,9 +49,39 @@ class SchedulerConfig(_Section, frozen=True):
 
 
 class CacheTransceiverConfig(_Section, frozen=True):
+    """Values that TensorRT-LLM takes from environment variables only have keys here; the variables count where the
+    file does not say. See `environment`."""
+
     backend: Backend | None = None
-    """How KV moves. DEFAULT: LOCAL (shared memory) between servers on one host without GPUs, otherwise NIXL. No
-    backend: disaggregated serving is not enabled on this server; servers that `up` starts get DEFAULT."""
+    """How KV moves. DEFAULT: LOCAL (shared memory) between servers on one host without GPUs, otherwise NIXL. UCX:
+    NIXL's plugin of that name with settings of ours. MPI: deprecated. No backend: disaggregated serving is not enabled
+    on this server; servers that `up` starts get DEFAULT. Variables: TRTLLM_USE_UCX_KVCACHE, TRTLLM_USE_NIXL_KVCACHE and
+    TRTLLM_USE_MPI_KVCACHE (1) say what DEFAULT means."""
+    max_tokens_in_buffer: Count | None = None
+    """Size of the staging buffer in tokens, within `buffer_size`. A longer prompt goes through it in pieces."""
+    buffer_size: Size = "512MB"
+    """Size of each rank's staging buffer, through which small pieces travel in one: bytes, or with a unit (a MB has
+    1024 * 1024); 0: none. Variable: TRTLLM_KVCACHE_TRANSFER_BUFFER_SIZE."""
+    zero_copy: bool = False
+    """Never go through the staging buffer: blocks move straight from pool to pool, however small their pieces are.
+    Variable: TRTLLM_TRY_ZCOPY_FOR_KVCACHE_TRANSFER."""
+    async_buffer: bool = False
+    """On a GPU, take the staging buffer from the stream-ordered allocator. Variable:
+    TRTLLM_KVCACHE_TRANSFER_USE_ASYNC_BUFFER."""
+    disable_overlap: bool = False
+    """A generation server computes nothing for others while blocks travel. Variable:
+    TRTLLM_DISABLE_KV_CACHE_TRANSFER_OVERLAP."""
+    receive_parallel: bool = True
+    """Receive from several ranks of a context server at once. Variable: TRTLLM_ENABLE_KVCACHE_RECEIVE_PARALLEL."""
+    receive_concurrent: bool = True
+    """Receive from several context servers at once. Variable: TRTLLM_REQUEST_KV_CACHE_CONCURRENT."""
+    send_max_concurrency: Count = 1
+    """Transfers that a rank of a context server packs or pushes at once. Variable:
+    TRTLLM_KVCACHE_SEND_MAX_CONCURRENCY_NUM."""
+    nixl_plugin: Literal["UCX", "LIBFABRIC"] = "UCX"
+    """What NIXL moves with. Variable: TRTLLM_NIXL_KVCACHE_BACKEND."""
+    enable_pipelined_transfer: bool = False
+    """Blocks of a prompt travel while the rest of it is computed, so that the transfer of a long prompt is hidden."""
     kv_transfer_timeout_ms: Count = 60_000
     """Deadline of one transfer, from its start."""
     kv_lease_ms: Count = 30_000

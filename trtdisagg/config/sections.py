@@ -155,13 +155,16 @@ def _modernize(children: _Children, *, are_ours: bool) -> _Children:
 
 
 def _modernize_transceiver(transceiver: Located) -> Located:
-    """`enable_cache_transceiver: true` was once the way to say `backend: DEFAULT`, and backends were in lower case."""
+    """`enable_cache_transceiver: true` was once the way to say `backend: DEFAULT`, backends were in lower case, and the
+    buffer's size had another name."""
     children = dict(transceiver.children)
     if not children:
         return transceiver
     enable = children.get("enable_cache_transceiver")
     if enable and enable.value is True:
         children.setdefault("backend", Located("DEFAULT", enable.place))
+    if "max_num_tokens" in children and "max_tokens_in_buffer" not in children:
+        children["max_tokens_in_buffer"] = children.pop("max_num_tokens")
     backend = children.get("backend")
     if backend and isinstance(backend.value, str):
         children["backend"] = Located(BACKEND_SPELLINGS.get(backend.value, backend.value), backend.place)

@@ -8,11 +8,12 @@ people rely on, and are refused while it is missing. Knows no files and no lines
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from trtdisagg.config.schema import (
+    Backend,
     CacheTransceiverConfig,
     ClusterFile,
     KvCacheConfig,
@@ -58,7 +59,6 @@ _GRAPHS = NoEffect("steps are not captured as CUDA graphs")
 _NO_COMPILER = NoEffect("the builtin engine compiles and tunes nothing")
 _ONE_SAMPLER = NoEffect("there is one sampler")
 _NO_OFFLOAD = NoEffect("KV blocks are not moved to host memory")
-_UNSTAGED = NoEffect("blocks move straight from pool to pool, without a buffer between")
 _ITER_STATS = NoEffect("counters are always kept; see `trtdisagg status` and /metrics")
 _ADMIT_AT_ONCE = NoEffect("a request joins the running batch at the next step")
 _LORA = NotThereYet("LoRA")
@@ -182,13 +182,11 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "use_uvm": NoEffect("KV blocks are ordinary device memory"),
     },
     CacheTransceiverConfig: {
-        "backend": NotThereYet("this transfer backend", _one_of("UCX", "MPI", "MOONCAKE")),
+        "backend": NotThereYet("this transfer backend", _one_of("MOONCAKE")),
         "enable_cache_transceiver": NotThereYet("servers without a handover", lambda value: value is False),
-        "enable_pipelined_transfer": NoEffect("blocks are handed over when the whole prompt is computed"),
         "kv_transfer_poll_interval_ms": _EVENT_DRIVEN,
         "kv_transfer_sender_future_timeout_ms": _EVENT_DRIVEN,
-        "max_num_tokens": _UNSTAGED,
-        "max_tokens_in_buffer": _UNSTAGED,
+        "max_num_tokens": NoEffect("max_tokens_in_buffer, its newer name, stands there as well, and that one counts"),
         "transceiver_runtime": NoEffect("there is one transceiver"),
     },
     SchedulerConfig: {
@@ -206,5 +204,5 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
     },
 }
 
-BACKEND_SPELLINGS = {"default": "DEFAULT", "nixl": "NIXL", "local": "LOCAL"}
+BACKEND_SPELLINGS = {word.lower(): word for word in get_args(Backend)}
 """Transfer backends as older files write them."""

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from trtdisagg.config.schema import AutoscaleConfig, Backend, ClusterFile, ModelEntry, SupervisionConfig
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.control import Need
-from trtdisagg.protocol.spec import MetadataSpec, RegistrySpec, Role, SamplingDefaults, UpstreamServer
+from trtdisagg.protocol.spec import EngineSpec, MetadataSpec, RegistrySpec, Role, SamplingDefaults, UpstreamServer
 from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports
 from trtdisagg.supervisor.claims import Claim, Spot
 from trtdisagg.supervisor.host import Host
@@ -32,6 +32,7 @@ from trtdisagg.supervisor.server_plan import (
     server_settings,
 )
 from trtdisagg.supervisor.slots import Slot, slots
+from trtdisagg.supervisor.transfer_plan import transfer_notices
 from trtdisagg.text.dimensions import ModelDimensions
 
 
@@ -161,7 +162,9 @@ def _plan_servers(
         planned[slot.name] = plan_server(
             slot, facts[slot.name], spots[slot.name], pools[slot.name], weight_bytes=num_bytes
         )
-    return [planned[slot.name] for slot in ours], [*notices, *pool_notices(new, pools)]
+    specs = [spec for slot in new if isinstance(spec := planned[slot.name].spec, EngineSpec)]
+    notices += [*pool_notices(new, pools), *transfer_notices(new, specs)]
+    return [planned[slot.name] for slot in ours], notices
 
 
 def _is_here(slot: Slot, host: Host) -> bool:

@@ -1,4 +1,4 @@
-"""The plan of one child: a server's spec, environment and transports; the proxy's spec. Pure.
+"""The plan of one child: a server's spec and environment; the proxy's spec. Pure.
 
 What only a run knows (incarnation, secret, parent, pipes) is left open in a spec and filled in at the start.
 """
@@ -23,14 +23,13 @@ from trtdisagg.protocol.spec import (
     Role,
     SamplingDefaults,
     SchedulerPolicy,
-    TransferSpec,
-    Transport,
     UpstreamServer,
 )
 from trtdisagg.supervisor.claims import Spot
 from trtdisagg.supervisor.memory import Pool
 from trtdisagg.supervisor.slots import LOOPBACK, Slot, join_address, section_settings
 from trtdisagg.supervisor.state import PROXY
+from trtdisagg.supervisor.transfer_plan import transfer_spec
 
 _PINS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 _POLICIES: dict[str, SchedulerPolicy] = {
@@ -125,11 +124,7 @@ def plan_server(slot: Slot, facts: ServerFacts, spot: Spot, pool: Pool, *, weigh
             quantization=section.quantization,
             disable_overlap_scheduler=section.disable_overlap_scheduler,
             stream_interval=section.stream_interval,
-            transfer=TransferSpec(
-                transports=_transports(facts.backend, slot.path, on_gpu=bool(spot.gpus)),
-                lease_ms=section.cache_transceiver_config.kv_lease_ms,
-                timeout_ms=section.cache_transceiver_config.kv_transfer_timeout_ms,
-            ),
+            transfer=transfer_spec(section.cache_transceiver_config, facts.backend, slot.path, on_gpu=bool(spot.gpus)),
         ),
         argv=section.command or [sys.executable, "-m", "trtdisagg.engine"],
         env=_env(slot, spot),
@@ -229,22 +224,6 @@ def dtype_of(section: ServerSection, path: str) -> Dtype:
             f"{path}.kv_cache_config.dtype: a KV cache of another type than the weights' ({dtype}) is not there yet"
         )
     return dtype
-
-
-def _transports(backend: Backend | None, path: str, *, on_gpu: bool) -> list[Transport]:
-    match backend:
-        case None:
-            return []
-        case "DEFAULT":
-            return ["nixl"] if on_gpu else ["local", "nixl"]
-        case "NIXL":
-            return ["nixl"]
-        case "LOCAL" if not on_gpu:
-            return ["local"]
-        case "LOCAL":
-            raise ConfigError(f"{path}.cache_transceiver_config.backend: LOCAL moves host memory only, use NIXL")
-        case _:
-            raise ConfigError(f"{path}.cache_transceiver_config.backend: {backend} is not there yet, use NIXL")
 
 
 def _env(slot: Slot, spot: Spot) -> dict[str, str]:

@@ -55,6 +55,39 @@ def test_what_was_set_is_shown_beside_what_the_file_says() -> None:
     assert "--set max_retries = 3 (the file does not say)" in result.stdout
 
 
+TRANSFER_FILE = """\
+model: mine
+cache_transceiver_config: {max_tokens_in_buffer: 4096}
+context_servers: {command: [x], num_instances: 2, max_seq_len: 4096, kv_cache_config: {max_tokens: 8192}}
+generation_servers: {command: [x], max_seq_len: 4096, kv_cache_config: {max_tokens: 8192}}
+"""
+
+
+def test_each_value_of_the_transfer_and_where_it_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTLLM_KVCACHE_TRANSFER_BUFFER_SIZE", "64MB")
+    monkeypatch.setenv("UCX_TLS", "sm")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(TRANSFER_FILE)
+    given = ["--set", "generation_servers.cache_transceiver_config.backend=LOCAL"]
+    result = CliRunner().invoke(cli, ["check", "c.yaml", *given])
+    assert result.exit_code == 0, result.output
+    shown = {line.split()[0]: " ".join(line.split()) for line in result.stdout.splitlines() if line.strip()}
+    assert shown["KV"] == "KV transfer context_servers generation_servers", "a section once, with two servers"
+    variable = "64MB (environment TRTLLM_KVCACHE_TRANSFER_BUFFER_SIZE)"
+    assert shown["buffer_size"] == f"buffer_size {variable} {variable}"
+    assert shown["max_tokens_in_buffer"] == "max_tokens_in_buffer 4096 (c.yaml:2) 4096 (c.yaml:2)"
+    origin = "(--set generation_servers.cache_transceiver_config.backend)"
+    assert shown["backend"] == f"backend DEFAULT LOCAL {origin}"
+    assert shown["transports"] == "transports local, nixl local"
+    assert shown["zero_copy"] == "zero_copy false false"
+    assert shown["servers"] == "servers inherit UCX_TLS=sm"
+
+    report = json.loads(CliRunner().invoke(cli, ["check", "c.yaml", *given, "--json"]).stdout)["transfer"]
+    assert report["context_servers"]["buffer_size"]["origin"] == "environment TRTLLM_KVCACHE_TRANSFER_BUFFER_SIZE"
+    assert report["generation_servers"]["zero_copy"] == {"value": False, "origin": "default"}
+
+
 def test_what_is_set_wrong_is_said() -> None:
     result = CliRunner().invoke(cli, ["check", str(EXAMPLES / "smollm2.yaml"), "--set", "prot=9000"])
     assert (result.exit_code, result.stdout) == (2, "")

@@ -148,7 +148,7 @@ def test_a_spec_file_says_itself_where_servers_are_registered() -> None:
         (["--tp_size", "2"], "--tp_size: context_servers.tensor_parallel_size: 2: more than one rank"),
         (["--ep_size", "4"], "--ep_size: context_servers.moe_expert_parallel_size: 4: mixture-of-experts"),
         (["--backend", "tensorrt"], "--backend: context_servers.backend: 'tensorrt'"),
-        (["--cache_transceiver_backend", "MPI"], "--cache_transceiver_backend: context_servers.cache_transceiver"),
+        (["--cache_transceiver_backend", "MOONCAKE"], "--cache_transceiver_backend: context_servers.cache_transceiver"),
         (["--max_batch_size", "0"], "--max_batch_size: context_servers.max_batch_size: expected int >= 1, got int 0"),
         (["--dtype", "int3"], "--dtype: context_servers.dtype: expected one of"),
         (["--config", "none.yaml"], "--config: context_servers.extra_llm_api_options: none.yaml: no such file"),

@@ -268,10 +268,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"generation_servers": ServerSection(pipeline_parallel_size=2)},
         "generation_servers.pipeline_parallel_size",
     ),
-    "ucx": (
-        {"context_servers": ServerSection(cache_transceiver_config=CacheTransceiverConfig(backend="UCX"))},
-        "context_servers.cache_transceiver_config.backend: UCX is not there yet, use NIXL",
-    ),
     "no transport in common": (
         {
             "context_servers": ServerSection(cache_transceiver_config=_LOCAL),

@@ -1,0 +1,109 @@
+"""From a section's `cache_transceiver_config` to what is in a server's spec."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.plans import cluster_file, host, plan_of
+from trtdisagg.config.schema import Backend, CacheTransceiverConfig, ServerSection
+from trtdisagg.errors import ConfigError
+from trtdisagg.protocol.spec import EngineSpec, TransferSpec
+from trtdisagg.supervisor.transfer_plan import transfer_spec
+
+EVERYTHING = CacheTransceiverConfig(
+    max_tokens_in_buffer=4096,
+    buffer_size="1MB",
+    zero_copy=True,
+    async_buffer=True,
+    disable_overlap=True,
+    receive_parallel=False,
+    receive_concurrent=False,
+    send_max_concurrency=3,
+    nixl_plugin="LIBFABRIC",
+    enable_pipelined_transfer=True,
+    kv_transfer_timeout_ms=7,
+    kv_lease_ms=8,
+)
+
+
+def spec_of(config: CacheTransceiverConfig, backend: Backend | None = "NIXL", *, on_gpu: bool = False) -> TransferSpec:
+    return transfer_spec(config, backend, "context_servers", on_gpu=on_gpu)
+
+
+def test_every_key_reaches_the_spec() -> None:
+    assert spec_of(EVERYTHING) == TransferSpec(
+        transports=["nixl"],
+        nixl_plugin="LIBFABRIC",
+        lease_ms=8,
+        timeout_ms=7,
+        max_tokens_in_buffer=4096,
+        buffer_bytes=2**20,
+        zero_copy=True,
+        overlap=False,
+        receive_parallel=False,
+        receive_concurrent=False,
+        send_concurrency=3,
+        async_buffer=True,
+        pipelined=True,
+    )
+
+
+def test_defaults_are_those_of_the_spec() -> None:
+    assert spec_of(CacheTransceiverConfig(), None) == TransferSpec()
+
+
+def test_no_buffer_is_nothing_staged() -> None:
+    spec = spec_of(CacheTransceiverConfig(buffer_size=0))
+    assert (spec.buffer_bytes, spec.zero_copy) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("backend", "on_gpu", "transports"),
+    [
+        ("DEFAULT", False, ["local", "nixl"]),
+        ("DEFAULT", True, ["nixl"]),
+        ("NIXL", True, ["nixl"]),
+        ("UCX", False, ["ucx"]),
+        ("MPI", False, ["mpi"]),
+        ("LOCAL", False, ["local"]),
+        (None, False, []),
+    ],
+)
+def test_transports_of_a_backend(backend: Backend | None, on_gpu: bool, transports: list[str]) -> None:
+    assert spec_of(CacheTransceiverConfig(), backend, on_gpu=on_gpu).transports == transports
+
+
+def test_local_moves_no_device_memory() -> None:
+    with pytest.raises(ConfigError, match=r"context_servers\.cache_transceiver_config\.backend: LOCAL moves host"):
+        spec_of(CacheTransceiverConfig(), "LOCAL", on_gpu=True)
+
+
+def notices(config: CacheTransceiverConfig) -> list[str]:
+    sections = {
+        name: ServerSection(cache_transceiver_config=config, num_instances=2)
+        for name in ("context_servers", "generation_servers")
+    }
+    found = plan_of(cluster_file(**sections), host(num_cores=8)).notices
+    return [notice for notice in found if "cache_transceiver_config" in notice]
+
+
+def test_a_small_buffer_is_said_once_for_each_section() -> None:
+    (context, generation) = notices(CacheTransceiverConfig(max_tokens_in_buffer=100))
+    assert context.startswith("context_servers.cache_transceiver_config.max_tokens_in_buffer: a prompt longer than 100")
+    assert "max_seq_len is 512" in context
+    assert generation.startswith("generation_servers.")
+    assert notices(CacheTransceiverConfig(max_tokens_in_buffer=512)) == []
+
+
+def test_mpi_is_deprecated() -> None:
+    assert "MPI is deprecated" in notices(CacheTransceiverConfig(backend="MPI"))[0]
+
+
+def test_a_change_of_a_key_restarts_the_server() -> None:
+    plans = [
+        plan_of(cluster_file(context_servers=ServerSection(cache_transceiver_config=config))).servers[0]
+        for config in (CacheTransceiverConfig(), CacheTransceiverConfig(zero_copy=True))
+    ]
+    assert plans[0].settings != plans[1].settings
+    assert isinstance(plans[1].spec, EngineSpec)
+    assert plans[1].spec.transfer.zero_copy
