@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from helpers.cluster import Cluster, post, running
@@ -11,48 +12,56 @@ from helpers.oracle import PROMPTS, greedy
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
 
-NUM_TOKENS = 64
+
+class Asked(NamedTuple):
+    """What is asked, and what transformers says."""
+
+    prompts: list[str]
+    num_tokens: int
+    answers: list[str]
 
 
 @pytest.fixture(scope="session")
-def expected() -> list[str]:
-    return greedy(PROMPTS, NUM_TOKENS)
+def asked(request: pytest.FixtureRequest) -> Asked:
+    is_soak = request.config.getoption("--soak")
+    prompts, num_tokens = (PROMPTS, 64) if is_soak else (PROMPTS[::2], 32)
+    return Asked(prompts, num_tokens, greedy(prompts, num_tokens))
 
 
-def complete(cluster: Cluster) -> list[str]:
+def complete(cluster: Cluster, asked: Asked) -> list[str]:
     """The cluster's answers to all prompts, asked at once."""
     url = cluster.url + "/v1/completions"
 
     def ask(prompt: str) -> str:
-        body = {"model": "smollm2-135m-instruct", "prompt": prompt, "max_tokens": NUM_TOKENS, "temperature": 0}
+        body = {"model": "smollm2-135m-instruct", "prompt": prompt, "max_tokens": asked.num_tokens, "temperature": 0}
         status, answer = post(url, body)
         assert status == 200, answer
         text: str = answer["choices"][0]["text"]
         return text
 
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(ask, PROMPTS))
+        return list(pool.map(ask, asked.prompts))
 
 
-def test_disaggregated_over_shared_memory(cluster: Cluster, expected: list[str]) -> None:
+def test_disaggregated_over_shared_memory(cluster: Cluster, asked: Asked) -> None:
     before = cluster.server("generation-0")["stats"]
-    assert complete(cluster) == expected
+    assert complete(cluster, asked) == asked.answers
     after = cluster.server("generation-0")["stats"]
     assert after["num_transfers_total"] > before["num_transfers_total"], "blocks that are there already do not travel"
     assert after["num_transfer_failures_total"] == 0
 
 
-def test_disaggregated_over_nixl(tmp_path: Path, in_float32: str, expected: list[str]) -> None:
+def test_disaggregated_over_nixl(tmp_path: Path, in_float32: str, asked: Asked) -> None:
     keys = "cache_transceiver_config: {backend: NIXL}\nkv_cache_config: {enable_block_reuse: false}\n"
     with running(tmp_path, in_float32 + keys) as cluster:
-        assert complete(cluster) == expected
+        assert complete(cluster, asked) == asked.answers
         stats = cluster.server("generation-0")["stats"]
-        assert stats["num_transfers_total"] >= len(PROMPTS) - 2  # some end at token one
+        assert stats["num_transfers_total"] >= len(asked.prompts) - 2  # some end at token one
         assert stats["num_transfer_failures_total"] == 0
 
 
-def test_aggregated(tmp_path: Path, in_float32: str, expected: list[str]) -> None:
+def test_aggregated(tmp_path: Path, in_float32: str, asked: Asked) -> None:
     text = in_float32.replace("context_servers: {num_instances: 1}", "context_servers: {num_instances: 0}")
     with running(tmp_path, text) as cluster:
-        assert complete(cluster) == expected
+        assert complete(cluster, asked) == asked.answers
         assert cluster.server("generation-0")["stats"]["num_transfers_total"] == 0
