@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from fakes.handover import Fetch
 from torch import Tensor
 
 from trtdisagg.engine.interfaces import Guide
@@ -18,6 +19,8 @@ from trtdisagg.engine.sampling import Row, sample
 from trtdisagg.engine.step import Chunk, Step
 
 VOCAB_SIZE = 50
+Place = tuple[int, int, int]
+"""dp rank, block, offset."""
 
 
 class FakeRunner:
@@ -25,13 +28,13 @@ class FakeRunner:
 
     def __init__(self, tokens_per_block: int) -> None:
         self.tokens_per_block = tokens_per_block
-        self.kv: dict[tuple[int, int], int] = {}
+        self.kv: dict[Place, int] = {}
         self.steps: list[Step] = []
         self.failure: Exception | None = None
         """Raised by the next steps, until it is taken back."""
         self.nan_tokens: set[int] = set()
         """A sequence that ends with one of these gets no finite logits."""
-        self._late: list[tuple[tuple[int, int], int]] = []
+        self._late: list[tuple[Place, int]] = []
         """What was launched ahead writes as late as a device may: before the next step, or when it is waited for."""
 
     def run_ahead(self, chunks: Sequence[Chunk], tokens: Tensor) -> Tensor:
@@ -39,7 +42,7 @@ class FakeRunner:
         rows = []
         for chunk, token in zip(chunks, tokens.tolist(), strict=True):
             assert not chunk.tokens
-            self._late.append((self._place(chunk.blocks, chunk.start), token))
+            self._late.append((self._place(chunk, chunk.start), token))
             rows.append(self._after([*self._read(chunk, chunk.start), token]))
         return torch.from_numpy(np.stack(rows))
 
@@ -49,40 +52,41 @@ class FakeRunner:
 
     def late_blocks(self) -> set[int]:
         """Those that what was launched ahead will still write to."""
-        return {block for (block, _), _ in self._late}
+        return {block for (_, block, _), _ in self._late}
 
     def run(self, step: Step) -> Tensor:
         self.wait()
         self.steps.append(step)
-        for source, target, _ in step.copies:
+        for source, target, dp_rank in step.copies:
             for offset in range(self.tokens_per_block):
-                self.kv[target, offset] = self.kv.get((source, offset), -1)
+                self.kv[dp_rank, target, offset] = self.kv.get((dp_rank, source, offset), -1)
         for chunk in step.chunks:
             for i, token in enumerate(chunk.tokens):
-                self.kv[self._place(chunk.blocks, chunk.start + i)] = token
+                self.kv[self._place(chunk, chunk.start + i)] = token
         if self.failure is not None:
             raise self.failure
         rows = [self._logits(c, end) for c in step.chunks for end in _ends_with_logits(c)]
         return torch.from_numpy(np.stack(rows) if rows else np.empty((0, VOCAB_SIZE), np.float32))
 
-    def copy_kv(self, blocks: Sequence[int], other: FakeRunner, other_blocks: Sequence[int]) -> None:
+    def copy_kv(self, fetch: Fetch, other: FakeRunner) -> None:
         """Copy whole blocks from `other`'s pool into this one's; -1: that one is not wanted."""
-        wanted = [pair for pair in zip(blocks, other_blocks, strict=True) if pair[0] >= 0]
+        ticket = fetch.ticket
+        wanted = [pair for pair in zip(fetch.blocks, ticket.blocks, strict=True) if pair[0] >= 0]
         for mine, theirs in wanted:
             for offset in range(self.tokens_per_block):
-                self.kv[mine, offset] = other.kv.get((theirs, offset), -1)
+                self.kv[fetch.dp_rank, mine, offset] = other.kv.get((ticket.dp_rank, theirs, offset), -1)
 
     def _logits(self, chunk: Chunk, num_tokens: int) -> np.ndarray:
         return self._after(self._read(chunk, num_tokens))
 
     def _read(self, chunk: Chunk, num_tokens: int) -> list[int]:
-        return [self.kv.get(self._place(chunk.blocks, p), -1) for p in range(num_tokens)]
+        return [self.kv.get(self._place(chunk, p), -1) for p in range(num_tokens)]
 
     def _after(self, tokens: list[int]) -> np.ndarray:
         return np.full(VOCAB_SIZE, np.nan, np.float32) if tokens[-1] in self.nan_tokens else logits_after(tokens)
 
-    def _place(self, blocks: Sequence[int], position: int) -> tuple[int, int]:
-        return blocks[position // self.tokens_per_block], position % self.tokens_per_block
+    def _place(self, chunk: Chunk, position: int) -> Place:
+        return chunk.dp_rank, chunk.blocks[position // self.tokens_per_block], position % self.tokens_per_block
 
 
 def _ends_with_logits(chunk: Chunk) -> range:

@@ -28,6 +28,8 @@ class EngineWorld:
         tokens_per_block = random.choice([1, 3, 4])
         self.engine = HandDriven(
             ahead=random.random() < 0.5,
+            dp_size=random.choice([1, 1, 2, 3, 4]),
+            overlap_transfers=random.random() < 0.8,
             max_num_tokens=random.randint(4, 12),
             max_batch_size=random.randint(3, 6),
             tokens_per_block=tokens_per_block,
@@ -38,7 +40,12 @@ class EngineWorld:
             enable_block_reuse=random.random() < 0.9,
             enable_partial_reuse=random.random() < 0.8,
         )
-        self.source = HandDriven(tokens_per_block=tokens_per_block, num_blocks=10_000, max_num_tokens=100)
+        self.source = HandDriven(
+            tokens_per_block=tokens_per_block,
+            num_blocks=10_000,
+            max_num_tokens=100,
+            dp_size=random.choice([1, 2]),
+        )
         self.requests: dict[int, Request] = {}
         self.expected: dict[tuple[int, int], list[int]] = {}
         """By request and choice."""
@@ -111,9 +118,13 @@ class EngineWorld:
 
     def check(self) -> None:
         """The budget of each step was kept, and all tokens so far are those of each request alone."""
+        limits = self.engine.limits
         for step in self.engine.runner.steps:
-            assert 0 < step.num_tokens <= self.engine.limits.max_num_tokens
-            assert len(step.chunks) <= self.engine.limits.max_batch_size
+            assert step.chunks
+            for dp_rank in range(limits.dp_size):
+                chunks = [c for c in step.chunks if c.dp_rank == dp_rank]
+                assert len(chunks) <= limits.max_batch_size
+                assert sum(len(c.tokens) for c in chunks) <= limits.max_num_tokens
         self.engine.runner.steps.clear()
         for (request_id, choice), expected in self.expected.items():
             tokens = self.engine.tokens(request_id, choice)
@@ -182,7 +193,7 @@ class EngineWorld:
 
     def _move(self, request_id: int) -> None:
         fetch = self.engine.handover.fetches[request_id]
-        self.engine.runner.copy_kv(fetch.blocks, self.source.runner, fetch.ticket.blocks)
+        self.engine.runner.copy_kv(fetch, self.source.runner)
 
 
 def make_like(request: Request, **changes: Any) -> Request:

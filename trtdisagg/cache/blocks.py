@@ -31,13 +31,11 @@ class BlockManager:
         assert tokens_per_block > 0
         self.num_blocks = num_blocks
         self.tokens_per_block = tokens_per_block
-        self._events = events or BlockEvents(0)
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
         """Least recently used first; a child always before its parent."""
         self._num_owners = [0] * num_blocks
-        self.index = PrefixIndex(tokens_per_block, self._events)
-        self._events.created(num_blocks)
+        self.index = PrefixIndex(tokens_per_block, events or BlockEvents(0))
 
     @property
     def num_free(self) -> int:
@@ -116,7 +114,6 @@ class BlockManager:
         self.index.clear()
         self._free += self._cached
         self._cached.clear()
-        self._events.created(self.num_blocks)
 
     def _evict(self) -> int:
         block, _ = self._cached.popitem(last=False)

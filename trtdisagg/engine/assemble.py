@@ -200,6 +200,8 @@ def _limits(spec: EngineSpec, dims: ModelDimensions) -> Limits:
         enable_block_reuse=spec.enable_block_reuse,
         enable_partial_reuse=spec.enable_partial_reuse,
         event_buffer_max_size=spec.event_buffer_max_size,
+        dp_size=spec.parallel.dp_size,
+        overlap_transfers=spec.transfer.overlap,
         model=dims.fingerprint,
     )
 

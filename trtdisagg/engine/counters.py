@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import msgspec
 
-from trtdisagg.cache.blocks import BlockManager
 from trtdisagg.engine.scheduler import Scheduler
 from trtdisagg.protocol.spec import Stats
 
@@ -21,17 +22,24 @@ class Counters(msgspec.Struct):
     num_transfer_failures_total: int = 0
 
 
-def stats_of(counters: Counters, scheduler: Scheduler, blocks: BlockManager) -> Stats:
-    """Everything but bytes and seconds of transfers, which are the transceiver's."""
+def stats_of(counters: Counters, schedulers: Sequence[Scheduler]) -> Stats:
+    """Everything but bytes and seconds of transfers, which are the transceiver's.
+
+    :param schedulers: by dp rank; what each has is added up.
+    """
+
+    def total(count: Callable[[Scheduler], int]) -> int:
+        return sum(map(count, schedulers))
+
     return Stats(
-        num_running=scheduler.num_active,
-        num_waiting=len(scheduler.waiting),
-        num_blocks=blocks.num_blocks,
-        num_used_blocks=blocks.num_used,
-        num_cached_blocks=blocks.num_cached,
-        num_held_blocks=scheduler.num_held_blocks,
-        num_reused_blocks_total=scheduler.tables.num_reused_blocks,
-        num_missed_blocks_total=scheduler.tables.num_missed_blocks,
-        num_preemptions_total=scheduler.num_preemptions,
+        num_running=total(lambda s: s.num_active),
+        num_waiting=total(lambda s: len(s.waiting)),
+        num_blocks=total(lambda s: s.blocks.num_blocks),
+        num_used_blocks=total(lambda s: s.blocks.num_used),
+        num_cached_blocks=total(lambda s: s.blocks.num_cached),
+        num_held_blocks=total(lambda s: s.num_held_blocks),
+        num_reused_blocks_total=total(lambda s: s.tables.num_reused_blocks),
+        num_missed_blocks_total=total(lambda s: s.tables.num_missed_blocks),
+        num_preemptions_total=total(lambda s: s.num_preemptions),
         **msgspec.structs.asdict(counters),
     )

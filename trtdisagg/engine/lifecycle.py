@@ -1,7 +1,7 @@
 """What becomes of each request: from its arrival over the handover to its last output.
 
-It owns sequences, scheduler and blocks; it computes nothing and knows no threads and no clock. What the caller is to be
-told piles up as outputs until `take_outputs`.
+It owns sequences, schedulers and blocks; it computes nothing and knows no threads and no clock. What the caller is to
+be told piles up as outputs until `take_outputs`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Sequence as Items
 import msgspec
 from torch import Tensor
 
-from trtdisagg.cache.blocks import BlockManager
 from trtdisagg.cache.events import BlockEvents
 from trtdisagg.engine.choices import give_place, make_choices
 from trtdisagg.engine.counters import Counters, stats_of
@@ -27,7 +26,7 @@ from trtdisagg.engine.messages import Message
 from trtdisagg.engine.plan import Plan
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.engine.sampling import Sampled
-from trtdisagg.engine.scheduler import Scheduler
+from trtdisagg.engine.schedulers import Schedulers
 from trtdisagg.engine.sequence import Sequence, State
 from trtdisagg.engine.step import Chunk
 from trtdisagg.errors import TrtdisaggError
@@ -57,8 +56,7 @@ class Lifecycle:
         self._start_over()
 
     def _start_over(self) -> None:
-        self._blocks = BlockManager(self._limits.num_blocks, self._limits.tokens_per_block, self.events)
-        self._scheduler = Scheduler(self._limits, self._blocks)
+        self._schedulers = Schedulers(self._limits, self.events)
         self._deadlines = Deadlines()
         self._requests.clear()
 
@@ -77,7 +75,7 @@ class Lifecycle:
         self._requests[request.id] = choices
         if request.timeout_s is not None:
             self._deadlines.add(request.id, arrived_s + request.timeout_s)
-        self._scheduler.add(leader)
+        self._schedulers.add(leader)
         if reason := leader.finish_reason:  # it came with all of its tokens
             self._end_all(request.id, reason)
 
@@ -120,7 +118,7 @@ class Lifecycle:
             self.counters.num_transfer_failures_total += 1
             log.warning("request %d: its KV could not be fetched and is computed here: %s", request_id, error)
         assert sequence.ticket is not None
-        self._scheduler.fetched(sequence, 0 if error is not None else sequence.ticket.num_tokens)
+        self._schedulers.fetched(sequence, 0 if error is not None else sequence.ticket.num_tokens)
         self._forget_finished(sequence)
 
     def released(self, request_id: int) -> None:
@@ -129,14 +127,14 @@ class Lifecycle:
         if not held:
             log.error("request %d: blocks were released that are not held", request_id)
         for sequence in held:
-            self._scheduler.end(sequence)
+            self._schedulers.end(sequence)
             self._forget_finished(sequence)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
     def schedule(self) -> Plan:
         """Say what the next step computes, and start fetches for those who were admitted."""
-        plan = self._scheduler.schedule()
+        plan = self._schedulers.schedule()
         for sequence in plan.admitted:
             if sequence.state is State.FETCHING:
                 self._exchange.fetch(sequence)
@@ -152,7 +150,7 @@ class Lifecycle:
         for sequence, row, chunk in plan.readings:
             assert sequence.readings is not None
             sequence.readings.take(logits[row : row + chunk.num_logits], chunk.start)
-        self._scheduler.computed(plan)
+        self._schedulers.computed()
 
     def advance(self, sequences: Items[Sequence], sampled: Items[Sampled], logits: Tensor) -> None:
         """Take in what was drawn, and tell.
@@ -176,7 +174,7 @@ class Lifecycle:
 
     def ahead(self, drawing: list[Sequence]) -> list[tuple[int, Sequence, Chunk]]:
         """See `Scheduler.ahead`."""
-        return self._scheduler.ahead(drawing)
+        return self._schedulers.ahead(drawing)
 
     def fail(self, plan: Plan, error: str) -> None:
         """The step could not be computed: its requests end, the others go on."""
@@ -202,19 +200,19 @@ class Lifecycle:
     @property
     def is_fetching(self) -> bool:
         """Whether somebody may write into blocks."""
-        return bool(self._scheduler.fetching)
+        return self._schedulers.is_fetching
 
     @property
     def has_work(self) -> bool:
         """Whether something could be computed now, rather than after a transfer, or the end of a lease."""
-        return self._scheduler.has_work
+        return self._schedulers.has_work
 
     def stats(self) -> Stats:
-        return stats_of(self.counters, self._scheduler, self._blocks)
+        return stats_of(self.counters, self._schedulers.each)
 
     def check_integrity(self) -> None:
         """Assert that each block is free or belongs to exactly the sequences that are here."""
-        self._scheduler.check_integrity([s for choices in self._requests.values() for s in choices])
+        self._schedulers.check_integrity([s for choices in self._requests.values() for s in choices])
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -234,7 +232,7 @@ class Lifecycle:
         except TrtdisaggError as e:
             self._end(sequence, "error", error=f"The KV could not be offered for handover: {e}")
             return
-        self._scheduler.hold(sequence)
+        self._schedulers.hold(sequence)
         self._deadlines.discard(sequence.id)
         self._outputs.append(msgspec.structs.replace(gain, finish_reason="not_finished", ticket=ticket))
 
@@ -243,7 +241,7 @@ class Lifecycle:
             error = "No token may come next: what is banned and what the guide does not allow are all there are"
         else:
             error = "The model computed no finite logits for this request"
-            self._scheduler.tables.distrust()
+            self._schedulers.distrust()
         self.end_failed(sequence, error)
 
     def _end_all(self, request_id: int, reason: FinishReason, error: str | None = None) -> None:
@@ -258,7 +256,7 @@ class Lifecycle:
         if sequence.siblings:
             sequence = give_place(sequence)
         self._exchange.forget(sequence)
-        self._scheduler.end(sequence)
+        self._schedulers.end(sequence)
         self._say(sequence, reason, gain, error)
         self._forget_finished(sequence)
 

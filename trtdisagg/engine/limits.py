@@ -19,7 +19,10 @@ _LOGIT_BYTES = 4
 
 
 class Limits(msgspec.Struct, kw_only=True, frozen=True):
-    """Sizes of one engine, and how it uses them; the names are those of the spec file."""
+    """Sizes of one engine, and how it uses them; the names are those of the spec file.
+
+    With attention data parallelism batch, tokens of a step and blocks are those of each dp rank.
+    """
 
     max_batch_size: int
     """Choices of requests that run at once."""
@@ -37,6 +40,10 @@ class Limits(msgspec.Struct, kw_only=True, frozen=True):
     enable_block_reuse: bool = True
     enable_partial_reuse: bool = True
     event_buffer_max_size: int = 0
+    dp_size: int = 1
+    """Ranks that divide the requests."""
+    overlap_transfers: bool = True
+    """Compute while KV of others travels."""
     model: str = ""
     """Fingerprint of the weights, part of the name of what is in a block."""
 

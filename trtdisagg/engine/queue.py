@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 
 from trtdisagg.engine.sequence import Sequence
 
@@ -16,6 +17,10 @@ class Queue:
 
     def __len__(self) -> int:
         return len(self._sequences)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """In no order that anybody may count on."""
+        return iter(self._sequences)
 
     @property
     def head(self) -> Sequence:

@@ -31,6 +31,7 @@ class Scheduler:
 
     def __init__(self, limits: Limits, blocks: BlockManager) -> None:
         self._limits = limits
+        self.blocks = blocks
         self.tables = Tables(limits, blocks)
         self.waiting = Queue()
         self.context: list[Sequence] = []
@@ -55,6 +56,12 @@ class Scheduler:
         return self.num_running + len(self.fetching) + sum(len(s.siblings) for s in self.context)
 
     @property
+    def num_tokens(self) -> int:
+        """Of all who have blocks here or wait for some."""
+        active = chain(self.waiting, self.context, self.generating, self.fetching)
+        return sum(len(s.tokens) for s in active) + self.num_held_blocks * self._limits.tokens_per_block
+
+    @property
     def has_work(self) -> bool:
         """Whether a step has something to compute, or somebody to admit first."""
         return bool(self.context or self.generating) or self._can_admit()
@@ -67,7 +74,7 @@ class Scheduler:
         admitted = self._admit()
         generating = generation_policy(self.generating, self.context, self._limits)
         shares = list(context_policy(self.context, self._limits.max_num_tokens - len(generating), self._limits))
-        chunks = [Chunk([s.tokens[-1]], s.num_computed, s.blocks, 1) for s in generating]
+        chunks = [Chunk([s.tokens[-1]], s.num_computed, s.blocks, 1, s.dp_rank) for s in generating]
         sampled, readings = generating.copy(), []
         rows = list(range(len(chunks)))
         num_rows = len(chunks)
@@ -122,7 +129,7 @@ class Scheduler:
                 if not self.tables.can_grow(sequence):
                     return []
                 self.tables.grow(sequence)
-        return [(i, s, Chunk([], len(s.tokens), s.blocks, 1)) for i, s in going_on]
+        return [(i, s, Chunk([], len(s.tokens), s.blocks, 1, s.dp_rank)) for i, s in going_on]
 
     def _bear(self, leader: Sequence) -> None:
         """Its prompt is computed: its siblings go on from there by themselves."""
@@ -250,7 +257,7 @@ class Scheduler:
 def _chunk(share: Share) -> Chunk:
     sequence, start, end = share.sequence, share.sequence.num_computed, share.sequence.num_computed + share.num_tokens
     num_logits = int(end == len(sequence.tokens)) if sequence.readings is None else share.num_tokens
-    return Chunk(sequence.tokens[start:end], start, sequence.blocks, num_logits)
+    return Chunk(sequence.tokens[start:end], start, sequence.blocks, num_logits, sequence.dp_rank)
 
 
 def _rank(sequence: Sequence) -> tuple[int, int, int]:

@@ -123,7 +123,7 @@ class Server:
                 host=spec.host,
                 port=self._port,
                 max_seq_len=spec.max_seq_len,
-                num_blocks=spec.num_blocks,
+                num_blocks=spec.num_blocks_of_all,
                 tokens_per_block=spec.tokens_per_block,
                 dtype=spec.dtype,
                 role=service.role,

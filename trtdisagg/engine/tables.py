@@ -42,6 +42,10 @@ class Tables:
         """
         return self._room(sequence, num_running * self._capacity.num_spare_each) is not None
 
+    def num_found(self, sequence: Sequence) -> int:
+        """Tokens of a newcomer whose KV is here already."""
+        return self._reuse.match(sequence).num_tokens
+
     def open(self, sequence: Sequence) -> None:
         """Give it blocks for all of its tokens; some of them may be computed already. The caller knows of room."""
         match = self._room(sequence, 0)
@@ -52,7 +56,7 @@ class Tables:
             self._own_copied([*match.blocks, match.beginning.block])
         sequence.blocks = match.blocks + self._blocks.allocate(num_blocks - num_found)
         if match.beginning:
-            self._copy(match.beginning.block, sequence.blocks[num_found])
+            self._copy(Copy(match.beginning.block, sequence.blocks[num_found], sequence.dp_rank))
         sequence.num_computed, sequence.num_published = match.num_tokens, num_found
         self.reserve(sequence)
         self._count(sequence, match)
@@ -96,7 +100,7 @@ class Tables:
         sibling.blocks = shared + self._blocks.allocate(int(num_rest > 0))
         if num_rest:
             self._own_copied(leader.blocks[: num_whole + 1])
-            self._copy(leader.blocks[num_whole], sibling.blocks[num_whole])
+            self._copy(Copy(leader.blocks[num_whole], sibling.blocks[num_whole], leader.dp_rank))
         sibling.chain, sibling.root = leader.chain.copy(), leader.root
         sibling.num_computed, sibling.num_published = leader.num_computed, leader.num_published
         sibling.num_cached = leader.num_cached
@@ -134,9 +138,9 @@ class Tables:
         assert self._num_reserved == sum(s.num_reserved for s in sequences), "reserved blocks are miscounted"
         assert self._num_reserved <= self._blocks.num_free, "more is promised than there is"
 
-    def _copy(self, source: int, target: int) -> None:
-        self._own_copied([target])
-        self.copies.append(Copy(source, target))
+    def _copy(self, copy: Copy) -> None:
+        self._own_copied([copy.target])
+        self.copies.append(copy)
 
     def _own_copied(self, table: list[int]) -> None:
         self._blocks.share(table)

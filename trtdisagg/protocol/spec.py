@@ -94,7 +94,7 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """CPU cores to stay on; None: wherever the parent may run."""
     num_threads: int = 1
     max_batch_size: int = 64
-    """Requests that run at once."""
+    """Requests that run at once; with attention data parallelism on each rank, and so are the next and `num_blocks`."""
     max_num_tokens: int = 2048
     """Tokens computed in one step."""
     max_seq_len: int
@@ -127,6 +127,11 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """End when this process ends."""
     report_fd: int | None = None
     command_fd: int | None = None
+
+    @property
+    def num_blocks_of_all(self) -> int:
+        """Of all ranks that divide the requests: those that hold parts of the same ones count once."""
+        return self.num_blocks * self.parallel.dp_size
 
 
 class UpstreamServer(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

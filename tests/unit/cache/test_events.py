@@ -22,7 +22,7 @@ def test_a_block_is_stored_when_it_can_be_found_and_removed_when_it_is_taken() -
     blocks.free(table)
     blocks.allocate(1)
     stored = Stored(parent_hash="01", blocks=[StoredBlock(block_hash="02", tokens=[5, 6])])
-    assert [e.data for e in events.take()] == [Created([1, 0]), stored, Removed(["02"])]
+    assert [e.data for e in events.take()] == [stored, Removed(["02"])]
     assert events.take() == []
 
 
@@ -33,15 +33,38 @@ def test_nothing_is_said_of_a_block_that_is_not_full() -> None:
     blocks.publish(table, entry(0, b"\x01", b"\x02", [5]))
     blocks.free(table)
     blocks.allocate(1)
-    assert [type(e.data) for e in events.take()] == [Created]
+    assert events.take() == []
+
+
+def test_a_block_of_several_pools_is_there_from_the_first_to_the_last_of_them() -> None:
+    events = BlockEvents(10)
+    events.created(6)
+    pools = [BlockManager(2, tokens_per_block=2, events=events) for _ in range(3)]
+    tables = [pool.allocate(1) for pool in pools]
+    for pool, table in zip(pools, tables, strict=True):
+        pool.publish(table, entry(0, b"\x01", b"\x02", [5, 6]))
+        pool.free(table)
+    for pool in pools[:2]:
+        pool.allocate(2)
+    assert [type(e.data) for e in events.take()] == [Created, Stored]
+    pools[2].allocate(2)
+    assert [e.data for e in events.take()] == [Removed(["02"])]
+
+
+def test_what_is_created_anew_has_nothing() -> None:
+    events = BlockEvents(10)
+    events.stored(b"", b"\x02", [5])
+    events.created(3)
+    events.stored(b"", b"\x02", [5])
+    assert [type(e.data) for e in events.take()] == [Stored, Created, Stored]
 
 
 def test_what_was_lost_shows_as_a_gap() -> None:
     events = BlockEvents(2)
     for i in range(4):
-        events.removed(bytes([i]))
+        events.stored(b"", bytes([i]), [])
     assert [e.event_id for e in events.take()] == [2, 3]
-    events.removed(b"\x09")
+    events.stored(b"", b"\x09", [])
     assert [e.event_id for e in events.take()] == [4]
 
 

@@ -283,7 +283,7 @@ def test_a_fault_of_the_loop_itself_answers_everybody_and_shows(rig: Rig, monkey
     rig.runner.gate.clear()
     rig.executor.enqueue_request(make_request(1))
     assert rig.runner.is_inside.wait(LONG_S)
-    monkeypatch.setattr("trtdisagg.engine.lifecycle.Scheduler.computed", None)
+    monkeypatch.setattr("trtdisagg.engine.schedulers.Scheduler.computed", None)
     rig.runner.gate.set()
     assert "broken" in (rig.all_of(1)[-1].error or "")
     assert "broken" in (rig.executor.health() or "")
@@ -314,7 +314,7 @@ def test_an_idle_engine_looks_for_lost_blocks(rig: Rig, monkeypatch: pytest.Monk
     rig.runner.gate.clear()
     rig.executor.enqueue_request(make_request(1, max_tokens=1))
     assert rig.runner.is_inside.wait(LONG_S)
-    rig.executor._core._lifecycle._blocks.allocate(1)
+    rig.executor._core._lifecycle._schedulers.each[0].blocks.allocate(1)
     rig.runner.gate.set()
     assert rig.all_of(1)[-1].finish_reason == "length"
     a_while = threading.Event()

@@ -108,7 +108,7 @@ def both_halves(num_prompt: int = 9, **fields: object) -> tuple[HandDriven, Hand
 
 def move(context: HandDriven, generation: HandDriven) -> None:
     fetch = generation.handover.fetches[1]
-    generation.runner.copy_kv(fetch.blocks, context.runner, fetch.ticket.blocks)
+    generation.runner.copy_kv(fetch, context.runner)
     generation.handover.end_fetch(1)
     context.handover.release(1)
 
@@ -193,7 +193,7 @@ def test_only_blocks_that_are_missing_are_fetched() -> None:
         fetch = generation.handover.fetches[1]
         assert [block < 0 for block in fetch.blocks] == [True, False, False]
         if error is None:
-            generation.runner.copy_kv(fetch.blocks, context.runner, fetch.ticket.blocks)
+            generation.runner.copy_kv(fetch, context.runner)
         num_before = generation.stats.num_prompt_tokens_total
         generation.handover.end_fetch(1, error)
         generation.run()
@@ -221,7 +221,7 @@ def test_a_whole_prompt_without_a_token_computes_only_the_prompts_last() -> None
     engine.add(make_request(1, type="generation_only", ticket=ticket(1, 5, [0, 1])))
     engine.step()
     for position, token in enumerate(prompt[:4]):
-        engine.runner.kv[engine.handover.fetches[1].blocks[position // 4], position % 4] = token
+        engine.runner.kv[0, engine.handover.fetches[1].blocks[position // 4], position % 4] = token
     engine.handover.end_fetch(1)
     engine.run()
     assert engine.tokens(1) == tokens_alone(make_request(1), 6)

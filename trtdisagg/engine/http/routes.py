@@ -94,7 +94,7 @@ class _Routes:
             incarnation=spec.incarnation,
             wire_version=spec.wire_version,
             max_seq_len=spec.max_seq_len,
-            num_blocks=spec.num_blocks,
+            num_blocks=spec.num_blocks_of_all,
             tokens_per_block=spec.tokens_per_block,
         )
         return json_response(msgspec.json.encode(member))

@@ -76,7 +76,7 @@ class Service:
     # --- from any thread --------------------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        stats = self._open[0].stats() if self._open else Stats(num_blocks=self.spec.num_blocks)
+        stats = self._open[0].stats() if self._open else Stats(num_blocks=self.spec.num_blocks_of_all)
         return msgspec.structs.replace(
             stats,
             first_token_counts=self.metrics.first_token.counts,
