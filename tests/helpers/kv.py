@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +18,7 @@ from trtdisagg.cache.transports import Link, Transport
 from trtdisagg.cache.transports.local import LocalTransport
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvShape, Ticket
-from trtdisagg.protocol.peers import LocalMemory, Memory
+from trtdisagg.protocol.peers import LocalMemory, Memory, Region
 
 SHAPE = KvShape(model="m", dtype="float32", num_layers=2, num_kv_heads=2, head_dim=8, tokens_per_block=4)
 NUM_BLOCKS = 32
@@ -101,6 +102,9 @@ class GatedLink:
         if transport.read_error:
             raise HandoverError(transport.read_error)
 
+    def write(self, runs: Runs) -> None:
+        raise NotImplementedError
+
     def abort(self) -> None:
         self._transport.num_aborts += 1
 
@@ -112,6 +116,7 @@ class GatedTransport:
     """A transport whose connections and reads do what the test says."""
 
     memory_type = LocalMemory
+    can_write = False
 
     def __init__(self, *, connect_error: str | None = None) -> None:
         self.connect_error = connect_error
@@ -122,7 +127,7 @@ class GatedTransport:
         self.serving: list[bool] = []
 
     def describe(self) -> Memory:
-        return LocalMemory(pid=0, fd=0, num_bytes=0, nonce=b"")
+        return LocalMemory(pid=0, fd=0, region=Region(pool_bytes=sys.maxsize), nonce=b"")
 
     def connect(self, memory: Memory) -> Link:
         if self.connect_error:

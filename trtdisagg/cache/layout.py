@@ -93,10 +93,13 @@ def plan_runs(mine: KvLayout, my_rank: int, theirs: KvLayout, part: Part) -> dic
 
     :param part: blocks and tokens of the request; my block table covers the tokens, theirs is checked.
     :return: runs by their rank; offsets count from the beginning of each pool.
-    :raises HandoverError: when their blocks do not hold so many tokens, or there is no such `dp_rank`.
+    :raises HandoverError: when their blocks do not hold so many tokens or are not in the pool, or there is no such
+        `dp_rank`.
     """
     my_blocks, their_blocks = np.asarray(part.my_blocks, np.int64), np.asarray(part.their_blocks, np.int64)
     _check_tables(mine, my_blocks, theirs, their_blocks, part.num_tokens)
+    if len(their_blocks) and not 0 <= their_blocks.min() <= their_blocks.max() < theirs.num_blocks:
+        raise HandoverError("the ticket names blocks outside the pool")
     planned = {}
     for share in shares(mine, my_rank, theirs, part.their_dp_rank):
         here, there = _window(mine, my_rank, share), _window(theirs, share.rank, share)

@@ -9,11 +9,12 @@ It knows requests by their ids and copies by their runs; what belongs together i
 from __future__ import annotations
 
 import asyncio
+import sys
 from concurrent.futures import Executor
 
 from trtdisagg.cache.layout import Runs
 from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream
-from trtdisagg.cache.transports import Link
+from trtdisagg.cache.transports import Link, check_bounds
 from trtdisagg.cache.waiting import in_thread
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.peers import Finish, Finished, FromContext, Ping, Pong, Release, Renew, Welcome
@@ -31,6 +32,7 @@ class Peer:
     ) -> None:
         self.name = welcome.server
         self.shape = welcome.shape
+        self._pool_bytes = welcome.memory[0].region.pool_bytes
         self._stream = stream
         self._link = link
         self._threads = threads
@@ -93,6 +95,7 @@ class Peer:
         :raises HandoverError: when the peer is lost.
         """
         self._check()
+        check_bounds(runs, local_bytes=sys.maxsize, remote_bytes=self._pool_bytes)
         copy = asyncio.get_running_loop().run_in_executor(self._threads, self._link.read, runs)
         self._copies.add(copy)
         copy.add_done_callback(self._copies.discard)

@@ -153,7 +153,13 @@ class _Engine:
 
 async def _open_transceiver(spec: EngineSpec, secret: bytes, pool: KvPool, stack: AsyncExitStack) -> Transceiver:
     one_host = is_loopback(resolve(spec.host)[1][0])
-    opening = open_transports(spec.transfer.transports, pool, incarnation=spec.incarnation, one_host=one_host)
+    opening = open_transports(
+        spec.transfer.transports,
+        pool,
+        incarnation=spec.incarnation,
+        one_host=one_host,
+        nixl_plugin=spec.transfer.nixl_plugin,
+    )
     transports = await _in_thread(lambda: stack.enter_context(opening))
     transceiver = Transceiver(
         server=spec.name,

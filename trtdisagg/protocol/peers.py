@@ -23,30 +23,76 @@ import msgspec
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.handover import KvLayout, KvShape
 
+TEST_BYTES = 1 << 20
+"""Of the block that is moved to test a link."""
+_PAGE_BYTES = 4096
+
+
+class Region(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies where in the memory that a rank lets others reach. All offsets count from block 0.
+
+    | blocks | pad | pattern | sink | staging ... |
+    0        pool_bytes      |      |             num_bytes
+                   pattern_offset   staging_offset
+    """
+
+    pool_bytes: int
+    staging_bytes: int = 0
+    """What is packed for others, or written by them, goes through here."""
+
+    @property
+    def pattern_offset(self) -> int:
+        """`TEST_BYTES` of known content, for who tests a link."""
+        return -(-self.pool_bytes // _PAGE_BYTES) * _PAGE_BYTES
+
+    @property
+    def sink_offset(self) -> int:
+        """`TEST_BYTES` to move a pattern into."""
+        return self.pattern_offset + TEST_BYTES
+
+    @property
+    def staging_offset(self) -> int:
+        return self.sink_offset + TEST_BYTES
+
+    @property
+    def num_bytes(self) -> int:
+        return self.staging_offset + self.staging_bytes
+
 
 class LocalMemory(msgspec.Struct, tag="local", frozen=True, kw_only=True):
     """A pool in a memfd that a process of the same host and user may map through `/proc/PID/fd/FD`."""
 
     pid: int
     fd: int
-    num_bytes: int
+    region: Region
     nonce: bytes
     """Written at the end of the mapping: proves that it is the pool meant (pid namespaces, reused pids)."""
 
 
-class NixlMemory(msgspec.Struct, tag="nixl", frozen=True, kw_only=True):
-    """A pool registered with a NIXL agent."""
+class _AgentMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """A region registered with a NIXL agent."""
 
+    plugin: str
+    """Of both sides: `UCX`, `LIBFABRIC`."""
     agent: str
     metadata: bytes
     base: int
-    num_bytes: int
+    region: Region
     device_id: int
     kind: str
     """`DRAM` or `VRAM`."""
 
 
-Memory = LocalMemory | NixlMemory
+class NixlMemory(_AgentMemory, tag="nixl", frozen=True):
+    """For NIXL with the settings that it comes with."""
+
+
+class UcxMemory(_AgentMemory, tag="ucx", frozen=True):
+    """For NIXL's UCX plugin with settings of our own."""
+
+
+AgentMemory = NixlMemory | UcxMemory
+Memory = LocalMemory | AgentMemory
 
 
 class RankMemory(msgspec.Struct, frozen=True, kw_only=True):

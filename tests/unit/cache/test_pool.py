@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trtdisagg.cache.layout import block_bytes
-from trtdisagg.cache.pool import KvPool, nonce_offset
+from trtdisagg.cache.pool import KvPool, nonce_offset, pattern
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.handover import KvShape
 
@@ -34,11 +34,42 @@ def test_a_peer_maps_the_same_bytes_and_finds_the_nonce() -> None:
         fd = os.open(f"/proc/{os.getpid()}/fd/{pool.fd}", os.O_RDONLY)
         with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as peer:
             assert peer[: pool.num_bytes] == bytes.fromhex("803f") * (pool.num_bytes // 2)
-            offset = nonce_offset(pool.num_bytes)
-            assert offset >= pool.num_bytes
+            offset = nonce_offset(pool.region.num_bytes)
+            assert offset >= pool.region.num_bytes
             assert peer[offset : offset + 16] == pool.nonce
         os.close(fd)
     assert pool.fd is None
+
+
+def test_what_lies_beside_the_blocks_does_not_overlap_them() -> None:
+    with KvPool(shape(), num_blocks=5, staging_bytes=5000) as pool:
+        r = pool.region
+        assert pool.num_bytes == r.pool_bytes <= r.pattern_offset < r.sink_offset < r.staging_offset
+        assert r.num_bytes == r.staging_offset + 5000 == len(pool.memory)
+        assert torch.equal(pool.memory[r.pattern_offset : r.sink_offset], pattern())
+        pool.memory[r.pool_bytes :] = 7
+        pool.tensor.zero_()
+        assert (pool.memory[r.pool_bytes :] == 7).all()
+
+
+def test_warm_pages_are_there_before_they_are_touched() -> None:
+    with KvPool(shape(head_dim=64), num_blocks=400) as pool:
+        pool.tensor[0] = 3.0
+        assert _resident_bytes(pool) < 2**20
+        pool.warm_up(2**20)
+        assert 2**20 <= _resident_bytes(pool) < 2**21
+        pool.warm_up(2**40)
+        pool.warm_up(100)
+        assert pool.num_bytes - mmap.PAGESIZE < _resident_bytes(pool)
+        assert (pool.tensor[0] == 3.0).all()
+        assert not pool.tensor[1:].any()
+
+
+def _resident_bytes(pool: KvPool) -> int:
+    """Of the blocks."""
+    assert pool.fd is not None
+    beside = pool.region.sink_offset - pool.region.pattern_offset + mmap.PAGESIZE
+    return os.fstat(pool.fd).st_blocks * 512 - beside
 
 
 def test_nonce_never_overlaps_the_blocks() -> None:

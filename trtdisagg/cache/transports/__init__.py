@@ -2,6 +2,7 @@
 
 local   host memory within a host: the peer's pool is mapped
 nixl    host or device memory, within a host and between hosts
+ucx     the same library with settings of our own
 """
 
 from __future__ import annotations
@@ -18,39 +19,46 @@ __all__ = ["Link", "Transport", "check_bounds", "name_of", "open_transports"]
 
 @contextmanager
 def open_transports(
-    names: Sequence[str], pool: KvPool, *, incarnation: str, one_host: bool
+    names: Sequence[str], pool: KvPool, *, incarnation: str, one_host: bool, nixl_plugin: str = "UCX"
 ) -> Iterator[list[Transport]]:
-    """Open transports over a pool, best first. Takes seconds with `nixl`.
+    """Open transports over a pool, best first. Takes seconds with `nixl` and `ucx`.
 
-    :param names: `local`, `nixl`.
-    :param incarnation: of our server; names us to NIXL peers.
+    :param names: `local`, `nixl`, `ucx`.
+    :param incarnation: of our rank; names us to NIXL peers.
     :param one_host: all peers are on this host, as where servers listen on loopback only.
+    :param nixl_plugin: what `nixl` uses.
     :raises StartupError: when one of them cannot work here.
     """
     with ExitStack() as stack:
         transports = []
         for name in names:
-            transport = _open(name, pool, incarnation, one_host)
+            transport = _open(name, pool, incarnation, one_host=one_host, nixl_plugin=nixl_plugin)
             stack.callback(transport.close)
             transports.append(transport)
         yield transports
 
 
-def _open(name: str, pool: KvPool, incarnation: str, one_host: bool) -> Transport:
-    # Each is imported only where it is used: nixl is optional, and heavy.
+def _open(name: str, pool: KvPool, incarnation: str, *, one_host: bool, nixl_plugin: str) -> Transport:
+    # Each is imported only where it is used: NIXL is optional, and heavy.
     if name == "local":
         from trtdisagg.cache.transports.local import LocalTransport
 
         if pool.fd is None:
             raise StartupError(f"transport local: needs the KV pool in host memory, and it is on {pool.device}")
         return LocalTransport(pool)
-    assert name == "nixl", name
-    from trtdisagg.cache.transports.nixl import NixlTransport
+    if name == "nixl":
+        from trtdisagg.cache.transports.nixl import NixlTransport
 
-    transport = NixlTransport(pool, incarnation, one_host=one_host)
+        agent = NixlTransport(pool, f"{incarnation}/nixl", one_host=one_host, plugin=nixl_plugin)
+    elif name == "ucx":
+        from trtdisagg.cache.transports.ucx import UcxTransport
+
+        agent = UcxTransport(pool, f"{incarnation}/ucx", one_host=one_host)
+    else:
+        raise StartupError(f"there is no transport {name} in this version")
     try:
-        transport.open()
+        agent.open()
     except StartupError:
-        transport.close()
+        agent.close()
         raise
-    return transport
+    return agent

@@ -7,17 +7,15 @@ transceiver.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 from typing import ClassVar
 
 import numpy as np
 
+from trtdisagg.cache.copying import copy_runs
 from trtdisagg.cache.layout import Runs
-from trtdisagg.cache.native import extension
 from trtdisagg.cache.pool import KvPool, nonce_offset
-from trtdisagg.cache.transports.base import check_bounds
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.peers import LocalMemory, Memory
 
@@ -32,13 +30,13 @@ class LocalLink:
         self._address = int(np.frombuffer(mapping, np.uint8).ctypes.data)
 
     def read(self, runs: Runs) -> None:
-        check_bounds(runs, local_bytes=self._pool.num_bytes, remote_bytes=self._num_bytes)
-        pool = self._pool
-        if csrc := extension():
-            csrc.copy_runs(pool.address, pool.num_bytes, self._address, self._num_bytes, runs)
-            return
-        for to, from_, num_bytes in runs.tolist():
-            ctypes.memmove(pool.address + to, self._address + from_, num_bytes)  # releases the GIL, as csrc does
+        try:
+            copy_runs((self._pool.address, self._pool.region.num_bytes), (self._address, self._num_bytes), runs)
+        except IndexError as e:
+            raise HandoverError(f"the ticket names blocks outside the pool: {e}") from e
+
+    def write(self, runs: Runs) -> None:
+        raise NotImplementedError  # the peer's memory is mapped read-only
 
     def abort(self) -> None:
         """A copy within memory ends by itself."""
@@ -54,27 +52,29 @@ class LocalTransport:
     """
 
     memory_type: ClassVar[type[Memory]] = LocalMemory
+    can_write: ClassVar[bool] = False
 
     def __init__(self, pool: KvPool) -> None:
         assert pool.fd is not None, "the pool is not on the host"
         self._pool = pool
 
     def describe(self) -> LocalMemory:
-        assert self._pool.fd is not None
-        return LocalMemory(pid=os.getpid(), fd=self._pool.fd, num_bytes=self._pool.num_bytes, nonce=self._pool.nonce)
+        pool = self._pool
+        assert pool.fd is not None
+        return LocalMemory(pid=os.getpid(), fd=pool.fd, region=pool.region, nonce=pool.nonce)
 
     def connect(self, memory: Memory) -> LocalLink:
         assert isinstance(memory, LocalMemory)
         path = f"/proc/{memory.pid}/fd/{memory.fd}"
         try:
-            mapping = _map(path, nonce_offset(memory.num_bytes) + mmap.PAGESIZE)
+            mapping = _map(path, nonce_offset(memory.region.num_bytes) + mmap.PAGESIZE)
         except (OSError, ValueError) as e:
             raise HandoverError(f"{path} cannot be mapped ({e}): another host, another user, or it has ended") from e
-        offset = nonce_offset(memory.num_bytes)
+        offset = nonce_offset(memory.region.num_bytes)
         if mapping[offset : offset + len(memory.nonce)] != memory.nonce:
             mapping.close()
             raise HandoverError(f"{path} is not the pool meant: another host, or another process by now")
-        return LocalLink(self._pool, mapping, memory.num_bytes)
+        return LocalLink(self._pool, mapping, memory.region.num_bytes)
 
     def set_serving(self, is_serving: bool) -> None:
         """The kernel serves."""

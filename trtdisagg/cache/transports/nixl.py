@@ -1,64 +1,66 @@
-"""KV by NIXL's UCX backend: host or device memory, within a host and between hosts.
+"""KV by a NIXL agent: host or device memory, within a host and between hosts.
 
-Its settings are parameters of the backend, not the environment; a user's UCX_* variables reach UCX as they are.
+Settings are parameters of the backend, not the environment; a user's UCX_* variables reach UCX as they are, and come
+first.
 
-    no progress thread    it would burn a core while idle. A read needs the target's help when the two meet, and all
-                          along where UCX has no true one-sided access (TCP). So a target looks for such wishes, in a
-                          thread that sleeps in between, and only while it holds blocks.
+    no progress thread    it would burn a core while idle. A transfer needs the target's help when the two meet, and
+                          all along where UCX has no true one-sided access (TCP). So a target looks for such wishes, in
+                          a thread that sleeps in between, and only while somebody may have one.
     error handling none   on one host: UCX reads by process_vm_readv from the first byte on, without the target, and a
                           read from a process that died fails at once.
-    error handling peer   between hosts: a peer that is lost ends reads with an error rather than never.
+    error handling peer   between hosts: a peer that is lost ends transfers with an error rather than never.
     strict locking        one mutex in NIXL; its calls release the GIL while they wait for it.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 
 from trtdisagg.cache.layout import Ints, Runs
 from trtdisagg.cache.pool import KvPool
-from trtdisagg.cache.transports.base import check_bounds
+from trtdisagg.cache.transports.base import check_bounds, name_of
+from trtdisagg.cache.transports.nixl_library import load, make_agent
 from trtdisagg.errors import HandoverError, StartupError
-from trtdisagg.protocol.peers import Memory, NixlMemory
+from trtdisagg.protocol.peers import AgentMemory, Memory, NixlMemory
 
-SERVE_EVERY_S = {"none": 0.01, "peer": 0.001}
-"""How often a target that holds blocks looks for what peers want of it, by error handling: waking a thread for it takes
+SERVE_EVERY_S = {True: 0.01, False: 0.001}
+"""How often a target looks for what peers want of it, by whether all are on its host: waking a thread for it takes
 50 us of CPU, and on one host there is nothing to find where UCX may use process_vm_readv."""
 CHECK_EVERY_S = 0.0002
-"""How often a read that was not done at once is looked after."""
+"""How often a transfer that was not done at once is looked after."""
 PROBE_TIMEOUT_S = 5.0
 ABORT_TIMEOUT_S = 5.0
 """How long UCX may take to see for itself that a peer is gone."""
 PROBE_BYTES = 64
 
+Operation = Literal["READ", "WRITE"]
+
 
 class NixlLink:
     """One remote agent, known to ours."""
 
-    def __init__(self, transport: NixlTransport, memory: NixlMemory) -> None:
+    def __init__(self, transport: NixlTransport, memory: AgentMemory) -> None:
         self._transport = transport
         self._memory = memory
         self._give_up_at: float | None = None
 
     def read(self, runs: Runs) -> None:
-        pool = self._transport.pool
-        check_bounds(runs, local_bytes=pool.num_bytes, remote_bytes=self._memory.num_bytes)
-        if len(runs):
-            self._transport.read(self._memory, pool.address, runs, self._must_give_up)
+        self._move("READ", runs)
+
+    def write(self, runs: Runs) -> None:
+        self._move("WRITE", runs)
 
     def probe(self) -> None:
-        """Read a few bytes beside the pool: then the connection is warm, and known to work."""
+        """Read a few bytes of the peer's pattern: then the connection is warm, and known to work."""
         self._give_up_at = time.monotonic() + PROBE_TIMEOUT_S
-        runs = np.array([[0, 0, PROBE_BYTES]], np.int64)
-        self._transport.read(self._memory, self._transport.scratch.data_ptr(), runs, self._must_give_up)
+        mine, theirs = self._transport.pool.region, self._memory.region
+        self._move("READ", np.array([[mine.sink_offset, theirs.pattern_offset, PROBE_BYTES]], np.int64))
         self._give_up_at = None
 
     def abort(self) -> None:
@@ -67,12 +69,18 @@ class NixlLink:
     def close(self) -> None:
         self._transport.forget(self._memory)
 
+    def _move(self, operation: Operation, runs: Runs) -> None:
+        num_bytes = self._transport.pool.region.num_bytes
+        check_bounds(runs, local_bytes=num_bytes, remote_bytes=self._memory.region.num_bytes)
+        if len(runs):
+            self._transport.move(operation, self._memory, runs, self._must_give_up)
+
     def _must_give_up(self) -> bool:
         return self._give_up_at is not None and time.monotonic() > self._give_up_at
 
 
 class NixlTransport:
-    """A NIXL agent with our pool registered. Open from `open()` to `close()`.
+    """A NIXL agent with our memory registered. Open from `open()` to `close()`.
 
     :param pool: open until `close`.
     :param agent: the agent's name, another one for each start of a server: peers that know the old one must not take
@@ -80,13 +88,14 @@ class NixlTransport:
     :param one_host: all peers are on this host.
     """
 
-    memory_type: ClassVar[type[Memory]] = NixlMemory
+    memory_type: ClassVar[type[AgentMemory]] = NixlMemory
+    can_write: ClassVar[bool] = True
 
-    def __init__(self, pool: KvPool, agent: str, *, one_host: bool) -> None:
+    def __init__(self, pool: KvPool, agent: str, *, one_host: bool, plugin: str = "UCX") -> None:
         self.pool = pool
-        self.scratch = torch.empty(PROBE_BYTES, dtype=torch.uint8, device=pool.device)
         self._name = agent
-        self._error_handling = "none" if one_host else "peer"
+        self._one_host = one_host
+        self._plugin = plugin
         self._kind = "DRAM" if pool.device.type == "cpu" else "VRAM"
         self._device_id = pool.device.index or 0
         self._agent: Any = None
@@ -94,38 +103,39 @@ class NixlTransport:
         self._errors: tuple[type[Exception], ...] = ()
         self._is_serving = threading.Event()
         self._is_closed = False
-        self._server = threading.Thread(target=self._serve, name="nixl-serve")
+        self._server = threading.Thread(target=self._serve, name=f"{name_of(self.memory_type)}-serve")
 
     def open(self) -> None:
-        """Make the agent and register the pool.
+        """Make the agent and register our memory.
 
-        :raises StartupError: when NIXL is not installed or does not start.
+        :raises StartupError: when NIXL or the plugin is not there, or does not start.
         """
-        api, self._errors = _load()
-        config = api.nixl_agent_config(
-            enable_prog_thread=False, backends=[], sync_mode=api.nixl_thread_sync_t.NIXL_THREAD_SYNC_STRICT
-        )
         try:
-            self._agent = api.nixl_agent(self._name, config)
-            self._agent.create_backend("UCX", {"ucx_error_handling_mode": self._error_handling})
-            regions = [(self.pool.address, self.pool.num_bytes), (self.scratch.data_ptr(), PROBE_BYTES)]
-            self._registered = self._agent.register_memory([(*r, self._device_id, "") for r in regions], self._kind)
+            _, self._errors = load()
+            self._agent = make_agent(self._name, self._plugin, self._parameters())
+            region = (self.pool.address, self.pool.region.num_bytes, self._device_id, "")
+            self._registered = self._agent.register_memory([region], self._kind)
+        except StartupError as e:
+            raise StartupError(f"transport {name_of(self.memory_type)}: {e.message}") from e
         except self._errors as e:
-            raise StartupError(f"transport nixl: the UCX backend does not start: {e} (are UCX_* variables set?)") from e
+            raise StartupError(f"transport {name_of(self.memory_type)}: the KV pool cannot be registered: {e}") from e
         self._server.start()
 
-    def describe(self) -> NixlMemory:
-        return NixlMemory(
+    def describe(self) -> AgentMemory:
+        return self.memory_type(
+            plugin=self._plugin,
             agent=self._name,
             metadata=self._agent.get_agent_metadata(),
             base=self.pool.address,
-            num_bytes=self.pool.num_bytes,
+            region=self.pool.region,
             device_id=self._device_id,
             kind=self._kind,
         )
 
     def connect(self, memory: Memory) -> NixlLink:
-        assert isinstance(memory, NixlMemory)
+        assert isinstance(memory, AgentMemory)
+        if memory.plugin != self._plugin:
+            raise HandoverError(f"NIXL's plugin is {self._plugin} here and {memory.plugin} there")
         link = NixlLink(self, memory)
         try:
             with self._reported():
@@ -152,31 +162,40 @@ class NixlTransport:
             self._agent.deregister_memory(self._registered)
         self._registered = self._agent = None
 
-    def read(self, memory: NixlMemory, local_base: int, runs: Runs, must_give_up: Callable[[], bool]) -> None:
-        """Read and wait.
+    def move(self, operation: Operation, memory: AgentMemory, runs: Runs, must_give_up: Callable[[], bool]) -> None:
+        """Read or write, and wait.
 
-        :param local_base: what the local offsets of `runs` count from.
         :raises HandoverError: when UCX fails, or `must_give_up` and it is still not done.
         """
         with self._reported():
-            local = self._descriptors(self._kind, local_base + runs[:, 0], runs[:, 2], self._device_id)
+            local = self._descriptors(self._kind, self.pool.address + runs[:, 0], runs[:, 2], self._device_id)
             remote = self._descriptors(memory.kind, memory.base + runs[:, 1], runs[:, 2], memory.device_id)
-            handle = self._agent.initialize_xfer("READ", local, remote, memory.agent)
+            handle = self._agent.initialize_xfer(operation, local, remote, memory.agent)
             try:
                 self._finish(handle, must_give_up)
-            finally:
-                with suppress(*self._errors):
-                    self._agent.release_xfer_handle(handle)
+            except BaseException:
+                self._release(handle)
+                self.forget(memory)  # what UCX still had under way to us ends with the connection
+                raise
+            self._release(handle)
 
-    def forget(self, memory: NixlMemory) -> None:
+    def forget(self, memory: AgentMemory) -> None:
         """Drop a remote agent and what UCX keeps for it."""
         if memory.agent != self._name:
             with suppress(*self._errors):  # NIXL has dropped it itself when the peer was lost
                 self._agent.remove_remote_agent(memory.agent)
 
+    def _parameters(self) -> Mapping[str, str]:
+        """Of the backend; plugins take what they know."""
+        return {"ucx_error_handling_mode": "none" if self._one_host else "peer"} if self._plugin == "UCX" else {}
+
     def _descriptors(self, kind: str, addresses: Ints, num_bytes: Ints, device_id: int) -> Any:
         rows = np.column_stack((addresses, num_bytes, np.full_like(addresses, device_id)))
         return self._agent.get_xfer_descs(rows, kind)
+
+    def _release(self, handle: Any) -> None:
+        with suppress(*self._errors):
+            self._agent.release_xfer_handle(handle)
 
     def _finish(self, handle: Any, must_give_up: Callable[[], bool]) -> None:
         state = self._agent.transfer(handle)
@@ -201,21 +220,4 @@ class NixlTransport:
             if self._is_closed:
                 return
             self._agent.get_new_notifs()
-            time.sleep(SERVE_EVERY_S[self._error_handling])
-
-
-def _load() -> tuple[Any, tuple[type[Exception], ...]]:
-    """NIXL's Python module, which takes seconds, and its error classes, which have no base of their own."""
-    raise_exceptions = logging.raiseExceptions
-    try:
-        from nixl import _api, _bindings
-    except ImportError as e:
-        raise StartupError(f"transport nixl: {e}; install the package nixl, or choose another backend") from e
-    # It changes logging for the whole process, and would write to stdout.
-    logging.raiseExceptions = raise_exceptions
-    logger = logging.getLogger("nixl")
-    logger.handlers.clear()
-    logger.propagate = True
-    logger.setLevel(logging.WARNING)
-    errors = (e for e in vars(_bindings).values() if isinstance(e, type) and issubclass(e, Exception))
-    return _api, tuple(errors)
+            time.sleep(SERVE_EVERY_S[self._one_host])
