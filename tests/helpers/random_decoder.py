@@ -108,6 +108,7 @@ class Maker:
             head_dim=head_dim,
             attention_scale=self.rng.choice([head_dim**-0.5, 0.3]),
             attention_softcap=self.rng.choice([None, None, 2.0]),
+            vocab_size=vocab,
             embedding=embedding,
             embedding_scale=self.rng.choice([None, 3.5]),
             positions=None if has_rope else self.normal(NUM_POSITIONS, self.width),

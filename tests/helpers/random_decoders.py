@@ -94,6 +94,7 @@ class _Maker:
             head_dim=o.head_dim,
             attention_scale=o.head_dim**-0.5,
             attention_softcap=o.attention_softcap,
+            vocab_size=VOCAB_SIZE,
             embedding=self.random(VOCAB_SIZE, o.width).to(o.dtype),
             embedding_scale=o.embedding_scale,
             positions=self.random(NUM_POSITIONS, o.width) if o.positions else None,

@@ -30,7 +30,7 @@ class NativeDecoder:
     def __init__(self, decoder: Decoder, backend: Backend, pool: KvPool, isa: str = "") -> None:
         self._decoder = decoder  # keeps the tensors that C++ points into
         self._pool = pool
-        self._vocab = decoder.embedding.shape[0]
+        self._vocab = decoder.vocab_size
         self._native = _Binder(backend, isa).decoder(decoder, pool)
 
     def run(self, step: Step) -> Tensor:
@@ -67,6 +67,8 @@ class _Binder:
         self._isa = isa
 
     def decoder(self, d: Decoder, pool: KvPool) -> Any:
+        assert d.embedding is not None
+        assert d.lm_head is not None
         is_tied = d.embedding.data_ptr() == d.lm_head.weight.data_ptr()
         return self._csrc.Decoder(
             pool.address,

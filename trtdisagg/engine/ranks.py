@@ -20,7 +20,8 @@ class Ranks(Protocol):
     rank: int
 
     def add_up(self, x: Tensor) -> None:
-        """Replace x by its sum over the ranks of this stage."""
+        """Replace x by its sum over the ranks of this stage: the same, bit for bit, on all of them. (Each chooses the
+        experts of a token by itself.)"""
 
     def gather(self, x: Tensor, num_rows: list[int]) -> Tensor:
         """Put together the rows that each rank of this stage has.

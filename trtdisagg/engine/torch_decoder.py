@@ -15,7 +15,9 @@ from torch.nn.functional import embedding, gelu, layer_norm, rms_norm, silu
 
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.backend import Backend
+from trtdisagg.engine.division import Division, OwnStep
 from trtdisagg.engine.models.decoder import Activation, Decoder, Experts, Layer, Linear, Mlp, Norm
+from trtdisagg.engine.ranks import Ranks
 from trtdisagg.engine.rotary import rotate
 from trtdisagg.engine.step import Chunk, Step
 
@@ -23,10 +25,12 @@ from trtdisagg.engine.step import Chunk, Step
 class TorchDecoder:
     """
     :param pool: open while the decoder is used, and on its device.
+    :param ranks: the others of the server; None: there are none.
     """
 
-    def __init__(self, decoder: Decoder, backend: Backend, pool: KvPool) -> None:
+    def __init__(self, decoder: Decoder, backend: Backend, pool: KvPool, ranks: Ranks | None = None) -> None:
         self._decoder = decoder
+        self._division = Division(ranks)
         self._progress = backend.progress
         self._dtype = torch.float32 if backend.device.type == "cpu" else backend.dtype
         self._pool = pool
@@ -34,22 +38,30 @@ class TorchDecoder:
     def run(self, step: Step) -> Tensor:
         """Write the KV of all chunks and give logits.
 
-        :return: float32 [sum of `num_logits`, vocab], in order.
+        :return: float32 [sum of `num_logits`, vocab], in order; no rows on other ranks than 0.
         """
+        division, device = self._division, self._pool.device
         with torch.inference_mode():
-            for copy in step.copies:
+            own = division.own(step)
+            for copy in own.copies:
                 self._pool.tensor[copy.target] = self._pool.tensor[copy.source]
-            where = _Where(step.chunks, self._pool)
-            x = self._embed(step, where)
+            where = _Where(own, self._pool)
+            x = self._begin(where)
             for i, layer in enumerate(self._decoder.layers):
                 x = self._layer(layer, self._pool.tensor[:, i], x, where)
                 self._progress.tick()
-            return self._logits(x[where.wanted])
+            if not division.is_last:
+                division.pass_on(x)
+            logits = self._logits(x[where.wanted]) if division.is_last else None
+            return division.logits(logits, step, self._decoder.vocab_size, device)
 
-    def _embed(self, step: Step, where: _Where) -> Tensor:
-        decoder = self._decoder
-        tokens = torch.tensor([t for chunk in step.chunks for t in chunk.tokens], device=self._pool.device)
-        x = embedding(tokens, decoder.embedding).to(self._dtype)
+    def _begin(self, where: _Where) -> Tensor:
+        """What the first of this stage's layers is given."""
+        decoder, tokens = self._decoder, where.tokens
+        if decoder.embedding is None:
+            x = torch.empty(len(tokens), decoder.width, dtype=self._dtype, device=tokens.device)
+            return self._division.take_over(x)
+        x = self._division.add_up(embed(tokens, decoder.embedding, decoder.first_token).to(self._dtype))
         if decoder.embedding_scale is not None:
             x = x * decoder.embedding_scale
         if decoder.positions is not None:
@@ -58,16 +70,21 @@ class TorchDecoder:
 
     def _layer(self, layer: Layer, blocks: Tensor, x: Tensor, where: _Where) -> Tensor:
         attended = self._attention(layer, blocks, apply_norm(x, layer.input_norm), where)
-        delta = multiply(attended, layer.o)
+        delta = self._division.add_up(multiply(attended, layer.o))
         if layer.post_attention_norm is not None:
             delta = apply_norm(delta, layer.post_attention_norm)
         x = x + delta
         self._progress.tick()
         normed = apply_norm(x, layer.mlp_norm)
-        delta = apply_mlp(normed, layer.mlp) if isinstance(layer.mlp, Mlp) else apply_experts(normed, layer.mlp)
+        delta = self._mlp(normed, layer.mlp, where)
         if layer.post_mlp_norm is not None:
             delta = apply_norm(delta, layer.post_mlp_norm)
         return x + delta
+
+    def _mlp(self, x: Tensor, mlp: Mlp | Experts, where: _Where) -> Tensor:
+        if isinstance(mlp, Mlp):
+            return self._division.add_up(apply_mlp(x, mlp))
+        return self._division.mix(x, where.num_rows, lambda rows: apply_experts(rows, mlp))
 
     def _attention(self, layer: Layer, blocks: Tensor, x: Tensor, where: _Where) -> Tensor:
         """
@@ -75,7 +92,7 @@ class TorchDecoder:
         :return: [tokens, heads head_dim]
         """
         num_heads, num_kv_heads = self._decoder.num_heads, self._decoder.num_kv_heads
-        heads = multiply(x, layer.qkv).view(x.shape[0], -1, self._decoder.head_dim)
+        heads = multiply(x, layer.qkv).unflatten(1, (-1, self._decoder.head_dim))
         queries, keys, values = heads.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
         queries = queries if layer.q_norm is None else apply_norm(queries, layer.q_norm)
         keys = keys if layer.k_norm is None else apply_norm(keys, layer.k_norm)
@@ -86,7 +103,7 @@ class TorchDecoder:
         blocks[where.blocks, :, 1, where.slots] = values.to(blocks.dtype)
         pieces = queries.split([len(chunk.tokens) for chunk in where.chunks])
         outs = [self._attend(layer, blocks, c, piece) for c, piece in zip(where.chunks, pieces, strict=True)]
-        return torch.cat(outs)
+        return torch.cat(outs) if outs else queries.flatten(1)
 
     def _attend(self, layer: Layer, blocks: Tensor, chunk: Chunk, queries: Tensor) -> Tensor:
         """
@@ -106,28 +123,45 @@ class TorchDecoder:
         return torch.einsum("grts,gsd->tgrd", weights, values).flatten(1).to(queries.dtype)
 
     def _logits(self, x: Tensor) -> Tensor:
-        x = apply_norm(x, self._decoder.norm)
-        return softcapped(multiply(x.float(), self._decoder.lm_head), self._decoder.logit_softcap)
+        decoder = self._decoder
+        assert decoder.norm is not None
+        assert decoder.lm_head is not None
+        return softcapped(multiply(apply_norm(x, decoder.norm).float(), decoder.lm_head), decoder.logit_softcap)
 
 
 class _Where:
-    """Where the tokens of a step stand and where their KV lies, all chunks behind each other."""
+    """A rank's tokens of a step, where they stand and where their KV lies, all chunks behind each other."""
 
-    def __init__(self, chunks: list[Chunk], pool: KvPool) -> None:
-        per_block = pool.shape.tokens_per_block
-        device = pool.device
+    def __init__(self, own: OwnStep, pool: KvPool) -> None:
+        per_block, chunks = pool.shape.tokens_per_block, own.chunks
+
+        def indices(values: list[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.long, device=pool.device)
+
         positions = [range(c.start, c.start + len(c.tokens)) for c in chunks]
         ends = accumulate(len(c.tokens) for c in chunks)
         self.chunks = chunks
-        self.positions = torch.tensor([p for ps in positions for p in ps], device=device)
+        self.num_rows = own.num_tokens
+        self.tokens = indices([t for chunk in chunks for t in chunk.tokens])
+        self.positions = indices([p for ps in positions for p in ps])
         self.slots = self.positions % per_block
         blocks = [c.blocks[p // per_block] for c, ps in zip(chunks, positions, strict=True) for p in ps]
-        self.blocks = torch.tensor(blocks, device=device)
+        self.blocks = indices(blocks)
         wanted = [r for end, c in zip(ends, chunks, strict=True) for r in range(end - c.num_logits, end)]
-        self.wanted = torch.tensor(wanted, dtype=torch.long, device=device)
+        self.wanted = indices(wanted)
 
 
 # --- the parts of a decoder, one function each ------------------------------------------------------------------------
+
+
+def embed(tokens: Tensor, rows: Tensor, first_token: int) -> Tensor:
+    """
+    :param rows: [own tokens, width]: the embedding from `first_token` on.
+    :return: [len(tokens), width]; zeros where another rank has the row.
+    """
+    own = tokens - first_token
+    is_own = (own >= 0) & (own < len(rows))
+    return embedding(own.clamp(0, len(rows) - 1), rows) * is_own[:, None]
 
 
 def multiply(x: Tensor, linear: Linear) -> Tensor:
@@ -166,7 +200,7 @@ def apply_experts(x: Tensor, experts: Experts) -> Tensor:
 
 
 def mix_experts(x: Tensor, scores: Tensor, experts: Experts, compute: Callable[[Tensor, Mlp], Tensor]) -> Tensor:
-    """What the chosen experts give for each row, weighted.
+    """What those of the chosen experts that are here give for each row, weighted.
 
     :param scores: [rows, experts], what the router says.
     :param compute: one expert, for some of the rows.
@@ -175,7 +209,7 @@ def mix_experts(x: Tensor, scores: Tensor, experts: Experts, compute: Callable[[
     if experts.renormalize:
         weights = weights / weights.sum(-1, keepdim=True)
     out = torch.zeros_like(x)
-    for i, expert in enumerate(experts.experts):
+    for i, expert in enumerate(experts.experts, experts.first):
         rows, rank = (chosen == i).nonzero(as_tuple=True)
         if len(rows):
             out.index_add_(0, rows, compute(x[rows], expert) * weights[rows, rank, None].to(x.dtype))

@@ -86,6 +86,10 @@ class Parallel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         return _share(num_experts, self.moe_ep_size, tp_rank // self.moe_tp_size)
 
 
+ONE_RANK = Parallel()
+"""Nothing is divided."""
+
+
 def even_partition(num_layers: int, pp_size: int) -> list[int]:
     """Layers of each stage, the first ones with one more where it does not come out even.
 

@@ -88,6 +88,8 @@ class CudaDecoder:
         for i, layer in enumerate(decoder.layers):
             delta = self._layer(layer, i, x, delta, batch)
             self._progress.tick()
+        assert decoder.norm is not None
+        assert decoder.lm_head is not None
         normed = add_norm(x, delta, decoder.norm)[batch.wanted]
         return softcapped(_logits(normed, decoder.lm_head), decoder.logit_softcap)
 

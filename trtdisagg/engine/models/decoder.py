@@ -1,4 +1,4 @@
-"""A decoder as a value: its weights, and which of the few ways to compute each part has.
+"""A decoder as a value: the weights that a rank has, and which of the few ways to compute each part has.
 
 A model family is a file that reads weights into this; what computes it (`torch_decoder`, `native_decoder`, `cuda`)
 knows no families.
@@ -9,6 +9,10 @@ knows no families.
     logits = softcap(lm_head(norm(x)))
 
 Linear weights and the embedding have the compute type, everything small (norms, biases, positions) is float32.
+
+Where ranks divide heads and MLPs, what `o` and `mlp` give is a part of a sum over them, and so is an embedded token: a
+rank that lacks its row gives zeros. Where they divide layers, the first stage has the embedding, the last the two
+matrices at the end.
 """
 
 from __future__ import annotations
@@ -61,6 +65,9 @@ class Experts:
 
     router: Linear
     experts: tuple[Mlp, ...]
+    """Those that this rank has, one behind the other."""
+    first: int = 0
+    """Which of the router's results the first of them has."""
     num_active: int
     renormalize: bool
     """The weights of the chosen ones sum to 1."""
@@ -97,18 +104,28 @@ class Layer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
     num_heads: int
+    """That the rank has, as are the KV heads."""
     num_kv_heads: int
     head_dim: int
     attention_scale: float
     attention_softcap: float | None = None
     """Scores become c tanh(score / c)."""
-    embedding: Tensor
-    """[vocab, width]"""
+    vocab_size: int
+    """Of the model."""
+    first_token: int = 0
+    """Which the first row of embedding and lm_head is for."""
+    embedding: Tensor | None
+    """[rows, width]; None: another stage has it."""
     embedding_scale: float | None = None
     positions: Tensor | None = None
     """float32 [positions, width], learned."""
     layers: tuple[Layer, ...]
-    norm: Norm
-    lm_head: Linear
+    norm: Norm | None
+    """None, as is lm_head: another stage has them."""
+    lm_head: Linear | None
     """Its results are float32: bfloat16 tells no two logits apart that differ by 0.1."""
     logit_softcap: float | None = None
+
+    @property
+    def width(self) -> int:
+        return len(self.layers[0].input_norm.weight)

@@ -27,18 +27,18 @@ def gemma(dims: ModelDimensions, parts: Parts) -> Decoder:
         at, width, window = layer_name(i), dims.hidden_size, dims.window(i)
         return Layer(
             input_norm=norm(f"{at}input_layernorm", width),
-            qkv=qkv(dims, parts, i, bias=dims.attention_bias),
+            qkv=qkv(parts, i, bias=dims.attention_bias),
             q_norm=norm(f"{at}self_attn.q_norm", dims.head_dim) if has_head_norms else None,
             k_norm=norm(f"{at}self_attn.k_norm", dims.head_dim) if has_head_norms else None,
             rope=rope if window is None else local_rope,
             window=window,
-            o=output(dims, parts, i, bias=dims.attention_bias),
+            o=output(parts, i, bias=dims.attention_bias),
             post_attention_norm=norm(f"{at}post_attention_layernorm", width),
             mlp_norm=norm(f"{at}pre_feedforward_layernorm", width),
             mlp=gated_mlp(dims, parts, f"{at}mlp."),
             post_mlp_norm=norm(f"{at}post_feedforward_layernorm", width),
         )
 
-    layers = parts.each_layer(dims.num_layers, layer)
-    decoder = usual_decoder(dims, parts, layers, norm=norm("model.norm", dims.hidden_size))
+    layers = parts.each_layer(layer_name, layer)
+    decoder = usual_decoder(dims, parts, layers, norm=lambda name: norm(name, dims.hidden_size))
     return dataclasses.replace(decoder, embedding_scale=dims.hidden_size**0.5)

@@ -4,6 +4,8 @@ row order   Llama's q and k: the values of a rotary pair are neighbours, here th
 norms       Gemma's hold 1 + w, here w
 GPT-2       matrices are [outputs, inputs], here [inputs, outputs]
 experts     one tensor for all of a layer, here one each
+
+Of a matrix no more rows are read than are wanted; a row is dequantized whole, because its blocks may go across a cut.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trtdisagg.engine.models.cuts import Part
 from trtdisagg.engine.models.dequantize import dequantize, num_bytes
 from trtdisagg.engine.models.names import name_of_gguf
 from trtdisagg.errors import StartupError
@@ -35,27 +38,44 @@ class GgufWeights:
                 self._tensors |= {name.replace("*", str(i)): (tensor, i) for i in range(tensor.shape[0])}
             else:
                 self._tensors[name] = (tensor, None)
-        is_interleaved = dims.architecture in ("llama", "mixtral")
-        self._interleaved_heads = {"q_proj": dims.num_heads, "k_proj": dims.num_kv_heads} if is_interleaved else {}
+        self._interleaved = ("q_proj", "k_proj") if dims.architecture in ("llama", "mixtral") else ()
+        self._head_dim = dims.head_dim
         self.names = set(self._tensors)
 
-    def read(self, name: str) -> Tensor:
+    def shape(self, name: str) -> list[int]:
+        tensor, expert = self._tensors[name]
+        shape = list(tensor.shape if expert is None else tensor.shape[1:])
+        return shape[::-1] if self._is_turned(name) else shape
+
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        """Of tensors whose heads lie in another order, whole heads only."""
         stored, expert = self._tensors[name]
-        tensor = self._numbers(stored, expert)
-        num_heads = self._interleaved_heads.get(name.split(".")[-2])
-        if num_heads and tensor.shape[0] % (2 * num_heads) == 0:  # a wrong shape is the model's to name
-            return _in_half_order(tensor, num_heads)
+        part = part or tuple(map(range, self.shape(name)))
+        rows, *columns = part[::-1] if self._is_turned(name) else part
+        tensor = self._rows(stored, expert, rows)
+        tensor = tensor[:, columns[0].start : columns[0].stop] if columns else tensor
+        if name.split(".")[-2] in self._interleaved:
+            return _in_half_order(tensor, self._head_dim)
         if self._architecture.startswith("gemma") and name.endswith("norm.weight"):
             return tensor.float() - 1
-        if self._architecture == "gpt2" and name.startswith("h.") and tensor.ndim == 2:
-            return tensor.t()
-        return tensor
+        return tensor.t() if self._is_turned(name) else tensor
 
-    def _numbers(self, tensor: GgufTensor, expert: int | None) -> Tensor:
-        shape = tensor.shape if expert is None else tensor.shape[1:]
+    def _is_turned(self, name: str) -> bool:
+        stored, _ = self._tensors[name]
+        return self._architecture == "gpt2" and name.startswith("h.") and len(stored.shape) == 2
+
+    def _rows(self, tensor: GgufTensor, expert: int | None, rows: range) -> Tensor:
+        """Rows of a matrix, or of one expert's; values of a vector."""
+        height, *rest = tensor.shape if expert is None else tensor.shape[1:]
+        if not rest:
+            return self._numbers(tensor, (height,), 0)[rows.start : rows.stop]
+        return self._numbers(tensor, (len(rows), *rest), (expert or 0) * height + rows.start)
+
+    def _numbers(self, tensor: GgufTensor, shape: tuple[int, ...], first_row: int) -> Tensor:
         try:
+            skipped = first_row * num_bytes(tensor.type, shape[1:]) if first_row else 0
             count = num_bytes(tensor.type, shape)
-            raw = np.fromfile(self._path, np.uint8, count, offset=tensor.offset + (expert or 0) * count)
+            raw = np.fromfile(self._path, np.uint8, count, offset=tensor.offset + skipped)
             if len(raw) < count:
                 raise ValueError("the file ends in the middle of it")
             return dequantize(torch.from_numpy(raw), tensor.type, shape, self._dtype)
@@ -63,8 +83,8 @@ class GgufWeights:
             raise StartupError(f"{self._path}: the tensor {tensor.name} cannot be read: {e}") from e
 
 
-def _in_half_order(rows: Tensor, num_heads: int) -> Tensor:
+def _in_half_order(rows: Tensor, head_dim: int) -> Tensor:
     """
     GGUF   a0 b0 a1 b1 a2 b2 ...        here   a0 a1 a2 ... b0 b1 b2 ...        within each head
     """
-    return rows.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).reshape(rows.shape)
+    return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).reshape(rows.shape)

@@ -6,41 +6,58 @@ Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from trtdisagg.engine.models.cuts import Cut, whole
 from trtdisagg.engine.models.decoder import Decoder, Layer, Linear, Mlp, Norm
 from trtdisagg.engine.models.parts import Parts
 from trtdisagg.text.dimensions import ModelDimensions
 
 
 def gpt2(dims: ModelDimensions, parts: Parts) -> Decoder:
-    width, inner = dims.hidden_size, dims.intermediate_size
+    cut, width = parts.cut, dims.hidden_size
+    thirds = [cut.q.within(3 * width, i * width) for i in range(3)]
 
     def norm(name: str) -> Norm:
         return parts.norm(name, width, dims.norm_eps, bias=True)
 
-    def linear(name: str, num_outputs: int, num_inputs: int) -> Linear:
-        return parts.linear([name], [num_outputs], num_inputs, bias=True, is_transposed=True)
+    def linear(name: str, outputs: list[Cut], inputs: Cut) -> Linear:
+        return parts.linear([name] * len(outputs), outputs, inputs, bias=True, is_transposed=True)
 
     def layer(i: int) -> Layer:
-        at = f"h.{i}."
-        up, down = linear(f"{at}mlp.c_fc", inner, width), linear(f"{at}mlp.c_proj", width, inner)
+        at = layer_name(i)
+        up, down = linear(f"{at}mlp.c_fc", [cut.inner], cut.width), linear(f"{at}mlp.c_proj", [cut.width], cut.inner)
         return Layer(
             input_norm=norm(f"{at}ln_1"),
-            qkv=linear(f"{at}attn.c_attn", 3 * width, width),
-            o=linear(f"{at}attn.c_proj", width, width),
+            qkv=linear(f"{at}attn.c_attn", thirds, cut.width),
+            o=linear(f"{at}attn.c_proj", [cut.width], cut.q),
             mlp_norm=norm(f"{at}ln_2"),
             mlp=Mlp(up=up, down=down, activation=dims.activation, is_gated=False),
         )
 
-    embedding = parts.matrix("wte.weight", (dims.vocab_size, width))
+    embedding = parts.embedding("wte")
     return Decoder(
-        num_heads=dims.num_heads,
-        num_kv_heads=dims.num_kv_heads,
+        num_heads=len(parts.share.heads),
+        num_kv_heads=len(parts.share.kv_heads),
         head_dim=dims.head_dim,
         attention_scale=dims.head_dim**-0.5,
+        vocab_size=dims.vocab_size,
+        first_token=parts.share.vocab.start,
         embedding=embedding,
-        positions=parts.matrix("wpe.weight", (dims.max_positions, width), dtype=torch.float32),
-        layers=parts.each_layer(dims.num_layers, layer),
-        norm=norm("ln_f"),
-        lm_head=parts.lm_head(embedding, is_tied=dims.tie_word_embeddings),
+        positions=_positions(dims, parts),
+        layers=parts.each_layer(layer_name, layer),
+        norm=parts.last_norm("ln_f", norm),
+        lm_head=parts.lm_head("wte", embedding, is_tied=dims.tie_word_embeddings),
     )
+
+
+def layer_name(index: int) -> str:
+    return f"h.{index}."
+
+
+def _positions(dims: ModelDimensions, parts: Parts) -> Tensor | None:
+    """They are added where tokens are embedded."""
+    if parts.share.is_first:
+        return parts.matrix("wpe", whole(dims.max_positions), parts.cut.width, dtype=torch.float32)
+    parts.leave("wpe.")
+    return None

@@ -18,4 +18,4 @@ def llama(dims: ModelDimensions, parts: Parts) -> Decoder:
         mlp = gated_mlp(dims, parts, f"{layer_name(i)}mlp.", bias=dims.mlp_bias)
         return usual_layer(dims, parts, i, rope=rope, mlp=mlp, qkv_bias=bias, o_bias=bias)
 
-    return usual_decoder(dims, parts, parts.each_layer(dims.num_layers, layer))
+    return usual_decoder(dims, parts, parts.each_layer(layer_name, layer))

@@ -15,8 +15,9 @@ from trtdisagg.engine.models.mixtral import mixtral
 from trtdisagg.engine.models.parts import Parts
 from trtdisagg.engine.models.qwen import qwen2, qwen3
 from trtdisagg.engine.models.weights import open_weights
+from trtdisagg.protocol.parallel import ONE_RANK, Parallel
 from trtdisagg.protocol.spec import Quantization
-from trtdisagg.text.dimensions import Architecture, ModelDimensions
+from trtdisagg.text.dimensions import Architecture, ModelDimensions, share_of
 
 FAMILIES: dict[Architecture, Callable[[ModelDimensions, Parts], Decoder]] = {
     "llama": llama,
@@ -32,9 +33,16 @@ FAMILIES: dict[Architecture, Callable[[ModelDimensions, Parts], Decoder]] = {
 
 
 def load_decoder(
-    path: str, dims: ModelDimensions, backend: Backend, *, num_positions: int, quantization: Quantization = "none"
+    path: str,
+    dims: ModelDimensions,
+    backend: Backend,
+    *,
+    num_positions: int,
+    quantization: Quantization = "none",
+    parallel: Parallel = ONE_RANK,
+    rank: int = 0,
 ) -> Decoder:
-    """Read a model's weights.
+    """Read a rank's share of a model's weights, and no more.
 
     :param path: a directory with safetensors, or a .gguf file.
     :param num_positions: the longest sequence that there is room for; there are no more angles than that.
@@ -43,7 +51,8 @@ def load_decoder(
     """
     with torch.inference_mode(), open_weights(path, dims, backend.dtype) as source:
         num_positions = min(num_positions, dims.max_positions)
-        parts = Parts(source, backend, num_positions=num_positions, quantization=quantization)
+        share = share_of(dims, parallel, rank)
+        parts = Parts(source, backend, dims, share, num_positions=num_positions, quantization=quantization)
         decoder = FAMILIES[dims.architecture](dims, parts)
         parts.check_all_used()
     return decoder

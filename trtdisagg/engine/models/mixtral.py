@@ -15,4 +15,4 @@ def mixtral(dims: ModelDimensions, parts: Parts) -> Decoder:
         mlp = experts(dims, parts, f"{layer_name(i)}block_sparse_moe.", ("w1", "w3", "w2"))
         return usual_layer(dims, parts, i, rope=rope, mlp=mlp)
 
-    return usual_decoder(dims, parts, parts.each_layer(dims.num_layers, layer))
+    return usual_decoder(dims, parts, parts.each_layer(layer_name, layer))

@@ -18,7 +18,7 @@ def qwen2(dims: ModelDimensions, parts: Parts) -> Decoder:
         mlp = gated_mlp(dims, parts, f"{layer_name(i)}mlp.")
         return usual_layer(dims, parts, i, rope=rope, mlp=mlp, qkv_bias=True)
 
-    return usual_decoder(dims, parts, parts.each_layer(dims.num_layers, layer))
+    return usual_decoder(dims, parts, parts.each_layer(layer_name, layer))
 
 
 def qwen3(dims: ModelDimensions, parts: Parts) -> Decoder:
@@ -29,7 +29,7 @@ def qwen3(dims: ModelDimensions, parts: Parts) -> Decoder:
         mlp = _mlp(dims, parts, i)
         return usual_layer(dims, parts, i, rope=rope, mlp=mlp, qkv_bias=bias, o_bias=bias, has_head_norms=True)
 
-    return usual_decoder(dims, parts, parts.each_layer(dims.num_layers, layer))
+    return usual_decoder(dims, parts, parts.each_layer(layer_name, layer))
 
 
 def _mlp(dims: ModelDimensions, parts: Parts, index: int) -> Mlp | Experts:

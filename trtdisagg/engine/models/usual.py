@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from trtdisagg.engine.models.cuts import Cut
 from trtdisagg.engine.models.decoder import Decoder, Experts, Layer, Linear, Mlp, Norm, Rope
 from trtdisagg.engine.models.parts import Parts
 from trtdisagg.text.dimensions import ModelDimensions
@@ -35,26 +36,25 @@ def usual_layer(
     head_norms = [parts.norm(f"{at}self_attn.{x}_norm", dims.head_dim, eps) if has_head_norms else None for x in "qk"]
     return Layer(
         input_norm=parts.norm(f"{at}input_layernorm", dims.hidden_size, eps),
-        qkv=qkv(dims, parts, index, bias=qkv_bias),
+        qkv=qkv(parts, index, bias=qkv_bias),
         q_norm=head_norms[0],
         k_norm=head_norms[1],
         rope=rope,
         window=dims.window(index),
-        o=output(dims, parts, index, bias=o_bias),
+        o=output(parts, index, bias=o_bias),
         mlp_norm=parts.norm(f"{at}post_attention_layernorm", dims.hidden_size, eps),
         mlp=mlp,
     )
 
 
-def qkv(dims: ModelDimensions, parts: Parts, index: int, *, bias: bool = False) -> Linear:
-    q, kv = dims.num_heads * dims.head_dim, dims.num_kv_heads * dims.head_dim
+def qkv(parts: Parts, index: int, *, bias: bool = False) -> Linear:
+    cut = parts.cut
     names = [f"{layer_name(index)}self_attn.{name}_proj" for name in "qkv"]
-    return parts.linear(names, [q, kv, kv], dims.hidden_size, bias=bias)
+    return parts.linear(names, [cut.q, cut.kv, cut.kv], cut.width, bias=bias)
 
 
-def output(dims: ModelDimensions, parts: Parts, index: int, *, bias: bool = False) -> Linear:
-    names = [f"{layer_name(index)}self_attn.o_proj"]
-    return parts.linear(names, [dims.hidden_size], dims.num_heads * dims.head_dim, bias=bias)
+def output(parts: Parts, index: int, *, bias: bool = False) -> Linear:
+    return parts.linear([f"{layer_name(index)}self_attn.o_proj"], [parts.cut.width], parts.cut.q, bias=bias)
 
 
 def gated_mlp(
@@ -62,7 +62,7 @@ def gated_mlp(
     parts: Parts,
     at: str,
     *,
-    inner: int | None = None,
+    inner: Cut | None = None,
     names: tuple[str, str, str] = GATED,
     bias: bool = False,
 ) -> Mlp:
@@ -71,7 +71,7 @@ def gated_mlp(
     :param inner: its width inside, where it is not the model's `intermediate_size`.
     :param names: of gate, up and down.
     """
-    width, inner = dims.hidden_size, inner or dims.intermediate_size
+    width, inner = parts.cut.width, inner or parts.cut.inner
     gate, up, down = (f"{at}{name}" for name in names)
     return Mlp(
         up=parts.linear([gate, up], [inner, inner], width, bias=bias),
@@ -81,28 +81,37 @@ def gated_mlp(
 
 
 def experts(dims: ModelDimensions, parts: Parts, at: str, names: tuple[str, str, str] = GATED) -> Experts:
+    own = parts.share.experts
+    for i in set(range(dims.num_experts)) - set(own):
+        parts.leave(f"{at}experts.{i}.")
     return Experts(
-        router=parts.router(f"{at}gate", dims.num_experts, dims.hidden_size),
-        experts=tuple(
-            gated_mlp(dims, parts, f"{at}experts.{i}.", inner=dims.expert_size, names=names)
-            for i in range(dims.num_experts)
-        ),
+        router=parts.router(f"{at}gate", dims.num_experts),
+        experts=tuple(gated_mlp(dims, parts, f"{at}experts.{i}.", inner=parts.cut.expert, names=names) for i in own),
+        first=own.start,
         num_active=dims.num_active_experts,
         renormalize=dims.norm_topk_prob,
     )
 
 
-def usual_decoder(dims: ModelDimensions, parts: Parts, layers: Sequence[Layer], *, norm: Norm | None = None) -> Decoder:
-    embedding = parts.matrix("model.embed_tokens.weight", (dims.vocab_size, dims.hidden_size))
+def usual_decoder(
+    dims: ModelDimensions, parts: Parts, layers: Sequence[Layer], *, norm: Callable[[str], Norm] | None = None
+) -> Decoder:
+    """
+    :param norm: reads the last norm, where it is not as usual.
+    """
+    embedding = parts.embedding("model.embed_tokens")
+    norm = norm or (lambda name: parts.norm(name, dims.hidden_size, dims.norm_eps))
     return Decoder(
-        num_heads=dims.num_heads,
-        num_kv_heads=dims.num_kv_heads,
+        num_heads=len(parts.share.heads),
+        num_kv_heads=len(parts.share.kv_heads),
         head_dim=dims.head_dim,
         attention_scale=(dims.query_pre_attn_scalar or dims.head_dim) ** -0.5,
         attention_softcap=dims.attention_softcap,
+        vocab_size=dims.vocab_size,
+        first_token=parts.share.vocab.start,
         embedding=embedding,
         layers=tuple(layers),
-        norm=norm or parts.norm("model.norm", dims.hidden_size, dims.norm_eps),
-        lm_head=parts.lm_head(embedding, is_tied=dims.tie_word_embeddings),
+        norm=parts.last_norm("model.norm", norm),
+        lm_head=parts.lm_head("model.embed_tokens", embedding, is_tied=dims.tie_word_embeddings),
         logit_softcap=dims.logit_softcap,
     )

@@ -1,6 +1,7 @@
 """A model's weights, tensor by tensor, as Hugging Face names and shapes them: from safetensors or from a GGUF file.
 
-A tensor is read when it is asked for and nothing is kept, so that loading needs little more memory than the model.
+A tensor, or a part of one, is read when it is asked for and nothing is kept, so that loading needs little more memory
+than what is asked for.
 Which tensors there must be is the model's to know. Tensors may be read by several threads at once.
 """
 
@@ -15,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from trtdisagg.engine.models.cuts import Part
 from trtdisagg.engine.models.names import name_of_safetensors
 from trtdisagg.errors import StartupError
 from trtdisagg.text.dimensions import Architecture, ModelDimensions
@@ -25,8 +27,12 @@ class WeightSource(Protocol):
     names: set[str]
     """Of all tensors in the files."""
 
-    def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU, in the file's precision, or in the type asked for where that is quantized."""
+    def shape(self, name: str) -> list[int]:
+        """Of the whole tensor."""
+
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        """A tensor, or a part of it, on the CPU, in the file's precision, or in the type asked for where that is
+        quantized."""
 
 
 @contextmanager
@@ -62,9 +68,16 @@ class SafetensorsWeights:
                     self._places[plain] = (opened, name)
         self.names = set(self._places)
 
-    def read(self, name: str) -> Tensor:
+    def shape(self, name: str) -> list[int]:
         file, stored_name = self._places[name]
-        tensor: Tensor = file.get_tensor(stored_name)
+        return list(file.get_slice(stored_name).get_shape())
+
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        file, stored_name = self._places[name]
+        if part is None or [len(r) for r in part] == self.shape(name):
+            tensor: Tensor = file.get_tensor(stored_name)
+        else:
+            tensor = file.get_slice(stored_name)[tuple(slice(r.start, r.stop) for r in part)]
         return tensor
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from trtdisagg.protocol.parallel import Parallel, problems
+from trtdisagg.protocol.parallel import ONE_RANK, Parallel, problems
 from trtdisagg.text.dimensions.values import BYTES_EACH, INT8_BYTES, ModelDimensions
 
 
@@ -88,7 +88,7 @@ def kv_bytes_per_token_of_rank(dims: ModelDimensions, dtype: str, parallel: Para
 
 def _in_layers(dims: ModelDimensions, share: Share) -> float:
     """Parameters in a rank's layers: the matrices counted; what is small is spread like them."""
-    all_layers = share_of(dims, Parallel(), 0)
+    all_layers = share_of(dims, ONE_RANK, 0)
     ends = dims.vocab_size * dims.hidden_size * (1 if dims.tie_word_embeddings else 2)
     return (dims.num_parameters - ends) * _in_matrices(dims, share) / _in_matrices(dims, all_layers)
 
