@@ -4,6 +4,7 @@
  *     gpu UUID NAME TOTAL_MIB USED_MIB CORES_HEX ok|lost|divided     CORES_HEX: bit N for CPU core N; 0: not told
  *     mig UUID NAME TOTAL_MIB USED_MIB                               a part of the last gpu
  *     process PID USED_MIB                                           holds memory of the last gpu or mig
+ *     fabric BYTE                                                    the last gpu is in the NVLink domain with such bytes
  *
  *     cc -shared -fPIC -o libnvidia-ml.so.1 nvml.c
  */
@@ -17,13 +18,14 @@ enum { P2P_GPU_NOT_SUPPORTED = 2 };
 enum { MAX_DEVICES = 64, MAX_PROCESSES = 16, MAX_PARTS = 7, WORD = 96 };
 
 typedef struct { unsigned long long total, free, used; } Memory;
+typedef struct { unsigned version; unsigned char domain[16]; unsigned status, clique, state, health; } Fabric;
 typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } Process;
 
 typedef struct {
     char uuid[WORD], name[WORD], state[WORD];
     unsigned long long total, used, cores;
     int parent; /* of a mig: the place of its gpu; of a gpu: -1 */
-    unsigned num_processes;
+    unsigned num_processes, fabric; /* fabric 0: none */
     Process processes[MAX_PROCESSES];
 } Device;
 
@@ -52,7 +54,10 @@ static Machine look(void)
     char line[512];
     while (file && fgets(line, sizeof line, file)) {
         Process p = { 0 };
-        if (sscanf(line, "process %u %llu", &p.pid, &p.used) == 2) {
+        unsigned fabric;
+        if (sscanf(line, "fabric %u", &fabric) == 1)
+            m.devices[m.num_devices - 1].fabric = fabric;
+        else if (sscanf(line, "process %u %llu", &p.pid, &p.used) == 2) {
             Device *d = &m.devices[m.num_devices - 1];
             p.used <<= 20;
             d->processes[d->num_processes++] = p;
@@ -174,6 +179,15 @@ int nvmlDeviceGetP2PStatus(void *one, void *other, int index, int *status)
     if (!error)
         *status = strcmp(a.name, b.name) ? P2P_GPU_NOT_SUPPORTED : OK;
     return error;
+}
+
+int nvmlDeviceGetGpuFabricInfoV(void *handle, Fabric *fabric)
+{
+    Device d;
+    int error = get(handle, &d);
+    memset(fabric->domain, (int)d.fabric, sizeof fabric->domain);
+    fabric->state = 3; /* completed */
+    return error ? error : d.fabric ? OK : NOT_SUPPORTED;
 }
 
 int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending)

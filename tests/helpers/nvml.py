@@ -34,6 +34,14 @@ def mig(i: int, *, used_mib: int = 0) -> str:
     return f"mig MIG-{i:08x}-part {'Card-MIG'} {TOTAL_MIB // 4} {used_mib}"
 
 
+def fabric(domain: int) -> str:
+    """The NVLink domain of the last GPU.
+
+    :param domain: each byte of its UUID.
+    """
+    return f"fabric {domain}"
+
+
 def uuid(i: int) -> str:
     return f"GPU-{'abcdefgh'[i]}0000000-0000-0000-0000-000000000000"
 

@@ -30,10 +30,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.timeout(120)
 def test_what_loads_and_how_fast_kv_moves() -> None:
-    probed = probe(None)
+    (probed,) = probe(None)
     assert probed.error is None
     libraries = {line.name: line for line in probed.lines if isinstance(line, Library)}
-    assert libraries.keys() == {"torch", "kernels", "nixl"}
+    assert {"torch", "kernels", "nixl"} <= libraries.keys() <= {"torch", "kernels", "nixl", "NCCL"}
     assert libraries["torch"].version
     assert libraries["torch"].error is None
     (memory,) = (line for line in probed.lines if isinstance(line, MemoryRate))
@@ -42,14 +42,19 @@ def test_what_loads_and_how_fast_kv_moves() -> None:
     for rates in (memory.rates, links["local"].rates, links["nixl"].rates):
         assert [rate.num_bytes for rate in rates] == [1 << 20, 64 << 20]
         assert all(0 < rate.seconds < 5 for rate in rates)
-    assert "error" not in {finding.severity for finding in examine_probe(None, probed)}
+    assert "error" not in {finding.severity for finding in examine_probe(None, [probed])}
+    assert len(probed.by_ucx.version) == 3
+    ways = [way for ways in probed.by_ucx.ways.values() for way in ways]
+    assert ways, "UCX says otherwise now which way it takes"
+    assert not any("tcp" in way for way in ways)
 
 
 @pytest.mark.timeout(120)
 def test_a_setting_that_leaves_ucx_nothing_is_said_by_that_link_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """UCX also says so on stdout, which must not be taken for lines of ours."""
     monkeypatch.setenv("UCX_TLS", "nonsense")
-    links = {line.transport: line for line in probe(None).lines if isinstance(line, LinkRate)}
+    (probed,) = probe(None)
+    links = {line.transport: line for line in probed.lines if isinstance(line, LinkRate)}
     assert links["local"].error is None
     assert "UCX_* variables" in (links["nixl"].error or "")
 
@@ -57,7 +62,7 @@ def test_a_setting_that_leaves_ucx_nothing_is_said_by_that_link_alone(monkeypatc
 def test_it_ends_at_its_deadline_and_leaves_nothing() -> None:
     before = processes()
     begun = time.monotonic()
-    probed = probe(None, timeout_s=1)
+    (probed,) = probe(None, timeout_s=1)
     assert time.monotonic() - begun < 10
     assert probed.error == "it did not end within 1 s"
     assert set(processes()) <= set(before)

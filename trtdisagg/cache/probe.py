@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, get_args
 
 import msgspec
 
@@ -26,6 +26,7 @@ from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.lines import own_stdout, write_line
 from trtdisagg.protocol.peers import Memory
 from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate, ProbeLine
+from trtdisagg.protocol.spec import Transport as TransportName
 
 if TYPE_CHECKING:
     from trtdisagg.cache.pool import KvPool
@@ -45,34 +46,42 @@ def main(args: Sequence[str] | None = None) -> int:
     """Probe, or be the probe's server."""
     parser = argparse.ArgumentParser(prog="python -m trtdisagg.cache.probe", description=__doc__)
     parser.add_argument("--transports", default="local,nixl", help="with commas between")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda:N: where what is read arrives")
+    parser.add_argument("--peer-device", metavar="DEVICE", help="where it is read from; without it, the same")
     parser.add_argument("--timeout", type=int, default=_TIMEOUT_S, metavar="SECONDS")
     parser.add_argument("--serve", metavar="DEVICE", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
     names = [name for name in options.transports.split(",") if name]
-    if unknown := set(names) - {"local", "nixl"}:
+    if unknown := set(names) - set(get_args(TransportName)):
         parser.error(f"there is no transport {', '.join(sorted(unknown))}")
     signal.alarm(options.timeout)
     with own_stdout() as out:
         if options.serve:
             _serve(options.serve, names, out)
             return 0
-        return _tell(options.device, names, options.timeout, lambda line: write_line(out, line))
+        ends = (options.device, options.peer_device or options.device)
+        return _tell(ends, names, options.timeout, lambda line: write_line(out, line))
 
 
-def _tell(device: str, names: Sequence[str], timeout_s: int, say: Callable[[ProbeLine], None]) -> int:
-    """Find everything out, and say each thing when it is known."""
+def _tell(ends: tuple[str, str], names: Sequence[str], timeout_s: int, say: Callable[[ProbeLine], None]) -> int:
+    """Find everything out, and say each thing when it is known.
+
+    :param ends: the devices of the reader and of the server.
+    """
     libraries = _libraries(names)
     for library in libraries:
         say(library)
     if any(library.error for library in libraries if library.name == "torch"):
         return 1
     # From here on torch is there, which takes seconds.
-    from trtdisagg.cache.probe_moves import empty_pool, plain_copy, rates
+    from trtdisagg.cache.probe_moves import empty_pool, nccl_version, plain_copy, rates
 
+    device, peer_device = ends
+    if nccl := nccl_version():
+        say(Library(name="NCCL", version=nccl))
     with empty_pool(device) as pool:
         say(MemoryRate(device=device, rates=rates(plain_copy(pool))))
-        with _server(device, names, timeout_s) as offers:
+        with _server(peer_device, names, timeout_s) as offers:
             for name in names:
                 say(_probe(name, pool, offers))
     return 0
@@ -83,8 +92,10 @@ def _tell(device: str, names: Sequence[str], timeout_s: int, say: Callable[[Prob
 
 def _libraries(transports: Sequence[str]) -> list[Library]:
     modules = {"torch": "torch", "kernels": "trtdisagg._csrc"}
-    if "nixl" in transports:
+    if not {"nixl", "ucx"}.isdisjoint(transports):
         modules["nixl"] = "nixl._bindings"
+    if "mpi" in transports:
+        modules["mpi4py"] = "mpi4py.MPI"
     return [_library(name, module) for name, module in modules.items()]
 
 
@@ -112,9 +123,9 @@ def _opened(name: str, pool: KvPool, agent: str) -> Iterator[Transport]:
 
 def _serve(device: str, names: Sequence[str], out: BinaryIO) -> None:
     """Fill a pool, say where it is, and let it be read until stdin ends."""
-    from trtdisagg.cache.probe_moves import empty_pool, fill, second_device
+    from trtdisagg.cache.probe_moves import empty_pool, fill
 
-    with empty_pool(second_device(device)) as pool, contextlib.ExitStack() as stack:
+    with empty_pool(device) as pool, contextlib.ExitStack() as stack:
         fill(pool)
         offers = {}
         for name in names:

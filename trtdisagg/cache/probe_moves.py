@@ -102,11 +102,11 @@ def plain_copy(pool: KvPool) -> Move:
     return copy
 
 
-def second_device(device: str) -> str:
-    """Where the server's pool lies: on another GPU where there is one."""
-    if device == "cpu":
-        return device
-    return "cuda:1" if torch.cuda.device_count() > 1 else "cuda:0"
+def nccl_version() -> str | None:
+    """Of the one that comes with torch; None: torch computes on the CPU alone."""
+    if torch.version.cuda is None:
+        return None
+    return ".".join(str(part) for part in torch.cuda.nccl.version())
 
 
 def _finish(pool: KvPool) -> None:

@@ -33,11 +33,12 @@ def command(file: str | None, overrides: tuple[str, ...], *, no_probe: bool, as_
     transports.
     """
     findings, plan, place = _plan(file, overrides)
-    findings += examine(plan, look(plan, place))
+    facts = look(plan, place)
+    findings += examine(plan, facts)
     if not no_probe and runs_builtin(plan):
         if not as_json:
             say("Loading the engine and measuring how fast KV moves ...")
-        findings += examine_probe(plan, probe(plan))
+        findings += examine_probe(plan, probe(plan), facts.env)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode({"findings": findings}), indent=2).decode())
     else:

@@ -82,7 +82,7 @@ def test_a_cluster_that_runs_leaves_no_room_for_another(run: Run, monkeypatch: p
 
 def test_what_the_probe_says_comes_last(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = LinkRate(transport="nixl", device="cpu", error="no such device")
-    monkeypatch.setattr(module, "probe", lambda _plan: Probed(lines=[broken], transports=["nixl"]))
+    monkeypatch.setattr(module, "probe", lambda _plan: iter([Probed(lines=[broken], transports=["nixl"])]))
     assert topics(run("--json"))["link nixl"] == "warning"
 
 

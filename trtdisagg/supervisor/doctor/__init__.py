@@ -2,7 +2,7 @@
 
     look(plan, place) -> Facts                  what there is: touches the machine, under 0.1 s
     examine(plan, facts) -> [Finding]           what the plan needs of it, and the way to mend what is missing: pure
-    probe(plan) -> Probed                       whether the engine half loads and how fast KV moves: seconds
+    probe(plan) -> [Probed]                     whether the engine half loads and how fast KV moves: seconds
     examine_probe(plan, probed) -> [Finding]    pure
 
 `before_start` is what `up` does with them, `trtdisagg doctor` shows all of it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from trtdisagg.supervisor.doctor import limits, memory, places, surroundings
+from trtdisagg.supervisor.doctor import fabric, limits, memory, places, surroundings, variables
 from trtdisagg.supervisor.doctor.facts import Facts
 from trtdisagg.supervisor.doctor.finding import Finding
 from trtdisagg.supervisor.plan import Plan
@@ -27,7 +27,11 @@ _EXAMINATIONS: list[_Examination] = [
     places.hub_cache,
     places.secret,
     surroundings.environment,
+    variables.traps,
+    variables.contention,
     surroundings.peer_access,
+    fabric.nvlink_domains,
+    fabric.gpudirect,
     surroundings.clock,
 ]
 

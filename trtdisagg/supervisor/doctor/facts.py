@@ -20,6 +20,8 @@ class GpuState(msgspec.Struct, kw_only=True, frozen=True):
     name: str
     free_bytes: int
     total_bytes: int
+    domain: str | None = None
+    """UUID of the NVLink domain (`Fabric.ClusterUUID`) that it is in, across hosts; None: in none."""
 
 
 class NoPeerAccess(msgspec.Struct, kw_only=True, frozen=True):
@@ -54,6 +56,8 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
     """Of the kernel's Yama: from 2 on processes of one user cannot read each other's memory; 0 with the capability."""
     network_devices: list[str] = []
     """RDMA devices, with which registered memory is locked."""
+    interfaces: list[str] = []
+    """Network interfaces."""
     open_files: int
     """The hard limit: ours is raised to it."""
 
@@ -77,9 +81,14 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
     """Of those that the engine half needs."""
     env: dict[str, str] = {}
     """What of our environment reaches UCX, NIXL, NCCL and CUDA in the servers."""
+    is_slurm_job: bool = False
     clock_is_set: bool | None = None
     """Whether something keeps the clock right; None: not known."""
     gpus: list[GpuState] = []
     gpu_driver: str | None = None
+    driver_is_open: bool = False
+    """The kernel's part of it is the open one, which hands device memory out as dma-bufs."""
+    peer_memory_module: str | None = None
+    """Kernel module through which network devices reach GPU memory, where it is loaded."""
     no_peer_access: list[NoPeerAccess] = []
     """Among the GPUs of the plan."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import uuid
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
@@ -52,7 +54,24 @@ def _states(nvml: Any, gpus: Sequence[Gpu]) -> Iterator[GpuState]:
     for gpu in gpus:
         with contextlib.suppress(nvml.NVMLError):  # lost since it was found
             memory = nvml.nvmlDeviceGetMemoryInfo(handle_of(nvml, gpu.id))
-            yield GpuState(id=gpu.id, name=gpu.name, free_bytes=int(memory.free), total_bytes=int(memory.total))
+            yield GpuState(
+                id=gpu.id,
+                name=gpu.name,
+                free_bytes=int(memory.free),
+                total_bytes=int(memory.total),
+                domain=_domain(nvml, gpu.id),
+            )
+
+
+def _domain(nvml: Any, gpu: str) -> str | None:
+    """An old driver knows no such thing, and on most machines there is none."""
+    info = nvml.c_nvmlGpuFabricInfoV_t()
+    info.version = nvml.nvmlGpuFabricInfo_v2
+    with contextlib.suppress(nvml.NVMLError):
+        nvml.nvmlDeviceGetGpuFabricInfoV(handle_of(nvml, gpu), ctypes.byref(info))
+        if info.state == nvml.NVML_GPU_FABRIC_STATE_COMPLETED and any(info.clusterUuid):
+            return str(uuid.UUID(bytes=bytes(info.clusterUuid)))
+    return None
 
 
 def _no_peer_access(nvml: Any, gpus: Sequence[str]) -> Iterator[NoPeerAccess]:

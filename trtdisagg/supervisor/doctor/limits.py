@@ -67,7 +67,7 @@ def _files_of_each(plan: Plan | None) -> dict[str, int]:
 def locked_memory(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
     limit = facts.memlock_bytes
     found = "no limit" if limit is None else f"at most {size_words(limit)} in a process"
-    users = [server for server in needs.using(plan, "nixl") if not server.gpus]
+    users = [server for server in needs.using_ucx(plan) if not server.gpus]
     devices = ", ".join(facts.network_devices)
     if not users or not devices:
         why = "" if not users else "no RDMA device here, so nothing locks the KV pools"
@@ -84,7 +84,7 @@ def locked_memory(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
 
 def process_memory(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
     """Within a host UCX reads host memory by process_vm_readv."""
-    users = [s for s in needs.using(plan, "nixl") if not (s.gpus or s in needs.using(plan, "local"))]
+    users = [s for s in needs.using_ucx(plan) if not (s.gpus or s in needs.using(plan, "local"))]
     found = f"kernel.yama.ptrace_scope is {facts.ptrace_scope}"
     if not users:
         return
@@ -99,7 +99,7 @@ def process_memory(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
 def shared_memory(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
     """KV pools are memfds, which do not count here; UCX, which NIXL uses, puts its queues there."""
     found = f"{size_words(facts.shm.free_bytes)} free in /dev/shm" if facts.shm else "there is no /dev/shm"
-    users = needs.using(plan, "nixl")
+    users = needs.using_ucx(plan)
     if not users:
         why = "nothing in this plan uses it; KV pools of LOCAL lie elsewhere" if plan else ""
         yield Finding(topic="shared memory", found=found, needs=why)

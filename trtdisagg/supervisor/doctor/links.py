@@ -6,43 +6,72 @@ once, as a transport within a host does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate, Rate
-from trtdisagg.supervisor.doctor import needs
+from trtdisagg.supervisor.doctor import needs, ucx
 from trtdisagg.supervisor.doctor.finding import Finding, Severity, size_words
 from trtdisagg.supervisor.doctor.probing import Probed
 from trtdisagg.supervisor.plan import Plan
 
-MIN_SHARE = {"local": 0.2, "nixl": 0.12}
+MIN_SHARE = {"local": 0.2, "nixl": 0.12, "ucx": 0.12, "mpi": 0.12}
 """Of the rate of a plain copy. Measured on one 2-core machine: local 0.57 to 0.9, NIXL 0.34 to 0.63, NIXL by TCP
 0.08."""
-_REMEDY = {
-    "local": "Other work may have the cores just now: try again, and see that servers have cores of their own",
-    "nixl": "UCX probably goes by TCP: unset UCX_TLS and UCX_NET_DEVICES, and allow process_vm_readv "
-    "(Docker: --cap-add=SYS_PTRACE; Kubernetes: shareProcessNamespace)",
-}
+EMPTY: Mapping[str, str] = MappingProxyType({})
+_BUSY = "Other work may have the cores just now: try again, and see that servers have cores of their own"
+_BY_TCP = (
+    "UCX probably goes by TCP: unset UCX_TLS and UCX_NET_DEVICES, and allow process_vm_readv "
+    "(Docker: --cap-add=SYS_PTRACE; Kubernetes: shareProcessNamespace)"
+)
+_REMEDY = {"local": _BUSY, "nixl": _BY_TCP, "ucx": _BY_TCP, "mpi": _BUSY}
 
 
-def examine_probe(plan: Plan | None, probed: Probed) -> list[Finding]:
-    memory = next((line for line in probed.lines if isinstance(line, MemoryRate)), None)
-    findings = list(_libraries(plan, [line for line in probed.lines if isinstance(line, Library)]))
-    if memory:
-        findings.append(Finding(topic="memory rate", found=f"{_rates(memory.rates)} by a plain copy"))
-    links = {line.transport: line for line in probed.lines if isinstance(line, LinkRate)}
-    findings += [_link(links[name], memory, plan) for name in probed.transports if name in links]
-    missing = [name for name in probed.transports if name not in links]
-    if missing and not any(finding.severity == "error" for finding in findings):
-        why = probed.error or "it said nothing of them"
-        findings.append(
-            Finding(
-                topic="link",
-                severity=_severity(plan, missing),
-                found=f"the probe found nothing out about {', '.join(missing)}: {why}",
-                remedy="`python -m trtdisagg.cache.probe` shows what happens",
-            )
-        )
+def examine_probe(plan: Plan | None, probed: Iterable[Probed], env: Mapping[str, str] = EMPTY) -> list[Finding]:
+    """
+    :param probed: trials; what loads and how fast memory is, is taken from the first of them.
+    :param env: what servers inherit.
+    """
+    trials = list(probed)
+    findings = _of_the_machine(plan, trials[0], env) if trials else []
+    for trial in trials:
+        findings += _links(plan, trial)
+    if trials and (missing := _missing(trials[-1])) and not any(finding.severity == "error" for finding in findings):
+        findings.append(_unknown(plan, missing, trials[-1]))
     return findings
+
+
+def _of_the_machine(plan: Plan | None, trial: Probed, env: Mapping[str, str]) -> list[Finding]:
+    findings = list(_libraries(plan, [line for line in trial.lines if isinstance(line, Library)]))
+    users = [server for server in needs.using_ucx(plan) if server.gpus]
+    findings += ucx.findings(trial.by_ucx, needs.environment(users[0], env) if users else env, on_gpu=bool(users))
+    if memory := _memory(trial):
+        findings.append(Finding(topic="memory rate", found=f"{_rates(memory.rates)} by a plain copy"))
+    return findings
+
+
+def _memory(trial: Probed) -> MemoryRate | None:
+    return next((line for line in trial.lines if isinstance(line, MemoryRate)), None)
+
+
+def _links(plan: Plan | None, trial: Probed) -> list[Finding]:
+    links = [line for line in trial.lines if isinstance(line, LinkRate)]
+    return [_link(link, _memory(trial), plan, trial.pairs) for link in links if link.transport in trial.transports]
+
+
+def _missing(trial: Probed) -> list[str]:
+    there = {line.transport for line in trial.lines if isinstance(line, LinkRate)}
+    return [name for name in trial.transports if name not in there]
+
+
+def _unknown(plan: Plan | None, missing: list[str], trial: Probed) -> Finding:
+    why = trial.error or "it said nothing of them"
+    return Finding(
+        topic="link",
+        severity=_severity(plan, missing),
+        found=f"the probe found nothing out about {', '.join(missing)}: {why}",
+        remedy="`python -m trtdisagg.cache.probe` shows what happens",
+    )
 
 
 def _libraries(plan: Plan | None, libraries: list[Library]) -> Iterator[Finding]:
@@ -61,18 +90,25 @@ def _libraries(plan: Plan | None, libraries: list[Library]) -> Iterator[Finding]
             )
 
 
-def _link(link: LinkRate, memory: MemoryRate | None, plan: Plan | None) -> Finding:
+def _link(link: LinkRate, memory: MemoryRate | None, plan: Plan | None, pairs: list[str]) -> Finding:
     topic = f"link {link.transport}"
     if link.error is not None:
         remedy = "Leave it out with cache_transceiver_config.backend, or see to what it says"
         severity = _severity(plan, [link.transport])
         return Finding(topic=topic, severity=severity, found=link.error, remedy=remedy)
     found = f"{_rates(link.rates)} between two processes"
+    found += f" ({_pair_words(pairs)})" if pairs else ""
     share = link.rates[-1].gb_s / memory.rates[-1].gb_s if memory and memory.rates and link.rates else None
     if share is None or share >= MIN_SHARE[link.transport]:
         return Finding(topic=topic, found=found)
     slow = f"a plain copy is {1 / share:.0f} times as fast"
     return Finding(topic=topic, severity="warning", found=found, needs=slow, remedy=_REMEDY[link.transport])
+
+
+def _pair_words(pairs: list[str]) -> str:
+    """All of a few, else how many beside the first."""
+    few = ", ".join(pairs[:3])
+    return few if len(pairs) <= 3 else f"{few} and {len(pairs) - 3} more alike"
 
 
 def _severity(plan: Plan | None, transports: list[str]) -> Severity:

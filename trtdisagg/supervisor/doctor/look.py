@@ -32,6 +32,7 @@ _CAP_SYS_PTRACE = 19
 _NOBODY_READS = 3
 """The ptrace_scope that no capability overrules."""
 _STA_UNSYNC = 0x40
+_PEER_MEMORY = ("nvidia_peermem", "nv_peer_mem")
 _MODULES = ("torch", "nixl")
 
 
@@ -57,6 +58,7 @@ def look(plan: Plan | None, place: Place, env: Mapping[str, str] = os.environ) -
         memlock_bytes=_memlock_bytes(),
         ptrace_scope=_ptrace_scope(),
         network_devices=_names(Path("/sys/class/infiniband")),
+        interfaces=_names(Path("/sys/class/net")),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         state=_disk(place.log_dir),
         hub_cache=_disk(_hub_cache(env)),
@@ -68,9 +70,12 @@ def look(plan: Plan | None, place: Place, env: Mapping[str, str] = os.environ) -
         python=platform.python_version(),
         missing_modules=[name for name in _MODULES if importlib.util.find_spec(name) is None],
         env={name: value for name, value in env.items() if name.startswith(PREFIXES)},
+        is_slurm_job="SLURM_JOB_ID" in env,
         clock_is_set=_clock_is_set(),
         gpus=driver.gpus,
         gpu_driver=driver.version,
+        driver_is_open="Open Kernel Module" in _text(Path("/proc/driver/nvidia/version")),
+        peer_memory_module=next((name for name in _PEER_MEMORY if Path("/sys/module", name).is_dir()), None),
         no_peer_access=driver.no_peer_access,
     )
 
@@ -160,6 +165,13 @@ def _is_fallback(place: Place, env: Mapping[str, str]) -> bool:
 
 def _names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def _mode(file: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from trtdisagg.protocol.spec import EngineSpec, ProxySpec
 from trtdisagg.supervisor.plan import Plan
@@ -30,6 +31,20 @@ def runs_builtin(plan: Plan | None) -> bool:
 def using(plan: Plan | None, transport: str) -> list[ChildPlan]:
     """The servers that open a transport."""
     return [server for server in servers(plan) if transport in engine_spec(server).transfer.transports]
+
+
+def using_ucx(plan: Plan | None) -> list[ChildPlan]:
+    """Those that move KV by UCX, in whichever way they came to it."""
+    return [server for server in servers(plan) if by_ucx(server)]
+
+
+def by_ucx(server: ChildPlan) -> bool:
+    return not {"nixl", "ucx"}.isdisjoint(engine_spec(server).transfer.transports)
+
+
+def environment(server: ChildPlan, ours: Mapping[str, str]) -> Mapping[str, str]:
+    """What a server gets: our variables, and over them its own."""
+    return {**ours, **server.env}
 
 
 def engine_spec(server: ChildPlan) -> EngineSpec:

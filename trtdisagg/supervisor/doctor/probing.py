@@ -7,30 +7,41 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from trtdisagg.protocol.probe import ProbeLine, decode_probe_line
-from trtdisagg.supervisor.doctor import needs
+from trtdisagg.supervisor.doctor import needs, ucx
 from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.server_plan import ChildPlan
 
 TIMEOUT_S = 60
 _GRACE_S = 5.0
 """From the deadline at which the probe ends itself to the one at which it is ended."""
 _ALL = ("local", "nixl")
+_MAX_TRIALS = 4
+"""Each takes seconds."""
 
 
 class Probed(msgspec.Struct, kw_only=True, frozen=True):
+    """What one trial of two processes found."""
+
     lines: list[ProbeLine]
     transports: list[str]
     """Those that were asked for."""
+    pairs: list[str] = []
+    """The servers of the plan that it stands for: `context-0 -> generation-0`."""
     error: str | None = None
     """Why it did not say all that it was asked for."""
+    by_ucx: ucx.Seen = ucx.Seen()
+    """What UCX said meanwhile."""
 
 
-def probe(plan: Plan | None, *, timeout_s: int = TIMEOUT_S) -> Probed:
-    """Load the engine half in a process of its own, and move memory between two of them, in the way servers will.
+def probe(plan: Plan | None, *, timeout_s: int = TIMEOUT_S) -> Iterator[Probed]:
+    """Load the engine half in a process of its own, and move memory between two of them, in the way servers will: one
+    trial for each two devices between which the plan moves KV.
 
     :param plan: None: all transports, in host memory. Of servers on GPUs and others, those on GPUs count.
     """
@@ -39,14 +50,32 @@ def probe(plan: Plan | None, *, timeout_s: int = TIMEOUT_S) -> Probed:
     wanted = {transport: None for server in alike for transport in needs.engine_spec(server).transfer.transports}
     transports: list[str] = list(wanted if alike else _ALL)
     command = [sys.executable, "-m", "trtdisagg.cache.probe", "--timeout", str(timeout_s)]
-    command += ["--transports", ",".join(transports), "--device", "cuda" if on_gpu else "cpu"]
-    env = {**os.environ, **(alike[0].env if alike else {})}
-    if on_gpu:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join({gpu: None for server in on_gpu for gpu in server.gpus})
-    return _run(command, env, transports, timeout_s)
+    command += ["--transports", ",".join(transports)]
+    env = {**os.environ, **(alike[0].env if alike else {}), **ucx.TALKATIVE}
+    gpus = list({gpu: None for server in on_gpu for gpu in server.gpus})
+    if gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    for (source, target), pairs in list(_ways(alike, gpus).items())[:_MAX_TRIALS]:
+        found = _run([*command, "--device", target, "--peer-device", source], env, timeout_s)
+        yield replace(found, transports=transports, pairs=pairs)
+        if found.error:
+            break
 
 
-def _run(command: Sequence[str], env: Mapping[str, str], transports: list[str], timeout_s: int) -> Probed:
+def _ways(servers: Sequence[ChildPlan], gpus: Sequence[str]) -> dict[tuple[str, str], list[str]]:
+    """The servers between which KV moves, by their devices; all of a host's memory is one."""
+    if not servers:
+        return {("cpu", "cpu"): []}
+    ways: dict[tuple[str, str], list[str]] = {}
+    for one in servers:
+        for other in servers:
+            if one.model == other.model and one.role != "generation" and other.role != "context" and one != other:
+                ends = [f"cuda:{gpus.index(server.gpus[0])}" if gpus else "cpu" for server in (one, other)]
+                ways.setdefault((ends[0], ends[1]), []).append(f"{one.name} -> {other.name}")
+    return ways or {("cuda:0", "cuda:0") if gpus else ("cpu", "cpu"): []}
+
+
+def _run(command: Sequence[str], env: Mapping[str, str], timeout_s: int) -> Probed:
     with subprocess.Popen(
         command,
         env=env,
@@ -63,7 +92,9 @@ def _run(command: Sequence[str], env: Mapping[str, str], transports: list[str], 
         except BaseException:
             _kill_group(process)
             raise
-    return Probed(lines=_lines(out), transports=transports, error=_error(process.returncode, err, timeout_s))
+    said = err.decode(errors="replace")
+    error = _error(process.returncode, said, timeout_s)
+    return Probed(lines=_lines(out), transports=[], error=error, by_ucx=ucx.read(said))
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -76,10 +107,10 @@ def _lines(out: bytes) -> list[ProbeLine]:
     return [decode_probe_line(line) for line in out.splitlines()]
 
 
-def _error(returncode: int, err: bytes, timeout_s: int) -> str | None:
+def _error(returncode: int, said: str, timeout_s: int) -> str | None:
     if returncode == 0:
         return None
     if returncode in (-signal.SIGALRM, -signal.SIGKILL):
         return f"it did not end within {timeout_s} s"
-    last = err.decode(errors="replace").strip().splitlines()
+    last = [line for line in said.strip().splitlines() if not ucx.is_of_ucx(line)]
     return last[-1] if last else f"it ended with {returncode}"

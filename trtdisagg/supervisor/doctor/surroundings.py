@@ -6,7 +6,7 @@ and cut a transfer of KV off from memory. What reaches each server is ours with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from trtdisagg.supervisor.doctor import needs
 from trtdisagg.supervisor.doctor.facts import Facts
@@ -25,7 +25,7 @@ def modules(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
     """Whether what the engine half is made of is installed at all; that it loads, only a probe can tell."""
     if not needs.runs_builtin(plan):
         return
-    needed = {"nixl"} if needs.using(plan, "nixl") else set()
+    needed = {"nixl"} if needs.using_ucx(plan) else set()
     missing = [name for name in facts.missing_modules if name in {"torch", *needed}]
     if missing:
         found = f"{', '.join(missing)} not installed"
@@ -39,12 +39,12 @@ def modules(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
 
 def environment(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
     seen: dict[str, list[ChildPlan]] = {}
-    for server in needs.using(plan, "nixl"):
-        tls = _effective(server, facts).get("UCX_TLS")
+    for server in needs.using_ucx(plan):
+        tls = needs.environment(server, facts.env).get("UCX_TLS")
         if tls is not None:
             seen.setdefault(tls, []).append(server)
     for tls, users in seen.items():
-        yield from _ucx_tls(tls, users)
+        yield from _ucx_tls(tls, users, injected=facts.is_slurm_job and facts.env.get("UCX_TLS") == tls)
     others = [f"{name}={value}" for name, value in sorted(facts.env.items()) if name != "UCX_TLS" or not seen]
     if others:
         yield Finding(topic="environment", found=" ".join(others), needs="servers inherit these")
@@ -52,11 +52,15 @@ def environment(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
         yield Finding(topic="environment", found="no variable that servers would inherit for UCX, NIXL, NCCL or CUDA")
 
 
-def _ucx_tls(tls: str, users: list[ChildPlan]) -> Iterator[Finding]:
+def _ucx_tls(tls: str, users: list[ChildPlan], *, injected: bool) -> Iterator[Finding]:
+    """
+    :param injected: it comes with a job of Slurm, where a site's prolog may have set it for MPI programs.
+    """
     wanted = f"{needs.names(users)} move KV by NIXL"
     found = f"UCX_TLS={tls}"
     if not allows(tls, WITHIN_HOST):
-        remedy = "UCX would go over the network within this host, ten times slower: unset it, or add `sm,self`"
+        unset = "`unset UCX_TLS` in the batch script (Slurm's prolog may set it)" if injected else "unset it"
+        remedy = f"UCX would go over the network within this host, ten times slower: {unset}, or add `sm,self`"
         yield Finding(topic="environment", severity="warning", found=found, needs=wanted, remedy=remedy)
     elif any(server.gpus for server in users) and not allows(tls, FOR_GPUS):
         remedy = "UCX could not read GPU memory: unset it, or add `cuda`"
@@ -71,10 +75,6 @@ def allows(tls: str, ways: set[str]) -> bool:
     if tls.startswith("^"):
         return not named & {"sm", "shm", "cuda"} & ways and bool(ways - {"all"} - named)
     return bool(named & ways)
-
-
-def _effective(server: ChildPlan, facts: Facts) -> Mapping[str, str]:
-    return {**facts.env, **server.env}
 
 
 def peer_access(_plan: Plan | None, facts: Facts) -> Iterator[Finding]:

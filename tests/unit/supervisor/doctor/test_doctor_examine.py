@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers.plans import FAKE_ENGINE, GIB, cluster_file, host, plan_of
 
-from trtdisagg.config.schema import CacheTransceiverConfig, ProxyConfig, ServerSection
+from trtdisagg.config.schema import Backend, CacheTransceiverConfig, ProxyConfig, ServerSection
 from trtdisagg.supervisor.doctor import Facts, Finding, examine
 from trtdisagg.supervisor.doctor.facts import Disk, GpuState, NoPeerAccess
 from trtdisagg.supervisor.doctor.surroundings import FOR_GPUS, WITHIN_HOST, allows
@@ -32,9 +32,17 @@ def facts(**changes: Any) -> Facts:
     return Facts(**{**good, **changes})
 
 
-def nixl_plan(num_gpus: int = 0, **keys: Any) -> Plan:
-    section = ServerSection(cache_transceiver_config=CacheTransceiverConfig(backend="NIXL"), **keys)
+def nixl_plan(num_gpus: int = 0, *, backend: Backend = "NIXL", **keys: Any) -> Plan:
+    section = ServerSection(cache_transceiver_config=CacheTransceiverConfig(backend=backend), **keys)
     return plan_of(cluster_file(context_servers=section, generation_servers=section), host(num_gpus=num_gpus))
+
+
+def in_domains(*domains: str | None) -> list[GpuState]:
+    """GPUs that are in NVLink domains."""
+    return [
+        GpuState(id=str(i), name="Card", free_bytes=90 * GIB, total_bytes=96 * GIB, domain=domain)
+        for i, domain in enumerate(domains)
+    ]
 
 
 def of(topic: str, findings: list[Finding]) -> Finding:
@@ -95,13 +103,48 @@ BIG = plan_of(cluster_file(), host(memory_bytes=64 * GIB))
         (nixl_plan(), {"network_devices": ["mlx5_0"]}, "locked memory", "warning", "with mlx5_0, which locks it"),
         (nixl_plan(), {"env": {"UCX_TLS": "rc,self"}}, "environment", "warning", "UCX_TLS=rc,self; context-0, gen"),
         (nixl_plan(2), {"env": {"UCX_TLS": "sm,self"}}, "environment", "error", "could not read GPU memory"),
+        (
+            nixl_plan(),
+            {"env": {"UCX_TLS": "tcp"}, "is_slurm_job": True},
+            "environment",
+            "warning",
+            "in the batch script",
+        ),
+        (nixl_plan(backend="UCX"), {"env": {"UCX_TLS": "tcp"}}, "environment", "warning", "over the network"),
+        (
+            nixl_plan(),
+            {"env": {"UCX_NET_DEVICES": "mlx5_9:1"}},
+            "environment",
+            "warning",
+            "none of these devices is on",
+        ),
+        (nixl_plan(2), {"env": {"UCX_MEMTYPE_CACHE": "y"}}, "environment", "warning", "UCX_MEMTYPE_CACHE=n"),
+        (nixl_plan(2), {"env": {"UCX_RNDV_SCHEME": "am"}}, "environment", "warning", "fragments through host memory"),
+        (nixl_plan(2), {"gpus": in_domains("a", "b")}, "NVLink domain", "warning", "UCX_CUDA_IPC_ENABLE_MNNVL=n in"),
+        (nixl_plan(2), {"gpus": in_domains("a", None)}, "NVLink domain", "warning", "GPU 0 in a, others in none"),
+        (
+            nixl_plan(2, env={"UCX_CUDA_IPC_ENABLE_MNNVL": "y"}),
+            {"gpus": in_domains("a", "b")},
+            "environment",
+            "warning",
+            "several NVLink domains",
+        ),
+        (
+            nixl_plan(2),
+            {"gpus": in_domains(None, None), "network_devices": ["mlx5_0"]},
+            "GPUDirect RDMA",
+            "warning",
+            "mlx5_0 cannot reach GPU memory",
+        ),
         (nixl_plan(2), {"no_peer_access": [NoPeerAccess(one="0", other="1", why="x")]}, "GPU peers", "warning", "(x)"),
     ],
 )
 def test_what_is_not_well_says_what_who_and_how(
     plan: Plan, changes: dict[str, Any], topic: str, severity: str, words: str
 ) -> None:
-    finding = of(topic, examine(plan, facts(**changes)))
+    # There may be others of its kind that are well.
+    found = [f for f in examine(plan, facts(**changes)) if f.topic == topic]
+    (finding,) = [f for f in found if f.severity != "ok"] or found
     assert finding.severity == severity
     assert words in str(finding)
     assert finding.remedy
@@ -144,6 +187,30 @@ def test_what_a_section_sets_counts_over_what_is_inherited() -> None:
     plan = nixl_plan(env={"UCX_TLS": "sm,self"})
     finding = of("environment", examine(plan, facts(env={"UCX_TLS": "rc"})))
     assert (finding.severity, finding.found) == ("ok", "UCX_TLS=sm,self")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"peer_memory_module": "nvidia_peermem"}, "nvidia_peermem is loaded"),
+        ({"driver_is_open": True}, "by dma-buf"),
+    ],
+)
+def test_network_devices_reach_gpu_memory(changes: dict[str, Any], words: str) -> None:
+    there = facts(gpus=in_domains(None, None), network_devices=["mlx5_0"], memlock_bytes=None, **changes)
+    finding = of("GPUDirect RDMA", examine(nixl_plan(2), there))
+    assert (finding.severity, finding.found.startswith(words)) == ("ok", True)
+
+
+def test_gpus_of_one_domain_are_compared_between_hosts() -> None:
+    finding = of("NVLink domain", examine(nixl_plan(2), facts(gpus=in_domains("a", "a"))))
+    assert (finding.severity, finding.found) == ("ok", "GPU 0 in a, GPU 1 in a")
+    assert "UCX_CUDA_IPC_ENABLE_MNNVL=n" in finding.needs
+
+
+def test_a_trap_that_a_section_puts_right_is_none() -> None:
+    plan = nixl_plan(2, env={"UCX_MEMTYPE_CACHE": "n"})
+    assert not_well(examine(plan, facts(env={"UCX_MEMTYPE_CACHE": "y"}))) == []
 
 
 def test_variables_are_shown() -> None:

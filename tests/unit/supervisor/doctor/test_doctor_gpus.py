@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.nvml import TOTAL_MIB, FakeNvml, gpu, mig
+from helpers.nvml import TOTAL_MIB, FakeNvml, fabric, gpu, mig
 
 from trtdisagg.supervisor.doctor.facts import NoPeerAccess
 from trtdisagg.supervisor.doctor.gpu_facts import Driver, ask_driver
@@ -47,6 +47,11 @@ def test_parts_of_a_gpu(fake_nvml: FakeNvml) -> None:
     driver = ask({g.id for g in find_gpus({})[0]})
     assert len(driver.gpus) == 2
     assert driver.no_peer_access == []
+
+
+def test_nvlink_domains(fake_nvml: FakeNvml) -> None:
+    fake_nvml.describe(gpu(0), fabric(171), gpu(1))
+    assert [g.domain for g in ask({"0", "1"}).gpus] == ["abababab-abab-abab-abab-abababababab", None]
 
 
 def test_no_driver(fake_nvml: FakeNvml) -> None:

@@ -17,8 +17,8 @@ def rates(gb_s: float) -> list[Rate]:
     return [Rate(num_bytes=n, seconds=n / gb_s / 1e9) for n in (1 << 20, 64 << 20)]
 
 
-def probed(*lines: ProbeLine, error: str | None = None) -> Probed:
-    return Probed(lines=[*_LIBRARIES, *lines], transports=["local", "nixl"], error=error)
+def probed(*lines: ProbeLine, error: str | None = None) -> list[Probed]:
+    return [Probed(lines=[*_LIBRARIES, *lines], transports=["local", "nixl"], error=error)]
 
 
 def link(name: str, gb_s: float) -> LinkRate:
@@ -66,9 +66,22 @@ def test_a_probe_that_hangs_names_what_is_not_known() -> None:
 
 def test_libraries_that_do_not_load() -> None:
     lines: list[ProbeLine] = [Library(name="torch", error="no libc++"), Library(name="kernels", error="No module")]
-    findings = examine_probe(None, Probed(lines=lines, transports=["local"], error="it ended with 1"))
+    findings = examine_probe(None, [Probed(lines=lines, transports=["local"], error="it ended with 1")])
     assert severities(findings) == {"torch": "error", "kernels": "warning"}
     assert findings[0].found == "not installed: does not load (no libc++)"
+
+
+def test_each_pair_of_devices_has_its_rate() -> None:
+    lines: list[ProbeLine] = [*_LIBRARIES, MEMORY]
+    trials = [
+        Probed(lines=[*lines, link("nixl", gb_s)], transports=["nixl"], pairs=pairs)
+        for gb_s, pairs in [(6, ["a -> b"]), (0.5, [f"a -> {i}" for i in range(5)])]
+    ]
+    findings = examine_probe(None, trials)
+    assert [f.topic for f in findings] == ["torch", "nixl", "memory rate", "link nixl", "link nixl"]
+    assert findings[-2].found.endswith("between two processes (a -> b)")
+    assert findings[-1].found.endswith("(a -> 0, a -> 1, a -> 2 and 2 more alike)")
+    assert findings[-1].severity == "warning"
 
 
 def test_lines_are_read_as_they_are_written() -> None:

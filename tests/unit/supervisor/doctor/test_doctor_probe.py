@@ -47,27 +47,51 @@ def plan(num_gpus: int, *backends: str) -> Plan:
 @pytest.mark.parametrize(
     ("num_gpus", "backends", "words"),
     [
-        (0, ["DEFAULT", "NIXL"], "--transports local,nixl --device cpu "),
-        (0, ["LOCAL", "LOCAL"], "--transports local --device cpu "),
-        (2, ["NIXL", "NIXL"], "--transports nixl --device cuda 0,1"),
+        (0, ["DEFAULT", "NIXL"], "--transports local,nixl --device cpu --peer-device cpu "),
+        (0, ["LOCAL", "LOCAL"], "--transports local --device cpu --peer-device cpu "),
+        (2, ["NIXL", "NIXL"], "--transports nixl --device cuda:1 --peer-device cuda:0 0,1"),
+        (2, ["UCX", "UCX"], "--transports ucx --device cuda:1 --peer-device cuda:0 0,1"),
     ],
 )
 def test_it_is_run_as_servers_will_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_gpus: int, backends: list[str], words: str
 ) -> None:
     stand_in(tmp_path, monkeypatch, ECHO)
-    assert said(probe(plan(num_gpus, *backends))) == f"--timeout 60 {words}"
+    (probed,) = probe(plan(num_gpus, *backends))
+    assert said(probed) == f"--timeout 60 {words}"
+    assert probed.pairs == ["context-0 -> generation-0"]
+
+
+def test_once_for_each_two_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, ECHO)
+    on_gpus = [ServerSection(num_instances=2, gpus=gpus) for gpus in (["0"], ["1", "2"])]
+    there = plan_of(cluster_file(context_servers=on_gpus[0], generation_servers=on_gpus[1]), host(num_gpus=3))
+    trials = {said(probed).partition("--device ")[2]: probed.pairs for probed in probe(there)}
+    assert trials == {
+        "cuda:1 --peer-device cuda:0 0,1,2": ["context-0 -> generation-0", "context-1 -> generation-0"],
+        "cuda:2 --peer-device cuda:0 0,1,2": ["context-0 -> generation-1", "context-1 -> generation-1"],
+    }
+
+
+def test_nothing_more_is_tried_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, "import sys; sys.exit(3)")
+    assert len(list(probe(plan_of(cluster_file(), host(num_gpus=4))))) == 1
 
 
 def test_without_a_plan_everything_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     stand_in(tmp_path, monkeypatch, ECHO)
-    assert said(probe(None, timeout_s=7)) == "--timeout 7 --transports local,nixl --device cpu -"
+    (probed,) = probe(None, timeout_s=7)
+    assert said(probed) == "--timeout 7 --transports local,nixl --device cpu --peer-device cpu -"
 
 
 def test_what_it_said_before_it_died_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, monkeypatch, ECHO + "sys.stderr.write('one\\nlast words\\n'); sys.exit(3)")
-    probed = probe(None)
+    stand_in(
+        tmp_path,
+        monkeypatch,
+        ECHO + "sys.stderr.write('one\\nlast words\\n[1.5] [node:1 :0] x UCX  INFO more\\n'); sys.exit(3)",
+    )
+    (probed,) = probe(None)
     assert (len(probed.lines), probed.error) == (1, "last words")
 
 
@@ -78,5 +102,6 @@ def test_one_that_ignores_its_deadline_is_killed_with_what_it_started(
     stand_in(tmp_path, monkeypatch, "import os, time\nos.fork()\ntime.sleep(60)\n")
     monkeypatch.setattr(probing, "_GRACE_S", 0.5)
     begun = time.monotonic()
-    assert probe(None, timeout_s=1).error == "it did not end within 1 s"
+    (probed,) = probe(None, timeout_s=1)
+    assert probed.error == "it did not end within 1 s"
     assert time.monotonic() - begun < 20
