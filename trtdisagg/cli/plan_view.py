@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trtdisagg.cli.transfer_view import transfer_settings
-from trtdisagg.cli.values import ROLE_STYLES, place_words
+from trtdisagg.cli.values import ROLE_STYLES, parallel_words, place_words
 from trtdisagg.config.load import Loaded
 from trtdisagg.config.overrides import SetValue
 from trtdisagg.protocol.spec import EngineSpec
@@ -32,13 +32,16 @@ def plan_view(plan: Plan, overrides: Sequence[SetValue] = ()) -> RenderableType:
     :param overrides: what was given beside the file.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in ("name", "role", "model", "address", "on", "threads", "KV cache", "command"):
+    are_divided = any(child.num_ranks > 1 for child in plan.children)
+    ranks = ["ranks"] if are_divided else []
+    for heading in ("name", "role", "model", "address", *ranks, "on", "threads", "KV cache", "command"):
         table.add_column(heading, overflow="fold")
     for child in plan.children:
-        table.add_row(Text(child.name, ROLE_STYLES[child.role]), *_child_cells(child))
+        table.add_row(Text(child.name, ROLE_STYLES[child.role]), *_child_cells(child, with_ranks=are_divided))
     for server in plan.upstream:
         name = Text(server.name, ROLE_STYLES[server.role])
-        table.add_row(name, server.role, server.model or "-", server.url, "-", "-", "-", "(runs already)")
+        dashes = ["-"] * (3 + are_divided)
+        table.add_row(name, server.role, server.model or "-", server.url, *dashes, "(runs already)")
     return Group(Text(plan.cluster, "bold"), table, *map(_override_line, overrides))
 
 
@@ -75,22 +78,32 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _child_cells(child: ChildPlan) -> Iterator[str]:
+def _child_cells(child: ChildPlan, *, with_ranks: bool) -> Iterator[str]:
     spec = child.spec
     yield child.role
     yield child.model or "-"
     yield child.url.removesuffix(":0") + (" any port" if spec.port == 0 else "")
+    if with_ranks:
+        yield parallel_words(spec.parallel) if isinstance(spec, EngineSpec) else "-"
     yield place_words(child.gpus, child.cores)
-    yield str(spec.num_threads) if isinstance(spec, EngineSpec) else "-"
-    yield _kv_words(spec, child.pool_bytes) if isinstance(spec, EngineSpec) else "-"
+    yield _each(str(spec.num_threads), child.num_ranks) if isinstance(spec, EngineSpec) else "-"
+    yield _kv_words(spec, child) if isinstance(spec, EngineSpec) else "-"
     yield shlex.join("python" if word == sys.executable else word for word in child.argv)
 
 
-def _kv_words(spec: EngineSpec, pool_bytes: int | None) -> str:
+def _kv_words(spec: EngineSpec, child: ChildPlan) -> str:
     words = [f"{spec.num_blocks} blocks of {spec.tokens_per_block} tokens"]
-    words += [size(pool_bytes)] if pool_bytes is not None else []
+    if child.pool_bytes is not None:
+        # Ranks of uneven stages have pools of several sizes: then their sum says more.
+        is_even = len(set(child.rank_pools)) == 1
+        words += [_each(size(child.rank_pools[0]), child.num_ranks) if is_even else f"{size(child.pool_bytes)} in all"]
     words += [] if spec.enable_block_reuse else ["no reuse"]
     return ", ".join([*words, spec.scheduler_policy.replace("_", " ")])
+
+
+def _each(words: str, num_ranks: int) -> str:
+    """`4 x 180 MiB`"""
+    return words if num_ranks == 1 else f"{num_ranks} x {words}"
 
 
 def size(num_bytes: int) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
+from trtdisagg.protocol.parallel import Parallel
+
 STATE_STYLES = {
     "ready": "green",
     "starting": "yellow",
@@ -36,6 +38,20 @@ def place_words(gpus: list[str], cores: list[int]) -> str:
     if gpus:
         return f"gpu {','.join(gpus)}"
     return f"cpu {ranges(cores)}" if cores else "-"
+
+
+def parallel_words(parallel: Parallel) -> str:
+    """`1`, or how a server of several ranks divides its model: `tp2 pp2 = 4 ranks`."""
+    words = [
+        f"{kind}{size}"
+        for kind, size in (
+            ("dp" if parallel.attention_dp else "tp", parallel.tp_size),
+            ("ep", parallel.moe_ep_size),
+            ("pp", parallel.pp_size),
+        )
+        if size > 1
+    ]
+    return f"{' '.join(words)} = {parallel.num_ranks} ranks" if words else "1"
 
 
 def ranges(numbers: Iterable[int]) -> str:

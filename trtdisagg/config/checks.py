@@ -33,6 +33,7 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool, elsewhere: 
     sections = list(_sections(cluster))
     for path, section in sections:
         _check_urls(root, path, section, run_already=only_routes, elsewhere=elsewhere)
+        _check_ranks(root, path, section)
     if not elsewhere and not any(section.num_instances for _, section in sections):
         raise ConfigError(
             f"{root.place.file}: no servers: name a `model:` to start, or `urls` of servers that run already"
@@ -85,6 +86,16 @@ def _check_urls(root: Located, path: str, section: ServerSection, *, run_already
             raise _error(root, f"{path}.urls[{i}]", f"expected host:port, got {url!r}")
         if url in section.urls[:i]:
             raise _error(root, f"{path}.urls[{i}]", f"{url} stands here twice")
+
+
+def _check_ranks(root: Located, path: str, section: ServerSection) -> None:
+    num_stages = len(section.pp_partition or [])
+    if num_stages and num_stages != section.pipeline_parallel_size:
+        message = f"{num_stages} stages, but pipeline_parallel_size is {section.pipeline_parallel_size}"
+        raise _error(root, f"{path}.pp_partition", message)
+    for key in ("moe_tensor_parallel_size", "moe_expert_parallel_size"):
+        if getattr(section, key) == 0:
+            raise _error(root, f"{path}.{key}", "expected -1 (it follows from the others) or at least 1, got 0")
 
 
 def _error(root: Located, path: str, message: str) -> ConfigError:

@@ -105,9 +105,21 @@ class ServerSection(_Section, frozen=True):
     router: RouterConfig = RouterConfig()
     """Which server gets a request."""
     tensor_parallel_size: Count = 1
-    """Ranks that share each layer."""
+    """Ranks that share each layer. A server has `tensor_parallel_size * pipeline_parallel_size` ranks, a process each,
+    on a GPU of its own or on some of the CPU's cores; they live and die together."""
     pipeline_parallel_size: Count = 1
-    """Ranks that share the layers out."""
+    """Stages that share the layers out."""
+    pp_partition: list[Count] | None = None
+    """Layers of each stage; without it, as even as can be."""
+    moe_tensor_parallel_size: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    """Ranks that share each expert, in a model that has experts; without it (or -1), `tensor_parallel_size` divided by
+    moe_expert_parallel_size."""
+    moe_expert_parallel_size: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    """Groups of ranks that share the experts out; without it (or -1), `tensor_parallel_size` divided by
+    moe_tensor_parallel_size, or 1 where that is not given either."""
+    enable_attention_dp: bool = False
+    """The `tensor_parallel_size` ranks share the requests out, each with all heads and with KV of its own requests
+    alone; experts are divided all the same. max_batch_size, max_num_tokens and the KV cache are those of each rank."""
     max_batch_size: Count = 64
     """Requests that run at once."""
     max_num_tokens: Count = 2048

@@ -53,8 +53,7 @@ def _prefills_locally(value: Any) -> bool:
     return not isinstance(value, dict) or bool(value.get("max_local_prefill_length", 0))
 
 
-_ONE_DEVICE = NotThereYet("more than one rank a server", _more_than(1))
-_EXPERTS = NotThereYet("mixture-of-experts models", _other_than(1, -1, {}))
+_ONE_WAY_FOR_EXPERTS = NoEffect("there is one implementation of experts for each kind of device")
 _GRAPHS = NoEffect("steps are not captured as CUDA graphs")
 _NO_COMPILER = NoEffect("the builtin engine compiles and tunes nothing")
 _ONE_SAMPLER = NoEffect("there is one sampler")
@@ -85,8 +84,8 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         ),
     },
     ServerSection: {
-        "allreduce_strategy": NoEffect("one rank has nothing to reduce"),
-        "attention_dp_config": NotThereYet("data-parallel attention"),
+        "allreduce_strategy": NoEffect("there is one way of adding up over ranks for each kind of device"),
+        "attention_dp_config": NoEffect("a request goes to a rank when it comes, and waits for no others"),
         "attn_backend": NoEffect("there is one implementation of attention for each kind of device"),
         "backend": NotThereYet("an engine other than the builtin one", _other_than("pytorch", "_autodeploy")),
         "batch_wait_max_tokens_ratio": _ADMIT_AT_ONCE,
@@ -95,7 +94,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "batched_logits_processor": NotThereYet("logits processors"),
         "build_config": NoEffect("the builtin engine runs the weights, it builds nothing from them"),
         "checkpoint_format": NoEffect("the format of the weights is seen from the files"),
-        "context_parallel_size": _ONE_DEVICE,
+        "context_parallel_size": NotThereYet("context parallelism", _more_than(1)),
         "cp_config": NotThereYet("context parallelism"),
         "cuda_graph_batch_sizes": _GRAPHS,
         "cuda_graph_config": _GRAPHS,
@@ -103,12 +102,11 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "custom_tokenizer": _COMES_WITH_MODEL,
         "decoding_config": NotThereYet("decoding modes other than sampling"),
         "disable_flashinfer_sampling": _ONE_SAMPLER,
-        "enable_attention_dp": NotThereYet("data-parallel attention"),
         "enable_autotuner": _NO_COMPILER,
         "enable_iter_perf_stats": _ITER_STATS,
         "enable_iter_req_stats": _ITER_STATS,
         "enable_layerwise_nvtx_marker": NoEffect("there are no NVTX ranges"),
-        "enable_lm_head_tp_in_adp": NotThereYet("data-parallel attention"),
+        "enable_lm_head_tp_in_adp": NoEffect("each rank computes the logits of its own requests then"),
         "enable_lora": _LORA,
         "enable_min_latency": _NO_COMPILER,
         "enable_mixed_sampler": _ONE_SAMPLER,
@@ -128,11 +126,9 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "max_input_len": NoEffect("max_seq_len bounds prompt and output together"),
         "max_stats_len": _ITER_STATS,
         "mm_encoder_only": NotThereYet("multimodal models"),
-        "moe_backend": NoEffect("there are no mixture-of-experts models"),
-        "moe_cluster_parallel_size": _EXPERTS,
-        "moe_config": _EXPERTS,
-        "moe_expert_parallel_size": _EXPERTS,
-        "moe_tensor_parallel_size": _EXPERTS,
+        "moe_backend": _ONE_WAY_FOR_EXPERTS,
+        "moe_cluster_parallel_size": NotThereYet("experts divided among clusters", _other_than(1, -1)),
+        "moe_config": _ONE_WAY_FOR_EXPERTS,
         "normalize_log_probs": NotThereYet("beam search"),
         "num_postprocess_workers": NoEffect("text is made outside the engine loop already, on a thread of its own"),
         "nvfp4_gemm_config": NotThereYet("quantized weights"),
@@ -140,9 +136,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "otlp_traces_endpoint": NoEffect("no traces are written"),
         "peft_cache_config": _LORA,
         "perf_metrics_max_requests": _PERF_METRICS,
-        "pipeline_parallel_size": _ONE_DEVICE,
         "postprocess_tokenizer_dir": NoEffect("text is made with the model's own tokenizer"),
-        "pp_partition": NotThereYet("pipeline parallelism"),
         "print_iter_log": NoEffect("counters go to `trtdisagg status` and /metrics, not to the log"),
         "quant_config": NotThereYet("quantized weights"),
         "reasoning_parser": _COMES_WITH_MODEL,
@@ -154,7 +148,6 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "skip_tokenizer_init": NotThereYet("servers without a tokenizer"),
         "sparse_attention_config": NotThereYet("sparse attention"),
         "speculative_config": NotThereYet("speculative decoding"),
-        "tensor_parallel_size": _ONE_DEVICE,
         "tokenizer": _COMES_WITH_MODEL,
         "tokenizer_mode": _COMES_WITH_MODEL,
         "tokenizer_revision": _COMES_WITH_MODEL,
@@ -166,7 +159,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "dtype": NotThereYet("this compute type", _one_of("FLOAT16", "FP16", "HALF", "FP8")),
     },
     KvCacheConfig: {
-        "attention_dp_events_gather_period_ms": NoEffect("there is no data-parallel attention to gather from"),
+        "attention_dp_events_gather_period_ms": NoEffect("events of all ranks are gathered as they come"),
         "copy_on_partial_reuse": NoEffect("a block that is reused in part is always copied"),
         "cross_kv_cache_fraction": NotThereYet("encoder-decoder models"),
         "dtype": NotThereYet("a KV cache of this type", _one_of("FLOAT16", "FP16", "HALF", "FP8", "INT8", "NVFP4")),

@@ -18,10 +18,6 @@ def check_slots(
     :param has_registry: other agents' servers may join.
     :raises ConfigError: when something is asked for that is not there, or does not go together.
     """
-    for slot in everything:
-        for key in ("tensor_parallel_size", "pipeline_parallel_size"):
-            if slot.entry and getattr(slot.section, key) > 1:
-                raise ConfigError(f"{slot.path}.{key}: more than one rank a server is not there yet")
     if not with_proxy and len(ours) < len(everything):
         hosts = ", ".join(slot.host for slot in everything if slot not in ours)
         raise ConfigError(f"{hosts} is no address of this machine, so no server can be started there")

@@ -16,20 +16,31 @@ class Claim(msgspec.Struct, kw_only=True, frozen=True):
     server: str
     section: str
     """Path of the section in the cluster file, for messages."""
+    num_ranks: int = 1
     cores: list[int] | None = None
     """None: an equal share of what no other section names."""
     gpus: list[str | int] | None = None
-    """None: one of its own, where there are any; an empty list: the server runs on the CPU."""
+    """None: one of its own for each rank, where there are any; an empty list: the server runs on the CPU."""
 
 
 class Spot(msgspec.Struct, kw_only=True, frozen=True):
     """Where one server runs."""
 
     gpus: list[str]
-    """Entries for CUDA_VISIBLE_DEVICES; empty: it runs on the CPU."""
-    cores: list[int]
-    """CPU cores to stay on."""
+    """Entries for CUDA_VISIBLE_DEVICES, one for each rank in order; empty: it runs on the CPU."""
+    rank_cores: list[list[int]]
+    """CPU cores that each rank stays on."""
     num_threads: int = 1
+    """Of each rank: they work in step, so the one with the fewest cores counts."""
+
+    @property
+    def cores(self) -> list[int]:
+        return all_cores(self.rank_cores)
+
+
+def all_cores(rank_cores: Sequence[Sequence[int]]) -> list[int]:
+    """Those of any rank."""
+    return sorted({core for mine in rank_cores for core in mine})
 
 
 def choices(claims: Sequence[Claim], named: Mapping[str, list[_T]], everything: list[_T]) -> dict[str, list[_T]]:

@@ -1,6 +1,7 @@
-"""Which server gets which GPU, beside those that others have already. Pure.
+"""Which rank of which server gets which GPU, beside those that others have already. Pure.
 
-A GPU is shared only among servers whose section names it. Too few are an error that says who wanted what.
+A GPU is shared only among servers whose section names it, and never by ranks of one server. Too few are an error that
+says who wanted what.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from trtdisagg.supervisor.nvml import Gpu
 
 
 def divide_gpus(claims: Sequence[Claim], host: Host, held: Mapping[str, Spot]) -> dict[str, list[str]]:
-    """Give each server its GPU; to one on the CPU, none.
+    """Give each server a GPU for each of its ranks; to one on the CPU, none.
 
     :param held: the spots of servers that run.
     :returns: for each server, what goes into its CUDA_VISIBLE_DEVICES.
@@ -34,12 +35,14 @@ def divide_gpus(claims: Sequence[Claim], host: Host, held: Mapping[str, Spot]) -
             continue
         may_share = claim.gpus is not None
         free = [gpu for gpu in pools[claim.server] if gpu in there and (may_share or not users[gpu])]
-        gpus[claim.server] = sorted(free, key=lambda gpu: (users[gpu], gpu in busy))[:1]
-        users.update(gpus[claim.server])
-        if not free and (claim.gpus if may_share else known):
+        if len(free) < claim.num_ranks and (claim.gpus if may_share else known):
             without.append(claim)
+            continue
+        gpus[claim.server] = sorted(free, key=lambda gpu: (users[gpu], gpu in busy))[: claim.num_ranks]
+        users.update(gpus[claim.server])
     if without:
-        raise StartupError(_too_few(without, gpus, host))
+        num_left = sum(not users[gpu] for gpu in pools[without[0].server] if gpu in there)
+        raise StartupError(_too_few(without, num_left, gpus, host))
     return {claim.server: gpus[claim.server] for claim in claims}
 
 
@@ -52,7 +55,7 @@ def _kept_gpus(
     for claim in claims:
         mine = held[claim.server].gpus if claim.server in held else []
         is_shared = claim.gpus is None and any(users[gpu] for gpu in mine)
-        if mine and set(mine) <= set(pools[claim.server]) and not is_shared:
+        if mine and len(mine) == claim.num_ranks and set(mine) <= set(pools[claim.server]) and not is_shared:
             gpus[claim.server] = mine
             users.update(mine)
     return gpus
@@ -91,13 +94,23 @@ def _named_gpus(claim: Claim, known: Sequence[Gpu], host: Host) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def _too_few(without: Sequence[Claim], gpus: Mapping[str, list[str]], host: Host) -> str:
+def _too_few(without: Sequence[Claim], num_left: int, gpus: Mapping[str, list[str]], host: Host) -> str:
+    """
+    :param num_left: GPUs that nobody has, of those that the first may have.
+    """
     servers = ", ".join(claim.server for claim in without)
-    wants = "wants a GPU of its own" if len(without) == 1 else "want a GPU each"
+    num_ranks = [claim.num_ranks for claim in without]
+    if max(num_ranks) > 1:
+        wants = f"{'wants' if len(without) == 1 else 'want'} {' and '.join(map(str, num_ranks))} GPUs, one a rank"
+        way_out = "Lower tensor_parallel_size or pipeline_parallel_size, start fewer servers"
+    else:
+        wants = "wants a GPU of its own" if len(without) == 1 else "want a GPU each"
+        way_out = "Start fewer servers"
+    left = f"{num_left} {'is' if num_left == 1 else 'are'}" if num_left else "none is"
     taken = ", ".join(f"{server} has {', '.join(mine)}" for server, mine in gpus.items() if mine)
     return (
-        f"{servers} {wants}, and none is left: {_there(host)}{f'; {taken}' if taken else ''}. "
-        f"Start fewer servers, name in {without[0].section}.gpus the GPUs they may share, or with `gpus: []` run them "
+        f"{servers} {wants}, and {left} left: {_there(host)}{f'; {taken}' if taken else ''}. "
+        f"{way_out}, name in {without[0].section}.gpus the GPUs they may share, or with `gpus: []` run them "
         "on the CPU"
     )
 

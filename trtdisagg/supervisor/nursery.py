@@ -21,7 +21,6 @@ from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawne
 from trtdisagg.supervisor.gpus import BaseLines
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.logfile import LogFile
-from trtdisagg.supervisor.pools import weights_and_pool
 from trtdisagg.supervisor.processes import ChildProcess
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan
@@ -129,7 +128,7 @@ class Nursery:
         """Wait until what an incarnation before had is free; past the deadline that is said, and tried all the same."""
         if plan.gpus:
             await self._base_lines.record(plan.name, plan.gpus)
-            problem = await self._base_lines.back_to_base_line(plan.name, plan.gpus, weights_and_pool(plan))
+            problem = await self._base_lines.back_to_base_line(plan.name, plan.gpus, max(plan.rank_bytes))
             if problem is not None:
                 self._on_event(Noticed(at=time.monotonic(), text=problem))
         if plan.spec.port and plan.role != "proxy":

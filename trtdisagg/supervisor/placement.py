@@ -1,7 +1,7 @@
-"""Divides the GPUs and CPU cores of a machine among the servers. Pure.
+"""Divides the GPUs and CPU cores of a machine among the ranks of the servers. Pure.
 
     a server that has a spot    keeps it, if its section still allows it
-    any other                   gets a GPU that nobody has, and a share of the cores that nobody has
+    each rank of any other      gets a GPU that nobody has, and a share of the cores that nobody has
 
 Cores may be shared, with a notice; a GPU only among servers whose section names it.
 """
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from trtdisagg.errors import ConfigError
-from trtdisagg.supervisor.claims import Claim, Spot, choices
-from trtdisagg.supervisor.cores import divide_cores
+from trtdisagg.supervisor.claims import Claim, Spot, all_cores, choices
+from trtdisagg.supervisor.cores import Seat, divide_cores
 from trtdisagg.supervisor.gpu_places import divide_gpus
 from trtdisagg.supervisor.host import Host
 
@@ -33,44 +33,61 @@ def place(
     """
     held = held or {}
     gpus = divide_gpus(claims, host, held)
-    stay = {name: spot.cores for name, spot in held.items() if gpus.get(name) == spot.gpus}
+    stay = {name: spot.rank_cores for name, spot in held.items() if gpus.get(name) == spot.gpus}
     cores = _divide_cores(claims, gpus, host, stay)
     users = Counter(core for mine in cores.values() for core in mine)
-    spots = {
-        server: Spot(gpus=gpus[server], cores=mine, num_threads=max(1, int(sum(1 / users[core] for core in mine))))
-        for server, mine in cores.items()
-    }
-    return spots, _shared(cores, "CPU core") + _shared(gpus, "GPU")
+    spots = {claim.server: _spot(claim, gpus[claim.server], cores, users) for claim in claims}
+    named = {_seat_words(seat, spots[seat[0]]): mine for seat, mine in cores.items()}
+    return spots, _shared(named, "CPU core") + _shared(gpus, "GPU")
+
+
+def _spot(claim: Claim, gpus: list[str], cores: Mapping[Seat, list[int]], users: Counter[int]) -> Spot:
+    rank_cores = [cores[seat] for seat in _seats(claim)]
+    fewest = min(sum(1 / users[core] for core in mine) for mine in rank_cores)
+    return Spot(gpus=gpus, rank_cores=rank_cores, num_threads=max(1, int(fewest)))
+
+
+def _seats(claim: Claim) -> list[Seat]:
+    return [(claim.server, rank) for rank in range(claim.num_ranks)]
+
+
+def _seat_words(seat: Seat, spot: Spot) -> str:
+    server, rank = seat
+    return server if len(spot.rank_cores) == 1 else f"{server} rank {rank}"
 
 
 # --- CPU cores ------------------------------------------------------------------------------------------------------
 
 
 def _divide_cores(
-    claims: Sequence[Claim], gpus: Mapping[str, list[str]], host: Host, stay: Mapping[str, list[int]]
-) -> dict[str, list[int]]:
+    claims: Sequence[Claim], gpus: Mapping[str, list[str]], host: Host, stay: Mapping[str, list[list[int]]]
+) -> dict[Seat, list[int]]:
     """
-    :param stay: the cores of servers that run, and whose GPUs have not changed.
+    :param stay: the cores of servers that run, and whose GPUs have not changed, by rank.
     """
     named = {claim.section: _named_cores(claim, host) for claim in claims if claim.cores is not None}
     pools = {server: pool or host.cores for server, pool in choices(claims, named, host.cores).items()}
-    cores = {
-        claim.server: stay[claim.server]
-        for claim in claims
-        if stay.get(claim.server) and set(stay[claim.server]) <= set(pools[claim.server])
-    }
+    cores: dict[Seat, list[int]] = {}
+    for claim in claims:
+        mine = stay.get(claim.server, [])
+        if len(mine) == claim.num_ranks and all(mine) and set(all_cores(mine)) <= set(pools[claim.server]):
+            cores |= zip(_seats(claim), mine, strict=True)
     users = Counter(core for mine in cores.values() for core in mine)
-    near = {gpu.id: gpu.cores for gpu in host.gpus}
-    groups: dict[tuple[int, ...], list[str]] = {}
-    for server, pool in pools.items():
-        groups.setdefault(tuple(pool), []).append(server)
+    groups: dict[tuple[int, ...], list[Seat]] = {}
+    for claim in claims:
+        groups.setdefault(tuple(pools[claim.server]), []).extend(_seats(claim))
     # The smallest first: who may choose less freely chooses first.
-    for group, servers in sorted(groups.items(), key=lambda group: len(group[0])):
-        new = {
-            name: [core for gpu in gpus[name] for core in near.get(gpu, [])] for name in servers if name not in cores
-        }
-        cores |= divide_cores(new, group, host.nodes, users, num_others=len(servers) - len(new))
-    return {claim.server: cores[claim.server] for claim in claims}
+    for pool, seats in sorted(groups.items(), key=lambda group: len(group[0])):
+        new = {seat: _near(seat, gpus, host) for seat in seats if seat not in cores}
+        cores |= divide_cores(new, pool, host.nodes, users, num_others=len(seats) - len(new))
+    return {seat: cores[seat] for claim in claims for seat in _seats(claim)}
+
+
+def _near(seat: Seat, gpus: Mapping[str, list[str]], host: Host) -> list[int]:
+    """The cores near the GPU of a rank; empty: it has none, or near is unknown."""
+    server, rank = seat
+    mine = gpus[server][rank : rank + 1]
+    return next((gpu.cores for gpu in host.gpus if gpu.id in mine), [])
 
 
 def _named_cores(claim: Claim, host: Host) -> list[int]:

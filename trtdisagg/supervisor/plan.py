@@ -19,9 +19,10 @@ from trtdisagg.protocol.control import Need
 from trtdisagg.protocol.spec import EngineSpec, MetadataSpec, RegistrySpec, Role, SamplingDefaults, UpstreamServer
 from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports
 from trtdisagg.supervisor.claims import Claim, Spot
+from trtdisagg.supervisor.division import Divided, num_ranks, parallel_of
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.placement import place
-from trtdisagg.supervisor.pools import Beside, pool_notices, size_pools, weight_bytes
+from trtdisagg.supervisor.pools import Beside, pool_notices, rank_weights, size_pools
 from trtdisagg.supervisor.server_plan import (
     ChildPlan,
     ServerFacts,
@@ -112,8 +113,8 @@ def make_plan(
     registry = registry_of(cluster.disagg_cluster)
     check_slots(everything, ours, with_proxy=with_proxy, has_registry=elsewhere or registry is not None)
     facts = {slot.name: _facts(slot, cluster, name, models, default_backend) for slot in ours}
-    dimensions = {slot.name: models[slot.entry.model].dimensions for slot in ours if slot.entry}
-    servers, notices = _plan_servers(ours, facts, dimensions, host, keep=keep or {}, resident=resident)
+    divided = {slot.name: _divided(slot, models[slot.entry.model].dimensions) for slot in ours if slot.entry}
+    servers, notices = _plan_servers(ours, facts, divided, host, keep=keep or {}, resident=resident)
     upstream = [_upstream(slot, models) for slot in everything if slot not in ours]
     plan = Plan(
         cluster=name,
@@ -139,14 +140,14 @@ def make_plan(
 def _plan_servers(
     ours: Sequence[Slot],
     facts: Mapping[str, ServerFacts],
-    dimensions: Mapping[str, ModelDimensions | None],
+    models: Mapping[str, Divided],
     host: Host,
     *,
     keep: Mapping[str, ChildPlan],
     resident: Mapping[str, int] | None,
 ) -> tuple[list[ChildPlan], list[str]]:
     """Plans of our servers, in the order of their slots, and notices."""
-    held = {name: Spot(gpus=old.gpus, cores=old.cores) for name, old in keep.items()}
+    held = {name: Spot(gpus=old.gpus, rank_cores=old.rank_cores) for name, old in keep.items()}
     spots, notices = place([_claim(slot) for slot in ours], host, held)
     planned = {
         slot.name: in_role(old, slot.role)
@@ -156,11 +157,15 @@ def _plan_servers(
     new = [slot for slot in ours if slot.name not in planned]
     going = [old for old in keep.values() if old.name not in planned]
     beside = Beside(going=going, staying=list(planned.values()), resident=resident)
-    pools = size_pools(new, spots, host, dimensions, beside)
+    pools = size_pools(new, spots, host, models, beside)
     for slot in new:
-        num_bytes = weight_bytes(slot, dimensions[slot.name])
         planned[slot.name] = plan_server(
-            slot, facts[slot.name], spots[slot.name], pools[slot.name], weight_bytes=num_bytes
+            slot,
+            facts[slot.name],
+            spots[slot.name],
+            pools[slot.name],
+            parallel=models[slot.name].parallel,
+            weights=rank_weights(slot, models[slot.name]),
         )
     specs = [spec for slot in new if isinstance(spec := planned[slot.name].spec, EngineSpec)]
     notices += [*pool_notices(new, pools), *transfer_notices(new, specs)]
@@ -196,8 +201,19 @@ def _facts(
     )
 
 
+def _divided(slot: Slot, model: ModelDimensions | None) -> Divided:
+    return Divided(model, parallel_of(slot.section, model, slot.path))
+
+
 def _claim(slot: Slot) -> Claim:
-    return Claim(server=slot.name, section=slot.path, cores=slot.section.cores, gpus=slot.section.gpus)
+    section = slot.section
+    return Claim(
+        server=slot.name,
+        section=slot.path,
+        num_ranks=num_ranks(section),
+        cores=section.cores,
+        gpus=section.gpus,
+    )
 
 
 def _needs(servers: Sequence[ChildPlan], upstream: Sequence[UpstreamServer]) -> dict[str, list[Need]]:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from trtdisagg.config.schema import Backend, ClusterFile, DisaggCluster, RouterConfig, ServerSection
 from trtdisagg.errors import ConfigError
+from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import (
     Dtype,
     EngineSpec,
@@ -36,30 +37,47 @@ _POLICIES: dict[str, SchedulerPolicy] = {
     "MAX_UTILIZATION": "max_utilization",
     "GUARANTEED_NO_EVICT": "guaranteed_no_evict",
 }
+_AMONG_RANKS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""All ranks of a server are on this host: they meet where nobody else can listen."""
 _TOKEN_ID_BYTES = 8
 """A token id in JSON, with its comma."""
 
 
 class ChildPlan(msgspec.Struct, kw_only=True, frozen=True):
-    """One process to start and keep: a server, or the proxy."""
+    """One child to start and keep: a server, which is a process for each of its ranks, or the proxy."""
 
     name: str
     role: Literal[Role, "proxy"]
     spec: EngineSpec | ProxySpec
+    """Of a server, that of rank 0; see `rank_plan`."""
     argv: list[str]
     """Without `--spec FILE`, which is added at the start."""
     env: dict[str, str] = {}
     """Added to the environment."""
     gpus: list[str] = []
+    """One for each rank, in order; empty: it runs on the CPU."""
     cores: list[int] = []
-    """Empty: not pinned."""
+    """Those of all ranks; empty: not pinned."""
+    rank_cores: list[list[int]] = []
     pool_bytes: int | None = None
-    """KV cache; None: not known, or none."""
-    weight_bytes: int = 0
-    """0: not known, or none."""
+    """KV cache of all ranks; None: not known, or none."""
+    rank_pools: list[int] = []
+    """The same of each rank."""
+    rank_weights: list[int] = []
+    """Bytes of the weights of each rank; 0: not known."""
     settings: str = ""
     """A digest of what the cluster file says about this child, and of where it runs: with equal ones there is no reason
     to start it again. The role is not in it, since a running server can change that."""
+
+    @property
+    def num_ranks(self) -> int:
+        return self.spec.parallel.num_ranks if isinstance(self.spec, EngineSpec) else 1
+
+    @property
+    def rank_bytes(self) -> list[int]:
+        """Weights and KV cache of each rank, where they are known."""
+        pools = self.rank_pools or [0] * len(self.rank_weights)
+        return [sum(both) for both in zip(self.rank_weights, pools, strict=True)]
 
     @property
     def model(self) -> str | None:
@@ -86,8 +104,11 @@ class ServerFacts(msgspec.Struct, kw_only=True, frozen=True):
     secret_file: str | None
 
 
-def plan_server(slot: Slot, facts: ServerFacts, spot: Spot, pool: Pool, *, weight_bytes: int) -> ChildPlan:
+def plan_server(
+    slot: Slot, facts: ServerFacts, spot: Spot, pool: Pool, *, parallel: Parallel, weights: Sequence[int]
+) -> ChildPlan:
     """
+    :param weights: bytes of those of each rank.
     :raises ConfigError: when the section asks for what is not there.
     """
     section = slot.section
@@ -106,7 +127,7 @@ def plan_server(slot: Slot, facts: ServerFacts, spot: Spot, pool: Pool, *, weigh
             dtype=dtype_of(section, slot.path),
             host=bind_host(slot.host),
             port=slot.port,
-            cores=spot.cores or None,
+            cores=spot.rank_cores[0] or None,
             num_threads=spot.num_threads,
             max_batch_size=section.max_batch_size,
             max_num_tokens=section.max_num_tokens,
@@ -125,13 +146,16 @@ def plan_server(slot: Slot, facts: ServerFacts, spot: Spot, pool: Pool, *, weigh
             disable_overlap_scheduler=section.disable_overlap_scheduler,
             stream_interval=section.stream_interval,
             transfer=transfer_spec(section.cache_transceiver_config, facts.backend, slot.path, on_gpu=bool(spot.gpus)),
+            parallel=parallel,
         ),
         argv=section.command or [sys.executable, "-m", "trtdisagg.engine"],
         env=_env(slot, spot),
         gpus=spot.gpus,
         cores=spot.cores,
+        rank_cores=spot.rank_cores,
         pool_bytes=pool.num_bytes,
-        weight_bytes=weight_bytes,
+        rank_pools=pool.rank_bytes or [],
+        rank_weights=list(weights),
         settings=server_settings(slot, facts, spot),
     )
 
@@ -143,7 +167,7 @@ def server_settings(slot: Slot, facts: ServerFacts, spot: Spot) -> str:
     """
     section = replace(section_settings(slot.section), gpus=None, cores=None, router=RouterConfig())
     common = replace(facts, cluster="", sampling_defaults=SamplingDefaults())
-    return _digest(section, common, slot.host, slot.port, spot.gpus, spot.cores)
+    return _digest(section, common, slot.host, slot.port, spot.gpus, spot.rank_cores)
 
 
 def in_role(child: ChildPlan, role: Literal[Role, "proxy"]) -> ChildPlan:
@@ -239,5 +263,6 @@ def _env(slot: Slot, spot: Spot) -> dict[str, str]:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "OMP_NUM_THREADS": str(spot.num_threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # else threads spin between two products, on cores that others share
+        **(_AMONG_RANKS if len(spot.rank_cores) > 1 else {}),
         **slot.section.env,
     }

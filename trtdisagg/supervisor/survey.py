@@ -15,7 +15,6 @@ from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.membership import with_whole_paths
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
-from trtdisagg.supervisor.pools import weights_and_pool
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import Slot, slots
 from trtdisagg.text.dimensions import read_dimensions
@@ -73,7 +72,7 @@ def _resident_bytes(child: ChildPlan, pids: Mapping[str, int]) -> int:
     if child.name not in pids:
         return 0
     if child.gpus:
-        return weights_and_pool(child)
+        return sum(child.rank_bytes)
     try:
         return psutil.Process(pids[child.name]).memory_info().rss
     except psutil.Error:

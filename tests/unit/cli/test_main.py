@@ -145,14 +145,14 @@ def test_a_spec_file_says_itself_where_servers_are_registered() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--tp_size", "2"], "--tp_size: context_servers.tensor_parallel_size: 2: more than one rank"),
-        (["--ep_size", "4"], "--ep_size: context_servers.moe_expert_parallel_size: 4: mixture-of-experts"),
+        (["--tp_size", "0"], "--tp_size: context_servers.tensor_parallel_size: expected int >= 1, got int 0"),
+        (["--ep_size", "0"], "--ep_size: context_servers.moe_expert_parallel_size: expected -1 (it follows from"),
         (["--backend", "tensorrt"], "--backend: context_servers.backend: 'tensorrt'"),
         (["--cache_transceiver_backend", "MOONCAKE"], "--cache_transceiver_backend: context_servers.cache_transceiver"),
         (["--max_batch_size", "0"], "--max_batch_size: context_servers.max_batch_size: expected int >= 1, got int 0"),
         (["--dtype", "int3"], "--dtype: context_servers.dtype: expected one of"),
         (["--config", "none.yaml"], "--config: context_servers.extra_llm_api_options: none.yaml: no such file"),
-        (["--server_role", "GENERATION", "--pp_size", "2"], "--pp_size: generation_servers.pipeline_parallel_size"),
+        (["--server_role", "GENERATION", "--pp_size", "0"], "--pp_size: generation_servers.pipeline_parallel_size"),
     ],
 )
 def test_serve_names_the_option_that_is_wrong(options: list[str], message: str) -> None:

@@ -44,14 +44,14 @@ def test_a_context_server(plans: list[Plan], spelling: list[str]) -> None:
     _, spec, _ = serve(plans, *spelling, "--port", "8101", "--max_seq_len", "512", "--dtype", "float32")
     assert (spec.role, spec.host, spec.port) == ("context", "127.0.0.1", 8101)
     assert (spec.max_seq_len, spec.dtype) == (512, "float32")
-    assert spec.transports, "a role of its own is for handing over"
+    assert spec.transfer.transports, "a role of its own is for handing over"
 
 
 def test_a_server_of_both_roles_hands_nothing_over_unless_told(plans: list[Plan]) -> None:
     _, spec, _ = serve(plans, "--port", "0")
-    assert (spec.role, spec.port, spec.transports) == ("both", 0, [])
+    assert (spec.role, spec.port, spec.transfer.transports) == ("both", 0, [])
     _, spec, _ = serve(plans, "--port", "0", "--cache_transceiver_backend", "NIXL")
-    assert spec.transports == ["nixl"]
+    assert spec.transfer.transports == ["nixl"]
 
 
 def test_a_worker_file_and_options_without_effect(plans: list[Plan]) -> None:
@@ -66,7 +66,7 @@ def test_a_worker_file_and_options_without_effect(plans: list[Plan]) -> None:
         "--backend",
         "pytorch",
     )
-    assert (spec.max_batch_size, spec.transports) == (7, ["local"])
+    assert (spec.max_batch_size, spec.transfer.transports) == (7, ["local"])
     assert stderr.count("no effect here") == 2
     assert "w.yaml:2: generation_servers.print_iter_log: no effect here" in stderr
     assert "--trust_remote_code: generation_servers.trust_remote_code: no effect here" in stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trtdisagg.cli import values
+from trtdisagg.protocol.parallel import Parallel
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,16 @@ def test_sparkline_is_of_the_last_values_the_newest_at_the_right() -> None:
     assert values.sparkline([0, 0], 3) == " ▁▁"
     assert values.sparkline([], 3) == "   "
     assert values.sparkline([1000, 1], 2) == "█▂", "little is not nothing"
+
+
+@pytest.mark.parametrize(
+    ("parallel", "words"),
+    [
+        (Parallel(), "1"),
+        (Parallel(tp_size=2, moe_tp_size=2), "tp2 = 2 ranks"),
+        (Parallel(tp_size=2, pp_partition=[3, 2], moe_ep_size=2), "tp2 ep2 pp2 = 4 ranks"),
+        (Parallel(tp_size=4, attention_dp=True), "dp4 = 4 ranks"),
+    ],
+)
+def test_the_division_of_a_model(parallel: Parallel, words: str) -> None:
+    assert values.parallel_words(parallel) == words

@@ -199,10 +199,9 @@ def test_values_that_ask_for_nothing_are_accepted(load_text: Load, text: str) ->
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("tensor_parallel_size: 2", "tensor_parallel_size: 2: more than one rank a server: not there yet"),
-        ("pipeline_parallel_size: 4", "more than one rank a server"),
+        ("context_parallel_size: 2", "context_parallel_size: 2: context parallelism: not there yet"),
+        ("moe_cluster_parallel_size: 4", "experts divided among clusters"),
         ("speculative_config: {decoding_type: MTP}", "speculative decoding: not there yet"),
-        ("enable_attention_dp: true", "data-parallel attention"),
         ("conditional_disagg_config: {max_local_prefill_length: 9}", "conditional disaggregation"),
         ("max_beam_width: 4", "beam search"),
         ("backend: tensorrt", "an engine other than the builtin one"),
@@ -297,6 +296,11 @@ def test_but_their_keys_must_be_known(load_text: Load) -> None:
         ("context_servers: {num_instances: 3, urls: ['a:1']}", "c.yaml:2: context_servers.urls: 1 urls, but num_inst"),
         ("context_servers: {num_instances: 0}", "c.yaml: no servers"),
         ("supervision: {backoff_s: 90}", "c.yaml:2: supervision.backoff_s: longer than max_backoff_s"),
+        (
+            "pipeline_parallel_size: 2\npp_partition: [1, 2, 3]",
+            "c.yaml:3: context_servers.pp_partition: 3 stages, but pipeline_parallel_size is 2",
+        ),
+        ("moe_tensor_parallel_size: 0", "c.yaml:2: context_servers.moe_tensor_parallel_size: expected -1 (it follows"),
         ("autoscale: {context: {min: 3, max: 2}}", "c.yaml:2: autoscale.context: min 3 is above max 2"),
         (
             "generation_servers:\nautoscale: {enabled: true}",

@@ -128,7 +128,7 @@ def test_an_entry_of_models() -> None:
         ("context_servers.urls=[a]", "--set context_servers.urls: context_servers.urls[0]: expected host:port"),
         ("context_servers.env.A=1", "--set context_servers.env.A: expected str, got int 1; put it in quotes"),
         ("models=[{name: a, model: b}]", "c.yaml:1: model: belongs in the entry of `models`"),
-        ("context_servers.tensor_parallel_size=2", "--set context_servers.tensor_parallel_size: 2: more than one rank"),
+        ("context_servers.max_beam_width=2", "--set context_servers.max_beam_width: 2: beam search"),
     ],
 )
 def test_what_is_wrong_names_the_option(override: str, message: str) -> None:

@@ -164,7 +164,11 @@ def test_who_runs_stays_and_who_comes_gets_what_is_free(
 
 
 def test_with_no_core_free_a_new_server_shares_those_that_have_the_fewest_users() -> None:
-    held = {"a-0": Spot(gpus=[], cores=[0, 1]), "a-1": Spot(gpus=[], cores=[2, 3]), "a-2": Spot(gpus=[], cores=[0, 1])}
+    held = {
+        "a-0": Spot(gpus=[], rank_cores=[[0, 1]]),
+        "a-1": Spot(gpus=[], rank_cores=[[2, 3]]),
+        "a-2": Spot(gpus=[], rank_cores=[[0, 1]]),
+    }
     claims = [Claim(server=f"a-{i}", section="a") for i in range(4)]
     spots, notices = place(claims, host(num_cores=4), held)
     assert spots["a-3"].cores == [2]
@@ -172,13 +176,13 @@ def test_with_no_core_free_a_new_server_shares_those_that_have_the_fewest_users(
 
 
 def test_a_new_server_leaves_something_for_the_next() -> None:
-    held = {"a-0": Spot(gpus=[], cores=[0])}
+    held = {"a-0": Spot(gpus=[], rank_cores=[[0]])}
     spots, _ = place([Claim(server=f"a-{i}", section="a") for i in range(2)], host(num_cores=8), held)
     assert spots["a-1"].cores == [1, 2, 3, 4]
 
 
 def test_a_new_server_gets_a_gpu_that_nobody_has() -> None:
-    held = {"a-1": Spot(gpus=["1"], cores=[0]), "a-2": Spot(gpus=["0"], cores=[1])}
+    held = {"a-1": Spot(gpus=["1"], rank_cores=[[0]]), "a-2": Spot(gpus=["0"], rank_cores=[[1]])}
     claims = [Claim(server=f"a-{i}", section="a") for i in range(3)]
     spots, _ = place(claims, host(num_gpus=3), held)
     assert {name: spot.gpus for name, spot in spots.items()} == {"a-0": ["2"], "a-1": ["1"], "a-2": ["0"]}
@@ -187,7 +191,7 @@ def test_a_new_server_gets_a_gpu_that_nobody_has() -> None:
 
 
 def test_a_gpu_that_the_driver_does_not_show_now_moves_nobody_and_is_given_to_nobody() -> None:
-    held = {"a-0": Spot(gpus=["1"], cores=[0])}
+    held = {"a-0": Spot(gpus=["1"], rank_cores=[[0]])}
     for gpus in (None, [1]):
         claims = [Claim(server=f"a-{i}", section="a", gpus=gpus) for i in range(2)]
         stays = place(claims[:1], host(num_gpus=0), held)[0]["a-0"]
@@ -199,7 +203,7 @@ def test_a_gpu_that_the_driver_does_not_show_now_moves_nobody_and_is_given_to_no
 
 
 def test_who_may_not_stay_moves() -> None:
-    held = {"a-0": Spot(gpus=["0"], cores=[0, 1]), "a-1": Spot(gpus=["1"], cores=[2, 3])}
+    held = {"a-0": Spot(gpus=["0"], rank_cores=[[0, 1]]), "a-1": Spot(gpus=["1"], rank_cores=[[2, 3]])}
     claims = [Claim(server=f"a-{i}", section="a", gpus=[1, 2], cores=[2, 3, 4, 5]) for i in range(2)]
     spots, _ = place(claims, host(num_gpus=3), held)
     assert spots["a-1"].gpus == ["1"]
@@ -209,7 +213,7 @@ def test_who_may_not_stay_moves() -> None:
 
 
 def test_sharing_a_gpu_that_the_file_does_not_name_any_more_ends() -> None:
-    held = {f"a-{i}": Spot(gpus=["0"], cores=[i]) for i in range(2)}
+    held = {f"a-{i}": Spot(gpus=["0"], rank_cores=[[i]]) for i in range(2)}
     spots, _ = place([Claim(server=f"a-{i}", section="a") for i in range(2)], host(num_gpus=2), held)
     assert [spot.gpus for spot in spots.values()] == [["0"], ["1"]]
 
@@ -237,3 +241,58 @@ def test_words_for_gpus(words: list[str | int], ids: list[str] | str) -> None:
     else:
         spots, _ = place(claims, host(gpus=gpus))
         assert [spot.gpus for spot in spots.values()] == [[ids[i % len(ids)]] for i in range(num_servers)]
+
+
+# --- several ranks --------------------------------------------------------------------------------------------------
+
+
+def test_each_rank_gets_a_gpu_and_the_cores_near_it() -> None:
+    gpus = [replace(gpu, cores=NODES[gpu.index // 2]) for gpu in host(num_gpus=4).gpus]
+    claims = [Claim(server="a-0", section="a", num_ranks=3), Claim(server="b-0", section="b")]
+    spots, notices = place(claims, host(num_cores=8, nodes=NODES, gpus=gpus))
+    assert [spot.gpus for spot in spots.values()] == [["0", "1", "2"], ["3"]]
+    assert spots["a-0"].rank_cores == [[0, 4], [1, 5], [2, 6]]
+    assert spots["a-0"].cores == [0, 1, 2, 4, 5, 6]
+    assert notices == []
+
+
+def test_ranks_of_one_server_never_share_a_gpu() -> None:
+    machine = host(num_gpus=2)
+    claims = [Claim(server=f"{s}-0", section=s, num_ranks=2, gpus=[0, 1]) for s in "ab"]
+    spots, _ = place(claims, machine)
+    assert [spot.gpus for spot in spots.values()] == [["0", "1"], ["0", "1"]]
+    with pytest.raises(StartupError, match=r"a-0 wants 3 GPUs, one a rank, and 2 are left: .* Lower tensor_parallel_"):
+        place([Claim(server="a-0", section="a", num_ranks=3, gpus=[0, 1])], machine)
+    with pytest.raises(StartupError, match=r"b-0 wants 2 GPUs, one a rank, and 1 is left: .*; a-0 has 0"):
+        place([Claim(server="a-0", section="a"), Claim(server="b-0", section="b", num_ranks=2)], machine)
+
+
+@given(num_cores=st.integers(1, 12), num_ranks=st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_ranks_divide_the_cores_like_servers(num_cores: int, num_ranks: list[int]) -> None:
+    claims = [Claim(server=str(i), section="a", num_ranks=n) for i, n in enumerate(num_ranks)]
+    spots, notices = place(claims, host(num_cores))
+    shares = [cores for claim in claims for cores in spots[claim.server].rank_cores]
+    assert [len(spots[claim.server].rank_cores) for claim in claims] == num_ranks
+    assert all(shares)
+    users = Counter(core for cores in shares for core in cores)
+    assert bool(notices) == (max(users.values()) > 1) == (sum(num_ranks) > num_cores)
+    assert all(spot.num_threads == min(map(len, spot.rank_cores)) for spot in spots.values() if not notices)
+    assert all(spot.num_threads == 1 for spot in spots.values() if notices)
+
+
+def test_ranks_that_share_cores_are_named() -> None:
+    _, notices = place([Claim(server="a-0", section="a", num_ranks=2)], host(num_cores=1))
+    assert notices == ["a-0 rank 0, a-0 rank 1 share CPU core 0: they slow each other down"]
+
+
+def test_who_gets_another_number_of_ranks_moves() -> None:
+    held = {"a-0": Spot(gpus=[], rank_cores=[[0, 1], [2, 3]]), "a-1": Spot(gpus=[], rank_cores=[[4, 5]])}
+    claims = [Claim(server="a-0", section="a", num_ranks=3), Claim(server="a-1", section="a")]
+    spots, _ = place(claims, host(num_cores=8), held)
+    assert spots["a-1"].rank_cores == [[4, 5]]
+    assert len(spots["a-0"].rank_cores) == 3
+    on_gpus = {"a-0": Spot(gpus=["1", "0"], rank_cores=[[0], [1]])}
+    stays, _ = place([Claim(server="a-0", section="a", num_ranks=2)], host(num_gpus=3), on_gpus)
+    assert stays["a-0"].gpus == ["1", "0"]
+    moves, _ = place([Claim(server="a-0", section="a", num_ranks=3)], host(num_gpus=3), on_gpus)
+    assert moves["a-0"].gpus == ["0", "1", "2"]

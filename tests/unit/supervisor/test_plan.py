@@ -6,8 +6,9 @@ import sys
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from tests.helpers.plans import GIB, TINY, cluster_file, host, plan_of
+from tests.helpers.plans import GIB, TINY, cluster_file, host, made_up_gpu, plan_of
 from trtdisagg.config.schema import (
     CacheTransceiverConfig,
     ClusterFile,
@@ -18,6 +19,7 @@ from trtdisagg.config.schema import (
     ServerSection,
 )
 from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import EngineSpec, ProxySpec
 from trtdisagg.supervisor.plan import ModelFacts, Plan
 
@@ -207,6 +209,70 @@ def test_a_model_that_only_the_users_program_knows() -> None:
     assert plan.servers[0].pool_bytes is None
 
 
+# --- several ranks --------------------------------------------------------------------------------------------------
+
+_TWO_BY_TWO = ServerSection(tensor_parallel_size=2, pipeline_parallel_size=2)
+
+
+def test_a_server_of_several_ranks() -> None:
+    plan = plan_of(cluster_file(context_servers=_TWO_BY_TWO), host(num_cores=10))
+    server, other = plan.servers
+    assert engine(plan, "context-0").parallel == Parallel(tp_size=2, pp_partition=[1, 1], moe_tp_size=2)
+    assert (server.num_ranks, other.num_ranks) == (4, 1)
+    assert server.rank_cores == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert (server.cores, engine(plan, "context-0").cores) == (list(range(8)), [0, 1])
+    assert engine(plan, "context-0").num_threads == 2
+    assert server.env["GLOO_SOCKET_IFNAME"] == "lo"
+    assert "GLOO_SOCKET_IFNAME" not in other.env
+
+
+def test_ranks_divide_a_memory_and_have_equally_many_blocks() -> None:
+    both = {"context_servers": _TWO_BY_TWO, "generation_servers": ServerSection()}
+    plan = plan_of(cluster_file(**both), host(memory_bytes=GIB))
+    server, other = plan.servers
+    weights = sum([*server.rank_weights, *other.rank_weights])
+    share = int(0.9 * (GIB - weights) / 5)
+    block_bytes = TINY.kv_bytes_per_token("bfloat16") * 32 // 4
+    num_blocks = engine(plan, "context-0").num_blocks
+    assert num_blocks == share // block_bytes
+    assert server.rank_pools == [num_blocks * block_bytes] * 4
+    assert server.pool_bytes == sum(server.rank_pools)
+    assert 0 <= share - (other.pool_bytes or 0) < 4 * block_bytes
+    assert any("(2.00 GiB" not in notice and "tokens in 4 ranks)" in notice for notice in plan.notices)
+
+
+def test_all_ranks_of_a_server_on_the_cpu_are_bounded_together() -> None:
+    plan = plan_of(cluster_file(context_servers=_TWO_BY_TWO), host(memory_bytes=64 * GIB))
+    assert plan.servers[0].pool_bytes == plan.servers[1].pool_bytes == 2 * GIB
+
+
+def test_the_gpu_with_the_least_memory_counts_for_all_ranks() -> None:
+    gpus = [made_up_gpu(0), made_up_gpu(1, free_bytes=GIB)]
+    file = ClusterFile(model="tiny", generation_servers=ServerSection(tensor_parallel_size=2))
+    server = plan_of(file, host(gpus=gpus)).servers[0]
+    assert server.gpus == ["0", "1"]
+    assert server.rank_pools[0] == server.rank_pools[1] <= 0.9 * GIB
+    gpus[1] = made_up_gpu(1, free_bytes=0)
+    with pytest.raises(StartupError, match="generation-0 rank 1: too little memory on GPU 1"):
+        plan_of(file, host(gpus=gpus))
+
+
+def test_the_largest_stage_counts_for_all() -> None:
+    uneven = ServerSection(pipeline_parallel_size=2, pp_partition=[1, 2])
+    facts = {"tiny": ModelFacts(path="tiny", served_name="tiny", dimensions=replace(TINY, num_layers=3))}
+    file = ClusterFile(model="tiny", generation_servers=uneven)
+    server = plan_of(file, host(num_gpus=2), models=facts).servers[0]
+    assert server.rank_pools[1] == 2 * server.rank_pools[0] <= 0.9 * 80 * GIB
+
+
+def test_with_attention_data_parallelism_each_rank_has_kv_of_its_own() -> None:
+    section = ServerSection(tensor_parallel_size=2, enable_attention_dp=True)
+    section = replace(section, kv_cache_config=KvCacheConfig(max_tokens=1024))
+    plan = plan_of(cluster_file(context_servers=section))
+    assert engine(plan, "context-0").parallel.attention_dp
+    assert plan.servers[0].rank_pools == [1024 * TINY.kv_bytes_per_token("bfloat16")] * 2
+
+
 # --- how they hand over ---------------------------------------------------------------------------------------------
 
 
@@ -260,13 +326,22 @@ _NIXL = CacheTransceiverConfig(backend="NIXL")
 _SAME_URL = ServerSection(urls=["localhost:8001"])
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "tp": (
-        {"context_servers": ServerSection(tensor_parallel_size=2)},
-        "context_servers.tensor_parallel_size: more than one rank a server is not there yet",
+    "heads": (
+        {"context_servers": ServerSection(tensor_parallel_size=3)},
+        "context_servers: the model cannot be divided like this: 4 attention heads cannot be divided by "
+        "tensor_parallel_size 3; of 2 KV heads and tensor_parallel_size 3 neither divides the other; an MLP 128 wide",
     ),
-    "pp": (
-        {"generation_servers": ServerSection(pipeline_parallel_size=2)},
-        "generation_servers.pipeline_parallel_size",
+    "layers": (
+        {"generation_servers": ServerSection(pipeline_parallel_size=3)},
+        "generation_servers: the model cannot be divided like this: its 2 layers are fewer than pipeline_parallel_size",
+    ),
+    "partition": (
+        {"generation_servers": ServerSection(pipeline_parallel_size=2, pp_partition=[2, 1])},
+        "generation_servers: the model cannot be divided like this: pp_partition [2, 1] does not divide 2 layers",
+    ),
+    "no experts": (
+        {"context_servers": ServerSection(tensor_parallel_size=2, moe_expert_parallel_size=2)},
+        "context_servers: the model cannot be divided like this: moe_expert_parallel_size 2: it has no experts",
     ),
     "no transport in common": (
         {

@@ -167,7 +167,7 @@ def test_who_changes_gets_back_what_it_holds() -> None:
     after = plan_of(changed, in_use, keep=children(before))
     held = (before.servers[0].pool_bytes or 0) + TINY.weight_bytes("bfloat16")
     share = int(0.9 * (GIB + held - TINY.weight_bytes("bfloat16")))
-    assert before.servers[0].weight_bytes == TINY.weight_bytes("bfloat16")
+    assert before.servers[0].rank_weights == [TINY.weight_bytes("bfloat16")]
     assert 0 <= share - (after.servers[0].pool_bytes or 0) < TINY.kv_bytes_per_token("bfloat16") * 32
     assert after.servers[1] == before.servers[1]
 
@@ -195,7 +195,7 @@ def share_of(plan: Plan, name: str) -> int:
 def test_who_has_not_taken_its_memory_yet_still_gets_it() -> None:
     """Of a host with 3 GiB that one server was planned to take 2 GiB of, and does not have yet, 1 GiB is free."""
     before = plan_of(ClusterFile(model="tiny", generation_servers=ServerSection()), host(memory_bytes=3 * GIB))
-    held = before.servers[0].weight_bytes + (before.servers[0].pool_bytes or 0)
+    held = sum(before.servers[0].rank_bytes)
     assert 2 * GIB <= held < 2 * GIB + 10**6
     for resident, free in ((None, 3 * GIB), ({}, 3 * GIB - held), ({"generation-0": GIB}, 4 * GIB - held)):
         options: dict[str, Any] = {"keep": children(before), "resident": resident}
@@ -259,9 +259,13 @@ _SECTION_KEYS: dict[str, Any] = {
     "cores": [7],
     "extra_llm_api_options": "x.yaml",
     "urls": ["localhost:8001"],
+    "tensor_parallel_size": 2,
+    "pipeline_parallel_size": 2,
+    "enable_attention_dp": True,
 }
 _NOT_OF_ONE_SERVER: dict[str, Any] = {"num_instances": 2, "router": RouterConfig()}
-_NOT_THERE_YET = {"tensor_parallel_size", "pipeline_parallel_size", "cache_transceiver_config"}
+_WITH_OTHERS = {"cache_transceiver_config", "pp_partition", "moe_tensor_parallel_size", "moe_expert_parallel_size"}
+"""Those that need another key, or a model with experts."""
 
 
 def settings(file: ClusterFile, keep: Plan | None = None) -> str:
@@ -271,15 +275,15 @@ def settings(file: ClusterFile, keep: Plan | None = None) -> str:
 
 @pytest.mark.parametrize("key", _SECTION_KEYS)
 def test_a_key_of_a_section_that_reaches_a_server_changes_its_settings(key: str) -> None:
-    before = plan_of(cluster_file(context_servers=ServerSection(gpus=[1])), host(num_gpus=3))
+    before = plan_of(cluster_file(context_servers=ServerSection(gpus=[1, 2])), host(num_gpus=3))
     both = {"dtype"} & {key}
-    sections = {"context_servers": ServerSection(**{"gpus": [1], key: _SECTION_KEYS[key]})}
+    sections = {"context_servers": ServerSection(**{"gpus": [1, 2], key: _SECTION_KEYS[key]})}
     sections |= {"generation_servers": ServerSection(**{key: _SECTION_KEYS[key]})} if both else {}
     assert settings(cluster_file(**sections), before) != before.servers[0].settings
 
 
 def test_every_key_of_a_section_is_thought_of() -> None:
-    assert set(ServerSection.__struct_fields__) == {*_SECTION_KEYS, *_NOT_OF_ONE_SERVER, *_NOT_THERE_YET}
+    assert set(ServerSection.__struct_fields__) == {*_SECTION_KEYS, *_NOT_OF_ONE_SERVER, *_WITH_OTHERS}
 
 
 @pytest.mark.parametrize("key", _NOT_OF_ONE_SERVER)

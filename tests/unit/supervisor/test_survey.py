@@ -78,7 +78,7 @@ def test_what_runs_beside_reaches_the_plan() -> None:
 def test_only_a_process_holds_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = ClusterFile(model="x", generation_servers=ServerSection(command=["my-engine"], num_instances=3))
     before = survey(cluster, name="test")
-    keep = {child.name: replace(child, weight_bytes=2**40) for child in before.servers}
+    keep = {child.name: replace(child, rank_weights=[2**40]) for child in before.servers}
     keep["generation-2"] = replace(keep["generation-2"], gpus=["0"])
     seen: list[dict[str, int] | None] = []
 

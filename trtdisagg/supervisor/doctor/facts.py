@@ -44,8 +44,6 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
     """Of the control group; None: none below the machine's own."""
     swap_bytes: int = 0
     swap_used_bytes: int = 0
-    weight_bytes: dict[str, int] = {}
-    """Of the servers whose model can be read, in the type they compute in."""
 
     # limits
     shm: Disk | None = None

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from trtdisagg.errors import StartupError, TrtdisaggError
-from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.errors import StartupError
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.doctor import cgroups, needs
 from trtdisagg.supervisor.doctor.facts import Disk, Facts
@@ -24,8 +23,6 @@ from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.ports import check_free
 from trtdisagg.supervisor.rundir import Place
-from trtdisagg.text.dimensions import read_dimensions
-from trtdisagg.text.model_files import files_at
 
 _CAP_IPC_LOCK = 14
 _CAP_SYS_PTRACE = 19
@@ -53,7 +50,6 @@ def look(plan: Plan | None, place: Place, env: Mapping[str, str] = os.environ) -
         memory_limit_bytes=cgroups.memory_limit_bytes(),
         swap_bytes=swap.total,
         swap_used_bytes=swap.used,
-        weight_bytes=_weights(plan),
         shm=_disk(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None,  # noqa: S108 (only looked at)
         memlock_bytes=_memlock_bytes(),
         ptrace_scope=_ptrace_scope(),
@@ -78,22 +74,6 @@ def look(plan: Plan | None, place: Place, env: Mapping[str, str] = os.environ) -
         peer_memory_module=next((name for name in _PEER_MEMORY if Path("/sys/module", name).is_dir()), None),
         no_peer_access=driver.no_peer_access,
     )
-
-
-def _weights(plan: Plan | None) -> dict[str, int]:
-    """Of the servers whose model can be read here."""
-    specs = {server.name: needs.engine_spec(server) for server in needs.servers(plan)}
-    alike = {(spec.model_path, spec.dtype, spec.quantization): spec for spec in specs.values()}
-    known = {what: _weight_bytes(spec) for what, spec in alike.items()}
-    found = {name: known[spec.model_path, spec.dtype, spec.quantization] for name, spec in specs.items()}
-    return {name: num_bytes for name, num_bytes in found.items() if num_bytes is not None}
-
-
-def _weight_bytes(spec: EngineSpec) -> int | None:
-    try:
-        return read_dimensions(files_at(spec.model_path)).weight_bytes(spec.dtype, spec.quantization)
-    except TrtdisaggError:
-        return None
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------

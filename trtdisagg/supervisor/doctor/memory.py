@@ -11,6 +11,7 @@ from trtdisagg.supervisor.doctor import needs
 from trtdisagg.supervisor.doctor.facts import Facts, GpuState
 from trtdisagg.supervisor.doctor.finding import Finding, size_words
 from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.pools import on_place
 from trtdisagg.supervisor.server_plan import ChildPlan
 
 PROCESS_BYTES = 350 * 2**20
@@ -26,8 +27,8 @@ def host(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
     if plan is None or facts.running_pid is not None:
         yield Finding(topic="memory", found=found, needs=_by_itself(facts))
         return
-    pools, weights = _pools_and_weights(needs.on_cpu(plan), facts)
-    processes = PROCESS_BYTES * len(plan.servers)
+    pools, weights = _pools_and_weights(plan, None)
+    processes = PROCESS_BYTES * sum(server.num_ranks for server in plan.servers)
     total = pools + weights + processes
     parts = f"{size_words(weights)} of weights, {size_words(pools)} of KV cache, {size_words(processes)} of processes"
     wanted = f"the plan needs about {size_words(total)} ({parts})"
@@ -47,11 +48,11 @@ def gpus(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
         if not users or facts.running_pid is not None:
             yield Finding(topic=f"GPU {gpu.id}", found=found, needs=_by_itself(facts))
         else:
-            yield _gpu(gpu, users, facts, found)
+            yield _gpu(gpu, users, plan, found)
 
 
-def _gpu(gpu: GpuState, users: list[ChildPlan], facts: Facts, found: str) -> Finding:
-    pools, weights = _pools_and_weights(users, facts)
+def _gpu(gpu: GpuState, users: list[ChildPlan], plan: Plan | None, found: str) -> Finding:
+    pools, weights = _pools_and_weights(plan, gpu.id)
     parts = f"{size_words(weights)} of weights, {size_words(pools)} of KV cache"
     wanted = f"{needs.names(users)} need {size_words(pools + weights)} ({parts})"
     if pools + weights > gpu.free_bytes:
@@ -66,7 +67,7 @@ def swap(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
         yield Finding(topic="swap", found="none")
         return
     found = f"{size_words(facts.swap_used_bytes)} of {size_words(facts.swap_bytes)} used"
-    pools, weights = _pools_and_weights(needs.on_cpu(plan), facts)
+    pools, weights = _pools_and_weights(plan, None)
     if facts.running_pid is None and pools + weights > _SHARE_THAT_SWAPS * facts.memory_bytes:
         wanted = f"weights and KV cache fill {size_words(pools + weights)} of {size_words(facts.memory_bytes)}"
         remedy = f"What is swapped out stalls servers: `swapoff -a`, or {_LOWER.lower()}"
@@ -75,9 +76,11 @@ def swap(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
         yield Finding(topic="swap", found=found)
 
 
-def _pools_and_weights(servers: list[ChildPlan], facts: Facts) -> tuple[int, int]:
-    pools = sum(server.pool_bytes or 0 for server in servers)
-    return pools, sum(facts.weight_bytes.get(server.name, 0) for server in servers)
+def _pools_and_weights(plan: Plan | None, gpu: str | None) -> tuple[int, int]:
+    """Of all ranks on a GPU, or with None in the host's memory."""
+    servers = needs.servers(plan)
+    pools = sum(on_place(server, server.rank_pools, gpu) for server in servers)
+    return pools, sum(on_place(server, server.rank_weights, gpu) for server in servers)
 
 
 def _by_itself(facts: Facts) -> str:

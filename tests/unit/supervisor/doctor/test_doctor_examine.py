@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from helpers.plans import FAKE_ENGINE, GIB, cluster_file, host, plan_of
+from msgspec.structs import replace
 
 from trtdisagg.config.schema import Backend, CacheTransceiverConfig, ProxyConfig, ServerSection
 from trtdisagg.supervisor.doctor import Facts, Finding, examine
@@ -77,8 +78,8 @@ BIG = plan_of(cluster_file(), host(memory_bytes=64 * GIB))
         ),
         (BIG, {"memory_bytes": int(4.2 * GIB)}, "memory", "warning", "4.0 GiB of KV cache, 700 MiB of processes"),
         (
-            BIG,
-            {"memory_bytes": 5 * GIB, "weight_bytes": {"context-0": 2 * GIB}},
+            replace(BIG, servers=[replace(BIG.servers[0], rank_weights=[GIB, GIB]), BIG.servers[1]]),
+            {"memory_bytes": 5 * GIB},
             "memory",
             "error",
             "2.0 GiB of weights",
