@@ -86,6 +86,8 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     """In place of the two fields above, with `generation_only`: then the outputs begin with the first token."""
     num_choices: int = 1
     """Answers to one prompt, which is computed once; they differ by the choice's index in the randomness."""
+    reader: str | None = None
+    """Of a `context_only` request: name of the server that will most likely come for its KV; None: not known."""
     priority: int = 0
     """Higher is admitted sooner, and preempted later."""
     timeout_s: float | None = None

@@ -3,7 +3,7 @@
 `DisaggregatedParams` is TensorRT-LLM's own form, so that either side's proxy drives the other's servers.
 `Seam` is what two trtdisagg processes add: negotiated, never required.
 
-    proxy -> context     disaggregated_params{context_only, disagg_request_id}   seam{id, created}
+    proxy -> context     disaggregated_params{context_only, disagg_request_id}   seam{id, created, generation}
     context -> proxy     first token, prompt_token_ids, disaggregated_params{ticket}, seam_reply{first_chunk, ...}
     proxy -> generation  disaggregated_params{generation_only, first token, ticket}   seam{id, created, chars sent}
 """
@@ -63,6 +63,8 @@ class Seam(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Likewise."""
     num_chars_sent: int = 0
     """Characters of the answer that the client already has; generation goes on behind them."""
+    generation: str | None = None
+    """In the context leg: name of the server that the generation leg will most likely go to."""
 
 
 class SeamReply(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):

@@ -114,7 +114,7 @@ class Relay:
             seam = route.speaks_seam(chosen.generation)
             return await self._generate(chosen.generation, incoming.alone_body(seam=seam))
         seam = route.speaks_seam(context) and route.speaks_seam(chosen.generation)
-        first = await self._prefill(context, seam=seam)
+        first = await self._prefill(context, chosen.generation, seam=seam)
         if first.is_last:
             return await self._finish_at_first(first)
         if first.seam is not None:
@@ -138,10 +138,10 @@ class Relay:
 
     # --- context leg ------------------------------------------------------------------------------------------------
 
-    async def _prefill(self, member: Member, *, seam: bool) -> FirstToken:
+    async def _prefill(self, member: Member, generation: Member, *, seam: bool) -> FirstToken:
         incoming = self._incoming
         self._ticket_used = False
-        body = incoming.context_body(self._means.ids.next(), seam=seam)
+        body = incoming.context_body(self._means.ids.next(), seam=seam, generation=generation.name)
         async with self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer:
             return decode_first_token(await answer.read(MAX_ANSWER_BYTES), seam=seam)
 

@@ -65,8 +65,11 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
             self._add_seam(fields)
         return _encode(fields)
 
-    def context_body(self, disagg_request_id: int, *, seam: bool) -> bytes:
-        """For the context leg, which is never streamed."""
+    def context_body(self, disagg_request_id: int, *, seam: bool, generation: str | None = None) -> bytes:
+        """For the context leg, which is never streamed.
+
+        :param generation: name of the server that is to go on; told with the seam.
+        """
         fields = self._fields(ours=seam)
         fields.pop("stream_options", None)
         fields["stream"] = False
@@ -74,7 +77,7 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
             request_type="context_only", disagg_request_id=disagg_request_id
         )
         if seam:
-            self._add_seam(fields)
+            self._add_seam(fields, generation=generation)
         return _encode(fields)
 
     def generation_body(self, first: FirstToken, params: Mapping[str, Any]) -> bytes:
@@ -97,7 +100,7 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
         left_s = self.timeout_s - (time.monotonic() - self.arrived)
         return {**self.fields, "timeout": max(left_s, MIN_TIMEOUT_S)}
 
-    def _add_seam(self, fields: dict[str, Any], num_chars_sent: int = 0) -> None:
+    def _add_seam(self, fields: dict[str, Any], num_chars_sent: int = 0, generation: str | None = None) -> None:
         fields["seam"] = Seam(
             id=self.id,
             created=self.created,
@@ -105,6 +108,7 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
             include_usage=self.include_usage,
             continuous_usage_stats=self.continuous_usage_stats,
             num_chars_sent=num_chars_sent,
+            generation=generation,
         )
         if self.seed is not None:
             fields["seed"] = self.seed

@@ -219,3 +219,12 @@ async def test_ticket_of_another_cluster_is_refused() -> None:
         status, body = await face.post(PATHS[0], generation_wish(PATHS[0], context), headers=headers)
         assert status == 400
         assert "not made by a server of this cluster" in body["error"]["message"]
+
+
+async def test_the_engine_learns_who_will_come_for_the_kv() -> None:
+    wish = wish_for(PATHS[0], disaggregated_params={"request_type": "context_only"})
+    wish["seam"] = {"id": "cmpl-1", "created": 5, "generation": "generation-1"}
+    async with http_face() as face:
+        status, body = await face.post(PATHS[0], wish)
+        assert status == 200, body
+        assert face.executor.requests[0].reader == "generation-1"

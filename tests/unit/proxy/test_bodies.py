@@ -78,7 +78,7 @@ def test_chat_keeps_its_messages_beside_the_token_ids() -> None:
 
 def test_the_seam_says_what_the_client_wants_and_has() -> None:
     asked = incoming(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})
-    first = json.loads(asked.context_body(2**40, seam=True))
+    first = json.loads(asked.context_body(2**40, seam=True, generation="generation-1"))
     assert "stream_options" not in first
     assert first["seam"] == {
         "id": asked.id,
@@ -86,10 +86,12 @@ def test_the_seam_says_what_the_client_wants_and_has() -> None:
         "stream": True,
         "include_usage": True,
         "continuous_usage_stats": True,
+        "generation": "generation-1",
     }
     taken = decode_first_token(answer(), seam=True)
     second = json.loads(asked.generation_body(taken, taken.params_with_ticket()))
     assert second["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    del first["seam"]["generation"]
     assert second["seam"] == {**first["seam"], "num_chars_sent": 2}
 
 

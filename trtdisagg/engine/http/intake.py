@@ -131,6 +131,7 @@ class Intake:
             sampling=sampling_params(wish, max_tokens, self._spec.sampling_defaults, self._tokenizer),
             ticket=handed.ticket,
             num_choices=num_generated(wish),
+            reader=wish.seam.generation if wish.seam else None,
             priority=wish.priority or 0,
             timeout_s=timeout_s,
             guide=guide,
