@@ -38,6 +38,7 @@ def stats_of(counters: Counters, schedulers: Sequence[Scheduler]) -> Stats:
         num_used_blocks=total(lambda s: s.blocks.num_used),
         num_cached_blocks=total(lambda s: s.blocks.num_cached),
         num_held_blocks=total(lambda s: s.num_held_blocks),
+        num_quarantined_blocks=total(lambda s: s.num_quarantined_blocks),
         num_reused_blocks_total=total(lambda s: s.tables.num_reused_blocks),
         num_missed_blocks_total=total(lambda s: s.tables.num_missed_blocks),
         num_preemptions_total=total(lambda s: s.num_preemptions),

@@ -62,6 +62,10 @@ class Scheduler:
         return sum(len(s.tokens) for s in active) + self.num_held_blocks * self._limits.tokens_per_block
 
     @property
+    def num_quarantined_blocks(self) -> int:
+        return sum(len(s.blocks) for s in self.fetching if s.state is State.QUARANTINED)
+
+    @property
     def has_work(self) -> bool:
         """Whether a step has something to compute, or somebody to admit first."""
         return bool(self.context or self.generating) or self._can_admit()

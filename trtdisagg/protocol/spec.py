@@ -214,6 +214,10 @@ LATENCY_BOUNDS_S = (
 )
 """Upper bounds of the buckets in which latencies are counted; percentiles of a window come from differences of counts,
 and counts of several servers may be added."""
+TRANSFER_BOUNDS_S = (
+    *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
+)
+"""The same for transfers of KV, which may be much shorter."""
 
 
 class Stats(msgspec.Struct, kw_only=True, frozen=True):
@@ -237,10 +241,24 @@ class Stats(msgspec.Struct, kw_only=True, frozen=True):
     num_missed_blocks_total: int = 0
     """Those that were not."""
     num_preemptions_total: int = 0
+    num_quarantined_blocks: int = 0
+    """Of the used ones, those of requests that have ended, which a transfer may still write into."""
+    num_transfers_running: int = 0
+    """KV that is on its way here."""
     num_transfers_total: int = 0
+    """Received, as the next ones."""
     num_transfer_failures_total: int = 0
     num_transfer_bytes_total: int = 0
+    num_transfer_descriptors_total: int = 0
+    """Pieces that transfers were made of."""
     transfer_seconds_total: float = 0.0
+    transfer_seconds_counts: list[int] = []
+    """Transfers by their time: how many fell below each of `TRANSFER_BOUNDS_S`, beyond the one before, and at last how
+    many above all. Only grow; empty: none yet."""
+    num_expired_leases_total: int = 0
+    """Handovers that nobody came for in time."""
+    num_unread_holds_total: int = 0
+    """Handovers whose blocks were given back without having been read, for whatever reason."""
     first_token_counts: list[int] = []
     """Answers by their time to first token: how many fell below each of `LATENCY_BOUNDS_S`, beyond the one before, and
     at last how many above all. Only grow; empty: none yet."""

@@ -272,8 +272,10 @@ def test_blocks_in_quarantine_are_nobody_elses() -> None:
     engine.add(make_request(2, num_prompt=2, max_tokens=3))
     engine.run()
     assert not engine.tokens(2)
+    assert engine.stats.num_quarantined_blocks == 2
     engine.handover.end_fetch(1)
     engine.run()
+    assert engine.stats.num_quarantined_blocks == 0
     assert engine.tokens(2) == tokens_alone(make_request(2, 2, 3), 3)
     engine.assert_empty()
 

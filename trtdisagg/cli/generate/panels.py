@@ -105,11 +105,12 @@ HANDOVERS = Row(
                 Query(
                     _rate("trtdisagg_kv_transfer_bytes_total", "server")
                     + " / "
-                    + _rate("trtdisagg_kv_transfer_seconds_total", "server"),
+                    + _rate("trtdisagg_kv_transfer_seconds_sum", "server"),
                     "{{server}}",
                 )
             ],
         ),
+        Panel("Time of a transfer", "s", _percentiles("trtdisagg_kv_transfer_seconds", "server")),
         Panel(
             "Transfers",
             "ops",
@@ -118,10 +119,34 @@ HANDOVERS = Row(
                 Query(_rate("trtdisagg_kv_transfer_failures_total", "server"), "failed: {{server}}"),
             ],
         ),
+        Panel("Transfers running", "short", [Query(_now("trtdisagg_kv_transfers_running", "server"), "{{server}}")]),
+        Panel(
+            "Pieces of a transfer",
+            "short",
+            [
+                Query(
+                    _rate("trtdisagg_kv_transfer_descriptors_total", "server")
+                    + " / "
+                    + _rate("trtdisagg_kv_transfer_seconds_count", "server"),
+                    "{{server}}",
+                )
+            ],
+        ),
         Panel(
             "Blocks held for a handover",
             "short",
-            [Query(_now("trtdisagg_kv_blocks_held", "server"), "{{server}}")],
+            [
+                Query(_now("trtdisagg_kv_blocks_held", "server"), "{{server}}"),
+                Query(_now("trtdisagg_kv_blocks_quarantined", "server"), "quarantined: {{server}}"),
+            ],
+        ),
+        Panel(
+            "Handovers that came to nothing",
+            "ops",
+            [
+                Query(_rate("trtdisagg_kv_leases_expired_total", "server"), "nobody came: {{server}}"),
+                Query(_rate("trtdisagg_kv_holds_unread_total", "server"), "given back unread: {{server}}"),
+            ],
         ),
     ],
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from trtdisagg.protocol.latencies import LatencyCounts
-from trtdisagg.protocol.spec import Role, Stats
+from trtdisagg.protocol.spec import TRANSFER_BOUNDS_S, Role, Stats
 
 _FAMILIES: dict[str, type[GaugeMetricFamily | CounterMetricFamily]] = {
     "gauge": GaugeMetricFamily,
@@ -38,6 +39,12 @@ _SERIES = [
     _Series("trtdisagg_kv_blocks", "gauge", "Blocks in the KV cache", "num_blocks"),
     _Series("trtdisagg_kv_blocks_used", "gauge", "KV blocks in use", "num_used_blocks"),
     _Series("trtdisagg_kv_blocks_held", "gauge", "KV blocks held for a handover", "num_held_blocks"),
+    _Series(
+        "trtdisagg_kv_blocks_quarantined",
+        "gauge",
+        "KV blocks of ended requests that a transfer may still write into",
+        "num_quarantined_blocks",
+    ),
     _Series("trtdisagg_kv_blocks_cached", "gauge", "Free KV blocks whose content can be found", "num_cached_blocks"),
     _Series(
         "trtdisagg_kv_blocks_reused_total", "counter", "Blocks of prompts that were found", "num_reused_blocks_total"
@@ -46,10 +53,28 @@ _SERIES = [
         "trtdisagg_kv_blocks_missed_total", "counter", "Blocks of prompts that were not", "num_missed_blocks_total"
     ),
     _Series("trtdisagg_preemptions_total", "counter", "Requests sent back to wait for blocks", "num_preemptions_total"),
+    _Series("trtdisagg_kv_transfers_running", "gauge", "KV transfers to this server that run", "num_transfers_running"),
     _Series("trtdisagg_kv_transfers_total", "counter", "KV transfers received", "num_transfers_total"),
     _Series("trtdisagg_kv_transfer_failures_total", "counter", "KV transfers failed", "num_transfer_failures_total"),
     _Series("trtdisagg_kv_transfer_bytes_total", "counter", "KV bytes received", "num_transfer_bytes_total"),
-    _Series("trtdisagg_kv_transfer_seconds_total", "counter", "Time spent receiving KV", "transfer_seconds_total"),
+    _Series(
+        "trtdisagg_kv_transfer_descriptors_total",
+        "counter",
+        "Pieces that KV was received in",
+        "num_transfer_descriptors_total",
+    ),
+    _Series(
+        "trtdisagg_kv_leases_expired_total",
+        "counter",
+        "Handovers that nobody came for in time",
+        "num_expired_leases_total",
+    ),
+    _Series(
+        "trtdisagg_kv_holds_unread_total",
+        "counter",
+        "Handovers whose blocks were given back unread",
+        "num_unread_holds_total",
+    ),
 ]
 
 
@@ -102,6 +127,7 @@ class Metrics(Collector):
         num_reused = self._stats.num_reused_blocks_total
         hit_rate = num_reused / max(1, num_reused + self._stats.num_missed_blocks_total)
         yield self._metric(_Series("trtllm_kv_cache_hit_rate", "gauge", "Share of prompts' blocks found", ""), hit_rate)
+        yield self._transfer_seconds()
         role = GaugeMetricFamily("trtdisagg_server_role", "1 for the role it has", labels=[*self._labels, "role"])
         role.add_metric([*self._labels.values(), self._role], 1)
         yield role
@@ -110,6 +136,15 @@ class Metrics(Collector):
         family: CounterMetricFamily | GaugeMetricFamily
         family = _FAMILIES[series.kind](series.name, series.help, labels=list(self._labels))
         family.add_metric(list(self._labels.values()), value)
+        return family
+
+    def _transfer_seconds(self) -> Metric:
+        counts = self._stats.transfer_seconds_counts or [0] * (len(TRANSFER_BOUNDS_S) + 1)
+        bounds = [*map(str, TRANSFER_BOUNDS_S), "+Inf"]
+        help_ = "From the start of a KV transfer to the end of it"
+        family = HistogramMetricFamily("trtdisagg_kv_transfer_seconds", help_, labels=list(self._labels))
+        buckets = list(zip(bounds, itertools.accumulate(counts), strict=True))
+        family.add_metric(list(self._labels.values()), buckets, self._stats.transfer_seconds_total)
         return family
 
     def _histogram(self, name: str, help_: str) -> Histogram:
