@@ -14,13 +14,18 @@ from contextlib import AbstractContextManager
 import msgspec
 from helpers.kv import fill
 
+from trtdisagg.cache.layout import rank_shape
+from trtdisagg.cache.movers.rank import RankMover
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transceiver import Transceiver
 from trtdisagg.cache.transports import Transport, open_transports
-from trtdisagg.protocol.handover import KvShape
+from trtdisagg.protocol.handover import KvLayout
 
-SHAPE = KvShape(model="m", dtype="float32", num_layers=4, num_kv_heads=2, head_dim=64, tokens_per_block=32)
 NUM_BLOCKS = 96
+LAYOUT = KvLayout(
+    model="m", dtype="float32", num_layers=4, num_kv_heads=2, head_dim=64, tokens_per_block=32, num_blocks=NUM_BLOCKS
+)
+SHAPE = rank_shape(LAYOUT, 0)
 SEED = 11
 
 
@@ -30,8 +35,18 @@ def open_named(name: str, pool: KvPool, incarnation: str) -> AbstractContextMana
     return open_transports([transport], pool, incarnation=incarnation, one_host=not far)
 
 
-async def serve(transceiver: Transceiver, tables: list[list[int]]) -> None:
-    async with transceiver:
+async def serve(transports: list[Transport], tables: list[list[int]]) -> None:
+    async with (
+        RankMover(LAYOUT, 0, transports) as mover,
+        Transceiver(
+            server="context-0",
+            incarnation="context-0#1",
+            layout=LAYOUT,
+            movers=[mover],
+            lease_ms=30_000,
+            transfer_timeout_ms=10_000,
+        ) as transceiver,
+    ):
         tickets = [
             transceiver.hold(i, blocks, len(blocks) * SHAPE.tokens_per_block, lambda i=i: print(i, flush=True))
             for i, blocks in enumerate(tables, 1)
@@ -52,15 +67,7 @@ def main() -> None:
         open_named(args.transport, pool, "context-0#1") as transports,
     ):
         fill(pool, SEED)
-        transceiver = Transceiver(
-            server="context-0",
-            incarnation="context-0#1",
-            shape=SHAPE,
-            transports=transports,
-            lease_ms=30_000,
-            transfer_timeout_ms=10_000,
-        )
-        asyncio.run(serve(transceiver, msgspec.json.decode(args.tables)))
+        asyncio.run(serve(transports, msgspec.json.decode(args.tables)))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import msgspec
 import psutil
 import pytest
 import torch
-from fakes.context_server import NUM_BLOCKS, SEED, SHAPE, open_named
-from helpers.kv import fill
+from fakes.context_server import LAYOUT, NUM_BLOCKS, SEED, SHAPE, open_named
+from helpers.kv import fill, random_cache
 
+from trtdisagg.cache.movers.rank import RankMover
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transceiver import Transceiver
 from trtdisagg.cache.transports import Transport
@@ -96,22 +97,26 @@ def transport(name: str, pool: KvPool) -> Iterator[Transport]:
 also_far = pytest.mark.parametrize("name", ["local", "nixl", "nixl-far"], indirect=True)
 
 
-def generation(transport: Transport, *, timeout_s: float = TIMEOUT_S) -> Transceiver:
-    return Transceiver(
-        server="generation-0",
-        incarnation="generation-0#1",
-        shape=SHAPE,
-        transports=[transport],
-        lease_ms=30_000,
-        transfer_timeout_ms=int(timeout_s * 1000),
-    )
+@asynccontextmanager
+async def generation(transport: Transport, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Transceiver]:
+    async with (
+        RankMover(LAYOUT, 0, [transport]) as mover,
+        Transceiver(
+            server="generation-0",
+            incarnation="generation-0#1",
+            layout=LAYOUT,
+            movers=[mover],
+            lease_ms=30_000,
+            transfer_timeout_ms=int(timeout_s * 1000),
+        ) as transceiver,
+    ):
+        yield transceiver
 
 
 @pytest.fixture(scope="module")
 def content() -> torch.Tensor:
     """What a context server's pool holds."""
-    with KvPool(SHAPE, NUM_BLOCKS) as pool:
-        return fill(pool, SEED)
+    return random_cache(LAYOUT, SEED)
 
 
 @also_far
@@ -181,7 +186,6 @@ async def test_a_context_server_killed_during_the_fetch(
                 assert transceiver.stats().num_transfer_failures_total == 1
             else:  # it was over before the signal: then what has come is right
                 assert torch.equal(pool.tensor[:64], content[tables[0]])
-            await claim.settled()
 
 
 @pytest.mark.parametrize("name", ["local"], indirect=True)
@@ -191,6 +195,5 @@ async def test_a_frozen_context_server_fails_the_fetch_in_time(name: str, transp
         context.process.send_signal(signal.SIGSTOP)
         with pytest.raises(HandoverError, match=r"no transfer within 0.3 s"):
             await claim.fetch([0, 1])
-        await claim.settled()
         context.process.send_signal(signal.SIGCONT)
         assert await context.released() == 1  # it sees that the connection is gone

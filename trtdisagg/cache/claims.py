@@ -1,7 +1,8 @@
 """The generation side: claims on blocks that context servers hold, and the peers they are claimed from.
 
+    meet      connects, before there is any ticket
     claim     connects, unless we are; renews the lease at once, then every third of it
-    fetch     runs -> copy in a worker thread -> Finish -> Finished(valid)
+    fetch     a part for each of our ranks -> their movers, at once -> Finish -> Finished(valid)
     release   gives the blocks back without having read them
 
 It knows no engine; whoever has a claim that failed computes the prefix itself.
@@ -11,35 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import msgspec
-
 from trtdisagg.cache.connecting import CONNECT_TIMEOUT_S, Connector
-from trtdisagg.cache.layout import transfer_runs
+from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.peers import Peer
-from trtdisagg.cache.transports import Transport
+from trtdisagg.cache.shares import holders
+from trtdisagg.cache.transfers import Transfer, Transfers
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.handover import Ticket
-from trtdisagg.protocol.peers import Hello
+from trtdisagg.protocol.handover import KvLayout, Ticket
+from trtdisagg.protocol.peers import Hello, Part
+from trtdisagg.protocol.spec import PeerAddress
 
 log = logging.getLogger(__name__)
-
-NUM_COPY_THREADS = 2
-"""Copies at once: one does not fill a memory bus, and more only share it."""
-
-
-class Counters(msgspec.Struct):
-    """What only grows; the names are those of `protocol.spec.Stats`."""
-
-    num_transfers_total: int = 0
-    num_transfer_failures_total: int = 0
-    num_transfer_bytes_total: int = 0
-    transfer_seconds_total: float = 0.0
 
 
 class Claim:
@@ -49,36 +36,25 @@ class Claim:
         self.ticket = ticket
         self._claims = claims
         self._peer = peer
-        self._copy: asyncio.Future[None] | None = None
         self._is_open = True
 
-    async def fetch(self, blocks: Sequence[int], dp_rank: int = 0) -> None:
+    async def fetch(self, blocks: Sequence[int], dp_rank: int = 0) -> Transfer:
         """Copy the ticket's tokens into our blocks, and give the peer's back. Once per claim.
 
-        When it returns, the blocks are valid. When it raises, a copy may go on writing into them until `settled`;
-        cancelled, it waits for that itself.
+        When it returns, the blocks are valid. When it returns, raises or is cancelled, nothing is written into them any
+        more.
 
-        :param dp_rank: whose blocks they are here.
+        :param blocks: in token order; -1: that one is here already.
+        :param dp_rank: whose blocks they are, where our ranks divide requests.
         :raises HandoverError: when the KV did not come in time, or was no longer held when it had come.
         """
         assert self._is_open
-        assert dp_rank == 0, "a server of one rank has one pool"
-        counters, started = self._claims.counters, time.monotonic()
         try:
-            num_bytes = await self._fetch(blocks)
-        except HandoverError:
-            counters.num_transfer_failures_total += 1
-            raise
+            with self._claims.transfers.counted() as transfer:
+                await self._fetch(blocks, dp_rank, transfer)
         finally:
             await self.release()
-        counters.num_transfers_total += 1
-        counters.num_transfer_bytes_total += num_bytes
-        counters.transfer_seconds_total += time.monotonic() - started
-
-    async def settled(self) -> None:
-        """Wait until nothing is written into the blocks any more."""
-        if self._copy is not None:
-            await asyncio.wait([self._copy])
+        return transfer
 
     async def release(self) -> None:
         """Give the peer's blocks back unread. Without effect on a claim that has ended."""
@@ -86,30 +62,33 @@ class Claim:
             self._is_open = False
             self._peer.release(self.ticket.request_id)
 
-    async def _fetch(self, blocks: Sequence[int]) -> int:
+    async def _fetch(self, blocks: Sequence[int], dp_rank: int, transfer: Transfer) -> None:
+        check_ticket(self.ticket, self._peer.layout)
+        parts = dict.fromkeys(holders(self._claims.layout, dp_rank), self._part(blocks))
+        try:
+            for moved in await self._peer.move(parts):
+                transfer.add(moved)
+        except HandoverError as e:
+            raise self._peer.give_up(e.message) from e
         timeout_s = self._claims.transfer_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                num_bytes = await self._read(blocks)
                 is_valid = await self._peer.finish(self.ticket.request_id)
         except TimeoutError:
             raise self._peer.give_up(f"no transfer within {timeout_s:g} s") from None
-        except asyncio.CancelledError:
-            if self._copy is not None:
-                await wait_out(self._copy)
-            raise
         if not is_valid:
             raise HandoverError(f"{self._peer.name} no longer held the KV when it had been read")
-        return num_bytes
 
-    async def _read(self, blocks: Sequence[int]) -> int:
-        runs = transfer_runs(self._claims.shape, blocks, self._peer.shape, self.ticket.blocks, self.ticket.num_tokens)
-        self._copy = self._peer.copy(runs)
-        try:
-            await asyncio.shield(self._copy)
-        except HandoverError as e:
-            raise self._peer.give_up(e.message) from e
-        return int(runs[:, 2].sum())
+    def _part(self, blocks: Sequence[int]) -> Part:
+        ticket = self.ticket
+        return Part(
+            incarnation=ticket.incarnation,
+            their_dp_rank=ticket.dp_rank,
+            their_blocks=ticket.blocks,
+            my_blocks=list(blocks),
+            num_tokens=ticket.num_tokens,
+            timeout_ms=int(self._claims.transfer_timeout_s * 1000),
+        )
 
 
 class Visit(NamedTuple):
@@ -123,48 +102,88 @@ class Claims:
     """All claims of a server, and the peers they are on.
 
     :param me: our Hello; its proof is filled in later.
-    :param transports: in order of preference.
-    :param tasks: owns a task per peer; all have ended between `stop` and `close`.
+    :param movers: of our ranks.
+    :param tasks: owns a task per peer; all have ended some time after `stop`.
     """
 
     def __init__(
         self,
         me: Hello,
-        transports: Sequence[Transport],
+        movers: Sequence[Mover],
         tasks: asyncio.TaskGroup,
         *,
         secret: bytes,
         keepalive_s: float,
         transfer_timeout_s: float,
     ) -> None:
-        self.shape = me.shape
-        self.counters = Counters()
+        self.layout = me.me.layout
+        self.transfers = Transfers()
         self.transfer_timeout_s = transfer_timeout_s
         self._tasks = tasks
-        self._threads = ThreadPoolExecutor(NUM_COPY_THREADS, "kv-copy")
-        self._connector = Connector(me, transports, self._threads, secret=secret, keepalive_s=keepalive_s)
+        self._connector = Connector(me, movers, secret=secret, keepalive_s=keepalive_s)
         self._visits: dict[str, Visit] = {}
         """By incarnation."""
+        self._gone: set[str] = set()
+        """Incarnations that have ended: a ticket of one may come late."""
         self._is_stopped = False
 
     @property
     def num_claims(self) -> int:
-        opened = (visit.opened for visit in self._visits.values())
-        return sum(peer.result().num_claims for peer in opened if peer.done() and not peer.exception())
+        return sum(peer.num_claims for peer in self._peers())
+
+    @property
+    def num_moving(self) -> int:
+        """Requests whose KV travels now."""
+        return sum(peer.num_moving for peer in self._peers())
+
+    async def meet(self, address: PeerAddress) -> Peer:
+        """The peer with this address: connected already, or now.
+
+        :raises HandoverError: when it cannot be reached, is not the incarnation meant, or its KV does not fit ours.
+        """
+        while not self._is_stopped:
+            if address.incarnation in self._gone:
+                raise HandoverError(f"{address.server} ({address.incarnation}) has ended")
+            visit = self._visits.get(address.incarnation) or self._visit(address)
+            peer = await asyncio.shield(visit.opened)
+            if peer.lost is None:
+                return peer
+            # The next connection must not meet what the last one has not yet given back.
+            _, pending = await asyncio.wait([visit.task], timeout=CONNECT_TIMEOUT_S)
+            if pending:
+                raise HandoverError(f"{address.server}: a lost connection is not closed yet")
+        raise HandoverError("the server ends")
 
     async def claim(self, ticket: Ticket) -> Claim:
         """Claim a ticket's blocks.
 
-        :raises HandoverError: when their server cannot be reached, or is not the one that made the ticket, or its KV
-            is not like ours.
+        :raises HandoverError: as `meet`, or when they are claimed already.
         """
         try:
-            peer = await self._peer(ticket)
+            peer = await self.meet(_address(ticket))
             peer.claim(ticket.request_id)
         except HandoverError:
-            self.counters.num_transfer_failures_total += 1
+            self.transfers.failed()
             raise
         return Claim(self, peer, ticket)
+
+    async def release(self, ticket: Ticket) -> None:
+        """Give a ticket's blocks back that nobody here claims.
+
+        :raises HandoverError: as `meet`; then their lease ends by itself.
+        """
+        peer = await self.meet(_address(ticket))
+        peer.release_unclaimed(ticket.request_id)
+
+    def gone(self, incarnation: str) -> None:
+        """A server has ended: what is claimed of it fails now."""
+        self._gone.add(incarnation)
+        if visit := self._visits.get(incarnation):
+            if not visit.opened.done():
+                visit.opened.set_exception(HandoverError(f"{incarnation} has ended"))
+                visit.task.cancel()
+            elif not visit.opened.exception():
+                visit.opened.result().give_up("it has ended")
 
     def stop(self) -> None:
         """Ask the peers' tasks to end; there are no claims any more."""
@@ -172,47 +191,48 @@ class Claims:
         for visit in self._visits.values():
             visit.task.cancel()
 
-    def close(self) -> None:
-        """Give the threads back."""
-        assert not self._visits
-        self._threads.shutdown()
+    def _peers(self) -> list[Peer]:
+        opened = (visit.opened for visit in self._visits.values())
+        return [peer.result() for peer in opened if peer.done() and not peer.exception()]
 
-    async def _peer(self, ticket: Ticket) -> Peer:
-        """The peer that a ticket names: connected already, or now."""
-        while not self._is_stopped:
-            visit = self._visits.get(ticket.incarnation) or self._visit(ticket)
-            peer = await asyncio.shield(visit.opened)
-            if peer.lost is None:
-                return peer
-            # The next connection must not meet what the last one has not yet given back.
-            _, pending = await asyncio.wait([visit.task], timeout=CONNECT_TIMEOUT_S)
-            if pending:
-                raise HandoverError(f"{ticket.server}: a lost connection is not closed yet")
-        raise HandoverError("the server ends")
-
-    def _visit(self, ticket: Ticket) -> Visit:
+    def _visit(self, address: PeerAddress) -> Visit:
         opened: asyncio.Future[Peer] = asyncio.get_running_loop().create_future()
         opened.add_done_callback(asyncio.Future.exception)  # seen, also when all who waited are gone
-        visit = Visit(opened, self._tasks.create_task(self._attend(ticket, opened)))
-        visit.task.add_done_callback(lambda _: self._forget(ticket, opened))  # also of one that never began
-        self._visits[ticket.incarnation] = visit
+        visit = Visit(opened, self._tasks.create_task(self._attend(address, opened)))
+        visit.task.add_done_callback(lambda _: self._forget(address, opened))  # also of one that never began
+        self._visits[address.incarnation] = visit
         return visit
 
-    async def _attend(self, ticket: Ticket, opened: asyncio.Future[Peer]) -> None:
+    async def _attend(self, address: PeerAddress, opened: asyncio.Future[Peer]) -> None:
         """The life of one peer."""
         try:
-            peer = await self._connector.connect(ticket)
+            peer = await self._connector.connect(address)
         except HandoverError as e:
             opened.set_exception(e)
             return
-        opened.set_result(peer)
         try:
-            await peer.run()
-            log.info("no more KV from %s", peer.lost)
+            if not opened.done():  # it may have ended meanwhile
+                opened.set_result(peer)
+                await peer.run()
+                log.info("no more KV from %s", peer.lost)
         finally:
             await wait_out(asyncio.ensure_future(peer.close()))
 
-    def _forget(self, ticket: Ticket, opened: asyncio.Future[Peer]) -> None:
-        del self._visits[ticket.incarnation]
+    def _forget(self, address: PeerAddress, opened: asyncio.Future[Peer]) -> None:
+        del self._visits[address.incarnation]
         if not opened.done():
             opened.set_exception(HandoverError("the server ends"))
+
+
+def check_ticket(ticket: Ticket, theirs: KvLayout) -> None:
+    """
+    :raises HandoverError: when its maker's pools have no such blocks, or they do not hold so many tokens.
+    """
+    if not all(0 <= block < theirs.num_blocks for block in ticket.blocks):
+        raise HandoverError("the ticket names blocks outside the pool")
+    if ticket.num_tokens > len(ticket.blocks) * theirs.tokens_per_block:
+        raise HandoverError(f"{ticket.num_tokens} tokens do not fit into the {len(ticket.blocks)} blocks of the ticket")
+
+
+def _address(ticket: Ticket) -> PeerAddress:
+    return PeerAddress(server=ticket.server, incarnation=ticket.incarnation, host=ticket.host, port=ticket.port)

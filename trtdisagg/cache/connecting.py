@@ -1,22 +1,20 @@
-"""From a ticket to a connected peer: TCP, the greeting, and the choice of a transport."""
+"""From an address to a connected peer: TCP, the greeting, and the movers of all our ranks meeting its ranks."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Executor
 
 import msgspec
 
-from trtdisagg.cache.layout import check_compatible
-from trtdisagg.cache.peers import Peer
+from trtdisagg.cache.mover import Mover
+from trtdisagg.cache.peers import Peer, forgotten
 from trtdisagg.cache.streams import PeerStream, introduce
-from trtdisagg.cache.transports import Link, Transport, name_of
-from trtdisagg.cache.waiting import in_thread
+from trtdisagg.cache.waiting import all_of, wait_out
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.handover import Ticket
-from trtdisagg.protocol.peers import FromContext, Hello, Welcome
+from trtdisagg.protocol.peers import FromContext, HaveMet, Hello, Met, PeerRanks, Ping
+from trtdisagg.protocol.spec import PeerAddress
 
 log = logging.getLogger(__name__)
 
@@ -28,62 +26,58 @@ class Connector:
     """Makes peers.
 
     :param me: our Hello; its proof is filled in later.
-    :param transports: in order of preference.
-    :param threads: where what blocks runs, here and later for the peers.
+    :param movers: of our ranks.
     """
 
-    def __init__(
-        self, me: Hello, transports: Sequence[Transport], threads: Executor, *, secret: bytes, keepalive_s: float
-    ) -> None:
+    def __init__(self, me: Hello, movers: Sequence[Mover], *, secret: bytes, keepalive_s: float) -> None:
         self._me = me
-        self._transports = transports
-        self._threads = threads
+        self._movers = movers
         self._secret = secret
         self._keepalive_s = keepalive_s
 
-    async def connect(self, ticket: Ticket) -> Peer:
-        """Connect to the server that made a ticket.
+    async def connect(self, address: PeerAddress) -> Peer:
+        """Connect to a server.
 
-        :raises HandoverError: when it cannot be reached, is not the one that made the ticket, has KV that does not fit
-            ours, or none of the transports connects.
+        :raises HandoverError: when it cannot be reached, is not the incarnation meant, has KV that does not fit ours,
+            or one of our ranks reaches one of its by no transport.
         """
-        address = f"{ticket.host}:{ticket.port}"
+        where = f"{address.host}:{address.port}"
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(ticket.host, ticket.port)
+                reader, writer = await asyncio.open_connection(address.host, address.port)
         except (OSError, TimeoutError) as e:
-            raise HandoverError(f"{ticket.server} cannot be reached at {address}: {e or 'no answer'}") from e
+            raise HandoverError(f"{address.server} cannot be reached at {where}: {e or 'no answer'}") from e
         stream = PeerStream(reader, writer, _DECODER)
         try:
-            return await self._greeted(stream, ticket)
+            return await self._greeted(stream, address)
         except HandoverError as e:
             stream.abort()
-            raise HandoverError(f"{ticket.server} at {address}: {e.message}") from e
+            raise HandoverError(f"{address.server} at {where}: {e.message}") from e
         except BaseException:
             stream.abort()
             raise
 
-    async def _greeted(self, stream: PeerStream[FromContext], ticket: Ticket) -> Peer:
+    async def _greeted(self, stream: PeerStream[FromContext], address: PeerAddress) -> Peer:
         welcome = await introduce(stream, self._me, self._secret)
-        if welcome.incarnation != ticket.incarnation:
-            raise HandoverError("it was started anew since it made the ticket")
-        check_compatible(self._me.shape, welcome.shape)
-        return Peer(stream, welcome, await self._link(welcome), self._threads, self._keepalive_s)
+        if welcome.me.incarnation != address.incarnation:
+            raise HandoverError("it was started anew since then")
+        beating = asyncio.create_task(self._beat(stream))
+        try:
+            met = await self._meet(welcome.me)
+        finally:
+            beating.cancel()
+        stream.send(HaveMet())
+        return Peer(stream, welcome, self._movers, met, self._keepalive_s)
 
-    async def _link(self, welcome: Welcome) -> Link:
-        """The first of our transports that the peer has too and that connects."""
-        reasons = []
-        for transport in self._transports:
-            name = name_of(transport.memory_type)
-            memory = next((m for m in welcome.memory if isinstance(m, transport.memory_type)), None)
-            if memory is None:
-                reasons.append(f"not {name}: {welcome.server} does not have it")
-                continue
-            try:
-                link = await in_thread(self._threads, transport.connect, memory)
-            except HandoverError as e:
-                reasons.append(f"not {name}: {e.message}")
-                continue
-            log.info("KV of %s (%s) comes by %s", welcome.server, welcome.incarnation, "; ".join([name, *reasons]))
-            return link
-        raise HandoverError(f"no transport connects: {'; '.join(reasons)}")
+    async def _meet(self, peer: PeerRanks) -> Sequence[Met]:
+        try:
+            return await all_of([mover.meet(peer) for mover in self._movers])
+        except BaseException:
+            await wait_out(asyncio.ensure_future(forgotten(self._movers, peer.incarnation)))
+            raise
+
+    async def _beat(self, stream: PeerStream[FromContext]) -> None:
+        """Meeting may take longer than a peer may be silent."""
+        while True:
+            await asyncio.sleep(self._keepalive_s)
+            stream.send(Ping())

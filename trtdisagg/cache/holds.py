@@ -3,7 +3,9 @@
        hold              Renew (a generation server waits or reads)
     ---------> unclaimed ------> claimed by a peer ---------+
                    |                 |                      |
-                   | lease ends      | Finish, Release      | lease ends, or the peer is lost
+                   | lease ends,     | Finish, Release      | lease ends, or the peer is lost
+                   | reader is gone, |                      |
+                   | Release         |                      |
                    v                 v                      v
                 on_released, exactly once, and the hold is gone
 
@@ -33,6 +35,8 @@ class Hold(msgspec.Struct):
     num_blocks: int
     deadline: float
     on_released: Callable[[], None]
+    reader: str | None = None
+    """Incarnation of the server it is meant for, where that is known."""
     holder: object | None = None
     """The peer that renewed it last."""
 
@@ -51,6 +55,10 @@ class Holds:
         self._hold_ids = itertools.count(1)
         self._holds: dict[int, Hold] = {}
         self._is_closed = False
+        self.num_expired_total = 0
+        """Whose lease ended."""
+        self.num_unread_total = 0
+        """Given back, withdrawn, expired or lost with their peer: all that were not read to their end."""
 
     def __len__(self) -> int:
         return len(self._holds)
@@ -60,8 +68,9 @@ class Holds:
         with self._lock:
             return sum(h.num_blocks for h in self._holds.values())
 
-    def add(self, request_id: int, num_blocks: int, on_released: Callable[[], None]) -> int:
+    def add(self, request_id: int, num_blocks: int, on_released: Callable[[], None], reader: str | None = None) -> int:
         """
+        :param reader: incarnation of the server that will come for it, where that is known.
         :param on_released: called once, from the thread that ends the hold.
         :return: the hold's number.
         :raises HandoverError: after `close`.
@@ -70,7 +79,7 @@ class Holds:
             if self._is_closed:
                 raise HandoverError("the server ends and holds no more blocks")
             hold_id = next(self._hold_ids)
-            self._holds[hold_id] = Hold(request_id, num_blocks, self._clock() + self._lease_s, on_released)
+            self._holds[hold_id] = Hold(request_id, num_blocks, self._clock() + self._lease_s, on_released, reader)
             return hold_id
 
     def renew(self, hold_ids: Iterable[int], holder: object) -> None:
@@ -80,12 +89,14 @@ class Holds:
             for hold in filter(None, map(self._holds.get, hold_ids)):
                 hold.deadline, hold.holder = deadline, holder
 
-    def end(self, hold_id: int) -> bool:
+    def end(self, hold_id: int, *, is_read: bool = False) -> bool:
         """
+        :param is_read: a peer has read it to its end.
         :return: whether it was held until now.
         """
         with self._lock:
             hold = self._holds.pop(hold_id, None)
+            self.num_unread_total += hold is not None and not is_read
         if hold is not None:
             hold.on_released()
         return hold is not None
@@ -95,13 +106,21 @@ class Holds:
         :return: the requests whose lease had ended.
         """
         now = self._clock()
-        return self._end_where(lambda hold: hold.deadline <= now)
+        expired = self._end_where(lambda hold: hold.deadline <= now)
+        self.num_expired_total += len(expired)
+        return expired
 
     def end_of(self, holder: object) -> list[int]:
         """
         :return: the requests that this peer had claimed.
         """
         return self._end_where(lambda hold: hold.holder is holder)
+
+    def end_meant_for(self, reader: str) -> list[int]:
+        """
+        :return: the requests that were meant for this incarnation, and that nobody has claimed.
+        """
+        return self._end_where(lambda hold: hold.reader == reader and hold.holder is None)
 
     def close(self) -> None:
         """End all, and take no more."""
@@ -119,6 +138,7 @@ class Holds:
             ended = {i: hold for i, hold in self._holds.items() if ends(hold)}
             for hold_id in ended:
                 del self._holds[hold_id]
+            self.num_unread_total += len(ended)
         for hold in ended.values():
             hold.on_released()
         return [hold.request_id for hold in ended.values()]

@@ -3,7 +3,7 @@
     hold (engine thread) -> lease -> Renew ... Finish | Release | the lease ends | the peer is lost -> on_released
                        withdraw (engine thread) ---------------------------------------------------------^
 
-It tells peers where our pool is, and knows nothing of the reads themselves: those are one-sided. What makes them safe
+It tells peers where our pools are, and knows nothing of the reads themselves: those are one-sided. What makes them safe
 is that `Finished` says whether the blocks were still held when they had been read.
 """
 
@@ -18,12 +18,23 @@ from contextlib import suppress
 import msgspec
 
 from trtdisagg.cache.holds import Holds
+from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream, greet
-from trtdisagg.cache.transports import Transport
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError, StartupError
 from trtdisagg.protocol.handover import Ticket
-from trtdisagg.protocol.peers import Finish, Finished, FromGeneration, Ping, Pong, Release, Renew, Welcome
+from trtdisagg.protocol.peers import (
+    Finish,
+    Finished,
+    FromGeneration,
+    HaveMet,
+    PeerRanks,
+    Ping,
+    Pong,
+    Release,
+    Renew,
+    Welcome,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +45,14 @@ class Offers:
     """What we hold for others. `open`, `start`, `stop`.
 
     :param me: what we tell a peer that is let in.
-    :param transports: told whether anything is held.
+    :param movers: of our ranks; told whether anything is held.
     :param tasks: owns a task per connection, from `start` until all have ended after `stop`.
     """
 
     def __init__(
         self,
         me: Welcome,
-        transports: Sequence[Transport],
+        movers: Sequence[Mover],
         tasks: asyncio.TaskGroup,
         *,
         secret: bytes,
@@ -49,11 +60,17 @@ class Offers:
     ) -> None:
         self.holds = Holds(me.lease_ms / 1000)
         self._me = me
-        self._transports = transports
+        self._movers = movers
         self._tasks = tasks
         self._secret = secret
         self._silence_s = keepalive_s * SILENT_BEATS
         self._own_tasks: set[asyncio.Task[None]] = set()
+        self._streams: dict[PeerStream[FromGeneration], PeerRanks] = {}
+        """Those that were let in, and who they are."""
+        self._meeting: set[PeerStream[FromGeneration]] = set()
+        """Those whose ranks are trying links to ours."""
+        self._gone: set[str] = set()
+        """Incarnations that have ended, and are not let in any more."""
         self._changed = asyncio.Event()
         self._is_stopped = False
 
@@ -66,7 +83,7 @@ class Offers:
         try:
             self._listener = await asyncio.start_server(self._accept, host, port)
         except OSError as e:
-            raise StartupError(f"{self._me.server} cannot listen for KV peers on {host}:{port}: {e}") from e
+            raise StartupError(f"{self._me.me.server} cannot listen for KV peers on {host}:{port}: {e}") from e
         self.host = host
         self.port: int = self._listener.sockets[0].getsockname()[1]
 
@@ -81,18 +98,21 @@ class Offers:
         num_tokens: int,
         on_released: Callable[[], None],
         dp_rank: int = 0,
+        *,
+        reader: str | None = None,
     ) -> Ticket:
         """Hold blocks under a lease from now on. From any thread.
 
         :param request_id: for logs; the ticket carries the number of the hold.
         :param on_released: called once, when nobody may read the blocks any more.
+        :param reader: name of the generation server that will come for them, where that is known.
         :raises HandoverError: when we end.
         """
-        hold_id = self.holds.add(request_id, len(blocks), on_released)
+        hold_id = self.holds.add(request_id, len(blocks), on_released, self._incarnation(reader))
         self._tell_watch()
         return Ticket(
-            server=self._me.server,
-            incarnation=self._me.incarnation,
+            server=self._me.me.server,
+            incarnation=self._me.me.incarnation,
             host=self.host,
             port=self.port,
             request_id=hold_id,
@@ -107,6 +127,18 @@ class Offers:
         if self.holds.end(ticket.request_id):
             self._tell_watch()
 
+    def gone(self, incarnation: str) -> None:
+        """A server has ended: what it had claimed, or was to claim, is free."""
+        self._gone.add(incarnation)
+        released = self.holds.end_meant_for(incarnation)
+        for stream, peer in list(self._streams.items()):
+            if peer.incarnation == incarnation:
+                released += self.holds.end_of(stream)
+                stream.abort()
+        if released:
+            log.warning("%s has ended; released: %s", incarnation, released)
+        self._changed.set()
+
     def stop(self) -> None:
         """Hold no more, release what is held, and ask our tasks to end."""
         self._is_stopped = True
@@ -114,6 +146,12 @@ class Offers:
         self.holds.close()
         for task in self._own_tasks:
             task.cancel()
+
+    def _incarnation(self, server: str | None) -> str | None:
+        """Of a generation server that is connected now."""
+        if server is None:
+            return None
+        return next((peer.incarnation for peer in list(self._streams.values()) if peer.server == server), None)
 
     def _tell_watch(self) -> None:
         with suppress(RuntimeError):  # the loop is closed: then so is `holds`, and the callbacks were called
@@ -137,8 +175,13 @@ class Offers:
         """The life of one connection."""
         name = "a peer"
         try:
-            hello = await greet(stream, self._me, self._secret)
-            name = hello.server
+            peer = (await greet(stream, self._me, self._secret)).me
+            name = peer.server
+            if peer.incarnation in self._gone:
+                raise PeerLostError(f"{peer.incarnation} has ended, it was said")
+            self._streams[stream] = peer
+            self._meeting.add(stream)
+            self._changed.set()
             while True:
                 self._handle(stream, await stream.receive(self._silence_s))
         except HandoverError as e:
@@ -147,16 +190,20 @@ class Offers:
                 logging.WARNING if lost else logging.INFO, "%s: %s; released: %s", name, e.message, lost or "nothing"
             )
         finally:
+            self._streams.pop(stream, None)
+            self._meeting.discard(stream)
             self.holds.end_of(stream)
             self._changed.set()
             await wait_out(asyncio.ensure_future(stream.close()))
 
     def _handle(self, stream: PeerStream[FromGeneration], message: FromGeneration) -> None:
         match message:
+            case HaveMet():
+                self._meeting.discard(stream)
             case Renew(request_ids=hold_ids):
                 self.holds.renew(hold_ids, holder=stream)
             case Finish(request_id=hold_id):
-                stream.send(Finished(request_id=hold_id, valid=self.holds.end(hold_id)))
+                stream.send(Finished(request_id=hold_id, valid=self.holds.end(hold_id, is_read=True)))
             case Release(request_id=hold_id):
                 self.holds.end(hold_id)
             case Ping():
@@ -166,13 +213,16 @@ class Offers:
         self._changed.set()
 
     async def _watch(self) -> None:
-        """End leases when they are over, and tell the transports when there is something to read, and when not."""
+        """End leases when they are over, and tell the movers when there is something to read, and when not."""
+        is_serving = False
         while True:
             self._changed.clear()
             for request_id in self.holds.end_expired():
                 log.warning("the lease of request %d ended: its KV was not fetched", request_id)
-            for transport in self._transports:
-                transport.set_serving(bool(self.holds))
+            if is_serving != bool(self.holds or self._meeting):
+                is_serving = not is_serving
+                for mover in self._movers:
+                    mover.set_serving(is_serving)
             due = self.holds.next_deadline()
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if due is None else due - time.monotonic()):

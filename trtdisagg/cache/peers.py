@@ -1,52 +1,74 @@
-"""A context server as the generation side sees it: a stream for leases, and a link to its pool.
+"""A context server as rank 0 of the generation side sees it: a stream for leases, and movers that have met its ranks.
 
-One Peer per incarnation. It stays connected until it is lost or given up: then the stream ends, which frees over there
-at once whatever we had claimed, and all that waits here gets the reason as a HandoverError.
+One Peer per connection, of one incarnation. It stays connected until it is lost or given up: then the stream ends,
+which frees over there at once whatever we had claimed, what moves from there is cut short, and all that waits here gets
+the reason as a HandoverError.
 
-It knows requests by their ids and copies by their runs; what belongs together is a Claim's business (`claims`).
+It knows requests by their ids and moves by their parts; what belongs together is a Claim's business (`claims`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from concurrent.futures import Executor
+from collections.abc import Mapping, Sequence
 
-from trtdisagg.cache.layout import Runs
+from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream
-from trtdisagg.cache.transports import Link, check_bounds
-from trtdisagg.cache.waiting import in_thread
+from trtdisagg.cache.waiting import all_of, wait_out
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.peers import Finish, Finished, FromContext, Ping, Pong, Release, Renew, Welcome
+from trtdisagg.protocol.peers import (
+    Finish,
+    Finished,
+    FromContext,
+    Met,
+    Moved,
+    Part,
+    Ping,
+    Pong,
+    Release,
+    Renew,
+    Welcome,
+)
 
 
 class Peer:
     """A connected context server. Whoever makes it calls `run`, then `close`.
 
-    :param threads: where copies run.
+    :param movers: of our ranks; all have met this peer.
+    :param met: how, by rank.
     :param keepalive_s: between two signs of life.
     """
 
     def __init__(
-        self, stream: PeerStream[FromContext], welcome: Welcome, link: Link, threads: Executor, keepalive_s: float
+        self,
+        stream: PeerStream[FromContext],
+        welcome: Welcome,
+        movers: Sequence[Mover],
+        met: Sequence[Met],
+        keepalive_s: float,
     ) -> None:
-        self.name = welcome.server
-        self.shape = welcome.shape
-        self._pool_bytes = welcome.memory[0].region.pool_bytes
+        self.name = welcome.me.server
+        self.incarnation = welcome.me.incarnation
+        self.layout = welcome.me.layout
+        self.met = met
         self._stream = stream
-        self._link = link
-        self._threads = threads
+        self._movers = movers
         self._silence_s = keepalive_s * SILENT_BEATS
         self._beat_s = min(keepalive_s, welcome.lease_ms / 1000 / 3)
         self._claimed: set[int] = set()
         self._finishing: dict[int, asyncio.Future[bool]] = {}
-        self._copies: set[asyncio.Future[None]] = set()
+        self._moving: set[asyncio.Future[list[Moved]]] = set()
         self.lost: str | None = None
         """Why it can be used no more."""
 
     @property
     def num_claims(self) -> int:
         return len(self._claimed)
+
+    @property
+    def num_moving(self) -> int:
+        """Requests whose KV travels now."""
+        return len(self._moving)
 
     async def run(self) -> None:
         """Keep the connection and the leases alive until the peer is lost."""
@@ -60,13 +82,14 @@ class Peer:
             beating.cancel()
 
     async def close(self) -> None:
-        """End the connection, then wait until nothing is copied any more."""
+        """End the connection, and have the movers forget the peer; then nothing moves any more."""
         self._lose("the server ends")
-        self._link.abort()
-        await self._stream.close()
-        if self._copies:
-            await asyncio.wait(self._copies)
-        await in_thread(self._threads, self._link.close)
+        try:
+            await self._stream.close()
+        finally:
+            await forgotten(self._movers, self.incarnation)
+            if self._moving:
+                await asyncio.wait(self._moving)
 
     def give_up(self, reason: str) -> HandoverError:
         """End the connection, because what a transfer met will meet the others too.
@@ -88,19 +111,27 @@ class Peer:
         self._claimed.add(request_id)
         self._stream.send(Renew(request_ids=[request_id]))
 
-    def copy(self, runs: Runs) -> asyncio.Future[None]:
-        """Copy from the peer's pool to ours.
+    async def move(self, parts: Mapping[int, Part]) -> list[Moved]:
+        """Have our ranks fetch their parts of a request, at once. When it returns or raises, nothing is written into
+        their blocks any more.
 
-        :return: done when nothing is written any more; to be waited for, never cancelled.
-        :raises HandoverError: when the peer is lost.
+        :raises HandoverError: when one of them could not, or the peer is lost.
         """
         self._check()
-        check_bounds(runs, local_bytes=sys.maxsize, remote_bytes=self._pool_bytes)
-        copy = asyncio.get_running_loop().run_in_executor(self._threads, self._link.read, runs)
-        self._copies.add(copy)
-        copy.add_done_callback(self._copies.discard)
-        copy.add_done_callback(asyncio.Future.exception)  # seen, also when nobody waits any more
-        return copy
+        moving = asyncio.ensure_future(all_of([self._movers[rank].fetch(part) for rank, part in parts.items()]))
+        self._moving.add(moving)
+        try:
+            await asyncio.wait([moving])
+        finally:
+            moving.cancel()
+            await wait_out(moving)
+            self._moving.discard(moving)
+            error = None if moving.cancelled() else moving.exception()  # seen, also when nobody waits any more
+        if moving.cancelled():
+            raise HandoverError(self.lost or f"{self.name}: the transfer was cut short")
+        if error is not None:
+            raise error
+        return moving.result()
 
     async def finish(self, request_id: int) -> bool:
         """Give a claimed request's blocks back after having read them.
@@ -122,6 +153,15 @@ class Peer:
         """Give a claimed request's blocks back unread."""
         if request_id in self._claimed:
             self._claimed.remove(request_id)
+            self._stream.send(Release(request_id=request_id))
+
+    def release_unclaimed(self, request_id: int) -> None:
+        """Give back what nobody here has claimed, nor will.
+
+        :raises HandoverError: when the peer is lost.
+        """
+        self._check()
+        if request_id not in self._claimed and request_id not in self._finishing:
             self._stream.send(Release(request_id=request_id))
 
     async def _beat(self) -> None:
@@ -154,3 +194,10 @@ class Peer:
         for answer in self._finishing.values():
             if not answer.done():
                 answer.set_exception(HandoverError(self.lost))
+        for moving in self._moving:
+            moving.cancel()
+
+
+async def forgotten(movers: Sequence[Mover], incarnation: str) -> None:
+    """Have movers forget a peer, and wait until all have; one that is lost itself has nothing to forget."""
+    await asyncio.gather(*(mover.forget(incarnation) for mover in movers), return_exceptions=True)

@@ -19,10 +19,10 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from trtdisagg.cache.layout import check_compatible
+from trtdisagg.cache.layout import check_compatible, check_layout
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol import WIRE_VERSION
-from trtdisagg.protocol.peers import Challenge, FromContext, FromGeneration, Hello, Refused, Welcome
+from trtdisagg.protocol.peers import Challenge, FromContext, FromGeneration, Hello, PeerRanks, Refused, Welcome
 
 MAX_FRAME_BYTES = 1 << 20
 GREETING_TIMEOUT_S = 10.0
@@ -56,8 +56,10 @@ class PeerStream(Generic[Incoming]):
         self._writer = writer
         self._decoder = decoder
 
-    async def receive(self, timeout_s: float) -> Incoming:
+    async def receive(self, timeout_s: float | None) -> Incoming:
         """Wait for the next message.
+
+        :param timeout_s: None: the other side may be silent for as long as it likes.
 
         :raises PeerLostError: when none comes in time or ever, or it cannot be read.
         """
@@ -74,7 +76,7 @@ class PeerStream(Generic[Incoming]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             raise PeerLostError(f"the peer sent what is not of our protocol: {e}") from e
 
-    def send(self, message: FromContext | FromGeneration) -> None:
+    def send(self, message: msgspec.Struct) -> None:
         """Send without waiting: messages are few and small, and a peer that takes none is silent soon.
 
         That the connection is lost is for `receive` to say.
@@ -114,7 +116,8 @@ async def greet(stream: PeerStream[FromGeneration], welcome: Welcome, secret: by
             raise HandoverError("the secret is not this cluster's")
         if hello.wire_version != WIRE_VERSION:
             raise HandoverError(f"wire version {hello.wire_version} meets {WIRE_VERSION}")
-        check_compatible(hello.shape, welcome.shape)  # so that the reason's `here` is where it is read
+        check_ranks(hello.me)
+        check_compatible(hello.me.layout, welcome.me.layout)  # so that the reason's `here` is where it is read
     except HandoverError as e:
         stream.send(Refused(reason=e.message))
         raise
@@ -137,7 +140,18 @@ async def introduce(stream: PeerStream[FromContext], hello: Hello, secret: bytes
         raise HandoverError(f"refused: {answer.reason}")
     if not isinstance(answer, Welcome):
         raise PeerLostError(f"the peer sent {type(answer).__name__} in place of a welcome")
+    check_ranks(answer.me)
+    check_compatible(hello.me.layout, answer.me.layout)
     return answer
+
+
+def check_ranks(peer: PeerRanks) -> None:
+    """
+    :raises HandoverError: when there cannot be such a server.
+    """
+    check_layout(peer.layout)
+    if len(peer.ranks) != (num_ranks := peer.layout.parallel.num_ranks):
+        raise HandoverError(f"it has {num_ranks} ranks and tells where {len(peer.ranks)} are")
 
 
 def _proof(nonce: bytes, secret: bytes) -> bytes:

@@ -3,16 +3,17 @@
     engine thread    hold -> Ticket                                             on_released, once
                        |                                                             ^
     event loop       offers: leases <- streams from generation servers  (Finish, Release, end of lease, peer lost)
-                     claims: fetch, release -> streams to context servers, links to their pools
+                     claims: meet, claim, fetch, release -> streams to context servers
                        |
-    worker threads   copies, by one of the transports
+    movers           of each of our ranks, here or in another process: links to the ranks of peers, copies
 
-A server with role `both` does both, with itself too. Tickets come from outside unsealed and checked.
+It runs in rank 0. A server with role `both` does both, with itself too. Tickets come from outside unsealed and checked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -20,11 +21,17 @@ from typing import Self
 import msgspec
 
 from trtdisagg.cache.claims import Claim, Claims
+from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.offers import Offers
+from trtdisagg.cache.peers import forgotten
 from trtdisagg.cache.streams import KEEPALIVE_S
-from trtdisagg.cache.transports import Transport
-from trtdisagg.protocol.handover import KvShape, Ticket
-from trtdisagg.protocol.peers import Hello, Welcome
+from trtdisagg.cache.waiting import all_of
+from trtdisagg.errors import HandoverError
+from trtdisagg.protocol.handover import KvLayout, Ticket
+from trtdisagg.protocol.peers import Hello, Met, PeerRanks, Welcome
+from trtdisagg.protocol.spec import Linked, PeerAddress
+
+log = logging.getLogger(__name__)
 
 
 class TransferStats(msgspec.Struct, kw_only=True, frozen=True):
@@ -32,10 +39,15 @@ class TransferStats(msgspec.Struct, kw_only=True, frozen=True):
 
     num_held_blocks: int
     num_claims: int
+    num_transfers_running: int
     num_transfers_total: int
     num_transfer_failures_total: int
     num_transfer_bytes_total: int
+    num_transfer_descriptors_total: int
     transfer_seconds_total: float
+    transfer_seconds_counts: list[int]
+    num_expired_leases_total: int
+    num_unread_holds_total: int
 
 
 class Transceiver:
@@ -43,13 +55,13 @@ class Transceiver:
 
     :param server: our name, in tickets and logs.
     :param incarnation: another one for each start of the server.
-    :param shape: of our pool.
-    :param transports: in order of preference, open until we are closed.
+    :param layout: of our ranks' pools.
+    :param movers: one for each rank, in order, open until we are closed.
     :param secret: the cluster's; empty where servers listen on loopback only.
     :param host: where we listen, and where peers reach us.
     :param port: 0: any free one; `port` has it once we are open.
     :param lease_ms: how long blocks are held for which nobody comes.
-    :param transfer_timeout_ms: deadline of one fetch.
+    :param transfer_timeout_ms: deadline of one transfer, from its start.
     :param keepalive_s: between two signs of life on a connection.
     """
 
@@ -58,8 +70,8 @@ class Transceiver:
         *,
         server: str,
         incarnation: str,
-        shape: KvShape,
-        transports: Sequence[Transport],
+        layout: KvLayout,
+        movers: Sequence[Mover],
         secret: bytes = b"",
         host: str = "127.0.0.1",
         port: int = 0,
@@ -67,21 +79,28 @@ class Transceiver:
         transfer_timeout_ms: int,
         keepalive_s: float = KEEPALIVE_S,
     ) -> None:
+        assert len(movers) == layout.parallel.num_ranks
         self.host = host
         self.port = port
         self._server = server
         self._incarnation = incarnation
-        self._shape = shape
-        self._transports = transports
+        self._layout = layout
+        self._movers = movers
         self._secret = secret
         self._lease_ms = lease_ms
         self._transfer_timeout_s = transfer_timeout_ms / 1000
         self._keepalive_s = keepalive_s
 
     async def __aenter__(self) -> Self:
+        me = PeerRanks(
+            server=self._server,
+            incarnation=self._incarnation,
+            layout=self._layout,
+            ranks=await all_of([mover.describe() for mover in self._movers]),
+        )
         self._tasks = asyncio.TaskGroup()
-        self._offers = self._make_offers()
-        self._claims = self._make_claims()
+        self._offers = self._make_offers(me)
+        self._claims = self._make_claims(me)
         await self._offers.open(self.host, self.port)
         self.port = self._offers.port
         await self._tasks.__aenter__()
@@ -93,11 +112,30 @@ class Transceiver:
     ) -> None:
         self._offers.stop()
         self._claims.stop()
+        # Not told of an error in our body, which it would wrap: its tasks are asked to end already.
+        await self._tasks.__aexit__(None, None, None)
+
+    # --- peers ------------------------------------------------------------------------------------------------------
+
+    async def meet(self, address: PeerAddress) -> Linked:
+        """Connect to a context server, each of our ranks to those of its that it will read from, before there is any
+        ticket of it. What goes wrong is in the answer."""
+        linked = Linked(server=address.server, incarnation=address.incarnation)
         try:
-            # Not told of an error in our body, which it would wrap: its tasks are asked to end already.
-            await self._tasks.__aexit__(None, None, None)
-        finally:
-            self._claims.close()
+            peer = await self._claims.meet(address)
+        except HandoverError as e:
+            log.warning("no KV can come from %s: %s", address.server, e.message)
+            return msgspec.structs.replace(linked, error=e.message)
+        return _summed_up(linked, peer.met)
+
+    def gone(self, incarnation: str) -> None:
+        """A server has ended: at once all claims on it fail, and what it had claimed of ours, or was to claim, is
+        released."""
+        self._offers.gone(incarnation)
+        self._claims.gone(incarnation)
+        self._tasks.create_task(forgotten(self._movers, incarnation))
+
+    # --- the context side -------------------------------------------------------------------------------------------
 
     def hold(
         self,
@@ -106,6 +144,8 @@ class Transceiver:
         num_tokens: int,
         on_released: Callable[[], None],
         dp_rank: int = 0,
+        *,
+        reader: str | None = None,
     ) -> Ticket:
         """Hold blocks for a generation server. From any thread.
 
@@ -114,13 +154,17 @@ class Transceiver:
         :param on_released: called exactly once, from any thread, when nobody may read the blocks any more: they were
             fetched, given back or withdrawn, the lease ended, the peer that had claimed them is lost, or we close.
         :param dp_rank: whose blocks they are.
+        :param reader: name of the generation server that will come for them, where that is known: when it ends, they
+            are released at once.
         :raises HandoverError: when we are closed; `on_released` is not called then.
         """
-        return self._offers.hold(request_id, blocks, num_tokens, on_released, dp_rank)
+        return self._offers.hold(request_id, blocks, num_tokens, on_released, dp_rank, reader=reader)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Release what a ticket of ours names before its lease ends, if it is still held. From any thread."""
         self._offers.withdraw(ticket)
+
+    # --- the generation side ----------------------------------------------------------------------------------------
 
     async def claim(self, ticket: Ticket) -> Claim:
         """Claim what a ticket names, and keep its lease alive until the claim is fetched or released.
@@ -130,29 +174,51 @@ class Transceiver:
         """
         return await self._claims.claim(ticket)
 
+    async def release(self, ticket: Ticket) -> None:
+        """Give back what a ticket names, because nobody will come for it. What is claimed here goes on.
+
+        :raises HandoverError: when its server cannot be told; then the lease ends by itself.
+        """
+        await self._claims.release(ticket)
+
     def stats(self) -> TransferStats:
+        holds, transfers = self._offers.holds, self._claims.transfers
         return TransferStats(
-            num_held_blocks=self._offers.holds.num_blocks,
+            num_held_blocks=holds.num_blocks,
             num_claims=self._claims.num_claims,
-            **msgspec.structs.asdict(self._claims.counters),
+            num_transfers_running=self._claims.num_moving,
+            num_transfers_total=transfers.num_transfers_total,
+            num_transfer_failures_total=transfers.num_transfer_failures_total,
+            num_transfer_bytes_total=transfers.num_transfer_bytes_total,
+            num_transfer_descriptors_total=transfers.num_transfer_descriptors_total,
+            transfer_seconds_total=transfers.transfer_seconds_total,
+            transfer_seconds_counts=transfers.transfer_seconds.counts,
+            num_expired_leases_total=holds.num_expired_total,
+            num_unread_holds_total=holds.num_unread_total,
         )
 
-    def _make_offers(self) -> Offers:
-        me = Welcome(
-            server=self._server,
-            incarnation=self._incarnation,
-            shape=self._shape,
-            memory=[transport.describe() for transport in self._transports],
-            lease_ms=self._lease_ms,
-        )
-        return Offers(me, self._transports, self._tasks, secret=self._secret, keepalive_s=self._keepalive_s)
+    def _make_offers(self, me: PeerRanks) -> Offers:
+        welcome = Welcome(me=me, lease_ms=self._lease_ms)
+        return Offers(welcome, self._movers, self._tasks, secret=self._secret, keepalive_s=self._keepalive_s)
 
-    def _make_claims(self) -> Claims:
+    def _make_claims(self, me: PeerRanks) -> Claims:
         return Claims(
-            Hello(server=self._server, incarnation=self._incarnation, shape=self._shape, proof=b""),
-            self._transports,
+            Hello(me=me, proof=b""),
+            self._movers,
             self._tasks,
             secret=self._secret,
             keepalive_s=self._keepalive_s,
             transfer_timeout_s=self._transfer_timeout_s,
         )
+
+
+def _summed_up(linked: Linked, met: Sequence[Met]) -> Linked:
+    """As fast as the slowest of our ranks."""
+    slowest = min(met, key=lambda m: m.gb_s)
+    return msgspec.structs.replace(
+        linked,
+        transport=slowest.transport,
+        direction=slowest.direction,
+        gb_s=slowest.gb_s,
+        latency_us=max(m.latency_us for m in met),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -27,3 +27,22 @@ async def in_thread(threads: Executor, work: Callable[..., T], *args: object) ->
     future = asyncio.get_running_loop().run_in_executor(threads, work, *args)
     await wait_out(future)
     return await future
+
+
+async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do things at once, and return when none of them goes on: when one fails, the others are cancelled and waited out.
+
+    :return: their results, in order.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await wait_out(asyncio.gather(*tasks, return_exceptions=True))
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()):
+            raise error
+    return [task.result() for task in tasks]

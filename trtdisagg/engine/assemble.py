@@ -13,6 +13,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from trtdisagg.cache.layout import rank_shape
+from trtdisagg.cache.movers.rank import RankMover
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transceiver import Transceiver
 from trtdisagg.cache.transports import open_transports
@@ -29,7 +31,7 @@ from trtdisagg.engine.sampling import Sampler
 from trtdisagg.engine.serve import Loaded
 from trtdisagg.errors import ConfigError
 from trtdisagg.net import is_loopback
-from trtdisagg.protocol.handover import KvShape
+from trtdisagg.protocol.handover import KvLayout
 from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import EngineSpec, Stats
 from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
@@ -76,7 +78,7 @@ async def open_parts(
     _check(spec, dims)
     async with AsyncExitStack() as stack:
         stage("KV cache")
-        pool = stack.enter_context(KvPool(_shape(spec, dims), spec.num_blocks, spec.device))
+        pool = stack.enter_context(KvPool(rank_shape(_layout(spec, dims), spec.rank), spec.num_blocks, spec.device))
         stage("weights")
         progress = Progress()
         runner = ModelRunner(
@@ -94,7 +96,7 @@ async def open_parts(
         transceiver = handover = None
         if spec.transfer.transports:
             stage("transports")
-            transceiver = await _open_transceiver(spec, secret, pool, stack)
+            transceiver = await _open_transceiver(spec, secret, dims, pool, stack)
             handover = await stack.enter_async_context(TransceiverHandover(transceiver))
         executor = Executor(
             runner=runner,
@@ -151,21 +153,25 @@ class _Engine:
         )
 
 
-async def _open_transceiver(spec: EngineSpec, secret: bytes, pool: KvPool, stack: AsyncExitStack) -> Transceiver:
+async def _open_transceiver(
+    spec: EngineSpec, secret: bytes, dims: ModelDimensions, pool: KvPool, stack: AsyncExitStack
+) -> Transceiver:
     one_host = is_loopback(resolve(spec.host)[1][0])
     opening = open_transports(
         spec.transfer.transports,
         pool,
-        incarnation=spec.incarnation,
+        incarnation=f"{spec.incarnation}/{spec.rank}",
         one_host=one_host,
         nixl_plugin=spec.transfer.nixl_plugin,
     )
     transports = await _in_thread(lambda: stack.enter_context(opening))
+    layout = _layout(spec, dims)
+    mover = await stack.enter_async_context(RankMover(layout, spec.rank, transports))
     transceiver = Transceiver(
         server=spec.name,
         incarnation=spec.incarnation,
-        shape=pool.shape,
-        transports=transports,
+        layout=layout,
+        movers=[mover],
         secret=secret,
         host=reachable(spec.host),
         lease_ms=spec.transfer.lease_ms,
@@ -181,14 +187,16 @@ def _check(spec: EngineSpec, dims: ModelDimensions) -> None:
         )
 
 
-def _shape(spec: EngineSpec, dims: ModelDimensions) -> KvShape:
-    return KvShape(
+def _layout(spec: EngineSpec, dims: ModelDimensions) -> KvLayout:
+    return KvLayout(
         model=dims.fingerprint,
         dtype=spec.dtype,
         num_layers=dims.num_layers,
         num_kv_heads=dims.num_kv_heads,
         head_dim=dims.head_dim,
         tokens_per_block=spec.tokens_per_block,
+        num_blocks=spec.num_blocks,
+        parallel=spec.parallel,
     )
 
 

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from trtdisagg.cache.transceiver import Transceiver
-from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import Ticket
 
@@ -156,7 +155,6 @@ class Errand:
             return e.message
         finally:
             await claim.release()  # a fetch that is cut short before it began has not done so
-            await wait_out(asyncio.ensure_future(claim.settled()))
         return None
 
     async def _cancellable(self, work: Coroutine[Any, Any, T]) -> T:

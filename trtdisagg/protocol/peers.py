@@ -1,8 +1,10 @@
 """The stream between two servers that hand requests over: length-prefixed msgpack frames.
 
     generation                                   context
-       | Hello(incarnation, shape, transports) ----> |   refused when the shapes cannot be converted
-       | <---- Welcome(shape, transports, memory)    |
+       | Hello(layout, memory of all ranks) -------> |   refused when the layouts cannot be converted
+       | <---- Welcome(layout, memory of all ranks)  |
+       |   ... ranks meet ranks, and try links ...   |
+       | HaveMet ----------------------------------> |
        | Renew([request ids]) ---------------------> |   every third of a lease, from admission on
        |   ... one-sided reads of the blocks ...     |
        | Finish(request id) -----------------------> |   gives the blocks back
@@ -21,7 +23,7 @@ from typing import Literal
 import msgspec
 
 from trtdisagg.protocol import WIRE_VERSION
-from trtdisagg.protocol.handover import KvLayout, KvShape
+from trtdisagg.protocol.handover import KvLayout
 
 TEST_BYTES = 1 << 20
 """Of the block that is moved to test a link."""
@@ -106,7 +108,7 @@ class RankMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeerRanks(msgspec.Struct, frozen=True, kw_only=True):
-    """A server that KV is fetched from."""
+    """A server, as others meet it for KV."""
 
     server: str
     incarnation: str
@@ -148,9 +150,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
 
 class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):
     wire_version: int = WIRE_VERSION
-    server: str
-    incarnation: str
-    shape: KvShape
+    me: PeerRanks
     proof: bytes
     """Keyed digest of the server's challenge: knows the cluster's secret."""
 
@@ -162,16 +162,16 @@ class Challenge(msgspec.Struct, tag="challenge", frozen=True, kw_only=True):
 
 
 class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
-    server: str
-    incarnation: str
-    shape: KvShape
-    memory: list[Memory]
-    """One entry per transport this server offers, best first."""
+    me: PeerRanks
     lease_ms: int
 
 
 class Refused(msgspec.Struct, tag="refused", frozen=True, kw_only=True):
     reason: str
+
+
+class HaveMet(msgspec.Struct, tag="have_met", frozen=True, kw_only=True):
+    """The links are tried: from now on only what is held is read."""
 
 
 class Renew(msgspec.Struct, tag="renew", frozen=True, kw_only=True):
@@ -199,5 +199,5 @@ class Pong(msgspec.Struct, tag="pong", frozen=True, kw_only=True):
     pass
 
 
-FromGeneration = Hello | Renew | Finish | Release | Ping
+FromGeneration = Hello | HaveMet | Renew | Finish | Release | Ping
 FromContext = Challenge | Welcome | Refused | Finished | Pong

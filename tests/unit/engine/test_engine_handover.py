@@ -38,12 +38,10 @@ class FakeClaim:
             await self.may_end.wait()
         except asyncio.CancelledError:
             self.was_cut_short = True
+            await self.may_settle.wait()
             raise
         if self.error:
             raise self.error
-
-    async def settled(self) -> None:
-        await self.may_settle.wait()
 
     async def release(self) -> None:
         self.is_released = True
@@ -116,20 +114,28 @@ async def test_a_fetch_forgotten_before_it_began_gives_the_claim_back() -> None:
         assert transceiver.claim_made.is_released
 
 
-async def test_fetch_that_fails_is_told_when_nothing_is_written_any_more() -> None:
+async def test_fetch_that_fails_is_told() -> None:
+    async with open_handover() as (transceiver, handover, told):
+        transceiver.claim_made.error = HandoverError("lost")
+        transceiver.claim_made.may_end.set()
+        handover.claim(1, TICKET)
+        handover.fetch(1, [4], told)
+        assert await told.error() == "lost"
+
+
+async def test_fetch_that_is_forgotten_is_told_when_nothing_is_written_any_more() -> None:
     async with open_handover() as (transceiver, handover, told):
         claim = transceiver.claim_made
-        claim.error = HandoverError("lost")
         claim.may_settle.clear()
         handover.claim(1, TICKET)
         handover.fetch(1, [4], told)
-        claim.may_end.set()
         await claim.fetching.wait()
+        handover.forget(1)
         handover.forget(1)  # must not hurry it
         await asyncio.sleep(0)
         assert not told.errors
         claim.may_settle.set()
-        assert await told.error() == "lost"
+        assert await told.error() == "it is no longer wanted"
 
 
 async def test_claim_that_fails_is_told_to_the_fetch() -> None:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from trtdisagg.text.dimensions import ModelDimensions, Share
 
-
 Part = tuple[range, ...]
 """What is wanted of each dimension of a tensor."""
 

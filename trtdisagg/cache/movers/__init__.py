@@ -1,0 +1,1 @@
+"""What moves the KV of one rank: here, or in the process of another rank."""
