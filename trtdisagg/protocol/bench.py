@@ -107,14 +107,3 @@ class Failure(msgspec.Struct, tag="failure", kw_only=True, frozen=True):
 
     message: str
     exit_code: int
-
-
-Line = Stage | Report | Failure
-_DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
-
-
-def decode_bench_line(line: bytes) -> Line:
-    """
-    :raises msgspec.DecodeError: when it is something else.
-    """
-    return _DECODER.decode(line)

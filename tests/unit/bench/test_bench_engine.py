@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers import tiny_model
 
-from trtdisagg.bench import engine as bench
-from trtdisagg.bench.engine import MeasureError, measure_engine
+from trtdisagg.bench import program as bench
+from trtdisagg.bench.program import MeasureError, measured
 from trtdisagg.cli.main import cli
 from trtdisagg.protocol.bench import Measure, Report
 
@@ -109,10 +109,10 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 def test_a_program_that_dies_is_told_with_its_last_words(program: Callable[[str], None]) -> None:
     program("import sys; sys.exit('out of memory')")
     with pytest.raises(MeasureError, match="exit code 1: out of memory"):
-        measure_engine(Measure(model="m"), print, timeout_s=LONG_S)
+        measured("m", Measure(model="m"), Report, print, timeout_s=LONG_S)
 
 
 def test_a_program_that_hangs_is_killed(program: Callable[[str], None]) -> None:
     program("import time; time.sleep(1000)")
     with pytest.raises(MeasureError, match=r"signal 9 \(limit: 0.2 s\)"):
-        measure_engine(Measure(model="m"), print, timeout_s=0.2)
+        measured("m", Measure(model="m"), Report, print, timeout_s=0.2)

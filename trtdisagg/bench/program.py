@@ -1,4 +1,4 @@
-"""Runs the measuring program of the engine half, a program of its own that is not imported here."""
+"""Runs a measuring program of the engine half, a program of its own that is not imported here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import msgspec
 
 from trtdisagg.errors import TrtdisaggError
-from trtdisagg.protocol.bench import Failure, Measure, Report, Stage, decode_bench_line
+from trtdisagg.protocol.bench import Failure, Stage
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 class MeasureError(TrtdisaggError):
@@ -27,21 +29,27 @@ class MeasureError(TrtdisaggError):
         self.exit_code = exit_code
 
 
-def measure_engine(measure: Measure, stage: Callable[[str], None], *, timeout_s: float) -> Report:
-    """
+def measured(
+    module: str, measure: msgspec.Struct, report_type: type[R], stage: Callable[[str], None], *, timeout_s: float
+) -> R:
+    """Have a module measure.
+
+    :param measure: what; its only argument, as JSON.
     :param stage: told what is going on.
     :raises MeasureError: with the reason.
     """
-    command = [sys.executable, "-m", "trtdisagg.engine.measure", msgspec.json.encode(measure).decode()]
+    lines: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Stage | Failure | report_type)
+    command = [sys.executable, "-m", module, msgspec.json.encode(measure).decode()]
     with TemporaryFile() as errors, _running(command, errors, timeout_s) as process:
         assert process.stdout is not None
         for text in process.stdout:
-            match decode_bench_line(text):
+            match lines.decode(text):
                 case Stage(words=words):
                     stage(words)
                 case Failure(message=message, exit_code=exit_code):
                     raise MeasureError(message, exit_code)
                 case report:
+                    assert isinstance(report, report_type)
                     return report
         raise MeasureError(f"the measurement ended {_manner(process.wait(), timeout_s)}{_last_words(errors)}")
 
