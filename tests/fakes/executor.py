@@ -6,12 +6,14 @@ Choice k leaves out the first k tokens of the script. How probable a token is fo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from trtdisagg.engine.progress import Pulse
+from trtdisagg.engine.record import Record
 from trtdisagg.engine.request import Output, Request, TokenLogprob
 from trtdisagg.errors import OverloadedError
 from trtdisagg.protocol.answers import FinishReason
@@ -140,6 +142,8 @@ class FakeExecutor:
 def _said_of(request: Request, choice: int, position: int, token: int) -> dict[str, Any]:
     """What the output says beside the token."""
     said: dict[str, Any] = {"num_cached_tokens": 1}
+    if not position:
+        said["record"] = Record(time.monotonic, arrived_s=1.0, scheduled_s=2.0, num_blocks=5, num_reused_blocks=2)
     sampling, is_first = request.sampling, position == 0 and choice == 0
     if sampling.num_logprobs is not None:
         said["logprobs"] = [logprob_of(token, position, sampling.num_logprobs)]

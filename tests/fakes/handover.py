@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trtdisagg.cache.transfers import Transfer
+from trtdisagg.engine.interfaces import OnFetched
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import Ticket
 
@@ -21,7 +23,7 @@ class Held:
 class Fetch:
     ticket: Ticket
     blocks: list[int]
-    on_fetched: Callable[[str | None], None]
+    on_fetched: OnFetched
     dp_rank: int
 
 
@@ -60,9 +62,7 @@ class FakeHandover:
         assert request_id not in self.fetches
         self.open_claims[request_id] = ticket
 
-    def fetch(
-        self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None], dp_rank: int = 0
-    ) -> None:
+    def fetch(self, request_id: int, blocks: list[int], on_fetched: OnFetched, dp_rank: int = 0) -> None:
         assert not self._late_blocks().intersection(blocks)
         self.fetches[request_id] = Fetch(self.open_claims.pop(request_id), list(blocks), on_fetched, dp_rank)
         self.has_begun.set()
@@ -77,9 +77,9 @@ class FakeHandover:
         """What happens when the blocks were fetched, or their lease ended."""
         self.held.pop(request_id).on_released()
 
-    def end_fetch(self, request_id: int, error: str | None = None) -> None:
+    def end_fetch(self, request_id: int, error: str | None = None, transfer: Transfer | None = None) -> None:
         self.ended_fetches.add(request_id)
-        self.fetches.pop(request_id).on_fetched(error)
+        self.fetches.pop(request_id).on_fetched(error, transfer)
 
 
 def ticket(request_id: int, num_tokens: int, blocks: list[int], dp_rank: int = 0) -> Ticket:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from helpers import tiny_model
-from helpers.engine_process import TIMEOUT_S, ask_context, make_spec, started
+from helpers.engine_process import TIMEOUT_S, Engine, ask_context, make_spec, started
 
 from trtdisagg.protocol.spec import Beat, Failed, Loading, Ready, SwitchRole, TransferSpec
 
@@ -31,9 +31,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_requests_over_two_engines_the_last_while_the_context_server_drains(model: Path, tmp_path: Path) -> None:
+    keys = {"enable_block_reuse": False, "perf_metrics_max_requests": 8}
     with (
-        started(make_spec(model, "context-0", enable_block_reuse=False), tmp_path) as context,
-        started(make_spec(model, "generation-0", cores=[0], enable_block_reuse=False), tmp_path) as generation,
+        started(make_spec(model, "context-0", **keys), tmp_path) as context,
+        started(make_spec(model, "generation-0", cores=[0], **keys), tmp_path) as generation,
     ):
         for engine in (context, generation):
             assert engine.report(Loading) is not None
@@ -49,6 +50,9 @@ def test_requests_over_two_engines_the_last_while_the_context_server_drains(mode
             pass
         assert (stats.num_transfer_failures_total, stats.num_used_blocks) == (0, 0)
         assert stats.num_transfer_bytes_total > 0
+        assert sum(stats.transfer_seconds_counts) == 1
+        assert stats.num_transfer_descriptors_total > 0
+        _check_times(context, generation)
 
         rest = ask_context(context, "x" * 50, 20)
         context.process.send_signal(signal.SIGTERM)
@@ -62,6 +66,25 @@ def test_requests_over_two_engines_the_last_while_the_context_server_drains(mode
         assert stats.num_transfer_failures_total == 0
         generation.process.send_signal(signal.SIGTERM)
         assert generation.process.wait(TIMEOUT_S) == 0
+
+
+def _check_times(context: Engine, generation: Engine) -> None:
+    """Of a request that ran whole on one server, and of one that was handed over."""
+    whole, first = json.loads(context.get("/perf_metrics"))
+    assert "kv_cache_size" not in whole["perf_metrics"]["timing_metrics"]
+    [rest] = json.loads(generation.get("/perf_metrics"))
+    assert "ctx_request_id" not in whole
+    assert rest["ctx_request_id"] == first["ctx_request_id"] == first["request_id"]
+    times = rest["perf_metrics"]["timing_metrics"]
+    order = ["server_arrival_time", "arrival_time", "kv_cache_transfer_start", "kv_cache_transfer_end"]
+    order += ["first_scheduled_time", "first_token_time", "server_first_token_time", "last_token_time"]
+    assert [times[key] for key in order[:6]] == sorted(times[key] for key in order[:6])
+    assert times["first_token_time"] <= times["server_first_token_time"]
+    assert times["first_token_time"] < times["last_token_time"]
+    assert times["kv_cache_size"] > 0
+    steps = rest["perf_metrics"]
+    assert steps["last_iter"] - steps["first_iter"] == 18, "one token was there, and each step gave one"
+    assert json.loads(generation.get("/perf_metrics")) == [], "they are told once"
 
 
 def test_a_server_in_the_other_role_keeps_weights_blocks_and_answers(model: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.latencies import LatencyCounts
 from trtdisagg.protocol.peers import Moved
+from trtdisagg.protocol.spec import TRANSFER_BOUNDS_S
 
 
 class Transfer(msgspec.Struct):
@@ -39,7 +40,7 @@ class Transfers:
         self.num_transfer_bytes_total = 0
         self.num_transfer_descriptors_total = 0
         self.transfer_seconds_total = 0.0
-        self.transfer_seconds = LatencyCounts()
+        self.transfer_seconds = LatencyCounts(TRANSFER_BOUNDS_S)
 
     @contextmanager
     def counted(self) -> Iterator[Transfer]:

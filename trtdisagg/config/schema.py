@@ -139,6 +139,11 @@ class ServerSection(_Section, frozen=True):
     """Compute a prompt longer than max_num_tokens in chunks; without it, such a prompt is refused."""
     disable_overlap_scheduler: bool = False
     """On a GPU, launch a step only when the tokens of the last are known. On a CPU there is no difference."""
+    perf_metrics_max_requests: CountOrZero = 0
+    """Requests whose times a server keeps until somebody asks for them (`/perf_metrics`); 0: 1000 with
+    return_perf_metrics, else none."""
+    return_perf_metrics: bool = False
+    """Keep the times of requests, 1000 where perf_metrics_max_requests does not say how many."""
     stream_interval: Count = 1
     """Tokens that a stream sends at once; the first is always sent by itself."""
     kv_cache_config: KvCacheConfig = KvCacheConfig()

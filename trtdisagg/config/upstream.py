@@ -61,7 +61,7 @@ _NO_OFFLOAD = NoEffect("KV blocks are not moved to host memory")
 _ITER_STATS = NoEffect("counters are always kept; see `trtdisagg status` and /metrics")
 _ADMIT_AT_ONCE = NoEffect("a request joins the running batch at the next step")
 _LORA = NotThereYet("LoRA")
-_PERF_METRICS = NoEffect("there are no records of single requests; totals are in /metrics")
+_PERF_METRICS = NoEffect("the proxy keeps no records of single requests; servers do, so say it in their sections")
 _COMES_WITH_MODEL = NotThereYet("a tokenizer, revision or parser other than the model's own", _other_than("auto"))
 _EVENT_DRIVEN = NoEffect("the end of a transfer is an event, nothing polls for it")
 _COUNTS_NOTHING = NoEffect("round_robin counts neither requests nor tokens")
@@ -135,13 +135,11 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "orchestrator_type": NoEffect("the supervisor starts the ranks"),
         "otlp_traces_endpoint": NoEffect("no traces are written"),
         "peft_cache_config": _LORA,
-        "perf_metrics_max_requests": _PERF_METRICS,
         "postprocess_tokenizer_dir": NoEffect("text is made with the model's own tokenizer"),
         "print_iter_log": NoEffect("counters go to `trtdisagg status` and /metrics, not to the log"),
         "quant_config": NotThereYet("quantized weights"),
         "reasoning_parser": _COMES_WITH_MODEL,
         "request_stats_max_iterations": _ITER_STATS,
-        "return_perf_metrics": _PERF_METRICS,
         "revision": _COMES_WITH_MODEL,
         "sampler_force_async_worker": _ONE_SAMPLER,
         "sampler_type": _ONE_SAMPLER,

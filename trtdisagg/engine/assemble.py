@@ -148,8 +148,13 @@ class _Engine:
         moved = self._transceiver.stats()
         return msgspec.structs.replace(
             stats,
+            num_transfers_running=moved.num_transfers_running,
             num_transfer_bytes_total=moved.num_transfer_bytes_total,
+            num_transfer_descriptors_total=moved.num_transfer_descriptors_total,
             transfer_seconds_total=moved.transfer_seconds_total,
+            transfer_seconds_counts=moved.transfer_seconds_counts,
+            num_expired_leases_total=moved.num_expired_leases_total,
+            num_unread_holds_total=moved.num_unread_holds_total,
         )
 
 
@@ -216,6 +221,7 @@ def _limits(spec: EngineSpec, dims: ModelDimensions) -> Limits:
         event_buffer_max_size=spec.event_buffer_max_size,
         dp_size=spec.parallel.dp_size,
         overlap_transfers=spec.transfer.overlap,
+        keeps_records=spec.perf_metrics_max_requests > 0,
         model=dims.fingerprint,
     )
 

@@ -66,7 +66,7 @@ class EngineCore:
         self.ahead = None if ahead is None else Ahead(ahead)
         self._deliver = deliver
         self._clock = clock
-        self._lifecycle = Lifecycle(limits, eos_token_ids, handover, self.inbox.put)
+        self._lifecycle = Lifecycle(limits, eos_token_ids, handover, self.inbox.put, clock)
         self._num_failed_steps = 0
         self._end_by: float | None = None
         self.stats = self._lifecycle.stats()
@@ -225,8 +225,8 @@ class EngineCore:
                 self._lifecycle.add(request, guides, self._clock() if arrived_s is None else arrived_s)
             case Cancel(request_id=request_id, choice=choice):
                 self._lifecycle.cancel(request_id, choice)
-            case Fetched(request_id=request_id, error=error):
-                self._lifecycle.fetched(request_id, error)
+            case Fetched(request_id=request_id, error=error, transfer=transfer):
+                self._lifecycle.fetched(request_id, error, transfer)
             case Released(request_id=request_id):
                 self._lifecycle.released(request_id)
             case Shutdown(timeout_s=timeout_s):

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.interfaces import Handover
 from trtdisagg.engine.messages import Fetched, Message, Released
 from trtdisagg.engine.request import Request
@@ -58,9 +59,10 @@ class Exchange:
         assert sequence.ticket is not None
         num_found, num_blocks = sequence.num_published, -(-sequence.ticket.num_tokens // self._tokens_per_block)
         blocks = [-1] * num_found + sequence.blocks[num_found:num_blocks]
-        self._handover.fetch(
-            sequence.id, blocks, lambda error: self._post(Fetched(sequence.id, error)), sequence.dp_rank
-        )
+        self._handover.fetch(sequence.id, blocks, partial(self._fetched, sequence.id), sequence.dp_rank)
+
+    def _fetched(self, request_id: int, error: str | None, transfer: Transfer | None = None) -> None:
+        self._post(Fetched(request_id, error, transfer))
 
     def hold(self, sequence: Sequence) -> Ticket:
         """Offer its KV.

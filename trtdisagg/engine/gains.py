@@ -32,7 +32,7 @@ def are_numbers(logits: Tensor) -> bool:
 def _with_prompt(sequence: Sequence, gain: Output) -> Output:
     """The first output of a choice says what was found of its prompt, and what was wanted of it."""
     sequence.has_begun = True
-    gain = msgspec.structs.replace(gain, num_cached_tokens=sequence.num_cached or 0)
+    gain = msgspec.structs.replace(gain, num_cached_tokens=sequence.num_cached or 0, record=sequence.record)
     readings, sequence.readings = sequence.readings, None
     if readings is None:
         return gain

@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from trtdisagg.cache.transceiver import Transceiver
+from trtdisagg.cache.transfers import Transfer
+from trtdisagg.engine.interfaces import OnFetched
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import Ticket
 
 log = logging.getLogger(__name__)
-
-OnFetched = Callable[[str | None], None]
 
 T = TypeVar("T")
 
@@ -127,35 +127,36 @@ class Errand:
 
     async def run(self) -> None:
         error: str | None = _GIVEN_UP
+        transfer = None
         try:
-            error = await self._claim_and_fetch()
+            transfer = await self._claim_and_fetch()
+            error = None
+        except HandoverError as e:
+            error = e.message
         except Exception as e:  # a fault of ours; the engine computes the prefix itself
             log.exception("a handover failed")
             error = f"{type(e).__name__}: {e}"
         finally:
             if self._fetch.done() and (fetch := self._fetch.result()):
-                fetch.on_fetched(error)
+                fetch.on_fetched(error, transfer)
 
-    async def _claim_and_fetch(self) -> str | None:
+    async def _claim_and_fetch(self) -> Transfer:
         """
-        :return: why there is no KV; nothing is written any more.
+        :raises HandoverError: there is no KV, and nothing is written any more.
         """
         try:
             claim = await self._cancellable(self._transceiver.claim(self._ticket))
-        except HandoverError as e:
+        except HandoverError:
             await self._fetch
-            return e.message
+            raise
         fetch = await self._fetch
         if fetch is None or not self._is_wanted:
             await claim.release()
-            return _GIVEN_UP
+            raise HandoverError(_GIVEN_UP)
         try:
-            await self._cancellable(claim.fetch(fetch.blocks, fetch.dp_rank))
-        except HandoverError as e:
-            return e.message
+            return await self._cancellable(claim.fetch(fetch.blocks, fetch.dp_rank))
         finally:
             await claim.release()  # a fetch that is cut short before it began has not done so
-        return None
 
     async def _cancellable(self, work: Coroutine[Any, Any, T]) -> T:
         """

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.step import Step
 from trtdisagg.protocol.guide import GuideSpec
 from trtdisagg.protocol.handover import Ticket
@@ -58,6 +59,13 @@ class Guides(Protocol):
         """
 
 
+class OnFetched(Protocol):
+    """What a fetch ends with."""
+
+    def __call__(self, error: str | None, transfer: Transfer | None = None) -> None:
+        """:param transfer: without an error: what has come, where that is known."""
+
+
 class Handover(Protocol):
     """Moves KV between this engine and others.
 
@@ -84,14 +92,12 @@ class Handover(Protocol):
     def claim(self, request_id: int, ticket: Ticket) -> None:
         """A request with this ticket has entered and waits for blocks: its lease is kept alive."""
 
-    def fetch(
-        self, request_id: int, blocks: list[int], on_fetched: Callable[[str | None], None], dp_rank: int = 0
-    ) -> None:
+    def fetch(self, request_id: int, blocks: list[int], on_fetched: OnFetched, dp_rank: int = 0) -> None:
         """
         Start to write the KV that the request's ticket names.
 
         :param blocks: as many as `ticket.num_tokens` fill; -1: that one is here already.
-        :param on_fetched: nothing is written any more; with None the blocks are valid, otherwise it says why not.
+        :param on_fetched: nothing is written any more; without an error the blocks are valid.
         :param dp_rank: whose blocks they are here; the ticket says whose they are over there.
         """
 

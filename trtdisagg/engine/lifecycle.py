@@ -1,7 +1,7 @@
 """What becomes of each request: from its arrival over the handover to its last output.
 
-It owns sequences, schedulers and blocks; it computes nothing and knows no threads and no clock. What the caller is to
-be told piles up as outputs until `take_outputs`.
+It owns sequences, schedulers and blocks; it computes nothing and knows no threads, and a clock only for records. What
+the caller is to be told piles up as outputs until `take_outputs`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from torch import Tensor
 
 from trtdisagg.cache.events import BlockEvents
+from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.choices import give_place, make_choices
 from trtdisagg.engine.counters import Counters, stats_of
 from trtdisagg.engine.deadlines import Deadlines
@@ -24,6 +25,7 @@ from trtdisagg.engine.interfaces import Guide, Handover
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Message
 from trtdisagg.engine.plan import Plan
+from trtdisagg.engine.record import Record
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.engine.sampling import Sampled
 from trtdisagg.engine.schedulers import Schedulers
@@ -40,16 +42,23 @@ class Lifecycle:
     """All requests of one engine.
 
     :param post: puts a message into the engine's inbox; given to the handover for its callbacks.
+    :param clock: for records of requests, in seconds.
     """
 
     def __init__(
-        self, limits: Limits, eos_token_ids: frozenset[int], handover: Handover | None, post: Callable[[Message], None]
+        self,
+        limits: Limits,
+        eos_token_ids: frozenset[int],
+        handover: Handover | None,
+        post: Callable[[Message], None],
+        clock: Callable[[], float],
     ) -> None:
         self.counters = Counters()
         self.events = BlockEvents(limits.event_buffer_max_size)
         self._eos_token_ids = frozenset(t for t in eos_token_ids if 0 <= t < limits.vocab_size)
         self._exchange = Exchange(handover, post, limits.tokens_per_block)
         self._limits = limits
+        self._clock = clock
         self._requests: dict[int, list[Sequence]] = {}
         """The choices of each that own blocks or wait for some."""
         self._outputs: list[Output] = []
@@ -71,6 +80,10 @@ class Lifecycle:
             self.refuse(request, f"The blocks of an earlier request with id {request.id} are still in use")
             return
         leader, *_ = choices = make_choices(request, guides, self._eos_token_ids, self.counters.num_requests_total)
+        if self._limits.keeps_records:
+            record = Record(self._clock, arrived_s)
+            for choice in choices:
+                choice.record = record
         leader.ticket = self._exchange.claim(request)
         self._requests[request.id] = choices
         if request.timeout_s is not None:
@@ -108,7 +121,7 @@ class Lifecycle:
     def next_deadline_s(self) -> float:
         return self._deadlines.next_s
 
-    def fetched(self, request_id: int, error: str | None) -> None:
+    def fetched(self, request_id: int, error: str | None, transfer: Transfer | None = None) -> None:
         """A fetch is over; without its KV the request goes on all the same, and computes it here."""
         if request_id not in self._requests:
             return  # given up since
@@ -117,6 +130,9 @@ class Lifecycle:
         if error is not None and sequence.is_active:
             self.counters.num_transfer_failures_total += 1
             log.warning("request %d: its KV could not be fetched and is computed here: %s", request_id, error)
+        if sequence.record is not None:
+            sequence.record.transfer = transfer
+            sequence.record.scheduled(self.counters.num_steps_total)
         assert sequence.ticket is not None
         self._schedulers.fetched(sequence, 0 if error is not None else sequence.ticket.num_tokens)
         self._forget_finished(sequence)
@@ -136,6 +152,8 @@ class Lifecycle:
         """Say what the next step computes, and start fetches for those who were admitted."""
         plan = self._schedulers.schedule()
         for sequence in plan.admitted:
+            if sequence.record is not None:
+                self._admitted(sequence, sequence.record)
             if sequence.state is State.FETCHING:
                 self._exchange.fetch(sequence)
             else:  # what it could fetch is here already
@@ -163,6 +181,8 @@ class Lifecycle:
                 self._end_without_token(sequence, logits[i])
                 continue
             sequence.tokens.append(token)
+            if sequence.record is not None:
+                sequence.record.token(len(sequence.blocks), self.counters.num_steps_total)
             try:
                 if sequence.guide is not None:
                     sequence.guide.accept(token)
@@ -215,6 +235,12 @@ class Lifecycle:
         self._schedulers.check_integrity([s for choices in self._requests.values() for s in choices])
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _admitted(self, sequence: Sequence, record: Record) -> None:
+        num_prompt_blocks = -(-sequence.num_prompt // self._limits.tokens_per_block)
+        record.admitted(len(sequence.blocks), sequence.num_published, num_prompt_blocks)
+        if sequence.state is State.RUNNING:
+            record.scheduled(self.counters.num_steps_total)
 
     def _tell(self, sequence: Sequence, gain: Output) -> None:
         """Say what a sequence got, and end or hold it where that was the last."""

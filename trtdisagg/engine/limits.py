@@ -44,6 +44,8 @@ class Limits(msgspec.Struct, kw_only=True, frozen=True):
     """Ranks that divide the requests."""
     overlap_transfers: bool = True
     """Compute while KV of others travels."""
+    keeps_records: bool = False
+    """Each request's first output comes with a `Record` of its times."""
     model: str = ""
     """Fingerprint of the weights, part of the name of what is in a block."""
 

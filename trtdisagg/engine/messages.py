@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.interfaces import Guide
 from trtdisagg.engine.request import Request
 
@@ -31,6 +32,8 @@ class Fetched(msgspec.Struct, frozen=True):
 
     request_id: int
     error: str | None = None
+    transfer: Transfer | None = None
+    """Without an error: what has come."""
 
 
 class Released(msgspec.Struct, frozen=True):

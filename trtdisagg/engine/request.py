@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 from torch import Tensor
 
+from trtdisagg.engine.record import Record
 from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.guide import GuideSpec
 from trtdisagg.protocol.handover import RequestType, Ticket
@@ -122,6 +123,8 @@ class Output(msgspec.Struct, kw_only=True, frozen=True):
     """float32 [prompt tokens, vocab] on the CPU; once, likewise."""
     generation_logits: Tensor | None = None
     """float32 [new tokens, vocab] on the CPU."""
+    record: Record | None = None
+    """Of its times, with the first output; the engine goes on writing it until the last."""
     error: str | None = None
     """With finish reason `error`, for people."""
 

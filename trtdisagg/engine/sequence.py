@@ -20,6 +20,7 @@ from enum import Enum
 
 from trtdisagg.engine.interfaces import Guide
 from trtdisagg.engine.readings import PromptReadings
+from trtdisagg.engine.record import Record
 from trtdisagg.engine.request import Request
 from trtdisagg.engine.sampling import History
 from trtdisagg.protocol.answers import FinishReason
@@ -85,6 +86,8 @@ class Sequence:
     """What the sampler counts of its tokens."""
     has_begun: bool = False
     """It had an output."""
+    record: Record | None = None
+    """Of its times, where somebody wants to know them."""
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.request.prompt_token_ids)

@@ -111,6 +111,8 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     enable_partial_reuse: bool = True
     event_buffer_max_size: int = 0
     """Events about blocks that are kept for `/kv_cache_events`; 0: none are made."""
+    perf_metrics_max_requests: int = 0
+    """Requests whose times are kept for `/perf_metrics`; 0: none are taken."""
     quantization: Quantization = "none"
     disable_overlap_scheduler: bool = False
     """On a device that computes by itself: launch no step before the tokens of the last are known."""

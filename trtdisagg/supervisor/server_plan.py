@@ -39,6 +39,8 @@ _POLICIES: dict[str, SchedulerPolicy] = {
 }
 _AMONG_RANKS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """All ranks of a server are on this host: they meet where nobody else can listen."""
+_PERF_REQUESTS = 1000
+"""Whose times are kept where it is not said how many."""
 _TOKEN_ID_BYTES = 8
 """A token id in JSON, with its comma."""
 
@@ -142,6 +144,8 @@ def plan_server(
             enable_block_reuse=section.kv_cache_config.enable_block_reuse,
             enable_partial_reuse=section.kv_cache_config.enable_partial_reuse,
             event_buffer_max_size=section.kv_cache_config.event_buffer_max_size,
+            perf_metrics_max_requests=section.perf_metrics_max_requests
+            or (_PERF_REQUESTS if section.return_perf_metrics else 0),
             quantization=section.quantization,
             disable_overlap_scheduler=section.disable_overlap_scheduler,
             stream_interval=section.stream_interval,

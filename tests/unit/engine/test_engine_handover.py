@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from fakes.handover import ticket
 
+from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.handover import TransceiverHandover
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import Ticket
@@ -31,7 +32,7 @@ class FakeClaim:
         self.is_released = False
         self.was_cut_short = False
 
-    async def fetch(self, blocks: Sequence[int], dp_rank: int) -> None:
+    async def fetch(self, blocks: Sequence[int], dp_rank: int) -> Transfer:
         self.blocks = blocks
         self.fetching.set()
         try:
@@ -42,6 +43,7 @@ class FakeClaim:
             raise
         if self.error:
             raise self.error
+        return Transfer(1.0, 2.0, num_bytes=3)
 
     async def release(self) -> None:
         self.is_released = True
@@ -71,7 +73,8 @@ class Told:
         self.errors: list[str | None] = []
         self.is_told = asyncio.Event()
 
-    def __call__(self, error: str | None) -> None:
+    def __call__(self, error: str | None, transfer: Transfer | None = None) -> None:
+        assert (error is None) == (transfer is not None)
         self.errors.append(error)
         self.is_told.set()
 

@@ -319,6 +319,21 @@ def test_what_a_section_says_of_the_engine_is_in_its_spec(section: ServerSection
     assert getattr(engine(plan_of(cluster_file(context_servers=section)), "context-0"), field) == value
 
 
+@pytest.mark.parametrize(
+    ("keys", "num_kept"),
+    [
+        ({}, 0),
+        ({"return_perf_metrics": True}, 1000),
+        ({"perf_metrics_max_requests": 7}, 7),
+        ({"return_perf_metrics": True, "perf_metrics_max_requests": 7}, 7),
+    ],
+)
+def test_requests_whose_times_are_kept(keys: dict[str, Any], num_kept: int) -> None:
+    spec = plan_of(cluster_file(context_servers=ServerSection(**keys))).servers[0].spec
+    assert isinstance(spec, EngineSpec)
+    assert spec.perf_metrics_max_requests == num_kept
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 _LOCAL = CacheTransceiverConfig(backend="LOCAL")

@@ -154,10 +154,12 @@ async def _end_with(stream: EventStream, job: Job, error: Exception) -> None:
 
 
 def _count(service: Service, job: Job, running: Running, clock: Clock, reason: str) -> None:
+    first_s = clock.first_s or clock.elapsed_s
+    service.perf.add(job, running.records, arrived_s=clock.start, first_text_s=clock.start + first_s)
     longest = max(len(answer.token_ids) for answer in running.answers)
     service.metrics.finished(
         reason,
-        first_s=clock.first_s or clock.elapsed_s,
+        first_s=first_s,
         whole_s=clock.elapsed_s,
         num_tokens=longest - len(job.requests[0].output_token_ids),
     )

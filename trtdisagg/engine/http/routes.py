@@ -24,6 +24,7 @@ from trtdisagg.errors import (
 )
 from trtdisagg.protocol.answers import ModelCard, ModelList, encode_error
 from trtdisagg.protocol.control import Member
+from trtdisagg.protocol.request_times import SteadyClock, SteadyClockOffset
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ def make_app(service: Service, *, secret: bytes, address: Callable[[], tuple[str
             web.get("/version", routes.version),
             web.get("/server_info", routes.server_info),
             web.get("/metrics", routes.metrics),
+            web.get("/perf_metrics", routes.perf_metrics),
+            web.get("/steady_clock_offset", routes.steady_clock),
+            web.post("/steady_clock_offset", routes.set_steady_clock),
             web.get("/kv_cache_events", routes.kv_cache_events),
             web.post("/kv_cache_events", routes.kv_cache_events),
         ]
@@ -102,6 +106,24 @@ class _Routes:
     async def metrics(self, _: web.Request) -> web.Response:
         body = self._service.metrics.render(self._service.stats(), self._service.role)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def perf_metrics(self, _: web.Request) -> web.Response:
+        """The times of the requests since it was asked last."""
+        return json_response(msgspec.json.encode(self._service.perf.take()))
+
+    async def steady_clock(self, _: web.Request) -> web.Response:
+        """What time it is here, for somebody who compares it with when it asked and was answered."""
+        now_s = time.monotonic()
+        return json_response(msgspec.json.encode(SteadyClock(receive_ts=now_s, transmit_ts=now_s)))
+
+    async def set_steady_clock(self, request: web.Request) -> web.Response:
+        """Tell times as another machine would from now on."""
+        try:
+            asked = msgspec.json.decode(await request.read(), type=SteadyClockOffset)
+        except msgspec.DecodeError as e:
+            raise RequestError(f'expected {{"offset": SECONDS}}: {e}', param="offset") from None
+        self._service.perf.offset_s = asked.offset
+        return json_response(b"{}")
 
     async def kv_cache_events(self, _: web.Request) -> web.Response:
         """What happened to KV blocks since it was asked last; TensorRT-LLM's proxy asks by POST."""

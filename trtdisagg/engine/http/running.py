@@ -15,6 +15,7 @@ from trtdisagg.engine.http.delivery import Delivery, Mailbox
 from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.http.piece import Piece
 from trtdisagg.engine.progress import Pulse
+from trtdisagg.engine.record import Record
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.protocol.answers import PromptTokensDetails, Usage
 from trtdisagg.protocol.handover import Ticket
@@ -58,6 +59,8 @@ class Running:
         """Pieces too small to be sent."""
         self._num_told = [0] * len(self.answers)
         """Tokens of each answer at its last piece."""
+        self.records: dict[int, Record] = {}
+        """Times of requests that have begun, where they are kept."""
         self._ticket: Ticket | None = None
         self._num_open = sum(not answer.is_complete for answer in self.answers)
         self.finish_reason = self.answers[-1].finish_reason
@@ -147,6 +150,8 @@ class Running:
             if answer is None:
                 continue  # a stop string has ended it
             answer.prompt.take(output)
+            if output.record is not None:
+                self.records[output.request_id] = output.record
             piece = answer.take(output)
             before = pending.get(answer.index)
             pending[answer.index] = piece if before is None else before + piece

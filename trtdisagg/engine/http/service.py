@@ -12,6 +12,7 @@ from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.http.intake import Intake
 from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.http.metrics import Metrics
+from trtdisagg.engine.http.perf import PerfRing
 from trtdisagg.engine.http.running import Engine, Running, running
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.errors import RequestError, UnavailableError
@@ -37,6 +38,7 @@ class Service:
         self.role: Role = spec.role
         """The one it has now. Both legs are served in each: it says what this server is asked for."""
         self.metrics = Metrics(model=spec.model, server=spec.name)
+        self.perf = PerfRing(spec.perf_metrics_max_requests)
         self.num_requests = 0
         """That are being answered now."""
         self.turns = Progress()

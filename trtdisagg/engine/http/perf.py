@@ -1,0 +1,75 @@
+"""The last requests and their times, kept until somebody asks for them (`/perf_metrics`); then they are forgotten."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from msgspec import UNSET
+
+from trtdisagg.engine.http.job import Job
+from trtdisagg.engine.record import Record
+from trtdisagg.protocol.request_times import KvCacheMetrics, PerfMetrics, RequestPerf, TimingMetrics
+
+
+class PerfRing:
+    """
+    :param max_requests: the oldest go where there are more.
+    """
+
+    def __init__(self, max_requests: int) -> None:
+        self.offset_s = 0.0
+        """Added to all times that are told; see `SteadyClockOffset`."""
+        self._kept: deque[tuple[int, int | None, Record, float, float]] = deque(maxlen=max_requests)
+
+    def add(self, job: Job, records: Mapping[int, Record], *, arrived_s: float, first_text_s: float) -> None:
+        """
+        :param records: by request; of those that had a token.
+        :param arrived_s: when its head had come, and when its first text was ready, by the monotonic clock.
+        """
+        for request_id, record in records.items():
+            self._kept.append((request_id, _ctx_request_id(job, request_id), record, arrived_s, first_text_s))
+
+    def take(self) -> list[RequestPerf]:
+        """The oldest first."""
+        kept = list(self._kept)
+        self._kept.clear()
+        return [self._told(*one) for one in kept]
+
+    def _told(
+        self, request_id: int, ctx_request_id: int | None, record: Record, arrived_s: float, first_text_s: float
+    ) -> RequestPerf:
+        def at(seconds: float) -> float:
+            return seconds + self.offset_s if seconds else 0.0
+
+        moved = record.transfer
+        timing = TimingMetrics(
+            server_arrival_time=at(arrived_s),
+            arrival_time=at(record.arrived_s),
+            first_scheduled_time=at(record.scheduled_s),
+            first_token_time=at(record.first_token_s),
+            server_first_token_time=at(first_text_s),
+            last_token_time=at(record.last_token_s),
+            kv_cache_size=moved.num_bytes if moved else UNSET,
+            kv_cache_transfer_start=at(moved.started_s) if moved else UNSET,
+            kv_cache_transfer_end=at(moved.ended_s) if moved else UNSET,
+        )
+        blocks = KvCacheMetrics(
+            num_total_allocated_blocks=record.num_blocks,
+            num_new_allocated_blocks=record.num_blocks - record.num_reused_blocks,
+            num_reused_blocks=record.num_reused_blocks,
+            num_missed_blocks=record.num_missed_blocks,
+        )
+        metrics = PerfMetrics(
+            first_iter=record.first_step,
+            last_iter=record.last_step,
+            timing_metrics=timing,
+            kv_cache_metrics=blocks,
+        )
+        return RequestPerf(request_id=request_id, ctx_request_id=ctx_request_id, perf_metrics=metrics)
+
+
+def _ctx_request_id(job: Job, request_id: int) -> int | None:
+    if job.is_context_only:
+        return request_id
+    return job.params.ctx_request_id if job.params else None
