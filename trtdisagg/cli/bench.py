@@ -57,13 +57,20 @@ def engine(*, workloads: str, file: Path | None, **options: Any) -> None:
 @command.command()
 @click.option("--models", default=",".join(SHAPES), show_default=True, help="Whose shape the KV has.")
 @click.option("--layouts", help="Pairs such as tp2-pp2: from the context to the generation server. [default: by model]")
-@click.option("--transports", default=",".join(KvMeasure().transports), show_default=True, help="With commas between.")
+@click.option("--transports", help="With commas between. [default: all that work here]")
 @click.option("--tokens", default=",".join(map(str, NUMS_OF_TOKENS)), show_default=True, help="Of the prompts.")
 @click.option("--rounds", "num_rounds", type=click.IntRange(min=1), default=5, show_default=True, help="At least.")
 @click.option("--max-mib", type=click.IntRange(min=1), default=1024, show_default=True, help="KV of a prompt at most.")
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the report here, too.")
 def kv(
-    *, models: str, layouts: str | None, transports: str, tokens: str, num_rounds: int, max_mib: int, file: Path | None
+    *,
+    models: str,
+    layouts: str | None,
+    transports: str | None,
+    tokens: str,
+    num_rounds: int,
+    max_mib: int,
+    file: Path | None,
 ) -> None:
     """Measure how fast KV moves between two servers of this host, and what could be reached.
 
@@ -74,7 +81,7 @@ def kv(
     measure = KvMeasure(
         models=_some(tuple(SHAPES), models, "model"),
         pairs=tuple(layouts.split(",")) if layouts else (),
-        transports=_some(TRANSPORTS, transports, "transport"),
+        transports=_some(TRANSPORTS, transports, "transport") if transports else (),
         nums_of_tokens=_numbers(tokens),
         num_rounds=num_rounds,
         max_bytes=max_mib << 20,

@@ -58,4 +58,5 @@ def _legend(report: KvReport) -> Text:
     )
     if any(row.num_layers < SHAPES[row.model].num_layers for row in report.rows):
         words += f" *: the first layers only, {report.measured.max_bytes >> 20} MiB of KV."
+    words += "".join(f"\nnot {transport}: {reason}" for transport, reason in report.missing.items())
     return Text(words, "dim")

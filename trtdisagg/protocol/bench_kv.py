@@ -47,7 +47,8 @@ class KvMeasure(msgspec.Struct, kw_only=True, frozen=True):
     models: tuple[ShapeName, ...] = tuple(SHAPES)
     pairs: tuple[str, ...] = ()
     """Empty: those of each shape."""
-    transports: tuple[Transport, ...] = ("local", "nixl")
+    transports: tuple[Transport, ...] = ()
+    """Empty: those that work here."""
     nums_of_tokens: tuple[int, ...] = NUMS_OF_TOKENS
     num_rounds: int = 5
     """At least; short moves are repeated more often."""
@@ -96,6 +97,8 @@ class KvReport(msgspec.Struct, tag="kv_report", kw_only=True, frozen=True, omit_
     measured: KvMeasure
     num_cores: int
     rows: list[KvRow]
+    missing: dict[Transport, str] = {}
+    """Transports that do not work here, with the reason."""
 
 
 class Pair(NamedTuple):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import NamedTuple, get_args
 
+import msgspec
+
 from trtdisagg.cache.measure.cases import Group, groups, num_blocks, scattered
 from trtdisagg.cache.measure.orders import (
     Check,
@@ -30,7 +32,7 @@ from trtdisagg.cache.measure.orders import (
 from trtdisagg.cache.measure.rows import Times, compared, row, span_s
 from trtdisagg.cache.measure.servers import Server, servers
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.bench_kv import KvMeasure, KvReport, KvRow, Way, label
+from trtdisagg.protocol.bench_kv import TRANSPORTS, KvMeasure, KvReport, KvRow, Way, label
 from trtdisagg.protocol.handover import KvLayout
 from trtdisagg.protocol.peers import Met, Part, PeerRanks
 from trtdisagg.protocol.spec import Transport
@@ -59,17 +61,39 @@ def measure_kv(measure: KvMeasure, say: Say) -> KvReport:
     sides = ([case.context for case in cases], [case.generation for case in cases])
     nums = (max(layout.parallel.num_ranks for layout in side) for side in sides)
     rows: list[KvRow] = []
-    with servers(*nums) as both:
+    missing: dict[Transport, str] = {}
+    with servers(*nums) as started:
+        both = Servers(*started)
+        if not measure.transports:
+            missing = _missing(cases[0], both)
+            measure = msgspec.structs.replace(measure, transports=tuple(t for t in TRANSPORTS if t not in missing))
         for group in cases:
-            rows += _measure_group(group, measure, Servers(*both), say)
+            rows += _measure_group(group, measure, both, say)
+    num_cores = len(os.sched_getaffinity(0))
     return KvReport(
-        version=version("trtdisagg"), measured=measure, num_cores=len(os.sched_getaffinity(0)), rows=compared(rows)
+        version=version("trtdisagg"), measured=measure, num_cores=num_cores, rows=compared(rows), missing=missing
     )
 
 
-def _measure_group(group: Group, measure: KvMeasure, both: Servers, say: Say) -> Iterator[KvRow]:
+def _missing(group: Group, both: Servers) -> dict[Transport, str]:
+    """The transports that do not work here, and why."""
+    _open_pools(group, both)
+    missing: dict[Transport, str] = {}
+    for transport in TRANSPORTS:
+        try:
+            both.context.order([OpenMover(transport=transport, incarnation=f"try#{transport}")], Offered)
+        except HandoverError as e:
+            missing[transport] = e.message
+    return missing
+
+
+def _open_pools(group: Group, both: Servers) -> None:
     for server, layout in zip(both, (group.context, group.generation), strict=True):
         server.order([OpenPool(layout=layout, rank=rank) for rank in range(layout.parallel.num_ranks)], Done)
+
+
+def _measure_group(group: Group, measure: KvMeasure, both: Servers, say: Say) -> Iterator[KvRow]:
+    _open_pools(group, both)
     for transport in measure.transports:
         say(f"{group.model} {label(group.pair)} by {transport}")
         incarnation = secrets.token_hex(4)
