@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import msgspec
 from fakes.condition import Condition
+from fakes.follower import follow, followed
 from fakes.legs import die
 from fakes.server import Server
 from fakes.tiny_http import HttpServer
@@ -48,15 +49,24 @@ class FakeEngine:
     """One engine process.
 
     :param flags: how to misbehave.
+    :param all_there: set when its other ranks are.
     """
 
-    def __init__(self, spec: EngineSpec, flags: argparse.Namespace, reporter: Reporter, commands: Commands) -> None:
+    def __init__(
+        self,
+        spec: EngineSpec,
+        flags: argparse.Namespace,
+        reporter: Reporter,
+        commands: Commands,
+        all_there: asyncio.Event,
+    ) -> None:
         self.spec = spec
         self.flags = flags
         self.reporter = reporter
         self.commands = commands
         self.condition = Condition(spec, flags)
         self.server = Server(self.condition)
+        self._all_there = all_there
         self._signals: list[int] = []
         self._asked_to_end = asyncio.Event()
         self._asked_again = asyncio.Event()
@@ -119,6 +129,7 @@ class FakeEngine:
             print("fake engine: cannot load the weights", file=sys.stderr, flush=True)
             self.reporter.send(Failed(message="cannot load the weights", fatal=self.flags.fail_for_good))
             os._exit(1)
+        await self._all_there.wait()
         self.condition.ready = True
         self.reporter.send(self.condition.readiness())
         print(f"fake engine: {self.spec.name} serves on port {self.condition.port}", flush=True)
@@ -140,7 +151,7 @@ class FakeEngine:
             await asyncio.sleep(BEAT_S)
 
 
-def _parse() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", required=True, help="file with an EngineSpec")
     parser.add_argument("--ready-after", type=float, default=0.0, metavar="S")
@@ -162,12 +173,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--foreign", action="store_true", help="no seam, no /server_info: as TensorRT-LLM's server")
     parser.add_argument("--hold-generation", action="store_true", help="until POST /fake/go")
     parser.add_argument("--token-delay-ms", type=float, default=0.0)
-    return parser.parse_args()
+    parser.add_argument("--only-rank", type=int, metavar="N", help="the other ranks of the server behave well")
+    return parser
 
 
 def main() -> int:
-    flags = _parse()
+    parser = _parser()
+    flags = parser.parse_args()
     spec = msgspec.json.decode(Path(flags.spec).read_bytes(), type=EngineSpec)
+    if flags.only_rank not in (None, spec.rank):
+        flags = parser.parse_args(["--spec", flags.spec])
     end_with_parent(spec.parent_pid)
     reporter, commands = Reporter(spec.report_fd), Commands(spec.command_fd)
     try:
@@ -178,7 +193,10 @@ def main() -> int:
 
 
 async def _run(spec: EngineSpec, flags: argparse.Namespace, reporter: Reporter, commands: Commands) -> int:
-    return await FakeEngine(spec, flags, reporter, commands).run()
+    if spec.rank:
+        return await follow(spec, flags, reporter)
+    async with followed(spec) as all_there:
+        return await FakeEngine(spec, flags, reporter, commands, all_there).run()
 
 
 if __name__ == "__main__":

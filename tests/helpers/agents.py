@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,20 @@ TEST_MARK = "TRTDISAGG_TEST"
 """Environment variable by which a test finds all that it started, however far down."""
 
 
-def fake_plan(*misbehaviour: str, with_proxy: bool = False, num_servers: int = 1, **supervision: Any) -> Plan:
+def fake_plan(
+    *misbehaviour: str,
+    with_proxy: bool = False,
+    num_servers: int = 1,
+    section: Mapping[str, Any] | None = None,
+    **supervision: Any,
+) -> Plan:
     """A plan whose servers are fake engines with these flags: one context server, or as many pairs."""
-    section = ServerSection(command=[*FAKE_ENGINE, *misbehaviour], num_instances=num_servers)
+    one = ServerSection(command=[*FAKE_ENGINE, *misbehaviour], num_instances=num_servers, **(section or {}))
     cluster = ClusterFile(
         model="fake",
         port=0,
-        context_servers=section,
-        generation_servers=section if with_proxy else None,
+        context_servers=one,
+        generation_servers=one if with_proxy else None,
         supervision=SupervisionConfig(**{"backoff_s": 0.1, "kill_timeout_s": 5, "drain_timeout_s": 5, **supervision}),
     )
     facts = {"fake": ModelFacts(path="fake", served_name="fake", dimensions=None)}

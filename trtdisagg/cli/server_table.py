@@ -51,6 +51,7 @@ def _kv(server: ServerStatus) -> Text:
 
 _NAME = _Column("name", lambda s: Text(s.name, values.ROLE_STYLES[s.role]))
 _ROLE = _Column("role", lambda s: s.role)
+_RANKS = _Column("ranks", lambda s: values.parallel_words(s.parallel).partition(" = ")[0] if s.parallel else "-")
 _WHO = [
     _Column("on", _place),
     _Column("pid", lambda s: str(s.pid or "-"), is_number=True),
@@ -73,8 +74,10 @@ _WHAT = [
 def server_tables(servers: Sequence[ServerStatus], width: int) -> list[list[Text]]:
     """The lines of one table, or of two where one does not fit: a heading, a rule, a row for each server."""
     named_by_role = all(s.role in (s.name, s.name.rpartition(".")[2].rpartition("-")[0]) for s in servers)
+    are_divided = any(s.parallel and s.parallel.num_ranks > 1 for s in servers)
     name = _filled(_NAME, servers)
-    who = [name, *(_filled(column, servers) for column in ([] if named_by_role else [_ROLE]) + _WHO)]
+    more = ([] if named_by_role else [_ROLE]) + ([_RANKS] if are_divided else [])
+    who = [name, *(_filled(column, servers) for column in more + _WHO)]
     what = [_filled(column, servers) for column in _WHAT]
     for gap in (_WIDE_GAP, 1):
         if _width([*who, *what], gap) + gap + _MIN_SPARK_CHARS <= width:

@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from trtdisagg.protocol import WIRE_VERSION
+from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import Role, Stats
 
 Need = Literal["context", "generation"]
@@ -82,6 +83,11 @@ class ServerStatus(msgspec.Struct, kw_only=True, frozen=True):
     reason: str | None = None
     """Why it is in this state, for people."""
     pid: int | None = None
+    """Of rank 0."""
+    pids: list[int] = []
+    """Of all ranks, in order."""
+    parallel: Parallel | None = None
+    """How its ranks divide the model; None: it is no server of ours."""
     url: str | None = None
     gpus: list[str] = []
     cores: list[int] = []

@@ -64,6 +64,8 @@ class Child(msgspec.Struct, kw_only=True, frozen=True):
     incarnation: str | None = None
     """None: no process of this name exists."""
     pid: int | None = None
+    pids: tuple[int, ...] = ()
+    """Of all ranks."""
     started_at: float = 0.0
     ready_at: float | None = None
     ready: Ready | None = None

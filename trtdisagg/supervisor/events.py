@@ -27,11 +27,14 @@ class _Event(msgspec.Struct, kw_only=True, frozen=True, tag_field="event"):
 
 
 class Spawned(_Event, tag="spawned", kw_only=True, frozen=True):
-    """A child's process exists."""
+    """A child's processes exist."""
 
     name: str
     incarnation: str
     pid: int
+    """Of rank 0."""
+    pids: list[int] = []
+    """Of all ranks, in order."""
 
 
 class Reported(_Event, tag="reported", kw_only=True, frozen=True):

@@ -10,21 +10,23 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.protocol.spec import Command, ProxySpec, Report
+from trtdisagg.protocol.spec import Command, EngineSpec, ProxySpec, Report
 from trtdisagg.supervisor import ports, rundir
 from trtdisagg.supervisor.door import Door
 from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawned
+from trtdisagg.supervisor.gang import Gang
 from trtdisagg.supervisor.gpus import BaseLines
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.logfile import LogFile
 from trtdisagg.supervisor.processes import ChildProcess
+from trtdisagg.supervisor.rank_plan import rank_env, rank_spec
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan
-from trtdisagg.supervisor.words import exit_words
 
 
 class Nursery:
@@ -56,7 +58,7 @@ class Nursery:
         self._on_line = on_line
         self._door = door
         self._pace = pace
-        self._children: dict[str, ChildProcess] = {}
+        self._children: dict[str, Gang] = {}
         """By incarnation."""
         self._logs: dict[str, LogFile] = {}
         self._failing_logs: set[str] = set()
@@ -74,12 +76,9 @@ class Nursery:
 
         :returns: the task that runs it, from its start until nothing of it is left.
         """
-        child = ChildProcess(
-            functools.partial(self._argv, plan, incarnation),
-            env=plan.env,
-            mark=incarnation,
-            pass_fds=self._door.fds if plan.role == "proxy" else (),
-            pace=self._pace,
+        child = Gang(
+            functools.partial(self._rank, plan, incarnation),
+            plan.num_ranks,
             on_line=functools.partial(self._line, plan.name),
             on_report=functools.partial(self._report, plan.name, incarnation),
         )
@@ -95,7 +94,7 @@ class Nursery:
             log.close()
 
     def signal(self, incarnation: str, number: signal.Signals) -> None:
-        """Signal the process group of a child; of one that is gone, nobody."""
+        """Signal the process groups of a child; of one that is gone, nobody."""
         if incarnation in self._children:
             self._children[incarnation].signal(number)
 
@@ -106,20 +105,22 @@ class Nursery:
 
     # --- one incarnation --------------------------------------------------------------------------------------------
 
-    async def _run(self, child: ChildProcess, plan: ChildPlan, incarnation: str) -> None:
+    async def _run(self, child: Gang, plan: ChildPlan, incarnation: str) -> None:
         name = plan.name
 
-        def started(pid: int) -> None:
-            self._guardian.add(pid)
-            self._on_event(Spawned(at=time.monotonic(), name=name, incarnation=incarnation, pid=pid))
+        def started(pids: list[int]) -> None:
+            for pid in pids:
+                self._guardian.add(pid)
+            self._on_event(Spawned(at=time.monotonic(), name=name, incarnation=incarnation, pid=pids[0], pids=pids))
 
         try:
             await self._until_clear(plan)
-            how = exit_words(await child.run(started))
+            how = await child.run(started)
         except OSError as e:
             how = f"cannot be started: {e}"
-        if child.pid is not None:
-            self._guardian.discard(child.pid)
+        for pid in child.pids:
+            self._guardian.discard(pid)
+        self._place.gang_socket(incarnation).unlink(missing_ok=True)
         del self._children[incarnation]
         lines = list(child.last_lines)
         self._on_event(Exited(at=time.monotonic(), name=name, incarnation=incarnation, how=how, last_lines=lines))
@@ -134,11 +135,21 @@ class Nursery:
         if plan.spec.port and plan.role != "proxy":
             await ports.until_free(plan.spec.host, plan.spec.port, plan.name)
 
-    def _argv(self, plan: ChildPlan, incarnation: str, report_fd: int, command_fd: int) -> list[str]:
-        """Write the spec file of one incarnation, and make the command line that reads it."""
-        spec: msgspec.Struct = replace(
-            plan.spec, secret_file=self._secret_file, parent_pid=os.getpid(), report_fd=report_fd
+    def _rank(self, plan: ChildPlan, incarnation: str, rank: int, **callbacks: Any) -> ChildProcess:
+        """One process of a child."""
+        return ChildProcess(
+            functools.partial(self._argv, plan, incarnation, rank),
+            env=rank_env(plan, rank),
+            mark=incarnation if plan.num_ranks == 1 else f"{incarnation}.{rank}",
+            pass_fds=self._door.fds if plan.role == "proxy" else (),
+            pace=self._pace,
+            **callbacks,
         )
+
+    def _argv(self, plan: ChildPlan, incarnation: str, rank: int, report_fd: int, command_fd: int) -> list[str]:
+        """Write the spec file of a process, and make the command line that reads it."""
+        spec: EngineSpec | ProxySpec = rank_spec(plan, rank)
+        spec = replace(spec, secret_file=self._secret_file, parent_pid=os.getpid(), report_fd=report_fd)
         if isinstance(spec, ProxySpec):
             spec = replace(
                 spec,
@@ -147,8 +158,11 @@ class Nursery:
                 control_socket=str(self._place.control_socket),
             )
         else:
-            spec = replace(spec, incarnation=incarnation, command_fd=command_fd)
-        path = self._place.spec_file(plan.name)
+            # Rank 0 alone is commanded, and tells the others.
+            spec = replace(spec, incarnation=incarnation, command_fd=None if rank else command_fd)
+            if plan.num_ranks > 1:
+                spec = replace(spec, gang_socket=str(self._place.gang_socket(incarnation)))
+        path = self._place.spec_file(f"{plan.name}.rank{rank}" if rank else plan.name)
         rundir.write_private(path, msgspec.json.format(msgspec.json.encode(spec)))
         return [*plan.argv, "--spec", str(path)]
 

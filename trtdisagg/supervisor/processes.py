@@ -38,7 +38,7 @@ _REAP_TIMEOUT_S = 5.0
 
 
 class ChildProcess:
-    """One process of a server or of the proxy.
+    """One process: the proxy, or a rank of a server.
 
     :param argv: given the descriptors for reports and for commands, the command line to start.
     :param env: added to this process's environment.
@@ -48,6 +48,7 @@ class ChildProcess:
     :param mark: value of the run's mark, which everything that the child starts inherits.
     :param on_line: called with each line it prints, as it is, with its end.
     :param on_report: called with each report.
+    :param on_end: called when the process has ended, before what it has left is cleared up.
     """
 
     def __init__(
@@ -60,23 +61,29 @@ class ChildProcess:
         pace: Callable[[], Awaitable[None]] | None = None,
         on_line: Callable[[bytes], None],
         on_report: Callable[[Report], None],
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
         self._argv = argv
         self._pass_fds = pass_fds
         self._pace = pace
         self._commands_fd: int | None = None
-        self._is_ready = False
+        self._is_calm = False
         self._env = env
         self._mark = mark
         self._on_line = on_line
         self._on_report = on_report
+        self._on_end = on_end
         self._process: subprocess.Popen[bytes] | None = None
         self._early_signal: signal.Signals | None = None
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode if self._process else None
 
     async def run(self, on_start: Callable[[int], None]) -> int:
         """Start the process and see it to its end; then nothing of it is left, however this ends.
@@ -109,6 +116,10 @@ class ChildProcess:
         if self._commands_fd is not None:
             with contextlib.suppress(OSError):
                 os.write(self._commands_fd, encode_command(command))
+
+    def calm_down(self) -> None:
+        """From now on its reports are looked at when the pace says."""
+        self._is_calm = True
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process group; before the start, it has the effect that there is none."""
@@ -153,6 +164,7 @@ class ChildProcess:
             os.close(pidfd)
         self.signal(signal.SIGKILL)
         self._process.wait()
+        self._on_end()
 
     async def _clear_remains(self) -> None:
         """Kill what it started in groups of their own."""
@@ -175,12 +187,13 @@ class ChildProcess:
     async def _read_reports(self, fd: int) -> None:
         async for line in _lines(fd, self._until_due):
             report = _report(line)
-            self._is_ready = self._is_ready or isinstance(report, Ready)
+            if isinstance(report, Ready):
+                self.calm_down()
             self._on_report(report)
 
     async def _until_due(self, fd: int) -> None:
         assert self._process is not None
-        if self._is_ready and self._pace is not None and self._process.returncode is None:
+        if self._is_calm and self._pace is not None and self._process.returncode is None:
             await self._pace()
         else:
             await anyio.wait_readable(fd)

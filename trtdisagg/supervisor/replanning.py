@@ -94,6 +94,6 @@ class Replanning:
             numbers=numbers,
             keep={child.name: self._agent.plan_of(child.name) for child in there},
             roles=roles,
-            pids={child.name: child.pid for child in there if child.pid is not None},
+            pids={child.name: child.pids for child in there if child.pids},
         )
         return await anyio.to_thread.run_sync(look)

@@ -6,6 +6,7 @@
         control.sock    the agent's         mN.sock  that of the proxy's N-th incarnation
         secret          the cluster's, where the file names none
         *.json          spec files of the children
+        gKEY.sock       where the ranks of a server meet
     $XDG_STATE_HOME/trtdisagg/NAME-KEY/logs/ (or ~/.local/state/...)             stays
 
 KEY is made from the path of the cluster file, so every command finds the cluster of a file, whatever is in it by now.
@@ -66,6 +67,10 @@ class Place(msgspec.Struct, frozen=True):
     def members_socket(self, incarnation: str) -> Path:
         """Of one incarnation of the proxy: an old one may still finish its work while the next is there."""
         return self.run_dir / f"m{incarnation.rpartition('.')[2]}.sock"
+
+    def gang_socket(self, incarnation: str) -> Path:
+        """Where the ranks of one incarnation of a server meet; names of servers may be too long for an address."""
+        return self.run_dir / f"g{_digest(incarnation)}.sock"
 
     @property
     def secret_file(self) -> Path:

@@ -31,7 +31,7 @@ def survey(
     default_backend: Backend | None = "DEFAULT",
     numbers: Mapping[str, Sequence[int]] | None = None,
     keep: Mapping[str, ChildPlan] | None = None,
-    pids: Mapping[str, int] | None = None,
+    pids: Mapping[str, Sequence[int]] | None = None,
     roles: Mapping[str, Role] | None = None,
     elsewhere: bool = False,
 ) -> Plan:
@@ -41,7 +41,7 @@ def survey(
     :param with_proxy: False: servers alone (`trtdisagg serve`).
     :param default_backend: the transfer backend of servers whose section names none.
     :param numbers, keep, roles: what runs beside, see `make_plan`.
-    :param pids: of those of `keep` that have a process now; None: all have all the memory they were planned to take.
+    :param pids: of those of `keep` that have processes now; None: all have all the memory they were planned to take.
     :param elsewhere: the proxy finds servers somewhere else, too.
     :raises ConfigError: when the file asks for what is not there or does not go together.
     :raises StartupError: when a model or the secret cannot be read, or there is too little memory, or too few GPUs.
@@ -67,14 +67,18 @@ def survey(
     )
 
 
-def _resident_bytes(child: ChildPlan, pids: Mapping[str, int]) -> int:
+def _resident_bytes(child: ChildPlan, pids: Mapping[str, Sequence[int]]) -> int:
     """What a server holds now. A GPU's memory is taken in one piece at the start; the host's as it is filled."""
     if child.name not in pids:
         return 0
     if child.gpus:
         return sum(child.rank_bytes)
+    return sum(map(_resident_of, pids[child.name]))
+
+
+def _resident_of(pid: int) -> int:
     try:
-        return psutil.Process(pids[child.name]).memory_info().rss
+        return psutil.Process(pid).memory_info().rss
     except psutil.Error:
         return 0
 

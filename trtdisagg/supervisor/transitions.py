@@ -56,7 +56,7 @@ def _spawn(event: Spawn, child: Child) -> Child:
 
 @next_child.register
 def _spawned(event: Spawned, child: Child) -> Child:
-    return replace(child, pid=event.pid)
+    return replace(child, pid=event.pid, pids=tuple(event.pids))
 
 
 @next_child.register
@@ -233,6 +233,7 @@ def gone(child: Child) -> Child:
         child,
         incarnation=None,
         pid=None,
+        pids=(),
         ready=None,
         ready_at=None,
         stats=Stats(),

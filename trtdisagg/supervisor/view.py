@@ -155,6 +155,8 @@ def _server_status(plan: ChildPlan, child: Child, state: ClusterState, place: Pl
         state=child.phase,
         reason=child.reason,
         pid=child.pid,
+        pids=list(child.pids),
+        parallel=engine.parallel if engine else None,
         url=_url(plan, child),
         gpus=plan.gpus,
         cores=plan.cores,

@@ -50,7 +50,8 @@ def describe(_event: Event) -> str | None:
 
 @describe.register
 def _spawned(event: Spawned) -> str:
-    return f"{event.name}: started, pid {event.pid}"
+    pids = event.pids or [event.pid]
+    return f"{event.name}: started, pid{'s' * (len(pids) > 1)} {', '.join(map(str, pids))}"
 
 
 @describe.register

@@ -87,7 +87,7 @@ def test_only_a_process_holds_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "make_plan", note)
     survey(cluster, name="test", keep=keep)
-    survey(cluster, name="test", keep=keep, pids={"generation-1": os.getpid(), "generation-2": os.getpid()})
+    survey(cluster, name="test", keep=keep, pids={"generation-1": [os.getpid()], "generation-2": [os.getpid()]})
     assert seen[0] is None
     assert seen[1] is not None
     assert seen[1]["generation-0"] == 0

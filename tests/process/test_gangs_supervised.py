@@ -1,0 +1,100 @@
+"""Servers of several ranks under the agent: several processes that are one child."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import psutil
+import pytest
+
+from tests.helpers.agents import fake_plan, nothing_left, running_agent
+from trtdisagg.errors import StartupError
+from trtdisagg.protocol.control import DownRequest
+from trtdisagg.supervisor.client import ControlClient
+from trtdisagg.supervisor.rundir import Place
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
+    with nothing_left(monkeypatch, tmp_path) as place:
+        yield place
+
+
+async def down(place: Place) -> None:
+    await anyio.to_thread.run_sync(ControlClient(place).down, DownRequest())
+
+
+def gang_plan(*misbehaviour: str, **supervision: float):
+    return fake_plan(*misbehaviour, section={"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, **supervision)
+
+
+async def test_a_server_of_four_ranks_comes_up_and_goes_down(place: Place) -> None:
+    async with running_agent(gang_plan(), place) as agent:
+        await agent.until_ready()
+        server = agent.server("context-0")
+        assert server.parallel is not None
+        assert (server.parallel.num_ranks, len(server.pids), server.pids[0]) == (4, 4, server.pid)
+        assert len({os.getsid(pid) for pid in server.pids}) == 4
+        marks = [psutil.Process(pid).environ()["TRTDISAGG_RUN"].rpartition("context-0.1")[2] for pid in server.pids]
+        assert marks == [".0", ".1", ".2", ".3"]
+        await agent.until(lambda: sum(line.startswith("[rank ") for _, line in agent.lines) == 3)
+        await down(place)
+        assert await agent.until_over() == 0
+    assert ("context-0", "[rank 3] fake engine: rank 3 of context-0") in agent.lines
+    assert "context-0: ended: exit status 0" in agent.events
+    assert not [event for event in agent.events if "killed" in event]
+
+
+async def test_one_rank_is_killed_and_the_whole_server_starts_again(place: Place) -> None:
+    async with running_agent(gang_plan(), place) as agent:
+        await agent.until_ready()
+        for restarts, rank in enumerate((2, 0), start=1):
+            before = agent.server("context-0").pids
+            os.kill(before[rank], signal.SIGKILL)
+            await agent.until(lambda n=restarts: agent.server("context-0").restarts == n)  # type: ignore[misc]
+            await agent.until_ready()
+            now = agent.server("context-0").pids
+            assert len(now) == 4
+            assert not set(before) & set(now)
+            assert not any(map(psutil.pid_exists, before))
+        await down(place)
+        assert await agent.until_over() == 0
+    assert "context-0: ended: rank 2: killed by SIGKILL" in agent.events
+    assert "context-0: ended: killed by SIGKILL" in agent.events
+
+
+async def test_a_rank_that_cannot_start_is_named(place: Place) -> None:
+    async with running_agent(gang_plan("--fail-loading", "--only-rank", "3"), place) as agent:
+        outcome = await agent.until_over()
+    assert isinstance(outcome, StartupError)
+    assert "context-0 did not start: rank 3: cannot load the shard\n" in outcome.message
+    assert outcome.message.splitlines()[-1].strip() == "fake engine: cannot load the shard"
+
+
+async def test_a_frozen_rank_is_a_silent_server(place: Place) -> None:
+    async with running_agent(gang_plan(stall_timeout_s=4), place) as agent:
+        await agent.until_ready()
+        frozen = agent.server("context-0").pids[1]
+        os.kill(frozen, signal.SIGSTOP)
+        await agent.until(lambda: agent.server("context-0").state == "stalled")
+        os.kill(frozen, signal.SIGCONT)
+        await agent.until_ready()
+        assert agent.server("context-0").pids[1] == frozen
+        await down(place)
+        assert await agent.until_over() == 0
+
+
+async def test_one_that_ignores_sigterm_is_killed_with_all_its_ranks(place: Place) -> None:
+    plan = gang_plan("--ignore-sigterm", "--spawn-grandchild", "--only-rank", "0", kill_timeout_s=0.3)
+    async with running_agent(plan, place) as agent:
+        await agent.until_ready()
+        await anyio.to_thread.run_sync(ControlClient(place).down, DownRequest(timeout_s=0.2))
+        assert await agent.until_over() == 0
+    assert "context-0: killed: still there 0.3 s after it was cut short" in agent.events

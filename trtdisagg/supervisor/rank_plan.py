@@ -1,0 +1,19 @@
+"""What each process of a child has for itself: the plan of a server is that of rank 0. Pure."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from trtdisagg.protocol.spec import EngineSpec, ProxySpec
+from trtdisagg.supervisor.server_plan import ChildPlan
+
+
+def rank_spec(child: ChildPlan, rank: int) -> EngineSpec | ProxySpec:
+    if isinstance(child.spec, ProxySpec):
+        return child.spec
+    return replace(child.spec, rank=rank, cores=child.rank_cores[rank] or None)
+
+
+def rank_env(child: ChildPlan, rank: int) -> dict[str, str]:
+    """A rank sees no other GPU than its own."""
+    return {**child.env, "CUDA_VISIBLE_DEVICES": child.gpus[rank]} if child.gpus else child.env
