@@ -10,9 +10,10 @@ import importlib
 import logging
 import os
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -42,7 +43,8 @@ def main() -> int:
     end_with_parent(spec.parent_pid)
     with contextlib.closing(Reporter(spec.report_fd)) as reporter:
         try:
-            return _serve(spec, reporter)
+            _check_rank(spec)
+            return _serve(spec, reporter) if spec.rank == 0 else _follow(spec, reporter)
         except TrtdisaggError as e:
             return _fail(reporter, e.message, e.exit_code, fatal=isinstance(e, ConfigError))
         except Exception as e:
@@ -65,18 +67,46 @@ def _read_spec(path: Path) -> EngineSpec:
     return spec
 
 
-def _serve(spec: EngineSpec, reporter: Reporter) -> int:
-    if spec.cores is not None:
-        os.sched_setaffinity(0, spec.cores)  # before torch counts them and starts threads
+def _check_rank(spec: EngineSpec) -> None:
+    """
+    :raises ConfigError: when there is no such rank, or nowhere to meet the others.
+    """
+    num_ranks = spec.parallel.num_ranks
+    if not 0 <= spec.rank < num_ranks:
+        raise ConfigError(f"{spec.name} has the ranks 0 to {num_ranks - 1}, and none with number {spec.rank}")
+    if num_ranks > 1 and spec.gang_socket is None:
+        raise ConfigError(f"{spec.name} has {num_ranks} ranks, and its spec no gang_socket where they could meet")
 
+
+def _serve(spec: EngineSpec, reporter: Reporter) -> int:
+    _stay_on(spec.cores)
     _allow_many_connections()
 
     import uvloop
 
     from trtdisagg.engine.serve import Server
 
+    open_engine = partial(_open_engine, on_lost=partial(_lost, reporter))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(spec, reporter, _open_engine).run())
+        return runner.run(Server(spec, reporter, open_engine).run())
+
+
+def _follow(spec: EngineSpec, reporter: Reporter) -> int:
+    _stay_on(spec.cores)
+
+    import uvloop
+
+    from trtdisagg.engine.gang.follow import Follower
+    from trtdisagg.engine.secret import read_secret
+
+    gc.disable()  # as in `_open_engine`
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Follower(spec, read_secret(spec.secret_file), reporter, _end).run())
+
+
+def _stay_on(cores: list[int] | None) -> None:
+    if cores is not None:
+        os.sched_setaffinity(0, cores)  # before torch counts them and starts threads
 
 
 def _allow_many_connections() -> None:
@@ -86,11 +116,11 @@ def _allow_many_connections() -> None:
 
 
 @contextlib.asynccontextmanager
-async def _open_engine(*args: Any) -> AsyncIterator[Loaded]:
+async def _open_engine(*args: Any, on_lost: Callable[[str], None]) -> AsyncIterator[Loaded]:
     """`assemble.open_engine`; importing it imports torch, which takes seconds that `/health` can do without."""
     gc.disable()  # nearly all that is made now stays: to look through it again and again is a tenth of the start
     module = await asyncio.to_thread(importlib.import_module, "trtdisagg.engine.assemble")
-    async with module.open_engine(*args) as loaded:
+    async with module.open_engine(*args, on_lost) as loaded:
         gc.freeze()
         gc.enable()
         yield loaded
@@ -102,8 +132,16 @@ def _fail(reporter: Reporter, message: str, exit_code: int, *, fatal: bool = Fal
     return exit_code
 
 
-if __name__ == "__main__":
-    code = main()
+def _lost(reporter: Reporter, reason: str) -> NoReturn:
+    """End because another rank has: what our threads wait for will not come."""
+    _end(_fail(reporter, reason, 1))
+
+
+def _end(code: int) -> NoReturn:
+    """Not sys.exit: a thread that loads weights, or computes, must neither hold up the end nor crash it."""
     logging.shutdown()
-    # Not sys.exit: a thread that still loads weights must neither hold up the end nor crash it.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    _end(main())

@@ -1,36 +1,34 @@
 """Puts one engine together from its spec, and takes it apart in the reverse order.
 
-files -> dimensions, tokenizer -> KV pool -> runner (weights) -> transports -> transceiver -> executor
+files -> dimensions, tokenizer -> other ranks -> KV pool, weights -> transports -> transceiver -> executor
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 import msgspec
 
-from trtdisagg.cache.layout import rank_shape
-from trtdisagg.cache.movers.rank import RankMover
-from trtdisagg.cache.pool import KvPool
+from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.transceiver import Transceiver
-from trtdisagg.cache.transports import open_transports
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.engine.executor import Deliver, Executor
+from trtdisagg.engine.gang.leader import LeaderRunner, Opened, open_gang
 from trtdisagg.engine.handover import TransceiverHandover
 from trtdisagg.engine.http.delivery import Delivery
-from trtdisagg.engine.http.listen import reachable, resolve
+from trtdisagg.engine.http.listen import reachable
+from trtdisagg.engine.interfaces import Runner
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.request import Request
-from trtdisagg.engine.runner import ModelRunner
 from trtdisagg.engine.sampling import Sampler
 from trtdisagg.engine.serve import Loaded
+from trtdisagg.engine.shard import open_mover, open_shard
+from trtdisagg.engine.threads import in_daemon
 from trtdisagg.errors import ConfigError
-from trtdisagg.net import is_loopback
 from trtdisagg.protocol.handover import KvLayout
 from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import EngineSpec, Stats
@@ -38,8 +36,6 @@ from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
 from trtdisagg.text.guided.guides import TokenGuides
 from trtdisagg.text.model_files import files_at
 from trtdisagg.text.tokenizer import Tokenizer, load_tokenizer
-
-T = TypeVar("T")
 
 
 class Parts(NamedTuple):
@@ -53,50 +49,51 @@ class Parts(NamedTuple):
 
 @asynccontextmanager
 async def open_engine(
-    spec: EngineSpec, secret: bytes, delivery: Delivery, stage: Callable[[str], None]
+    spec: EngineSpec, secret: bytes, delivery: Delivery, stage: Callable[[str], None], on_lost: Callable[[str], None]
 ) -> AsyncIterator[Loaded]:
     """As `open_parts`, for a server."""
-    async with open_parts(spec, secret, delivery.deliver, stage) as parts:
+    async with open_parts(spec, secret, delivery.deliver, stage, on_lost) as parts:
         yield Loaded(_Engine(parts.executor, parts.transceiver), parts.tokenizer)
 
 
 @asynccontextmanager
 async def open_parts(
-    spec: EngineSpec, secret: bytes, deliver: Deliver | None, stage: Callable[[str], None]
+    spec: EngineSpec,
+    secret: bytes,
+    deliver: Deliver | None,
+    stage: Callable[[str], None],
+    on_lost: Callable[[str], None] | None = None,
 ) -> AsyncIterator[Parts]:
     """Open the engine of a spec, and close it with everything it has.
 
     :param deliver: as `Executor` wants it.
     :param stage: told what is going on, for people.
-    :raises StartupError: when something it needs is missing.
+    :param on_lost: told why, at once, when another rank of the server is gone; the executor then serves no more.
+    :raises StartupError: when something it needs is missing, or another rank does not come.
     :raises ConfigError: when spec and model do not go together.
     """
     stage("model files")
     files = files_at(spec.model_path, served_name=spec.model)
-    dims = await _in_thread(lambda: read_dimensions(files))
-    tokenizer = await _in_thread(lambda: load_tokenizer(files))
+    dims = await in_daemon(lambda: read_dimensions(files))
+    tokenizer = await in_daemon(lambda: load_tokenizer(files))
     _check(spec, dims)
     async with AsyncExitStack() as stack:
-        stage("KV cache")
-        pool = stack.enter_context(KvPool(rank_shape(_layout(spec, dims), spec.rank), spec.num_blocks, spec.device))
-        stage("weights")
         progress = Progress()
-        runner = ModelRunner(
-            files.path,
-            dims,
-            dtype=spec.dtype,
-            quantization=spec.quantization,
-            pool=pool,
-            num_threads=spec.num_threads,
-            progress=progress,
-            max_batch_size=spec.max_batch_size,
-            max_seq_len=spec.max_seq_len,
-        )
-        await _in_thread(runner.load)
+        opened = await _gather(spec, secret, on_lost, stage, stack)
+        ranks = opened.ranks if opened else None
+        shard = await stack.enter_async_context(open_shard(spec, dims, ranks, progress, stage))
+        runner: Runner = shard.runner
+        if opened is not None:
+            stage("other ranks")
+            await opened.gang.loaded()
+            progress.add(opened.gang.num_ticks)
+            runner = LeaderRunner(runner, opened.gang)
         transceiver = handover = None
         if spec.transfer.transports:
             stage("transports")
-            transceiver = await _open_transceiver(spec, secret, dims, pool, stack)
+            movers: list[Mover] = [await stack.enter_async_context(open_mover(spec, shard))]
+            movers += await opened.movers() if opened else []
+            transceiver = await _open_transceiver(spec, secret, shard.layout, movers, stack)
             handover = await stack.enter_async_context(TransceiverHandover(transceiver))
         executor = Executor(
             runner=runner,
@@ -106,12 +103,28 @@ async def open_parts(
             deliver=deliver,
             progress=progress,
             guides=TokenGuides(tokenizer, dims.vocab_size),
-            sampler=Sampler(runner.workers),
-            ahead=None if spec.disable_overlap_scheduler else runner.ahead,
+            sampler=Sampler(shard.runner.workers),
+            ahead=None if spec.disable_overlap_scheduler or opened else shard.runner.ahead,
         )
         stack.push_async_callback(shut_down, executor)
         executor.start()
+        if opened is not None:
+            opened.gang.ended.add_done_callback(lambda ended: executor.give_up(ended.result()))
         yield Parts(executor, transceiver, tokenizer)
+
+
+async def _gather(
+    spec: EngineSpec,
+    secret: bytes,
+    on_lost: Callable[[str], None] | None,
+    stage: Callable[[str], None],
+    stack: AsyncExitStack,
+) -> Opened | None:
+    """The other ranks of the server; None: there are none."""
+    if spec.parallel.num_ranks == 1:
+        return None
+    stage("ranks")
+    return await stack.enter_async_context(open_gang(spec, secret, on_lost))
 
 
 async def shut_down(executor: Executor) -> None:
@@ -159,24 +172,13 @@ class _Engine:
 
 
 async def _open_transceiver(
-    spec: EngineSpec, secret: bytes, dims: ModelDimensions, pool: KvPool, stack: AsyncExitStack
+    spec: EngineSpec, secret: bytes, layout: KvLayout, movers: Sequence[Mover], stack: AsyncExitStack
 ) -> Transceiver:
-    one_host = is_loopback(resolve(spec.host)[1][0])
-    opening = open_transports(
-        spec.transfer.transports,
-        pool,
-        incarnation=f"{spec.incarnation}/{spec.rank}",
-        one_host=one_host,
-        nixl_plugin=spec.transfer.nixl_plugin,
-    )
-    transports = await _in_thread(lambda: stack.enter_context(opening))
-    layout = _layout(spec, dims)
-    mover = await stack.enter_async_context(RankMover(layout, spec.rank, transports))
     transceiver = Transceiver(
         server=spec.name,
         incarnation=spec.incarnation,
         layout=layout,
-        movers=[mover],
+        movers=movers,
         secret=secret,
         host=reachable(spec.host),
         lease_ms=spec.transfer.lease_ms,
@@ -190,19 +192,6 @@ def _check(spec: EngineSpec, dims: ModelDimensions) -> None:
         raise ConfigError(
             f"max_seq_len is {spec.max_seq_len}, but the model {spec.model} knows {dims.max_positions} positions"
         )
-
-
-def _layout(spec: EngineSpec, dims: ModelDimensions) -> KvLayout:
-    return KvLayout(
-        model=dims.fingerprint,
-        dtype=spec.dtype,
-        num_layers=dims.num_layers,
-        num_kv_heads=dims.num_kv_heads,
-        head_dim=dims.head_dim,
-        tokens_per_block=spec.tokens_per_block,
-        num_blocks=spec.num_blocks,
-        parallel=spec.parallel,
-    )
 
 
 def _limits(spec: EngineSpec, dims: ModelDimensions) -> Limits:
@@ -224,29 +213,3 @@ def _limits(spec: EngineSpec, dims: ModelDimensions) -> Limits:
         keeps_records=spec.perf_metrics_max_requests > 0,
         model=dims.fingerprint,
     )
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Do slow work beside the event loop. The thread is a daemon: who is asked to end does not wait for its weights."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except BaseException as e:  # noqa: BLE001 - raised again where it is waited for
-            error = e
-        with suppress(RuntimeError):  # the loop is closed, nobody waits
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=run, name="loading", daemon=True).start()
-    return await done

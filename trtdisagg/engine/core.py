@@ -15,10 +15,10 @@ from queue import Empty, SimpleQueue
 from torch import Tensor
 
 from trtdisagg.engine.ahead import Ahead, AheadRunner
-from trtdisagg.engine.interfaces import Handover, Runner
+from trtdisagg.engine.interfaces import EngineBrokenError, Handover, Runner
 from trtdisagg.engine.lifecycle import Lifecycle
 from trtdisagg.engine.limits import Limits
-from trtdisagg.engine.messages import Add, Cancel, Fetched, Message, Released, Shutdown
+from trtdisagg.engine.messages import Add, Broken, Cancel, Fetched, Message, Released, Shutdown
 from trtdisagg.engine.plan import Plan
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.request import Output
@@ -154,6 +154,9 @@ class EngineCore:
             logits = self._runner.run(plan.step) if logits is None else logits
             num_rows = sum(chunk.num_logits for chunk in plan.step.chunks)
             assert len(logits) == num_rows, f"{len(logits)} rows of logits came, {num_rows} were asked for"
+        except EngineBrokenError as e:
+            self._break(str(e))
+            return
         except Exception as e:  # whatever a model raises ends these requests, not the server
             log.exception("a step with %d sequences failed", len(plan.sequences))
             self._fail(plan, e)
@@ -229,6 +232,8 @@ class EngineCore:
                 self._lifecycle.fetched(request_id, error, transfer)
             case Released(request_id=request_id):
                 self._lifecycle.released(request_id)
+            case Broken(reason=reason):
+                self._break(reason)
             case Shutdown(timeout_s=timeout_s):
                 self._lifecycle.cancel_all()
                 self._end_by = time.monotonic() + timeout_s

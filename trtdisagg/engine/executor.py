@@ -20,7 +20,7 @@ from trtdisagg.engine.ahead import AheadRunner
 from trtdisagg.engine.core import EngineCore
 from trtdisagg.engine.interfaces import Guide, Guides, Handover, Runner
 from trtdisagg.engine.limits import Limits
-from trtdisagg.engine.messages import Add, Cancel, Shutdown
+from trtdisagg.engine.messages import Add, Broken, Cancel, Shutdown
 from trtdisagg.engine.phases import FirstTokens, enter_generation
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.request import Output, Request
@@ -161,6 +161,10 @@ class Executor:
         Blocks that it holds for another server are given back: not to be called once somebody has its ticket.
         """
         self._core.inbox.put(Cancel(request_id, choice))
+
+    def give_up(self, reason: str) -> None:
+        """End all requests, and those to come, with an error: nothing can be computed any more."""
+        self._core.inbox.put(Broken(reason))
 
     def shutdown(self, timeout_s: float = 10.0) -> None:
         """Cancel all requests and end the loop; fetches that still write are waited for until the deadline."""

@@ -17,6 +17,10 @@ from trtdisagg.protocol.handover import Ticket
 Bits: TypeAlias = npt.NDArray[np.int32]
 
 
+class EngineBrokenError(Exception):
+    """No step can be computed any more; its words are why."""
+
+
 class Runner(Protocol):
     """Computes a step; called from the engine thread only."""
 
@@ -25,6 +29,8 @@ class Runner(Protocol):
         Write the KV of all chunks and give logits.
 
         :return: float32 [sum of `num_logits`, vocab], in order.
+        :raises EngineBrokenError: when neither this step nor another one can be computed; after any other exception
+            the next step may be tried.
         """
 
 

@@ -42,6 +42,12 @@ class Released(msgspec.Struct, frozen=True):
     request_id: int
 
 
+class Broken(msgspec.Struct, frozen=True):
+    """Nothing can be computed any more."""
+
+    reason: str
+
+
 class Shutdown(msgspec.Struct, frozen=True):
     """Cancel everything and end the loop."""
 
@@ -49,4 +55,4 @@ class Shutdown(msgspec.Struct, frozen=True):
     """How long to wait for fetches that still write into blocks."""
 
 
-Message = Add | Cancel | Fetched | Released | Shutdown
+Message = Add | Cancel | Fetched | Released | Broken | Shutdown

@@ -16,7 +16,6 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
@@ -29,6 +28,7 @@ from trtdisagg.engine.http.listen import open_socket
 from trtdisagg.engine.http.routes import make_app
 from trtdisagg.engine.http.running import Engine
 from trtdisagg.engine.http.service import Service
+from trtdisagg.engine.secret import read_secret
 from trtdisagg.engine.watch import saying, turning
 from trtdisagg.errors import StartupError, UnavailableError
 from trtdisagg.protocol.commands import Commands
@@ -62,7 +62,7 @@ class Server:
         self._spec = spec
         self._reporter = reporter
         self._open_engine = open_engine
-        self._secret = _read_secret(spec.secret_file)
+        self._secret = read_secret(spec.secret_file)
         self._port = spec.port
 
     async def run(self) -> int:
@@ -167,18 +167,3 @@ async def _warm_up(loaded: Loaded, delivery: Delivery) -> None:
         raise StartupError(f"no token was generated within {WARM_UP_TIMEOUT_S:.0f} s") from e
     except UnavailableError as e:
         raise StartupError(e.message) from e
-
-
-def _read_secret(path: str | None) -> bytes:
-    """
-    :raises StartupError: when it cannot be read, or nothing is in it.
-    """
-    if path is None:
-        return b""
-    try:
-        secret = Path(path).read_bytes().strip()
-    except OSError as e:
-        raise StartupError(f"the secret file {path} cannot be read: {e.strerror or e}") from e
-    if not secret:
-        raise StartupError(f"the secret file {path} is empty")
-    return secret

@@ -23,7 +23,7 @@ async def turning(turns: Progress) -> AsyncIterator[None]:
             turns.tick()
             await asyncio.sleep(TURN_S)
 
-    async with _beside(turn()):
+    async with beside(turn()):
         yield
 
 
@@ -40,12 +40,13 @@ async def saying(health: Callable[[], str | None]) -> AsyncIterator[None]:
             was_well = reason is None
             await asyncio.sleep(TURN_S)
 
-    async with _beside(say()):
+    async with beside(say()):
         yield
 
 
 @contextlib.asynccontextmanager
-async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Do something until the end of the block."""
     task = asyncio.create_task(work)
     try:
         yield

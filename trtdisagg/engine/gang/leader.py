@@ -1,0 +1,129 @@
+"""Rank 0's end of the gang: it gathers the other ranks, has them compute along, and lets them go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from trtdisagg.cache.movers.remote import RemoteMover
+from trtdisagg.cache.streams import PeerLostError
+from trtdisagg.engine.gang.frames import Frames, StreamEndedError, encode
+from trtdisagg.engine.gang.gang import LAST_WORDS_S, Gang
+from trtdisagg.engine.gang.meeting import Gathering, Members
+from trtdisagg.engine.gang.messages import FromFollower
+from trtdisagg.engine.gang.torch_ranks import TorchRanks, open_store
+from trtdisagg.engine.interfaces import Runner
+from trtdisagg.engine.ranks import Ranks
+from trtdisagg.engine.step import Step
+from trtdisagg.engine.threads import in_daemon
+from trtdisagg.protocol.spec import EngineSpec
+
+
+class LeaderRunner:
+    """Computes a step with all ranks of the server.
+
+    :param runner: rank 0's own share; its last stage gives the logits.
+    """
+
+    def __init__(self, runner: Runner, gang: Gang) -> None:
+        self._runner = runner
+        self._gang = gang
+
+    def run(self, step: Step) -> Tensor:
+        """As `Runner.run`.
+
+        :raises EngineBrokenError: when a rank is gone, or the step failed here: the others cannot be called back.
+        """
+        self._gang.compute(step)
+        try:
+            return self._runner.run(step)
+        except Exception as e:
+            raise self._gang.broken_by(e) from e
+
+
+class Opened:
+    """A gang whose ranks are here and reach each other.
+
+    :param kv: the connections for KV, by rank.
+    """
+
+    ranks: Ranks
+
+    def __init__(self, gang: Gang, kv: Mapping[int, Frames[FromFollower]]) -> None:
+        self.gang = gang
+        self._kv = kv
+        self._asking: list[asyncio.Task[None]] = []
+
+    async def movers(self) -> list[RemoteMover]:
+        """Those of the other ranks, in order; once, when all are loaded. They can be asked until the gang is let go."""
+        return [await self._mover(rank) for rank in sorted(self._kv)]
+
+    async def close(self) -> None:
+        """Let all ranks go. None is asked for KV any more."""
+        await self.gang.close()
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
+        for stream in self._kv.values():
+            stream.close()
+
+    async def _mover(self, rank: int) -> RemoteMover:
+        sock = self._kv[rank].sock
+        sock.settimeout(0)
+        mover = RemoteMover(f"rank {rank}", *await asyncio.open_unix_connection(sock=sock))
+        self._asking.append(asyncio.create_task(self._ask(rank, mover)))
+        return mover
+
+    async def _ask(self, rank: int, mover: RemoteMover) -> None:
+        try:
+            await mover.run()
+        except PeerLostError as e:
+            await asyncio.wait([self.gang.ended], timeout=LAST_WORDS_S)  # if it has ended, its other stream says so
+            self.gang.lose(rank, f"cannot be asked for KV: {e.message}")
+
+
+@contextlib.asynccontextmanager
+async def open_gang(
+    spec: EngineSpec, secret: bytes, on_lost: Callable[[str], None] | None = None
+) -> AsyncIterator[Opened]:
+    """Gather the other ranks of a server, and let them go at the end.
+
+    :param on_lost: told why, at once, when one of them is gone before that.
+    :raises StartupError: when they do not come, or cannot reach each other.
+    """
+    members = await _gather(spec, secret)
+    steps = {seat.rank: stream for seat, stream in members.items() if seat.channel == "steps"}
+    kv = {seat.rank: stream for seat, stream in members.items() if seat.channel == "kv"}
+    gang = Gang(spec.name, steps)
+    if on_lost is not None:
+        gang.ended.add_done_callback(lambda ended: on_lost(ended.result()))
+    gang.watch()
+    opened = Opened(gang, kv)
+    try:
+        opened.ranks = await gang.unless_ended(in_daemon(partial(_connect, spec, steps)))
+        yield opened
+    finally:
+        await opened.close()
+
+
+async def _gather(spec: EngineSpec, secret: bytes) -> Members:
+    gathering = Gathering(spec, secret)
+    try:
+        return await in_daemon(gathering.gather)
+    finally:
+        gathering.close()
+
+
+def _connect(spec: EngineSpec, streams: Mapping[int, Frames[FromFollower]]) -> TorchRanks:
+    store, where = open_store(spec.parallel.num_ranks)
+    for stream in streams.values():
+        with contextlib.suppress(StreamEndedError):  # seen by whoever watches the gang
+            stream.send(encode(where))
+    ranks = TorchRanks(store, spec.parallel, rank=0, device=torch.device(spec.device))
+    ranks.connect()
+    return ranks
