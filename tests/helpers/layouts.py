@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
-from trtdisagg.cache.layout import rank_shape
+from trtdisagg.cache.layout import Runs, plan_runs, rank_shape
 from trtdisagg.cache.shares import heads_of, layers_of
-from trtdisagg.protocol.handover import KvLayout
+from trtdisagg.protocol.handover import KvLayout, KvShape
 from trtdisagg.protocol.parallel import Parallel
+from trtdisagg.protocol.peers import Part
 
 NUM_LAYERS = 6
 HEAD_DIM = 2
@@ -34,6 +36,31 @@ def layout(
         num_blocks=NUM_BLOCKS,
         parallel=Parallel(tp_size=tp, pp_partition=list(pp), attention_dp=dp),
     )
+
+
+def one_rank(shape: KvShape) -> KvLayout:
+    """A server whose only rank has this pool."""
+    return KvLayout(num_blocks=1000, **msgspec.structs.asdict(shape))
+
+
+def part(my_blocks: Sequence[int], their_blocks: Sequence[int], num_tokens: int, *, their_dp_rank: int = 0) -> Part:
+    """A request."""
+    return Part(
+        incarnation="",
+        their_dp_rank=their_dp_rank,
+        their_blocks=list(their_blocks),
+        my_blocks=list(my_blocks),
+        num_tokens=num_tokens,
+        timeout_ms=1,
+    )
+
+
+def transfer_runs(
+    mine: KvShape, my_blocks: Sequence[int], theirs: KvShape, their_blocks: Sequence[int], num_tokens: int
+) -> Runs:
+    """What moves between two servers of one rank."""
+    [runs] = plan_runs(one_rank(mine), 0, one_rank(theirs), part(my_blocks, their_blocks, num_tokens)).values()
+    return runs
 
 
 def the_cache(num_kv_heads: int, num_tokens: int) -> np.ndarray:

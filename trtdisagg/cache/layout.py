@@ -17,7 +17,6 @@ It knows shapes and block numbers, no memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -72,7 +71,7 @@ def check_layout(layout: KvLayout) -> None:
         raise HandoverError(f"a KV cache cannot be divided like this: {'; '.join(found)}")
 
 
-def check_compatible(mine: KvLayout | KvShape, theirs: KvLayout | KvShape) -> None:
+def check_compatible(mine: KvLayout, theirs: KvLayout) -> None:
     """Refuse two caches between which KV cannot be copied as it is.
 
     :raises HandoverError: that names each field in which they differ.
@@ -97,31 +96,16 @@ def plan_runs(mine: KvLayout, my_rank: int, theirs: KvLayout, part: Part) -> dic
         `dp_rank`.
     """
     my_blocks, their_blocks = np.asarray(part.my_blocks, np.int64), np.asarray(part.their_blocks, np.int64)
-    _check_tables(mine, my_blocks, theirs, their_blocks, part.num_tokens)
+    assert part.num_tokens <= len(my_blocks) * mine.tokens_per_block
+    if part.num_tokens > len(their_blocks) * theirs.tokens_per_block:
+        raise HandoverError(f"{part.num_tokens} tokens do not fit into the {len(their_blocks)} blocks of the ticket")
     if len(their_blocks) and not 0 <= their_blocks.min() <= their_blocks.max() < theirs.num_blocks:
         raise HandoverError("the ticket names blocks outside the pool")
     planned = {}
     for share in shares(mine, my_rank, theirs, part.their_dp_rank):
-        here, there = _window(mine, my_rank, share), _window(theirs, share.rank, share)
+        here, there = _Window.of(mine, my_rank, share), _Window.of(theirs, share.rank, share)
         planned[share.rank] = _runs(here, my_blocks, there, their_blocks, part.num_tokens)
     return planned
-
-
-def transfer_runs(
-    mine: KvShape, my_blocks: Sequence[int], theirs: KvShape, their_blocks: Sequence[int], num_tokens: int
-) -> Runs:
-    """`plan_runs` between two servers of one rank each."""
-    local, remote = np.asarray(my_blocks, np.int64), np.asarray(their_blocks, np.int64)
-    _check_tables(mine, local, theirs, remote, num_tokens)
-    return _runs(_Window.of(mine), local, _Window.of(theirs), remote, num_tokens)
-
-
-def _check_tables(
-    mine: KvLayout | KvShape, my_blocks: Ints, theirs: KvLayout | KvShape, their_blocks: Ints, num_tokens: int
-) -> None:
-    assert num_tokens <= len(my_blocks) * mine.tokens_per_block
-    if num_tokens > len(their_blocks) * theirs.tokens_per_block:
-        raise HandoverError(f"{num_tokens} tokens do not fit into the {len(their_blocks)} blocks of the ticket")
 
 
 # --- a share of layers and heads within the blocks of one rank ------------------------------------------------------
@@ -144,25 +128,21 @@ class _Window(NamedTuple):
     """Of the share."""
 
     @classmethod
-    def of(cls, shape: KvShape, share: Share | None = None, first_layer: int = 0, first_head: int = 0) -> _Window:
-        """
-        :param share: None: all of it.
-        :param first_layer: that the rank has.
-        :param first_head: that the rank has.
-        """
+    def of(cls, layout: KvLayout, rank: int, share: Share) -> _Window:
+        shape = rank_shape(layout, rank)
         head_bytes = 2 * _piece_bytes(shape)
         layer_bytes = shape.num_kv_heads * head_bytes
-        layers = share.layers if share else range(shape.num_layers)
-        heads = share.heads if share else range(shape.num_kv_heads)
+        first_layer = share.layers.start - layers_of(layout, rank).start
+        first_head = share.heads.start - heads_of(layout, rank).start
         return cls(
             tokens_per_block=shape.tokens_per_block,
             block_bytes=shape.num_layers * layer_bytes,
             layer_bytes=layer_bytes,
             head_bytes=head_bytes,
             row_bytes=_row_bytes(shape),
-            first=(layers.start - first_layer) * layer_bytes + (heads.start - first_head) * head_bytes,
-            num_layers=len(layers),
-            num_heads=len(heads),
+            first=first_layer * layer_bytes + first_head * head_bytes,
+            num_layers=len(share.layers),
+            num_heads=len(share.heads),
         )
 
     @property
@@ -178,11 +158,6 @@ class _Window(NamedTuple):
         """[num_layers * num_heads * 2]: where each piece of the share begins in a block."""
         in_layer = np.arange(2 * self.num_heads) * (self.head_bytes // 2)
         return (self.layers()[:, None] + in_layer).reshape(-1)
-
-
-def _window(layout: KvLayout, rank: int, share: Share) -> _Window:
-    shape = rank_shape(layout, rank)
-    return _Window.of(shape, share, layers_of(layout, rank).start, heads_of(layout, rank).start)
 
 
 # --- the runs of two windows ----------------------------------------------------------------------------------------

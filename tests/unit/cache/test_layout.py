@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+from helpers.layouts import one_rank, transfer_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trtdisagg.cache.layout import Runs, block_bytes, check_compatible, transfer_runs
+from trtdisagg.cache.layout import Runs, block_bytes, check_compatible
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvShape
 
@@ -84,13 +85,13 @@ def test_a_ticket_with_too_few_blocks_is_refused(tokens_per_block: int) -> None:
 
 
 def test_other_block_sizes_fit_together() -> None:
-    check_compatible(SHAPE, msgspec.structs.replace(SHAPE, tokens_per_block=128))
+    check_compatible(one_rank(SHAPE), one_rank(msgspec.structs.replace(SHAPE, tokens_per_block=128)))
 
 
 def test_each_field_that_differs_is_named() -> None:
     theirs = msgspec.structs.replace(SHAPE, model="n", dtype="bfloat16", num_layers=1, num_kv_heads=1, head_dim=2)
     with pytest.raises(HandoverError) as caught:
-        check_compatible(SHAPE, theirs)
+        check_compatible(one_rank(SHAPE), one_rank(theirs))
     for words in (
         "model is m here and n there",
         "dtype is float32 here and bfloat16 there",

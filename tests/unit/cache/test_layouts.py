@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from helpers.layouts import GARBAGE, NUM_BLOCKS, empty_pool, layout, part, the_cache, written
 
-from tests.helpers.layouts import GARBAGE, NUM_BLOCKS, empty_pool, layout, the_cache, written
 from trtdisagg.cache.layout import Runs, check_layout, plan_runs
 from trtdisagg.cache.shares import holders, ranks_to_meet
 from trtdisagg.errors import HandoverError
@@ -79,33 +79,30 @@ def check(case: Case, sizes: tuple[int, int], rng: random.Random) -> None:
     my_blocks = table(rng, num_tokens, mine.tokens_per_block)
     if rng.random() < 0.5:
         my_blocks = [block if rng.random() < 0.7 else -1 for block in my_blocks]
-    part = Part(
-        incarnation="",
-        their_dp_rank=rng.randrange(theirs.parallel.dp_size),
-        their_blocks=table(rng, num_tokens, theirs.tokens_per_block),
-        my_blocks=my_blocks,
-        num_tokens=num_tokens,
-        timeout_ms=1,
+    their_blocks, their_dp_rank = (
+        table(rng, num_tokens, theirs.tokens_per_block),
+        rng.randrange(theirs.parallel.dp_size),
     )
-    pools = {rank: written(cache, theirs, rank, part.their_blocks) for rank in holders(theirs, part.their_dp_rank)}
+    request = part(my_blocks, their_blocks, num_tokens, their_dp_rank=their_dp_rank)
+    pools = {rank: written(cache, theirs, rank, their_blocks) for rank in holders(theirs, their_dp_rank)}
     for rank in holders(mine, rng.randrange(mine.parallel.dp_size)):
         pool = empty_pool(mine, rank)
         num_writes = np.zeros(pool.nbytes, np.int8)
-        planned = plan_runs(mine, rank, theirs, part)
+        planned = plan_runs(mine, rank, theirs, request)
         assert set(planned) <= set(ranks_to_meet(mine, rank, theirs))
         for their_rank, runs in planned.items():
             move(runs, pool, pools[their_rank], num_writes)
         assert num_writes.max() <= 1
         if sizes[0] == sizes[1]:
-            forget_rows_behind(pool, mine, part)
+            forget_rows_behind(pool, mine, request)
         assert (pool == written(cache, mine, rank, my_blocks)).all()
 
 
-def forget_rows_behind(pool: np.ndarray, mine: KvLayout, part: Part) -> None:
+def forget_rows_behind(pool: np.ndarray, mine: KvLayout, request: Part) -> None:
     """Whole blocks are moved where both sides have the same: what lies behind the last token is no matter."""
-    last, row = divmod(part.num_tokens - 1, mine.tokens_per_block)
-    if part.my_blocks[last] >= 0:
-        pool[part.my_blocks[last], :, :, :, row + 1 :] = GARBAGE
+    last, row = divmod(request.num_tokens - 1, mine.tokens_per_block)
+    if request.my_blocks[last] >= 0:
+        pool[request.my_blocks[last], :, :, :, row + 1 :] = GARBAGE
 
 
 def test_every_byte_arrives_where_it_belongs(request: pytest.FixtureRequest) -> None:
@@ -117,10 +114,10 @@ def test_every_byte_arrives_where_it_belongs(request: pytest.FixtureRequest) -> 
 
 def test_what_is_in_the_same_place_on_both_sides_moves_in_few_runs() -> None:
     blocks = [0, 1, 2, 3, 8, 9]
-    part = Part(incarnation="", their_dp_rank=0, their_blocks=blocks, my_blocks=blocks, num_tokens=6 * 16, timeout_ms=1)
+    request = part(blocks, blocks, 6 * 16)
 
     def num_runs(mine: KvLayout, theirs: KvLayout) -> int:
-        return sum(len(runs) for runs in plan_runs(mine, 0, theirs, part).values())
+        return sum(len(runs) for runs in plan_runs(mine, 0, theirs, request).values())
 
     whole, stages, shards = layout(), layout(pp=(2, 4)), layout(tp=2)
     assert num_runs(whole, whole) == num_runs(shards, shards) == 2  # the neighbours are one

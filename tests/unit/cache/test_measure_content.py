@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from helpers.layouts import layout
 
-from tests.helpers.layouts import layout
 from trtdisagg.cache.layout import rank_shape
 from trtdisagg.cache.measure.content import Content
 from trtdisagg.cache.pool import KvPool

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from helpers.layouts import layout
 
-from tests.helpers.layouts import layout
 from trtdisagg.cache.shares import Share, holders, ranks_to_meet, shares
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvLayout

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.kv import NUM_BLOCKS, SHAPE, fill
+from helpers.layouts import transfer_runs
 
 from trtdisagg.cache import copying
-from trtdisagg.cache.layout import transfer_runs
 from trtdisagg.cache.pool import KvPool, pattern
 from trtdisagg.cache.transports import Transport, open_transports
 from trtdisagg.cache.transports.local import LocalTransport
