@@ -33,17 +33,20 @@ int num_rows_of(const std::vector<Chunk>& chunks) {
 
 }  // namespace
 
-Decoder::Decoder(Model model, const AttentionShape& shape, char* pool, std::shared_ptr<Workers> workers,
+Decoder::Decoder(Model model, const AttentionShape& shape, char* pool, Others others, std::shared_ptr<Workers> workers,
                  const std::string& isa)
     : model_(std::move(model)), workers_(std::move(workers)), kernels_(*pick_kernels(isa).rowwise),
-      attention_(shape, pool, workers_, isa), pool_(pool), width_(model_.lm_head->inputs()) {
+      attention_(shape, pool, workers_, isa), others_(std::move(others)), pool_(pool),
+      width_(model_.layers.empty() ? 0 : model_.layers[0].qkv->inputs()) {
     check_model();
 }
 
 void Decoder::check_model() const {
     const AttentionShape& s = attention_.shape();
     require(int(model_.layers.size()) == s.num_layers, "the pool has not as many layers as the model");
-    require(model_.norm.weight && fits(model_.norm, width_), "the last norm is not as wide as the model");
+    require(!is_last() || (model_.norm.weight && fits(model_.norm, width_) && model_.lm_head->inputs() == width_),
+            "the last norm and lm_head are not as wide as the model");
+    require(is_last() || !model_.norm.weight, "a norm without lm_head");
     for (const Layer& layer : model_.layers) {
         require(layer.qkv->inputs() == width_ && layer.qkv->outputs() == s.row_heads * s.head_dim,
                 "qkv does not fit model and pool");
@@ -57,9 +60,11 @@ void Decoder::check_model() const {
             check_mlp(*mlp, width_);
         } else {
             const Experts& e = std::get<Experts>(layer.mlp);
-            require(e.router->inputs() == width_ && e.router->outputs() == int(e.experts.size()),
+            require(e.router->inputs() == width_ && e.first >= 0 &&
+                        (others_.add_up ? e.first + int(e.experts.size()) <= e.router->outputs()
+                                        : e.first == 0 && int(e.experts.size()) == e.router->outputs()),
                     "the router has not as many results as there are experts");
-            require(e.num_active > 0 && e.num_active <= int(e.experts.size()), "more active experts than there are");
+            require(e.num_active > 0 && e.num_active <= e.router->outputs(), "more active experts than there are");
             for (const Mlp& m : e.experts) check_mlp(m, width_);
         }
     }
@@ -67,7 +72,10 @@ void Decoder::check_model() const {
 
 void Decoder::check_step(const StepIndices& step) const {
     require(num_rows_of(step.chunks) == int(step.tokens.size()), "not as many tokens as the chunks have");
-    for (int32_t token : step.tokens) require(token >= 0 && token < vocab(), "token outside the vocabulary");
+    for (int32_t token : step.tokens)
+        require(token >= 0 && token < model_.vocab_size, "token outside the vocabulary");
+    for (const Rows& rows : {step.all_rows, step.wanted_rows})
+        require(rows.start >= 0 && rows.all - rows.own >= rows.start, "fewer rows of all ranks than of this one");
     for (const Chunk& c : step.chunks)
         require(int64_t(c.position) + c.num_tokens <= model_.max_positions, "position outside the model's range");
     for (const Copy& c : step.copies)
@@ -75,32 +83,47 @@ void Decoder::check_step(const StepIndices& step) const {
             require(block >= 0 && block < attention_.shape().num_blocks, "block index outside the pool");
 }
 
-void Decoder::run(StepIndices step, float* logits) {
+void Decoder::run(StepIndices step, const float* in, float* out) {
     check_step(step);
     attention_.begin(step.chunks, std::move(step.blocks));
     copy_blocks(step.copies);
-    embed(step);
-    int num_rows = int(step.tokens.size());
+    begin(step, in);
+    Rows rows = step.all_rows;
     const int last = int(model_.layers.size()) - 1;
     const Norm none = {};
     for (int i = 0; i <= last; ++i) {
         const Layer& layer = model_.layers[i];
-        norm(i ? model_.layers[i - 1].post_mlp_norm : none, layer.input_norm, num_rows, i > 0);
-        attend(i, num_rows, i == last);
-        if (i == last) num_rows = keep_wanted(step.chunks);  // nobody needs the others any more
-        if (num_rows == 0) return;
-        layer.o->run(attended_.room(0), delta_.room(0), num_rows);
-        norm(layer.post_attention_norm, layer.mlp_norm, num_rows, true);
-        if (const Mlp* m = std::get_if<Mlp>(&layer.mlp))
-            mlp(*m, normed_.room(0), delta_.room(0), num_rows);
-        else
-            experts(std::get<Experts>(layer.mlp), normed_.room(0), delta_.room(0), num_rows);
+        const bool wanted_only = i == last && is_last();
+        norm(i ? model_.layers[i - 1].post_mlp_norm : none, layer.input_norm, rows.own, i > 0);
+        attend(i, rows.own, wanted_only);
+        if (wanted_only) {  // nobody needs the others any more
+            keep_wanted(step.chunks);
+            rows = step.wanted_rows;
+        }
+        if (rows.all == 0) return;
+        layer.o->run(attended_.room(0), delta_.room(0), rows.own);
+        add_up(delta_.room(0), rows.own);
+        norm(layer.post_attention_norm, layer.mlp_norm, rows.own, true);
+        if (const Mlp* m = std::get_if<Mlp>(&layer.mlp)) {
+            mlp(*m, normed_.room(0), delta_.room(0), rows.own);
+            add_up(delta_.room(0), rows.own);
+        } else {
+            mix(std::get<Experts>(layer.mlp), rows, wanted_only);
+        }
     }
-    norm(model_.layers[last].post_mlp_norm, model_.norm, num_rows, true);
-    model_.lm_head->run(normed_.room(0), logits, num_rows);
+    norm(model_.layers[last].post_mlp_norm, model_.norm, rows.own, true);
+    if (is_last())
+        logits(out, rows.own);
+    else
+        std::copy_n(x_.room(0), int64_t(rows.own) * width_, out);
+}
+
+void Decoder::logits(float* out, int num_rows) {
+    const int vocab = model_.lm_head->outputs();
+    model_.lm_head->run(normed_.room(0), out, num_rows);
     if (model_.logit_softcap != 0)
-        share(num_rows, 32.0 * vocab(), [&](int begin, int end) {
-            kernels_.softcap(logits + int64_t(begin) * vocab(), int64_t(end - begin) * vocab(), model_.logit_softcap);
+        share(num_rows, 32.0 * vocab, [&](int begin, int end) {
+            kernels_.softcap(out + int64_t(begin) * vocab, int64_t(end - begin) * vocab, model_.logit_softcap);
         });
 }
 
@@ -109,30 +132,42 @@ void Decoder::copy_blocks(const std::vector<Copy>& copies) {
     for (const Copy& c : copies) std::memcpy(pool_ + c.to * size, pool_ + c.from * size, size);
 }
 
-void Decoder::embed(const StepIndices& step) {
+void Decoder::begin(const StepIndices& step, const float* in) {
     const int64_t rows = int64_t(step.tokens.size());
     float* x = x_.room(rows * width_);
     delta_.room(rows * width_);
     normed_.room(rows * width_);
-    std::vector<int> positions;
-    positions.reserve(rows);
-    for (const Chunk& c : step.chunks)
-        for (int i = 0; i < c.num_tokens; ++i) positions.push_back(c.position + i);
-    share(int(rows), 8.0 * width_, [&](int begin, int end) {
-        for (int r = begin; r < end; ++r) embed_token(step.tokens[r], positions[r], x + int64_t(r) * width_);
+    if (!is_first()) return void(std::copy_n(in, rows * width_, x));
+    embed(step);
+    add_up(x, int(rows));
+    if (model_.positions) add_positions(step);
+}
+
+void Decoder::embed(const StepIndices& step) {
+    float* x = x_.room(0);
+    share(int(step.tokens.size()), 8.0 * width_, [&](int begin, int end) {
+        for (int r = begin; r < end; ++r) embed_token(step.tokens[r], x + int64_t(r) * width_);
     });
 }
 
-void Decoder::embed_token(int token, int position, float* out) const {
-    const int64_t at = int64_t(token) * width_;
+void Decoder::embed_token(int token, float* out) const {
+    const int row = token - model_.first_token;
+    if (row < 0 || row >= model_.num_embedded) return void(std::memset(out, 0, sizeof(float) * width_));
+    const int64_t at = int64_t(row) * width_;
     if (model_.embedding_bf16)
         kernels_.widen(model_.embedding_bf16 + at, width_, out);
     else if (model_.embedding_f32)
         std::memcpy(out, model_.embedding_f32 + at, sizeof(float) * width_);
     else
-        model_.lm_head->row(token, out);
+        model_.lm_head->row(row, out);
     for (int i = 0; i < width_ && model_.embedding_scale != 1; ++i) out[i] *= model_.embedding_scale;
-    if (model_.positions) kernels_.add_scaled(model_.positions + int64_t(position) * width_, width_, 1, out);
+}
+
+void Decoder::add_positions(const StepIndices& step) {
+    float* x = x_.room(0);
+    for (const Chunk& c : step.chunks)
+        for (int i = 0; i < c.num_tokens; ++i, x += width_)
+            kernels_.add_scaled(model_.positions + int64_t(c.position + i) * width_, width_, 1, x);
 }
 
 // From `normed_` to `attended_`.
@@ -144,8 +179,8 @@ void Decoder::attend(int layer, int num_rows, bool wanted_only) {
     attention_.run(layer, {l.q_norm, l.k_norm, l.cosines, l.sines, l.window}, qkv, out, wanted_only);
 }
 
-// Moves the wanted rows of `x_` together, and returns how many they are.
-int Decoder::keep_wanted(const std::vector<Chunk>& chunks) {
+// Moves the wanted rows of `x_` together.
+void Decoder::keep_wanted(const std::vector<Chunk>& chunks) {
     float* x = x_.room(0);
     int64_t end = 0, kept = 0;
     for (const Chunk& c : chunks) {
@@ -153,13 +188,17 @@ int Decoder::keep_wanted(const std::vector<Chunk>& chunks) {
         std::memmove(x + kept * width_, x + (end - c.num_logits) * width_, sizeof(float) * c.num_logits * width_);
         kept += c.num_logits;
     }
-    return int(kept);
 }
 
 // x += post(delta), then `normed_` = norm(x).
 void Decoder::norm(const Norm& post, const Norm& norm, int num_rows, bool has_delta) {
     const NormCall call = {width_, x_.room(0), has_delta ? delta_.room(0) : nullptr, post, norm, normed_.room(0)};
     share(num_rows, 12.0 * width_, [&](int begin, int end) { kernels_.norm(call, begin, end); });
+}
+
+// Of parts that ranks have by dividing heads and MLPs.
+void Decoder::add_up(float* x, int num_rows) {
+    if (others_.divide_heads() && num_rows > 0) others_.add_up(x, num_rows);
 }
 
 void Decoder::mlp(const Mlp& m, const float* x, float* out, int num_rows) {
@@ -175,14 +214,29 @@ void Decoder::mlp(const Mlp& m, const float* x, float* out, int num_rows) {
     }
 }
 
+// What all experts of all ranks give for our own rows.
+void Decoder::mix(const Experts& e, const Rows& rows, bool wanted_only) {
+    float *in = normed_.room(0), *out = delta_.room(0);
+    if (others_.gather) {
+        in = gathered_.room(int64_t(rows.all) * width_), out = mixed_.room(int64_t(rows.all) * width_);
+        others_.gather(normed_.room(0), in, rows, wanted_only);
+    }
+    experts(e, in, out, rows.all);
+    if (others_.add_up) others_.add_up(out, rows.all);
+    if (others_.gather)
+        std::copy_n(out + int64_t(rows.start) * width_, int64_t(rows.own) * width_, delta_.room(0));
+}
+
 void Decoder::experts(const Experts& e, const float* x, float* out, int num_rows) {
-    const int count = int(e.experts.size());
+    const int count = e.router->outputs();
     float* logits = router_.room(int64_t(num_rows) * count);
     e.router->run(x, logits, num_rows);
     const std::vector<Route> found = routes(logits, num_rows, count, e.num_active, e.renormalize);
     std::memset(out, 0, sizeof(float) * num_rows * width_);
-    for (int i = 0; i < count; ++i)
-        if (!found[i].rows.empty()) expert(e.experts[i], found[i].rows, found[i].weights, x, out);
+    for (size_t i = 0; i < e.experts.size(); ++i) {
+        const Route& route = found[e.first + i];
+        if (!route.rows.empty()) expert(e.experts[i], route.rows, route.weights, x, out);
+    }
 }
 
 // What one expert adds to the rows that chose it.

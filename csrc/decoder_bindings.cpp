@@ -68,28 +68,65 @@ void init_layer(Layer* self, const Norm& input_norm, MatrixPointer qkv, const st
                      post_mlp_norm.value_or(none)};
 }
 
+// Rows in place, as a torch tensor.
+nb::object tensor(const float* rows, int num_rows, int width) {
+    const size_t shape[] = {size_t(num_rows), size_t(width)};
+    nb::ndarray<nb::pytorch, float> view(const_cast<float*>(rows), 2, shape, nb::handle());
+    return nb::cast(view, nb::rv_policy::reference);
+}
+
+Others others_of(const std::optional<nb::callable>& add_up, const std::optional<nb::callable>& gather, int width) {
+    require(add_up || !gather, "ranks that gather rows also add them up");
+    Others others;
+    if (add_up)
+        others.add_up = [f = *add_up, width](float* x, int num_rows) {
+            nb::gil_scoped_acquire acquired;
+            f(tensor(x, num_rows, width));
+        };
+    if (gather)
+        others.gather = [f = *gather, width](const float* own, float* all, const Rows& rows, bool wanted_only) {
+            nb::gil_scoped_acquire acquired;
+            f(tensor(own, rows.own, width), tensor(all, rows.all, width), wanted_only);
+        };
+    return others;
+}
+
+void bind_embedding(Model& model, const Embedding& embedding, size_t width) {
+    const nb::dlpack::dtype bf16 = {uint8_t(nb::dlpack::dtype_code::Bfloat), 16, 1};
+    require(embedding.shape(1) == width, "an embedding that is not as wide as the model");
+    require(embedding.dtype() == bf16 || embedding.dtype() == nb::dtype<float>(), "an embedding of another type");
+    (embedding.dtype() == bf16 ? reinterpret_cast<const void*&>(model.embedding_bf16)
+                               : reinterpret_cast<const void*&>(model.embedding_f32)) = embedding.data();
+    model.num_embedded = int(embedding.shape(0));
+}
+
 void init_decoder(Decoder* self, uintptr_t pool_address, int num_blocks, int num_heads, int num_kv_heads, int head_dim,
                   int tokens_per_block, bool pool_is_bf16, float attention_scale,
-                  std::optional<float> attention_softcap,
+                  std::optional<float> attention_softcap, int vocab_size, int first_token, bool has_embedding,
                   const std::optional<Embedding>& embedding, std::optional<float> embedding_scale,
-                  const std::optional<Table>& positions, int max_positions, std::vector<Layer> layers, const Norm& norm,
-                  MatrixPointer lm_head, std::optional<float> logit_softcap, std::shared_ptr<Workers> workers,
-                  const std::string& isa) {
-    const nb::dlpack::dtype bf16 = {uint8_t(nb::dlpack::dtype_code::Bfloat), 16, 1};
+                  const std::optional<Table>& positions, int max_positions, std::vector<Layer> layers,
+                  const std::optional<Norm>& norm, std::optional<MatrixPointer> lm_head,
+                  std::optional<float> logit_softcap, const std::optional<nb::callable>& add_up,
+                  const std::optional<nb::callable>& gather, std::shared_ptr<Workers> workers, const std::string& isa) {
+    require(!layers.empty(), "a decoder without layers");
+    require(norm.has_value() == lm_head.has_value(), "a norm without lm_head, or the other way round");
+    const int width = layers[0].qkv->inputs();
     Model model = {};
-    if (embedding) {
-        const size_t vocab = lm_head->outputs(), width = lm_head->inputs();
-        require(embedding->shape(0) == vocab && embedding->shape(1) == width, "embedding and lm_head do not fit");
-        require(embedding->dtype() == bf16 || embedding->dtype() == nb::dtype<float>(), "an embedding of another type");
-        (embedding->dtype() == bf16 ? reinterpret_cast<const void*&>(model.embedding_bf16)
-                                    : reinterpret_cast<const void*&>(model.embedding_f32)) = embedding->data();
-    }
-    require(!positions || (positions->shape(0) >= size_t(max_positions) &&
-                           positions->shape(1) == size_t(lm_head->inputs())), "positions do not fit");
+    model.vocab_size = vocab_size;
+    model.first_token = first_token;
+    model.has_embedding = has_embedding;
+    require(has_embedding ? embedding || lm_head : !embedding && !positions, "what embeds tokens is not all there");
+    if (embedding)
+        bind_embedding(model, *embedding, width);
+    else if (has_embedding)
+        model.num_embedded = (*lm_head)->outputs();
+    require(first_token >= 0 && model.num_embedded <= vocab_size - first_token, "more rows than tokens");
+    require(!positions || (positions->shape(0) >= size_t(max_positions) && positions->shape(1) == size_t(width)),
+            "positions do not fit");
     model.embedding_scale = embedding_scale.value_or(1);
     model.positions = positions ? positions->data() : nullptr;
     model.max_positions = max_positions;
-    model.norm = norm;
+    model.norm = norm.value_or(Norm{});
     model.logit_softcap = logit_softcap.value_or(0);
     AttentionShape shape = {};
     shape.num_blocks = num_blocks;
@@ -102,23 +139,29 @@ void init_decoder(Decoder* self, uintptr_t pool_address, int num_blocks, int num
     shape.scale = attention_scale;
     shape.softcap = attention_softcap.value_or(0);
     model.layers = std::move(layers);
-    model.lm_head = std::move(lm_head);
-    new (self) Decoder(std::move(model), shape, reinterpret_cast<char*>(pool_address), std::move(workers), isa);
+    model.lm_head = lm_head.value_or(nullptr);
+    new (self) Decoder(std::move(model), shape, reinterpret_cast<char*>(pool_address), others_of(add_up, gather, width),
+                       std::move(workers), isa);
 }
 
 void run_decoder(Decoder& self, const Indices& tokens, const Chunks& chunks, const Indices& blocks, const Pairs& copies,
-                 uintptr_t logits, int64_t num_logits) {
+                 uintptr_t in, uintptr_t out, int64_t num_out, std::pair<int, int> all_rows,
+                 std::pair<int, int> wanted_rows) {
     StepIndices step;
     step.tokens.assign(tokens.data(), tokens.data() + tokens.shape(0));
     step.blocks.assign(blocks.data(), blocks.data() + blocks.shape(0));
+    int64_t num_logits = 0;
     for (size_t i = 0; i < chunks.shape(0); ++i) {
         step.chunks.push_back({int(chunks(i, 0)), int(chunks(i, 1)), chunks(i, 2), int(chunks(i, 3))});
-        num_logits -= chunks(i, 3);
+        num_logits += chunks(i, 3);
     }
-    require(num_logits == 0, "not room for as many logits as the chunks want");
+    require(num_out == (self.is_last() ? num_logits : int64_t(tokens.shape(0))), "not room for all rows");
+    require(self.is_first() || in != 0 || tokens.shape(0) == 0, "no hidden states to begin with");
     for (size_t i = 0; i < copies.shape(0); ++i) step.copies.push_back({copies(i, 0), copies(i, 1)});
+    step.all_rows = {int(tokens.shape(0)), all_rows.first, all_rows.second};
+    step.wanted_rows = {int(num_logits), wanted_rows.first, wanted_rows.second};
     nb::gil_scoped_release released;
-    self.run(std::move(step), reinterpret_cast<float*>(logits));
+    self.run(std::move(step), reinterpret_cast<const float*>(in), reinterpret_cast<float*>(out));
 }
 
 }  // namespace
@@ -130,10 +173,11 @@ void bind_decoder(nb::module_& m) {
 
     nb::class_<Experts>(m, "Experts")
         .def("__init__",
-             [](Experts* self, MatrixPointer router, std::vector<Mlp> experts, int num_active, bool renormalize) {
-                 new (self) Experts{std::move(router), std::move(experts), num_active, renormalize};
+             [](Experts* self, MatrixPointer router, std::vector<Mlp> experts, int first, int num_active,
+                bool renormalize) {
+                 new (self) Experts{std::move(router), std::move(experts), first, num_active, renormalize};
              },
-             "router"_a, "experts"_a, "num_active"_a, "renormalize"_a);
+             "router"_a, "experts"_a, "first"_a, "num_active"_a, "renormalize"_a);
 
     nb::class_<Layer>(m, "Layer")
         .def("__init__", &init_layer, nb::kw_only(), "input_norm"_a, "qkv"_a, "q_norm"_a.none(), "k_norm"_a.none(),
@@ -143,13 +187,19 @@ void bind_decoder(nb::module_& m) {
     nb::class_<Decoder>(m, "Decoder", "Computes steps. What it is made of must outlive it.")
         .def("__init__", &init_decoder, "pool_address"_a, nb::kw_only(), "num_blocks"_a, "num_heads"_a,
              "num_kv_heads"_a, "head_dim"_a, "tokens_per_block"_a, "pool_is_bf16"_a, "attention_scale"_a,
-             "attention_softcap"_a.none(), "embedding"_a.none(), "embedding_scale"_a.none(), "positions"_a.none(),
-             "max_positions"_a, "layers"_a, "norm"_a, "lm_head"_a, "logit_softcap"_a.none(), "workers"_a, "isa"_a = "",
-             "`embedding` is None where it is tied to `lm_head`.")
-        .def("run", &run_decoder, "tokens"_a, "chunks"_a, "blocks"_a, "copies"_a, "logits_address"_a, "num_logits"_a,
+             "attention_softcap"_a.none(), "vocab_size"_a, "first_token"_a, "has_embedding"_a, "embedding"_a.none(),
+             "embedding_scale"_a.none(), "positions"_a.none(), "max_positions"_a, "layers"_a, "norm"_a.none(),
+             "lm_head"_a.none(), "logit_softcap"_a.none(), "add_up"_a.none(), "gather"_a.none(), "workers"_a,
+             "isa"_a = "",
+             "`embedding` is None where it is tied to `lm_head`; `add_up(x)` and `gather(own, all, wanted_only)` ask "
+             "other ranks, if there are any, for tensors in place.")
+        .def("run", &run_decoder, "tokens"_a, "chunks"_a, "blocks"_a, "copies"_a, "in_address"_a, "out_address"_a,
+             "num_out"_a, "all_rows"_a, "wanted_rows"_a,
              "A step: int32 tokens of all chunks; `chunks` is int64 [n, 4] of (num_tokens, position, first index in "
-             "blocks, num_logits); int32 blocks; `copies` is int64 [n, 2] of (from, to). Writes float32 "
-             "[num_logits, vocab].");
+             "blocks, num_logits); int32 blocks; `copies` is int64 [n, 2] of (from, to). Reads float32 hidden states "
+             "[tokens, width] where there is no embedding. Writes float32 [num_out, own part of the vocabulary], or "
+             "where there is no lm_head [num_out, width]. `all_rows`, `wanted_rows`: where this rank's begin among "
+             "those of all, and how many they are.");
 }
 
 }  // namespace trtdisagg

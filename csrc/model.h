@@ -1,4 +1,4 @@
-// A decoder as a value: engine/models/decoder.py, as C++ sees it.
+// A decoder as a value: engine/models/decoder.py, as C++ sees it. It may be one rank's share.
 
 #pragma once
 
@@ -22,7 +22,8 @@ struct Mlp {
 
 struct Experts {
     MatrixPointer router;
-    std::vector<Mlp> experts;
+    std::vector<Mlp> experts;  // those of this rank
+    int first;                 // which of the router's results the first of them has
     int num_active;
     bool renormalize;
 };
@@ -43,14 +44,18 @@ struct Layer {
 };
 
 struct Model {
-    // One of three: [vocab][width] of either type, or none, and the tied lm_head is asked.
+    int vocab_size;   // of the whole model
+    int first_token;  // which the first row of embedding and lm_head is for
+    bool has_embedding;  // otherwise a step begins with the hidden states that the stage before gives
+    int num_embedded;    // rows of the embedding
+    // One of three: [num_embedded][width] of either type, or none, and the tied lm_head is asked.
     const uint16_t* embedding_bf16;
     const float* embedding_f32;
     float embedding_scale;
     const float* positions;  // [max_positions][width], or null
     int max_positions;
     std::vector<Layer> layers;
-    Norm norm;
+    Norm norm;  // without a weight, as lm_head is null: a step ends with the hidden states, for the next stage
     MatrixPointer lm_head;
     float logit_softcap;  // 0: none
 };

@@ -15,7 +15,7 @@ struct Norm {
     float eps;
 };
 
-// x += post(delta), where there is a delta; then out = norm(x).
+// x += post(delta), where there is a delta; then out = norm(x), where there is a norm.
 struct NormCall {
     int width;
     float* x;      // [rows][width]

@@ -21,7 +21,7 @@ void norm(const NormCall& c, int begin, int end) {
             if (c.post.weight) normalize(c.post, delta, c.width, delta);
             add_scaled(delta, c.width, 1.0f, x);
         }
-        normalize(c.norm, x, c.width, c.out + row * c.width);
+        if (c.norm.weight) normalize(c.norm, x, c.width, c.out + row * c.width);
     }
 }
 

@@ -31,9 +31,9 @@ class World:
     def __init__(self, parallel: Parallel) -> None:
         self.parallel = parallel
         self.stages = [_Stage(parallel.tp_size) for _ in range(parallel.pp_size)]
-        self.passed: list[SimpleQueue[Tensor]] = [SimpleQueue() for _ in range(parallel.num_ranks)]
+        self.passed: list[SimpleQueue[Tensor | None]] = [SimpleQueue() for _ in range(parallel.num_ranks)]
         """What each rank is handed by one before it."""
-        self.last: SimpleQueue[Tensor] = SimpleQueue()
+        self.last: SimpleQueue[Tensor | None] = SimpleQueue()
 
     def ranks(self, rank: int) -> FakeRanks | None:
         """As an engine gets them; None: there is one rank only."""
@@ -46,8 +46,7 @@ class World:
             try:
                 return work(rank)
             except BaseException:
-                for stage in self.stages:
-                    stage.barrier.abort()
+                self._end()
                 raise
 
         with ThreadPoolExecutor(self.parallel.num_ranks) as threads:
@@ -56,6 +55,13 @@ class World:
         for e in sorted(errors, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
             raise e
         return [future.result() for future in futures]
+
+    def _end(self) -> None:
+        """Nobody is to wait for a rank that has failed."""
+        for stage in self.stages:
+            stage.barrier.abort()
+        for queue in (*self.passed, self.last):
+            queue.put(None)
 
     def check_nothing_left(self) -> None:
         """What was passed on was taken over."""
@@ -102,8 +108,10 @@ class FakeRanks:
         return given
 
 
-def _taken(queue: SimpleQueue[Tensor], x: Tensor) -> Tensor:
+def _taken(queue: SimpleQueue[Tensor | None], x: Tensor) -> Tensor:
     tensor = queue.get(timeout=DEADLINE_S)
+    if tensor is None:
+        raise threading.BrokenBarrierError
     assert tensor.shape == x.shape
     return tensor
 

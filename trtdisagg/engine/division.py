@@ -66,6 +66,13 @@ class Division:
         chunks = [chunk for chunk in step.chunks if chunk.dp_rank == mine]
         return OwnStep(chunks, [copy for copy in step.copies if copy.dp_rank == mine], num_tokens, num_logits)
 
+    def place(self, num_rows: list[int]) -> tuple[int, int]:
+        """
+        :param num_rows: of each rank that divides the requests.
+        :return: where our own begin among them, and how many they are together.
+        """
+        return sum(num_rows[: self._dp_rank]), sum(num_rows)
+
     # --- between stages -----------------------------------------------------------------------------------------------
 
     def take_over(self, x: Tensor) -> Tensor:
@@ -96,12 +103,12 @@ class Division:
         :param num_rows: of each rank that divides the requests.
         :param compute: what this rank's experts give for any rows, another tensor.
         """
-        if not self.divides_experts or sum(num_rows) == 0:
+        start, num_all = self.place(num_rows)
+        if not self.divides_experts or num_all == 0:
             return compute(x)
         assert self._ranks is not None
         out = compute(self._ranks.gather(x, num_rows) if self.divides_requests else x)
         self._ranks.add_up(out)
-        start = sum(num_rows[: self._dp_rank])
         return out[start : start + len(x)]
 
     # --- at the end ---------------------------------------------------------------------------------------------------

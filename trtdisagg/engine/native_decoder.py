@@ -6,6 +6,7 @@ value that was given away here is not to be computed by anyone else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate, chain
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.backend import Backend
+from trtdisagg.engine.division import Division, OwnStep
 from trtdisagg.engine.models.decoder import Decoder, Experts, Layer, Linear, Mlp, Norm
+from trtdisagg.engine.ranks import Ranks
 from trtdisagg.engine.step import Chunk, Step
 
 
@@ -25,27 +28,47 @@ class NativeDecoder:
     :param backend: with the extension.
     :param pool: open while the decoder is used.
     :param isa: one of `isas()` of the extension; empty: the best.
+    :param ranks: the others of the server; None: there are none.
     """
 
-    def __init__(self, decoder: Decoder, backend: Backend, pool: KvPool, isa: str = "") -> None:
+    def __init__(
+        self, decoder: Decoder, backend: Backend, pool: KvPool, isa: str = "", ranks: Ranks | None = None
+    ) -> None:
         self._decoder = decoder  # keeps the tensors that C++ points into
         self._pool = pool
-        self._vocab = decoder.vocab_size
-        self._native = _Binder(backend, isa).decoder(decoder, pool)
+        self._width_out = decoder.width if decoder.lm_head is None else decoder.lm_head.weight.shape[0]
+        self._division = Division(ranks)
+        self._rows = _Rows(ranks)
+        self._native = _Binder(backend, isa).decoder(decoder, pool, ranks, self._rows)
 
     def run(self, step: Step) -> Tensor:
         """Write the KV of all chunks and give logits.
 
-        :return: float32 [sum of `num_logits`, vocab], in order.
+        :return: float32 [sum of `num_logits`, vocab], in order; no rows on other ranks than 0.
         """
-        tokens, table, blocks = indices(step.chunks)
-        copies = np.array([(c.source, c.target) for c in step.copies], np.int64).reshape(-1, 2)
-        logits = torch.empty(sum(c.num_logits for c in step.chunks), self._vocab)
-        self._native.run(tokens, table, blocks, copies, logits.data_ptr(), logits.shape[0])
-        return logits
+        division = self._division
+        self._rows.own = own = division.own(step)
+        tokens, table, blocks = indices(own.chunks)
+        copies = np.array([(c.source, c.target) for c in own.copies], np.int64).reshape(-1, 2)
+        x = None if division.is_first else division.take_over(torch.empty(len(tokens), self._decoder.width))
+        out = torch.empty(sum(c.num_logits for c in own.chunks) if division.is_last else len(tokens), self._width_out)
+        self._native.run(
+            tokens,
+            table,
+            blocks,
+            copies,
+            in_address=0 if x is None else x.data_ptr(),
+            out_address=out.data_ptr(),
+            num_out=len(out),
+            all_rows=division.place(own.num_tokens),
+            wanted_rows=division.place(own.num_logits),
+        )
+        if not division.is_last:
+            division.pass_on(out)
+        return division.logits(out if division.is_last else None, step, self._decoder.vocab_size, out.device)
 
 
-def indices(chunks: list[Chunk]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def indices(chunks: Sequence[Chunk]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     :return: int32 tokens, int64 [chunks, 4] of (number of tokens, start, first index in blocks, number of logits),
         int32 blocks.
@@ -54,7 +77,21 @@ def indices(chunks: list[Chunk]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = [(len(c.tokens), c.start, table, c.num_logits) for c, table in zip(chunks, tables, strict=False)]
     tokens = list(chain.from_iterable(c.tokens for c in chunks))
     blocks = list(chain.from_iterable(c.blocks for c in chunks))
-    return np.array(tokens, np.int32), np.array(rows, np.int64), np.array(blocks, np.int32)
+    return np.array(tokens, np.int32), np.array(rows, np.int64).reshape(-1, 4), np.array(blocks, np.int32)
+
+
+class _Rows:
+    """Puts the rows of all ranks together, for C++ in the middle of a step."""
+
+    own: OwnStep
+
+    def __init__(self, ranks: Ranks | None) -> None:
+        self._ranks = ranks
+
+    def gather(self, own: Tensor, everything: Tensor, wanted_only: bool) -> None:
+        assert self._ranks is not None
+        num_rows = self.own.num_logits if wanted_only else self.own.num_tokens
+        everything.copy_(self._ranks.gather(own, num_rows))
 
 
 class _Binder:
@@ -66,10 +103,8 @@ class _Binder:
         self._workers = backend.workers
         self._isa = isa
 
-    def decoder(self, d: Decoder, pool: KvPool) -> Any:
-        assert d.embedding is not None
-        assert d.lm_head is not None
-        is_tied = d.embedding.data_ptr() == d.lm_head.weight.data_ptr()
+    def decoder(self, d: Decoder, pool: KvPool, ranks: Ranks | None, rows: _Rows) -> Any:
+        is_tied = d.embedding is not None and d.lm_head is not None and _is_same(d.embedding, d.lm_head.weight)
         return self._csrc.Decoder(
             pool.address,
             num_blocks=pool.num_blocks,
@@ -80,14 +115,19 @@ class _Binder:
             pool_is_bf16=pool.dtype == torch.bfloat16,
             attention_scale=d.attention_scale,
             attention_softcap=d.attention_softcap,
+            vocab_size=d.vocab_size,
+            first_token=d.first_token,
+            has_embedding=d.embedding is not None,
             embedding=None if is_tied else d.embedding,
             embedding_scale=d.embedding_scale,
             positions=d.positions,
             max_positions=max_positions(d),
             layers=[self._layer(layer) for layer in d.layers],
             norm=self._norm(d.norm),
-            lm_head=self._matrix(d.lm_head),
+            lm_head=d.lm_head and self._matrix(d.lm_head),
             logit_softcap=d.logit_softcap,
+            add_up=ranks.add_up if ranks and ranks.parallel.tp_size > 1 else None,
+            gather=rows.gather if ranks and ranks.parallel.dp_size > 1 else None,
             workers=self._workers,
             isa=self._isa,
         )
@@ -110,7 +150,8 @@ class _Binder:
 
     def _experts(self, experts: Experts) -> Any:
         members = [self._mlp(mlp) for mlp in experts.experts]
-        return self._csrc.Experts(self._matrix(experts.router), members, experts.num_active, experts.renormalize)
+        router = self._matrix(experts.router)
+        return self._csrc.Experts(router, members, experts.first, experts.num_active, experts.renormalize)
 
     def _mlp(self, mlp: Mlp) -> Any:
         return self._csrc.Mlp(self._matrix(mlp.up), self._matrix(mlp.down), mlp.activation, mlp.is_gated)
@@ -120,6 +161,10 @@ class _Binder:
 
     def _matrix(self, linear: Linear) -> Any:
         return self._csrc.Matrix(linear.weight, linear.scales, linear.bias, self._workers, self._isa)
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    return bool(a.data_ptr() == b.data_ptr())
 
 
 def max_positions(decoder: Decoder) -> int:

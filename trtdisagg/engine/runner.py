@@ -111,6 +111,6 @@ class ModelRunner:
             computer.prepare()
             self.ahead = computer
             return computer
-        if backend.csrc and self._ranks is None:
-            return NativeDecoder(decoder, backend, self._pool)
+        if backend.csrc:
+            return NativeDecoder(decoder, backend, self._pool, ranks=self._ranks)
         return TorchDecoder(decoder, backend, self._pool, self._ranks)
