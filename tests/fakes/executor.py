@@ -49,6 +49,7 @@ class FakeExecutor:
         self.reason: str | None = None
         """Why it is not healthy."""
         self.kv_events: list[KvEvent] = []
+        self.released: list[Ticket] = []
         self.num_held_blocks = 0
         self.num_generated = 0
         self.num_refused = 0
@@ -85,6 +86,9 @@ class FakeExecutor:
             num_held_blocks=self.num_held_blocks,
             num_generation_tokens_total=self.num_generated,
         )
+
+    def release(self, ticket: Ticket) -> None:
+        self.released.append(ticket)
 
     def take_kv_events(self) -> list[KvEvent]:
         taken, self.kv_events = self.kv_events, []

@@ -45,7 +45,14 @@ class FakeHandover:
         self.is_refusing = False
 
     def hold(
-        self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None], dp_rank: int = 0
+        self,
+        request_id: int,
+        blocks: list[int],
+        num_tokens: int,
+        on_released: Callable[[], None],
+        dp_rank: int = 0,
+        *,
+        reader: str | None = None,
     ) -> Ticket:
         if self.is_refusing:
             raise HandoverError("not now")

@@ -233,6 +233,9 @@ class GatedTransport:
     def __init__(self, *, connect_error: str | None = None) -> None:
         self.connect_error = connect_error
         self.read_error: str | None = None
+        self.is_connecting = threading.Event()
+        self.may_connect = threading.Event()
+        self.may_connect.set()
         self.has_begun = threading.Event()
         self.may_end = threading.Event()
         self.was_aborted = threading.Event()
@@ -243,6 +246,8 @@ class GatedTransport:
         return LocalMemory(pid=0, fd=0, region=Region(pool_bytes=sys.maxsize), nonce=b"")
 
     def connect(self, memory: Memory) -> Link:
+        self.is_connecting.set()
+        assert self.may_connect.wait(10)
         if self.connect_error:
             raise HandoverError(self.connect_error)
         return GatedLink(self)
@@ -253,6 +258,10 @@ class GatedTransport:
 
     def close(self) -> None:
         pass
+
+    async def connecting(self) -> None:
+        """Wait until somebody connects."""
+        assert await asyncio.to_thread(self.is_connecting.wait, 5)
 
     async def begun(self) -> None:
         """Wait until a read runs."""

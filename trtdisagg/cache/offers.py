@@ -19,7 +19,7 @@ import msgspec
 
 from trtdisagg.cache.holds import Holds
 from trtdisagg.cache.mover import Mover
-from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream, greet
+from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream, RefusedError, greet
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError, StartupError
 from trtdisagg.protocol.handover import Ticket
@@ -184,6 +184,8 @@ class Offers:
             self._changed.set()
             while True:
                 self._handle(stream, await stream.receive(self._silence_s))
+        except RefusedError as e:
+            log.warning("%s", e.message)
         except HandoverError as e:
             lost = self.holds.end_of(stream)
             log.log(

@@ -40,6 +40,10 @@ class PeerLostError(HandoverError):
     """The stream has ended, or the other side is silent, or does not speak our protocol."""
 
 
+class RefusedError(HandoverError):
+    """A peer was not let in."""
+
+
 class PeerStream(Generic[Incoming]):
     """Messages over one connection.
 
@@ -104,7 +108,8 @@ class PeerStream(Generic[Incoming]):
 async def greet(stream: PeerStream[FromGeneration], welcome: Welcome, secret: bytes) -> Hello:
     """The context side's greeting: challenge, and let in or refuse.
 
-    :raises HandoverError: when the peer was refused.
+    :raises RefusedError: when the peer was refused; the reason is as that side sees it.
+    :raises PeerLostError: when it said nothing that is of our protocol.
     """
     nonce = secrets.token_bytes(32)
     stream.send(Challenge(nonce=nonce))
@@ -120,7 +125,8 @@ async def greet(stream: PeerStream[FromGeneration], welcome: Welcome, secret: by
         check_compatible(hello.me.layout, welcome.me.layout)  # so that the reason's `here` is where it is read
     except HandoverError as e:
         stream.send(Refused(reason=e.message))
-        raise
+        name = hello.me.server if isinstance(hello, Hello) else "a peer"
+        raise RefusedError(f"{name} was refused: {e.message}") from e
     stream.send(welcome)
     return hello
 

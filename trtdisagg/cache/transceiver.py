@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -90,6 +90,7 @@ class Transceiver:
         self._lease_ms = lease_ms
         self._transfer_timeout_s = transfer_timeout_ms / 1000
         self._keepalive_s = keepalive_s
+        self._is_open = False
 
     async def __aenter__(self) -> Self:
         me = PeerRanks(
@@ -105,11 +106,13 @@ class Transceiver:
         self.port = self._offers.port
         await self._tasks.__aenter__()
         self._offers.start()
+        self._is_open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        self._is_open = False
         self._offers.stop()
         self._claims.stop()
         # Not told of an error in our body, which it would wrap: its tasks are asked to end already.
@@ -133,7 +136,7 @@ class Transceiver:
         released."""
         self._offers.gone(incarnation)
         self._claims.gone(incarnation)
-        self._tasks.create_task(forgotten(self._movers, incarnation))
+        self._start(forgotten(self._movers, incarnation))
 
     # --- the context side -------------------------------------------------------------------------------------------
 
@@ -174,12 +177,15 @@ class Transceiver:
         """
         return await self._claims.claim(ticket)
 
-    async def release(self, ticket: Ticket) -> None:
-        """Give back what a ticket names, because nobody will come for it. What is claimed here goes on.
+    # --- either side ------------------------------------------------------------------------------------------------
 
-        :raises HandoverError: when its server cannot be told; then the lease ends by itself.
-        """
-        await self._claims.release(ticket)
+    def release(self, ticket: Ticket) -> None:
+        """Give back what a ticket of ours or of a peer names, because nobody will come for it. Returns at once; a
+        server that cannot be told waits for the end of the lease. Without effect on what this server has claimed."""
+        if ticket.incarnation == self._incarnation:
+            self.withdraw(ticket)
+        else:
+            self._start(self._release(ticket))
 
     def stats(self) -> TransferStats:
         holds, transfers = self._offers.holds, self._claims.transfers
@@ -196,6 +202,18 @@ class Transceiver:
             num_expired_leases_total=holds.num_expired_total,
             num_unread_holds_total=holds.num_unread_total,
         )
+
+    async def _release(self, ticket: Ticket) -> None:
+        try:
+            await self._claims.release(ticket)
+        except HandoverError as e:
+            log.warning("%s cannot be told that nobody comes for its KV: %s", ticket.server, e.message)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        if self._is_open:
+            self._tasks.create_task(work)
+        else:
+            work.close()
 
     def _make_offers(self, me: PeerRanks) -> Offers:
         welcome = Welcome(me=me, lease_ms=self._lease_ms)

@@ -15,7 +15,7 @@ from trtdisagg.protocol.spec import TRANSFER_BOUNDS_S
 
 
 class Transfer(msgspec.Struct):
-    """One request's KV on its way to us."""
+    """One request's KV on its way to us, from when it was asked for."""
 
     started_s: float
     """Monotonic."""

@@ -22,10 +22,21 @@ async def wait_out(future: asyncio.Future[Any]) -> None:
         raise cancelled
 
 
-async def in_thread(threads: Executor, work: Callable[..., T], *args: object) -> T:
-    """Call blocking work and wait it out."""
-    future = asyncio.get_running_loop().run_in_executor(threads, work, *args)
-    await wait_out(future)
+async def in_thread(
+    threads: Executor, work: Callable[..., T], *args: object, undo: Callable[[T], None] | None = None
+) -> T:
+    """Call blocking work and wait it out.
+
+    :param undo: likewise called with the result, when it came too late: we are cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(threads, work, *args)
+    try:
+        await wait_out(future)
+    except asyncio.CancelledError:
+        if undo is not None and future.exception() is None:
+            await wait_out(loop.run_in_executor(threads, undo, future.result()))
+        raise
     return await future
 
 

@@ -29,7 +29,7 @@ from trtdisagg.engine.serve import Loaded
 from trtdisagg.engine.shard import open_mover, open_shard
 from trtdisagg.engine.threads import in_daemon
 from trtdisagg.errors import ConfigError
-from trtdisagg.protocol.handover import KvLayout
+from trtdisagg.protocol.handover import KvLayout, Ticket
 from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import EngineSpec, Stats
 from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
@@ -53,7 +53,7 @@ async def open_engine(
 ) -> AsyncIterator[Loaded]:
     """As `open_parts`, for a server."""
     async with open_parts(spec, secret, delivery.deliver, stage, on_lost) as parts:
-        yield Loaded(_Engine(parts.executor, parts.transceiver), parts.tokenizer)
+        yield Loaded(_Engine(parts.executor, parts.transceiver), parts.tokenizer, parts.transceiver)
 
 
 @asynccontextmanager
@@ -150,6 +150,10 @@ class _Engine:
 
     def health(self) -> str | None:
         return self._executor.health()
+
+    def release(self, ticket: Ticket) -> None:
+        if self._transceiver is not None:
+            self._transceiver.release(ticket)
 
     def pulse(self) -> Pulse:
         return self._executor.pulse()

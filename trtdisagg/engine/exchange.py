@@ -71,7 +71,12 @@ class Exchange:
         """
         released = partial(self._post, Released(sequence.id))
         sequence.offer = self._handover.hold(
-            sequence.id, sequence.blocks, sequence.num_computed, released, sequence.dp_rank
+            sequence.id,
+            sequence.blocks,
+            sequence.num_computed,
+            released,
+            sequence.dp_rank,
+            reader=sequence.request.reader,
         )
         return sequence.offer
 

@@ -52,9 +52,16 @@ class TransceiverHandover:
     # --- from the engine's thread -----------------------------------------------------------------------------------
 
     def hold(
-        self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None], dp_rank: int = 0
+        self,
+        request_id: int,
+        blocks: list[int],
+        num_tokens: int,
+        on_released: Callable[[], None],
+        dp_rank: int = 0,
+        *,
+        reader: str | None = None,
     ) -> Ticket:
-        return self._transceiver.hold(request_id, blocks, num_tokens, on_released, dp_rank)
+        return self._transceiver.hold(request_id, blocks, num_tokens, on_released, dp_rank, reader=reader)
 
     def withdraw(self, ticket: Ticket) -> None:
         self._transceiver.withdraw(ticket)

@@ -82,12 +82,20 @@ class Handover(Protocol):
     """
 
     def hold(
-        self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None], dp_rank: int = 0
+        self,
+        request_id: int,
+        blocks: list[int],
+        num_tokens: int,
+        on_released: Callable[[], None],
+        dp_rank: int = 0,
+        *,
+        reader: str | None = None,
     ) -> Ticket:
         """
         Offer the KV of the first `num_tokens` tokens, in `blocks`, to a generation server.
 
         :param dp_rank: with attention data parallelism: whose blocks they are.
+        :param reader: name of the server that will most likely fetch it: with its end the blocks are released.
         :param on_released: nobody reads the blocks any more: fetched, given back, or the lease ended.
         :raises TrtdisaggError: when nothing can be offered; then `on_released` is never called.
         """

@@ -1,6 +1,6 @@
 """The life of an engine process: listen, load, warm up, serve, drain, end.
 
-    Loading ... Ready ...              SwitchRole -> Ready            over pipes, from and to the agent
+    Loading ... Ready ...   SwitchRole -> Ready   Meet -> Linked     over pipes, from and to the agent
     Beat  Beat   Beat  Beat  Beat  Beat  Beat  Beat  Beat  Beat
     503     503 | 200  200   200   200   200   200   503 (drain)      /health
 
@@ -28,12 +28,13 @@ from trtdisagg.engine.http.listen import open_socket
 from trtdisagg.engine.http.routes import make_app
 from trtdisagg.engine.http.running import Engine
 from trtdisagg.engine.http.service import Service
+from trtdisagg.engine.meetings import KvExchange, Meetings
 from trtdisagg.engine.secret import read_secret
 from trtdisagg.engine.watch import saying, turning
 from trtdisagg.errors import StartupError, UnavailableError
 from trtdisagg.protocol.commands import Commands
 from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import EngineSpec, Loading, Ready, SwitchRole
+from trtdisagg.protocol.spec import EngineSpec, Gone, Loading, Meet, Ready, SwitchRole
 from trtdisagg.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Loaded(NamedTuple):
 
     engine: Engine
     tokenizer: Tokenizer
+    exchange: KvExchange | None = None
+    """None: it hands nothing over."""
 
 
 Stage = Callable[[str], None]
@@ -64,6 +67,8 @@ class Server:
         self._open_engine = open_engine
         self._secret = read_secret(spec.secret_file)
         self._port = spec.port
+        self._kv_address = ("", 0)
+        self._meetings = Meetings(reporter.send)
 
     async def run(self) -> int:
         """Serve until asked to end.
@@ -107,8 +112,10 @@ class Server:
             self._stage("warm-up")
             await _warm_up(loaded, delivery)
             service.open(loaded.engine, loaded.tokenizer, self._secret)
+            if loaded.exchange is not None:
+                self._kv_address = (loaded.exchange.host, loaded.exchange.port)
             self._ready(service)
-            async with saying(loaded.engine.health):
+            async with self._meetings.open(loaded.exchange), saying(loaded.engine.health):
                 await drained(service)
 
     def _stage(self, name: str) -> None:
@@ -127,6 +134,8 @@ class Server:
                 tokens_per_block=spec.tokens_per_block,
                 dtype=spec.dtype,
                 role=service.role,
+                kv_host=self._kv_address[0],
+                kv_port=self._kv_address[1],
             )
         )
 
@@ -152,6 +161,10 @@ class Server:
                     service.role = role
                     if service.is_open and not service.is_draining:
                         self._ready(service)
+                case Meet(peer=peer):
+                    self._meetings.meet(peer)
+                case Gone(incarnation=incarnation):
+                    self._meetings.gone(incarnation)
         if commands.is_over:
             asyncio.get_running_loop().remove_reader(fd)
 

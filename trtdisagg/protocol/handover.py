@@ -130,6 +130,13 @@ class Ticket(msgspec.Struct, kw_only=True, frozen=True):
     """With attention data parallelism: the ranks of which tp_rank hold the blocks."""
 
 
+class Release(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /kv/release` to a context server: no generation leg will come with this ticket."""
+
+    ticket: str
+    """As in `encoded_opaque_state`."""
+
+
 def seal(ticket: Ticket, secret: bytes) -> str:
     """Encode a ticket as base64 of a 32 byte keyed BLAKE2b digest followed by msgpack.
 

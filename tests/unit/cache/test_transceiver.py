@@ -200,6 +200,108 @@ async def test_a_server_started_anew_is_not_taken_for_the_old_one() -> None:
             assert new.releases.counts == {}
 
 
+async def test_a_server_is_met_before_there_is_a_ticket() -> None:
+    gate = GatedTransport()
+    gate.may_end.set()
+    async with (
+        server("context-0", transports=[gate]) as context,
+        server("generation-0", transports=[gate]) as generation,
+    ):
+        linked = await generation.transceiver.meet(context.address)
+        assert (linked.server, linked.incarnation, linked.error) == ("context-0", "context-0#1", None)
+        assert (linked.transport, linked.direction) == ("local", "pull")
+        assert await generation.transceiver.meet(context.address) == linked
+        gate.connect_error = "no more"  # who has met it connects no more
+        await (await generation.transceiver.claim(context.hold(1, [3]))).fetch([0])
+
+
+async def test_who_cannot_be_met_is_told_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    other = msgspec.structs.replace(LAYOUT, dtype="bfloat16")
+    async with server("context-0", layout=other) as context, server("generation-0") as generation:
+        linked = await generation.transceiver.meet(context.address)
+        assert "dtype is float32 here and bfloat16 there" in (linked.error or "")
+        assert (linked.server, linked.transport) == ("context-0", "")
+    assert "no KV can come from context-0" in caplog.text
+    assert "generation-0 was refused: the KV caches do not fit together" in caplog.text
+    async with server("generation-0") as generation:
+        assert "cannot be reached" in ((await generation.transceiver.meet(context.address)).error or "")
+
+
+async def test_a_peer_that_is_gone_frees_at_once_what_it_had_claimed_or_was_to_claim() -> None:
+    async with server("context-0") as context, server("generation-0") as generation, server("generation-1") as other:
+        for peer in (generation, other):
+            await peer.transceiver.meet(context.address)
+        await generation.transceiver.claim(context.hold(1, [3]))
+        context.hold(2, [4], reader="generation-0")
+        context.hold(3, [5], reader="generation-1")
+        context.hold(4, [6])
+        await generation.transceiver.claim(context.hold(5, [7], reader="generation-1"))
+        await (await other.transceiver.claim(context.hold(6, [8], reader="generation-0"))).fetch([0])
+        await context.releases.wait(6)
+        context.transceiver.gone("generation-0#1")
+        assert context.releases.counts == {1: 1, 2: 1, 5: 1, 6: 1}
+        context.transceiver.gone("generation-0#1")
+        linked = await generation.transceiver.meet(context.address)  # what is gone does not come back
+        assert linked.error is None or "lost" in linked.error
+        with pytest.raises(HandoverError):
+            await (await generation.transceiver.claim(context.hold(7, [9]))).fetch([0])
+        stats = context.transceiver.stats()
+        assert (stats.num_unread_holds_total, stats.num_expired_leases_total) == (3, 0)
+
+
+async def test_a_peer_that_is_gone_fails_its_claims_at_once() -> None:
+    gate = GatedTransport()
+    async with (
+        server("context-0", transports=[gate]) as context,
+        server("generation-0", transports=[gate]) as generation,
+    ):
+        claims = [await generation.transceiver.claim(context.hold(i, [3])) for i in (1, 2)]
+        fetch = asyncio.create_task(claims[0].fetch([0]))
+        await gate.begun()
+        generation.transceiver.gone("context-0#1")
+        await gate.aborted()
+        assert not fetch.done()  # it may still write
+        with pytest.raises(HandoverError, match="it has ended"):
+            await claims[1].fetch([1])
+        gate.may_end.set()
+        with pytest.raises(HandoverError, match="it has ended"):
+            await fetch
+        for _ in range(2):
+            with pytest.raises(HandoverError, match=r"context-0 \(context-0#1\) has ended"):
+                await generation.transceiver.claim(context.hold(3, [3]))
+
+
+async def test_a_peer_that_is_gone_while_it_is_met() -> None:
+    gate = GatedTransport()
+    async with (
+        server("context-0", transports=[gate]) as context,
+        server("generation-0", transports=[gate]) as generation,
+    ):
+        gate.may_connect.clear()
+        meeting = asyncio.create_task(generation.transceiver.meet(context.address))
+        await gate.connecting()
+        generation.transceiver.gone("context-0#1")
+        assert "has ended" in ((await meeting).error or "")
+        gate.may_connect.set()
+    assert gate.num_closes == 1
+
+
+async def test_a_ticket_that_nobody_will_use_is_given_back() -> None:
+    async with server("context-0") as context, server("generation-0") as generation:
+        generation.transceiver.release(context.hold(1, [3]))
+        await context.releases.wait(1)
+        context.transceiver.release(context.hold(2, [3]))  # its own
+        assert context.releases.counts == {1: 1, 2: 1}
+        claimed = context.hold(3, [3])
+        claim = await generation.transceiver.claim(claimed)
+        generation.transceiver.release(claimed)
+        await claim.fetch([0])  # what is claimed is not given back behind its back
+        await context.releases.wait(3)
+    generation.transceiver.release(claimed)  # it is closed
+    assert context.releases.counts == {1: 1, 2: 1, 3: 1}
+
+
 async def test_a_wrong_secret_is_refused() -> None:
     async with server("context-0", secret=b"right") as context, server("generation-0", secret=b"wrong") as generation:
         with pytest.raises(HandoverError, match="refused: the secret is not this cluster's"):

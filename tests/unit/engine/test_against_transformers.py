@@ -70,7 +70,14 @@ class PoolOffer:
         self.released: dict[int, Callable[[], None]] = {}
 
     def hold(
-        self, request_id: int, blocks: list[int], num_tokens: int, on_released: Callable[[], None], dp_rank: int
+        self,
+        request_id: int,
+        blocks: list[int],
+        num_tokens: int,
+        on_released: Callable[[], None],
+        dp_rank: int,
+        *,
+        reader: str | None,
     ) -> Ticket:
         self.released[request_id] = on_released
         return ticket(request_id, num_tokens, blocks)

@@ -61,7 +61,7 @@ class RankLink:
                 continue
             began = time.monotonic()
             try:
-                link = await in_thread(workers.threads, transport.connect, theirs)
+                link = await in_thread(workers.threads, transport.connect, theirs, undo=lambda link: link.close())
             except HandoverError as e:
                 reasons.append(f"not {name}: {e.message}")
                 continue

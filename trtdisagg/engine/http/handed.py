@@ -66,6 +66,19 @@ def take_over(wish: Wish, secret: bytes) -> Handed:
     return Handed(token_ids, _logprobs(wish, params, token_ids), _ticket(params, secret), _num_cached(params))
 
 
+def ticket_in(body: bytes, secret: bytes) -> Ticket | None:
+    """The ticket of a request that is refused, whatever else is wrong with its body."""
+    try:
+        carrier = msgspec.json.decode(body, type=_Carrier)
+        return _ticket(carrier.disaggregated_params, secret) if carrier.disaggregated_params else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RequestError):
+        return None
+
+
+class _Carrier(msgspec.Struct):
+    disaggregated_params: DisaggregatedParams | None = None
+
+
 def _logprobs(wish: Wish, params: DisaggregatedParams, token_ids: list[int]) -> list[TokenLogprob]:
     num = num_shown_logprobs(wish)
     if num is None or params.first_gen_log_probs is None:

@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 
 from aiohttp import web
 
 from trtdisagg.engine.http import frames, logprobs
 from trtdisagg.engine.http.best import best
+from trtdisagg.engine.http.handed import ticket_in
 from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.http.piece import Piece
 from trtdisagg.engine.http.running import Running
 from trtdisagg.engine.http.service import Service
 from trtdisagg.engine.http.stream import EventStream
-from trtdisagg.errors import BodyTimeoutError, TrtdisaggError
+from trtdisagg.errors import BodyTimeoutError, TrtdisaggError, UnavailableError
 from trtdisagg.protocol.decoding import TIMEOUT_HEADER, read_timeout
 from trtdisagg.protocol.handover import DisaggregatedParams, seal
 
@@ -47,10 +49,12 @@ async def answer(service: Service, request: web.Request, secret: bytes, *, chat:
     clock = Clock()
     with service.admitted() as intake:
         body = await _read_body(request, service.body_timeout_s)
-        timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
-        job = await (intake.chat(body, timeout_s) if chat else intake.completion(body, timeout_s))
-        with service.running(job) as running:
-            await running.start()
+        with contextlib.ExitStack() as stack:
+            with _given_back(service, body, secret):
+                timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
+                job = await (intake.chat(body, timeout_s) if chat else intake.completion(body, timeout_s))
+                running = stack.enter_context(service.running(job))
+                await running.start()
             if job.is_context_only:
                 response, reason = await _context(job, running, clock, secret)
             elif job.stream:
@@ -60,6 +64,20 @@ async def answer(service: Service, request: web.Request, secret: bytes, *, chat:
         if reason is not None:
             _count(service, job, running, clock, reason)
         return response
+
+
+@contextlib.contextmanager
+def _given_back(service: Service, body: bytes, secret: bytes) -> Iterator[None]:
+    """Give the KV back that a request names when it is refused, or its client leaves, before the engine has it: nobody
+    will come for it. When this server takes none at all (503), another one will."""
+    try:
+        yield
+    except UnavailableError:
+        raise
+    except BaseException:
+        if ticket := ticket_in(body, secret):
+            service.release(ticket)
+        raise
 
 
 async def _read_body(request: web.Request, timeout_s: float) -> bytes:

@@ -18,12 +18,14 @@ from trtdisagg.errors import (
     AuthenticationError,
     BodyTimeoutError,
     BodyTooLargeError,
+    HandoverError,
     RequestError,
     TrtdisaggError,
     UnavailableError,
 )
 from trtdisagg.protocol.answers import ModelCard, ModelList, encode_error
 from trtdisagg.protocol.control import Member
+from trtdisagg.protocol.handover import Release, unseal
 from trtdisagg.protocol.request_times import SteadyClock, SteadyClockOffset
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ def make_app(service: Service, *, secret: bytes, address: Callable[[], tuple[str
             web.post("/steady_clock_offset", routes.set_steady_clock),
             web.get("/kv_cache_events", routes.kv_cache_events),
             web.post("/kv_cache_events", routes.kv_cache_events),
+            web.post("/kv/release", routes.release),
         ]
     )
     return app
@@ -128,6 +131,21 @@ class _Routes:
     async def kv_cache_events(self, _: web.Request) -> web.Response:
         """What happened to KV blocks since it was asked last; TensorRT-LLM's proxy asks by POST."""
         return json_response(msgspec.json.encode(self._service.take_kv_events()))
+
+    async def release(self, request: web.Request) -> web.Response:
+        """The blocks of a ticket are free: its generation leg was never asked for, or never will be."""
+        try:
+            ticket = unseal(msgspec.json.decode(await request.read(), type=Release).ticket, self._secret)
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            raise RequestError(f'The body is not {{"ticket": ...}}: {e}', param="ticket") from e
+        except HandoverError as e:
+            raise RequestError(f"In `ticket`: {e}", param="ticket") from e
+        if ticket.incarnation != self._service.spec.incarnation:
+            raise RequestError(
+                f"The ticket is of another server, or another start of it: {ticket.server}", param="ticket"
+            )
+        self._service.release(ticket)
+        return json_response(b"{}")
 
     @web.middleware
     async def guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:

@@ -16,6 +16,7 @@ from trtdisagg.engine.http.perf import PerfRing
 from trtdisagg.engine.http.running import Engine, Running, running
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.errors import RequestError, UnavailableError
+from trtdisagg.protocol.handover import Ticket
 from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import EngineSpec, Role, Stats
 from trtdisagg.text.tokenizer import Tokenizer
@@ -91,6 +92,11 @@ class Service:
     def http_pulse(self) -> Pulse:
         """The event loop turns all the time; when it does not, it is at something."""
         return Pulse(self.turns.num_ticks, is_working=self.turns.silence_s > BLOCKED_S)
+
+    def release(self, ticket: Ticket) -> None:
+        """Nobody will come for what this ticket names. In the event loop."""
+        if self._open:
+            self._open[0].release(ticket)
 
     def take_kv_events(self) -> list[KvEvent]:
         """
