@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -26,10 +27,14 @@ class _Stage:
 
 
 class World:
-    """All ranks of one server."""
+    """All ranks of one server.
 
-    def __init__(self, parallel: Parallel) -> None:
+    :param in_turns: one computes at a time, until it waits for another.
+    """
+
+    def __init__(self, parallel: Parallel, *, in_turns: bool = False) -> None:
         self.parallel = parallel
+        self._turn = threading.Lock() if in_turns else None
         self.stages = [_Stage(parallel.tp_size) for _ in range(parallel.pp_size)]
         self.passed: list[SimpleQueue[Tensor | None]] = [SimpleQueue() for _ in range(parallel.num_ranks)]
         """What each rank is handed by one before it."""
@@ -44,7 +49,8 @@ class World:
 
         def guarded(rank: int) -> T:
             try:
-                return work(rank)
+                with self._turn or nullcontext():
+                    return work(rank)
             except BaseException:
                 self._end()
                 raise
@@ -55,6 +61,18 @@ class World:
         for e in sorted(errors, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
             raise e
         return [future.result() for future in futures]
+
+    @contextmanager
+    def others_turn(self) -> Iterator[None]:
+        """While one waits."""
+        if self._turn is None:
+            yield
+            return
+        self._turn.release()
+        try:
+            yield
+        finally:
+            self._turn.acquire()
 
     def _end(self) -> None:
         """Nobody is to wait for a rank that has failed."""
@@ -90,30 +108,31 @@ class FakeRanks:
         self._world.passed[self.rank + self.parallel.tp_size].put(_checked(x).clone())
 
     def take_over(self, x: Tensor) -> None:
-        _checked(x).copy_(_taken(self._world.passed[self.rank], x))
+        self._take(x, self._world.passed[self.rank])
 
     def to_first(self, x: Tensor) -> None:
         assert self._tp_rank == 0
         if self.rank == 0:
-            _checked(x).copy_(_taken(self._world.last, x))
+            self._take(x, self._world.last)
         else:
             self._world.last.put(_checked(x).clone())
 
     def _exchange(self, x: Tensor) -> list[Tensor]:
         """What all ranks of the stage give; nobody takes away what another still reads."""
         self._stage.given[self._tp_rank] = _checked(x).clone()
-        self._stage.barrier.wait()
-        given = list(self._stage.given)
-        self._stage.barrier.wait()
+        with self._world.others_turn():
+            self._stage.barrier.wait()
+            given = list(self._stage.given)
+            self._stage.barrier.wait()
         return given
 
-
-def _taken(queue: SimpleQueue[Tensor | None], x: Tensor) -> Tensor:
-    tensor = queue.get(timeout=DEADLINE_S)
-    if tensor is None:
-        raise threading.BrokenBarrierError
-    assert tensor.shape == x.shape
-    return tensor
+    def _take(self, x: Tensor, queue: SimpleQueue[Tensor | None]) -> None:
+        with self._world.others_turn():
+            tensor = queue.get(timeout=DEADLINE_S)
+        if tensor is None:
+            raise threading.BrokenBarrierError
+        assert tensor.shape == x.shape
+        _checked(x).copy_(tensor)
 
 
 def _checked(x: Tensor) -> Tensor:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from fakes.ranks import World
 from helpers.tiny_runner import kv_shape
 from torch import Tensor
 
 from trtdisagg.cache.pool import KvPool
+from trtdisagg.engine.interfaces import Runner
+from trtdisagg.engine.ranks import Ranks
 from trtdisagg.engine.runner import ModelRunner
 from trtdisagg.engine.step import Chunk, Copy, Step
 from trtdisagg.protocol.handover import KvShape
@@ -21,23 +24,16 @@ from trtdisagg.text.dimensions import ModelDimensions, read_dimensions, share_of
 from trtdisagg.text.model_files import files_at
 
 
-def rank_shape(dims: ModelDimensions, parallel: Parallel, rank: int, tokens_per_block: int) -> KvShape:
+def shape_of_rank(dims: ModelDimensions, parallel: Parallel, rank: int, tokens_per_block: int) -> KvShape:
     share = share_of(dims, parallel, rank)
-    shape = kv_shape(dims, tokens_per_block)
-    return KvShape(
-        model=shape.model,
-        dtype=shape.dtype,
-        num_layers=len(share.layers),
-        num_kv_heads=len(share.kv_heads),
-        head_dim=shape.head_dim,
-        tokens_per_block=tokens_per_block,
-    )
+    whole = kv_shape(dims, tokens_per_block)
+    return msgspec.structs.replace(whole, num_layers=len(share.layers), num_kv_heads=len(share.kv_heads))
 
 
 class ParallelDriver:
     """Sequences over all ranks; blocks are handed out shuffled, per dp rank, and hold NaN before they are written."""
 
-    def __init__(self, world: World, runners: list[ModelRunner], pools: list[KvPool]) -> None:
+    def __init__(self, world: World, runners: list[Runner], pools: list[KvPool]) -> None:
         self._world = world
         self._runners = runners
         self._per_block = pools[0].shape.tokens_per_block
@@ -47,8 +43,6 @@ class ParallelDriver:
         ]
         self._tables: list[list[int]] = []
         self._lengths: list[int] = []
-        for pool in pools:
-            pool.tensor.fill_(float("nan"))
 
     def add(self) -> int:
         """A new sequence, of the next dp rank."""
@@ -80,27 +74,38 @@ class ParallelDriver:
 
 
 @contextmanager
-def drive_ranks(
-    path: Path, parallel: Parallel, *, tokens_per_block: int = 8, num_blocks: int = 64, **options: Any
-) -> Iterator[ParallelDriver]:
+def drive_ranks(path: Path, parallel: Parallel, **options: Any) -> Iterator[ParallelDriver]:
     """Loaded runners of all ranks over the model at `path`."""
-    dims, world = read_dimensions(files_at(path)), World(parallel)
+    dims = read_dimensions(files_at(path))
+
+    def load(rank: int, pool: KvPool, ranks: Ranks | None) -> Runner:
+        place = {"parallel": parallel, "rank": rank, "ranks": ranks}
+        runner = ModelRunner(str(path), dims, dtype="float32", pool=pool, **place, **options)
+        runner.load()
+        return runner
+
+    with drive_loaded(dims, parallel, load) as driver:
+        yield driver
+
+
+@contextmanager
+def drive_loaded(
+    dims: ModelDimensions,
+    parallel: Parallel,
+    load: Callable[[int, KvPool, Ranks | None], Runner],
+    *,
+    tokens_per_block: int = 8,
+    num_blocks: int = 64,
+    in_turns: bool = False,
+) -> Iterator[ParallelDriver]:
+    """
+    :param load: makes what computes the steps of a rank.
+    :param in_turns: one computes at a time.
+    """
+    world = World(parallel, in_turns=in_turns)
     with ExitStack() as stack:
-        shapes = [rank_shape(dims, parallel, rank, tokens_per_block) for rank in range(parallel.num_ranks)]
+        shapes = [shape_of_rank(dims, parallel, rank, tokens_per_block) for rank in range(parallel.num_ranks)]
         pools = [stack.enter_context(KvPool(shape, num_blocks)) for shape in shapes]
-        runners = [
-            ModelRunner(
-                str(path),
-                dims,
-                dtype="float32",
-                pool=pool,
-                parallel=parallel,
-                rank=rank,
-                ranks=world.ranks(rank),
-                **options,
-            )
-            for rank, pool in enumerate(pools)
-        ]
-        for runner in runners:
-            runner.load()
-        yield ParallelDriver(world, runners, pools)
+        for pool in pools:
+            pool.tensor.fill_(float("nan"))
+        yield ParallelDriver(world, [load(i, pool, world.ranks(i)) for i, pool in enumerate(pools)], pools)

@@ -66,7 +66,7 @@ class Division:
         chunks = [chunk for chunk in step.chunks if chunk.dp_rank == mine]
         return OwnStep(chunks, [copy for copy in step.copies if copy.dp_rank == mine], num_tokens, num_logits)
 
-    def place(self, num_rows: list[int]) -> tuple[int, int]:
+    def place(self, num_rows: Sequence[int]) -> tuple[int, int]:
         """
         :param num_rows: of each rank that divides the requests.
         :return: where our own begin among them, and how many they are together.
@@ -96,7 +96,7 @@ class Division:
             self._ranks.add_up(x)
         return x
 
-    def mix(self, x: Tensor, num_rows: list[int], compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def mix(self, x: Tensor, num_rows: Sequence[int], compute: Callable[[Tensor], Tensor]) -> Tensor:
         """What all experts give for each row.
 
         :param x: [own rows, width], what they are given.
@@ -107,7 +107,7 @@ class Division:
         if not self.divides_experts or num_all == 0:
             return compute(x)
         assert self._ranks is not None
-        out = compute(self._ranks.gather(x, num_rows) if self.divides_requests else x)
+        out = compute(self._ranks.gather(x, list(num_rows)) if self.divides_requests else x)
         self._ranks.add_up(out)
         return out[start : start + len(x)]
 

@@ -107,9 +107,10 @@ class ModelRunner:
                 self._pool,
                 max_batch_size=self._max_batch_size,
                 max_seq_len=self._max_seq_len,
+                ranks=self._ranks,
             )
             computer.prepare()
-            self.ahead = computer
+            self.ahead = computer if self._ranks is None else None  # the others do not know what is guessed
             return computer
         if backend.csrc:
             return NativeDecoder(decoder, backend, self._pool, ranks=self._ranks)

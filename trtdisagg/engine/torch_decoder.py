@@ -61,7 +61,7 @@ class TorchDecoder:
         if decoder.embedding is None:
             x = torch.empty(len(tokens), decoder.width, dtype=self._dtype, device=tokens.device)
             return self._division.take_over(x)
-        x = self._division.add_up(embed(tokens, decoder.embedding, decoder.first_token).to(self._dtype))
+        x = self._division.add_up(embed(tokens, decoder).to(self._dtype))
         if decoder.embedding_scale is not None:
             x = x * decoder.embedding_scale
         if decoder.positions is not None:
@@ -154,12 +154,15 @@ class _Where:
 # --- the parts of a decoder, one function each ------------------------------------------------------------------------
 
 
-def embed(tokens: Tensor, rows: Tensor, first_token: int) -> Tensor:
+def embed(tokens: Tensor, decoder: Decoder) -> Tensor:
     """
-    :param rows: [own tokens, width]: the embedding from `first_token` on.
     :return: [len(tokens), width]; zeros where another rank has the row.
     """
-    own = tokens - first_token
+    rows = decoder.embedding
+    assert rows is not None
+    if len(rows) == decoder.vocab_size:
+        return embedding(tokens, rows)
+    own = tokens - decoder.first_token
     is_own = (own >= 0) & (own < len(rows))
     return embedding(own.clamp(0, len(rows) - 1), rows) * is_own[:, None]
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from helpers.families import TOKENS, VARIANTS, build
+from helpers.gguf_files import write_gguf
 from helpers.parallel_runner import ParallelDriver, drive_ranks
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trtdisagg.engine import backend
+from trtdisagg.engine.backend import Backend
+from trtdisagg.engine.models.cuts import Part
+from trtdisagg.engine.models.load import load_decoder
+from trtdisagg.engine.models.weights import SafetensorsWeights
+from trtdisagg.errors import StartupError
 from trtdisagg.protocol.parallel import ONE_RANK, Parallel
+from trtdisagg.text.dimensions import read_dimensions, weight_bytes_of_rank
+from trtdisagg.text.model_files import files_at
 
 TP2 = Parallel(tp_size=2, moe_ep_size=2)
 PP2 = Parallel(pp_partition=[1, 1])
@@ -122,3 +132,53 @@ def test_int8(implementation: str, tmp_path: Path) -> None:
     near = said(tmp_path, TP2, quantization="int8")
     for got, wanted in zip(near, said(tmp_path, ONE_RANK, quantization="int8"), strict=True):
         assert not len(wanted) or (got - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["llama_groups_of_three", "gpt2", "mixtral", "gemma2"])
+@pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0], ids=str)
+def test_shares_of_a_gguf_file(tmp_path: Path, variant: str, kind: gguf.GGMLQuantizationType) -> None:
+    family, changes = VARIANTS[variant]
+    usual = {"hidden_size": 96, "intermediate_size": 96, "head_dim": 32}
+    build(tmp_path, family, **{**changes, **({"n_embd": 96} if family == "GPT2" else usual)})
+    path = write_gguf(tmp_path, tmp_path / "model.gguf", kind=kind)
+    tp_size = 2 if family in {"Mixtral", "Gemma2"} else 3
+    assert_divisible(path, Parallel(tp_size=tp_size, moe_tp_size=tp_size, pp_partition=[1, 1]))
+
+
+@pytest.fixture
+def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each tensor, or part of one, that is read."""
+    sizes: list[int] = []
+    read = SafetensorsWeights.read
+
+    def counted(self: SafetensorsWeights, name: str, part: Part | None = None) -> Tensor:
+        tensor = read(self, name, part)
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    monkeypatch.setattr(SafetensorsWeights, "read", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("parallel", [TP2, PP2, BOTH, Parallel(tp_size=2, moe_ep_size=2, attention_dp=True)], ids=str)
+def test_a_rank_reads_its_share_and_no_more(tmp_path: Path, bytes_read: list[int], parallel: Parallel) -> None:
+    family, changes = VARIANTS["mixtral"]
+    build(tmp_path, family, **changes)
+    dims, here = read_dimensions(files_at(tmp_path)), Backend(torch.float32, torch.device("cpu"))
+    for rank in range(parallel.num_ranks):
+        bytes_read.clear()
+        load_decoder(str(tmp_path), dims, here, num_positions=64, parallel=parallel, rank=rank)
+        norms = 4 * 5 * dims.hidden_size
+        share = weight_bytes_of_rank(dims, "float32", "none", parallel, rank)
+        assert share - norms <= sum(bytes_read) <= share + norms
+
+
+def test_a_tensor_that_no_rank_has_is_named(tmp_path: Path) -> None:
+    build(tmp_path, "Llama")
+    file = tmp_path / "model.safetensors"
+    save_file({**load_file(file), "model.layers.1.self_attn.g_proj.weight": torch.ones(1)}, file)
+    with pytest.raises(StartupError, match=r"does not have: model\.layers\.1\.self_attn\.g_proj\.weight"):
+        said(tmp_path, PP2)

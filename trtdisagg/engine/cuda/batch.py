@@ -36,6 +36,8 @@ class Batch(NamedTuple):
     """int32 [chunks, blocks]"""
     tile_tokens: int
     """Tokens in a tile, at most."""
+    num_rows: Sequence[int] = ()
+    """Tokens of each rank that divides the requests, where there are experts."""
 
 
 def describe(chunks: Sequence[Chunk], tokens_per_block: int, tile_tokens: int) -> list[Ints]:

@@ -14,7 +14,8 @@ from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.cuda.batch import Batch, FixedBatch
 from trtdisagg.engine.step import Chunk
 
-Forward = Callable[[Batch], Tensor]
+Forward = Callable[[Batch, Tensor | None], Tensor]
+"""Batch and the hidden states that the stage before gives, if there is one -> logits, or hidden states for the next."""
 
 
 def batch_sizes(max_batch_size: int) -> list[int]:
@@ -24,21 +25,32 @@ def batch_sizes(max_batch_size: int) -> list[int]:
 
 
 class Graph:
-    """A captured step of `size` sequences with a token each."""
+    """A captured step of `size` sequences with a token each. What ranks add up within it is captured with it.
+
+    :param hidden: [size, width], where the hidden states will be; None: this is the first stage.
+    """
 
     def __init__(
-        self, forward: Forward, pool: KvPool, size: int, max_blocks: int, memory: tuple[int, int] | None
+        self,
+        forward: Forward,
+        pool: KvPool,
+        size: int,
+        max_blocks: int,
+        *,
+        hidden: Tensor | None,
+        memory: tuple[int, int] | None,
     ) -> None:
+        self._hidden = hidden
         self._per_block = pool.shape.tokens_per_block
         self._batch = FixedBatch(size, max_blocks, pool.device)
         warming = torch.cuda.Stream()
         warming.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(warming):  # what is set up at the first call may not be captured
-            forward(self._batch.batch)
+            forward(self._batch.batch, hidden)
         torch.cuda.current_stream().wait_stream(warming)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=memory):
-            self._logits = forward(self._batch.batch)
+            self._out = forward(self._batch.batch, hidden)
 
     @property
     def memory(self) -> tuple[int, int]:
@@ -46,24 +58,36 @@ class Graph:
         memory: tuple[int, int] = self._graph.pool()
         return memory
 
-    def run(self, chunks: Sequence[Chunk], tokens: Tensor | None = None) -> Tensor:
+    def run(self, chunks: Sequence[Chunk], *, tokens: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
         """
         :param tokens: those of the chunks, where they are on the device.
-        :return: float32 [len(chunks), vocab]
+        :param hidden: [len(chunks), width]
+        :return: [len(chunks), vocab] or, but for the last stage, width.
         """
         self._batch.fill(chunks, self._per_block, tokens)
+        if self._hidden is not None and hidden is not None:
+            self._hidden[: len(chunks)] = hidden
         self._graph.replay()
-        return self._logits[: len(chunks)].clone()
+        return self._out[: len(chunks)].clone()
 
 
 class Graphs:
     """
     :param max_batch_size: the largest batch to capture; 0: none.
     :param max_blocks: of one sequence.
+    :param hidden: makes room for hidden states of so many tokens; None in the first stage.
     """
 
-    def __init__(self, forward: Forward, pool: KvPool, max_batch_size: int, max_blocks: int) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        pool: KvPool,
+        max_batch_size: int,
+        max_blocks: int,
+        hidden: Callable[[int], Tensor | None],
+    ) -> None:
         self._forward = forward
+        self._hidden = hidden
         self._pool = pool
         self._max_blocks = max_blocks
         self._sizes = batch_sizes(max_batch_size) if pool.device.type == "cuda" else []
@@ -75,8 +99,9 @@ class Graphs:
         """
         memory = None
         for size in reversed(self._sizes):  # the largest first: the others find its memory
-            self._graphs[size] = graph = Graph(self._forward, self._pool, size, self._max_blocks, memory)
-            memory = graph.memory
+            hidden = self._hidden(size)
+            graph = Graph(self._forward, self._pool, size, self._max_blocks, hidden=hidden, memory=memory)
+            self._graphs[size], memory = graph, graph.memory
             tick()
 
     def fitting(self, num_sequences: int) -> Graph | None:
