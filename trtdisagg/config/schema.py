@@ -141,7 +141,7 @@ class ServerSection(_Section, frozen=True):
     """On a GPU, launch a step only when the tokens of the last are known. On a CPU there is no difference."""
     perf_metrics_max_requests: CountOrZero = 0
     """Requests whose times a server keeps until somebody asks for them (`/perf_metrics`); 0: 1000 with
-    return_perf_metrics, else none."""
+    return_perf_metrics, else as many as the proxy keeps."""
     return_perf_metrics: bool = False
     """Keep the times of requests, 1000 where perf_metrics_max_requests does not say how many."""
     stream_interval: Count = 1
@@ -301,6 +301,9 @@ class ClusterFile(_Section, frozen=True):
     """Servers that take prompts over and compute the answers. With no context server they do both."""
     max_retries: Annotated[int, msgspec.Meta(ge=0)] = 1
     """How often a request that failed before its first token is tried elsewhere, both legs together."""
+    perf_metrics_max_requests: CountOrZero = 0
+    """Requests that were handed over of which the proxy keeps the times, with those of both servers, until somebody
+    asks for them (`/perf_metrics`); 0: none. Servers that say nothing of their own keep as many."""
     secret_file: str | None = None
     """File (0600) with the cluster's secret; `up` makes one in the runtime directory."""
     supervision: SupervisionConfig = SupervisionConfig()

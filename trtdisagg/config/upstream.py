@@ -61,7 +61,6 @@ _NO_OFFLOAD = NoEffect("KV blocks are not moved to host memory")
 _ITER_STATS = NoEffect("counters are always kept; see `trtdisagg status` and /metrics")
 _ADMIT_AT_ONCE = NoEffect("a request joins the running batch at the next step")
 _LORA = NotThereYet("LoRA")
-_PERF_METRICS = NoEffect("the proxy keeps no records of single requests; servers do, so say it in their sections")
 _COMES_WITH_MODEL = NotThereYet("a tokenizer, revision or parser other than the model's own", _other_than("auto"))
 _EVENT_DRIVEN = NoEffect("the end of a transfer is an event, nothing polls for it")
 _COUNTS_NOTHING = NoEffect("round_robin counts neither requests nor tokens")
@@ -77,8 +76,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "node_id": NoEffect("the node in a request id is made from the name of the host"),
         "num_workers": NoEffect("the proxy is one process"),
         "otlp_config": NoEffect("no traces are written"),
-        "perf_metrics_max_requests": _PERF_METRICS,
-        "perf_metrics_output_dir": _PERF_METRICS,
+        "perf_metrics_output_dir": NoEffect("/perf_metrics says them, and no file is written"),
         "schedule_style": NoEffect(
             "a request always begins on a context server, and its first token is sent from there"
         ),

@@ -47,6 +47,8 @@ class RequestPerf(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True)
     """On this server."""
     ctx_request_id: int | None = None
     """On the context server, of a request that is handed over."""
+    disagg_request_id: int | None = None
+    """Of the whole request, where a proxy gave it one."""
     perf_metrics: PerfMetrics
 
 

@@ -197,6 +197,8 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     metadata: MetadataSpec | None = None
     """Where servers are registered in the older way."""
     max_retries: int = 1
+    perf_metrics_max_requests: int = 0
+    """Requests that were handed over, of which is kept which servers they were on and when; 0: none."""
     max_body_bytes: int = 8 * 1024 * 1024
     max_queue_size: int = 1024
     first_token_timeout_s: float = 300.0

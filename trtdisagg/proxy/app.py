@@ -1,7 +1,7 @@
 """The proxy's routes: who answers each, and in which form it is said that nobody does.
 
 POST /v1/completions, /v1/chat/completions   completions.py
-GET  /v1/models /version /metrics
+GET  /v1/models /version /metrics /perf_metrics
 GET  /health /readyz                         200 once every model has what it needs
 GET  /livez                                  200 while this process answers at all
 
@@ -68,6 +68,7 @@ class App:
             self._methods[path]["POST"] = completions.handle
         for path, page in own.items():
             self._methods[path]["GET"] = _as_handler(page)
+        self._methods["/perf_metrics"]["GET"] = means.perf.page
         for (method, path), handler in pages.items():
             self._methods[path][method] = handler
 

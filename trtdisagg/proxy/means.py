@@ -11,6 +11,7 @@ from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.ids import DisaggIds
 from trtdisagg.proxy.legs import Legs
 from trtdisagg.proxy.metrics import Metrics
+from trtdisagg.proxy.perf import PerfLog
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.uses import Uses
 from trtdisagg.proxy.waiting import Waiting
@@ -26,6 +27,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     deadlines: Deadlines
     uses: Uses
     waiting: Waiting
+    perf: PerfLog
 
     @classmethod
     def make(cls, spec: ProxySpec, roster: Roster, pool: Pool) -> Self:
@@ -42,4 +44,5 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
             deadlines=deadlines,
             uses=Uses(roster),
             waiting=Waiting(roster, deadlines),
+            perf=PerfLog(pool, spec.perf_metrics_max_requests),
         )

@@ -70,6 +70,9 @@ class Relay:
         self._claim = means.uses.claim()
         self._first_token_at = deadline.due
         self._begun_at = 0.0
+        self._context: Member | None = None
+        """That computed the prompt."""
+        self._prefilled_at = 0.0
 
     async def run(self) -> web.StreamResponse:
         """Answer the client.
@@ -121,14 +124,22 @@ class Relay:
             self._first = first
             if incoming.stream and first.seam.first_chunk:
                 await self._begin(first.seam.first_chunk.encode())
-        return await self._generate(chosen.generation, self._generation_body(first))
+        return await self._hand_over(chosen.generation, first)
 
     async def _go_on(self, first: FirstToken) -> web.StreamResponse:
         """Ask another generation server to go on behind the first token."""
         model = self._incoming.model
         successor = await self._choose(lambda now: route.choose_successor(now, model, self._turn, self._avoid))
         self._claim.take_generation(successor)
-        return await self._generate(successor, self._generation_body(first))
+        return await self._hand_over(successor, first)
+
+    async def _hand_over(self, generation: Member, first: FirstToken) -> web.StreamResponse:
+        response = await self._generate(generation, self._generation_body(first))
+        if self._means.perf.is_on:
+            assert self._context is not None
+            servers = (self._context.url, generation.url)
+            self._means.perf.add(first, servers, self._started, self._begun_at or self._prefilled_at)
+        return response
 
     async def _choose(self, choose: Callable[[Snapshot], Chosen]) -> Chosen:
         due = self._deadline.due
@@ -143,7 +154,9 @@ class Relay:
         self._ticket_used = False
         body = incoming.context_body(self._means.ids.next(), seam=seam, generation=generation.name)
         async with self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer:
-            return decode_first_token(await answer.read(MAX_ANSWER_BYTES), seam=seam)
+            first = decode_first_token(await answer.read(MAX_ANSWER_BYTES), seam=seam)
+        self._context, self._prefilled_at = member, asyncio.get_running_loop().time()
+        return first
 
     async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
         incoming = self._incoming

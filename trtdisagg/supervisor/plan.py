@@ -197,6 +197,7 @@ def _facts(
         sampling_defaults=model.sampling_defaults,
         backend=slot.section.cache_transceiver_config.backend or default_backend,
         max_body_bytes=cluster.proxy.max_body_bytes,
+        perf_metrics_max_requests=cluster.perf_metrics_max_requests,
         secret_file=cluster.secret_file,
     )
 

@@ -103,6 +103,8 @@ class ServerFacts(msgspec.Struct, kw_only=True, frozen=True):
     """Of the transfer; None: no disaggregated serving."""
     max_body_bytes: int
     """Of a client's request."""
+    perf_metrics_max_requests: int
+    """Of the proxy."""
     secret_file: str | None
 
 
@@ -145,7 +147,7 @@ def plan_server(
             enable_partial_reuse=section.kv_cache_config.enable_partial_reuse,
             event_buffer_max_size=section.kv_cache_config.event_buffer_max_size,
             perf_metrics_max_requests=section.perf_metrics_max_requests
-            or (_PERF_REQUESTS if section.return_perf_metrics else 0),
+            or (_PERF_REQUESTS if section.return_perf_metrics else facts.perf_metrics_max_requests),
             quantization=section.quantization,
             disable_overlap_scheduler=section.disable_overlap_scheduler,
             stream_interval=section.stream_interval,
@@ -197,6 +199,7 @@ def plan_proxy(
         servers=list(servers),
         registry=registry,
         max_retries=cluster.max_retries,
+        perf_metrics_max_requests=cluster.perf_metrics_max_requests,
         max_body_bytes=config.max_body_bytes,
         max_queue_size=config.max_queue_size,
         first_token_timeout_s=config.first_token_timeout_s,

@@ -329,9 +329,17 @@ def test_what_a_section_says_of_the_engine_is_in_its_spec(section: ServerSection
     ],
 )
 def test_requests_whose_times_are_kept(keys: dict[str, Any], num_kept: int) -> None:
-    spec = plan_of(cluster_file(context_servers=ServerSection(**keys))).servers[0].spec
-    assert isinstance(spec, EngineSpec)
-    assert spec.perf_metrics_max_requests == num_kept
+    plan = plan_of(cluster_file(context_servers=ServerSection(**keys)))
+    assert engine(plan, "context-0").perf_metrics_max_requests == num_kept
+
+
+def test_servers_keep_as_many_as_the_proxy_unless_they_say_otherwise() -> None:
+    section = ServerSection(perf_metrics_max_requests=7)
+    plan = plan_of(cluster_file(perf_metrics_max_requests=50, context_servers=section))
+    assert engine(plan, "context-0").perf_metrics_max_requests == 7
+    assert engine(plan, "generation-0").perf_metrics_max_requests == 50
+    assert isinstance(plan.children[0].spec, ProxySpec)
+    assert plan.children[0].spec.perf_metrics_max_requests == 50
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from msgspec import UNSET
 
 from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.record import Record
 from trtdisagg.protocol.request_times import KvCacheMetrics, PerfMetrics, RequestPerf, TimingMetrics
+
+
+class _Kept(NamedTuple):
+    request_id: int
+    ctx_request_id: int | None
+    disagg_request_id: int | None
+    record: Record
+    arrived_s: float
+    first_text_s: float
 
 
 class PerfRing:
@@ -20,7 +30,7 @@ class PerfRing:
     def __init__(self, max_requests: int) -> None:
         self.offset_s = 0.0
         """Added to all times that are told; see `SteadyClockOffset`."""
-        self._kept: deque[tuple[int, int | None, Record, float, float]] = deque(maxlen=max_requests)
+        self._kept: deque[_Kept] = deque(maxlen=max_requests)
 
     def add(self, job: Job, records: Mapping[int, Record], *, arrived_s: float, first_text_s: float) -> None:
         """
@@ -28,27 +38,28 @@ class PerfRing:
         :param arrived_s: when its head had come, and when its first text was ready, by the monotonic clock.
         """
         for request_id, record in records.items():
-            self._kept.append((request_id, _ctx_request_id(job, request_id), record, arrived_s, first_text_s))
+            whole = job.params.disagg_request_id if job.params else None
+            self._kept.append(
+                _Kept(request_id, _ctx_request_id(job, request_id), whole, record, arrived_s, first_text_s)
+            )
 
     def take(self) -> list[RequestPerf]:
         """The oldest first."""
         kept = list(self._kept)
         self._kept.clear()
-        return [self._told(*one) for one in kept]
+        return [self._told(one) for one in kept]
 
-    def _told(
-        self, request_id: int, ctx_request_id: int | None, record: Record, arrived_s: float, first_text_s: float
-    ) -> RequestPerf:
+    def _told(self, kept: _Kept) -> RequestPerf:
         def at(seconds: float) -> float:
             return seconds + self.offset_s if seconds else 0.0
 
-        moved = record.transfer
+        record, moved = kept.record, kept.record.transfer
         timing = TimingMetrics(
-            server_arrival_time=at(arrived_s),
+            server_arrival_time=at(kept.arrived_s),
             arrival_time=at(record.arrived_s),
             first_scheduled_time=at(record.scheduled_s),
             first_token_time=at(record.first_token_s),
-            server_first_token_time=at(first_text_s),
+            server_first_token_time=at(kept.first_text_s),
             last_token_time=at(record.last_token_s),
             kv_cache_size=moved.num_bytes if moved else UNSET,
             kv_cache_transfer_start=at(moved.started_s) if moved else UNSET,
@@ -66,7 +77,12 @@ class PerfRing:
             timing_metrics=timing,
             kv_cache_metrics=blocks,
         )
-        return RequestPerf(request_id=request_id, ctx_request_id=ctx_request_id, perf_metrics=metrics)
+        return RequestPerf(
+            request_id=kept.request_id,
+            ctx_request_id=kept.ctx_request_id,
+            disagg_request_id=kept.disagg_request_id,
+            perf_metrics=metrics,
+        )
 
 
 def _ctx_request_id(job: Job, request_id: int) -> int | None:

@@ -1,0 +1,118 @@
+"""What the proxy tells of requests that were handed over: joined from two servers, once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from trtdisagg.proxy.context import FirstToken
+from trtdisagg.proxy.perf import PerfLog, Told
+from trtdisagg.proxy.pool import Pool
+
+pytestmark = pytest.mark.anyio
+
+
+class Server:
+    """Says what the test gives it, once."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.status = 200
+        self.url = ""
+
+    async def answer(self, _: web.Request) -> web.Response:
+        items, self.items = self.items, []
+        return web.json_response(items, status=self.status)
+
+
+@contextlib.asynccontextmanager
+async def servers(num: int = 2) -> AsyncIterator[list[Server]]:
+    async with contextlib.AsyncExitStack() as stack:
+        made = [Server() for _ in range(num)]
+        for server in made:
+            app = web.Application()
+            app.router.add_get("/perf_metrics", server.answer)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0][:2]
+            server.url = f"{host}:{port}"
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def perf_log(max_requests: int = 10) -> AsyncIterator[PerfLog]:
+    pool = Pool()
+    yield PerfLog(pool, max_requests)
+    pool.close_idle()
+
+
+def first(**params: int) -> FirstToken:
+    """Of a context leg."""
+    raw = {name: msgspec.Raw(str(number).encode()) for name, number in params.items()}
+    return FirstToken(body=b"", is_last=False, params=raw, prompt_token_ids=None, seam=None)
+
+
+def parts(told: list[Told]) -> list[tuple[Any, Any]]:
+    return [(msgspec.json.decode(t.ctx_perf_metrics), msgspec.json.decode(t.gen_perf_metrics)) for t in told]
+
+
+async def test_what_belongs_together_is_told_once() -> None:
+    async with servers() as (context, generation), perf_log() as log:
+        log.add(first(disagg_request_id=90, ctx_request_id=1), (context.url, generation.url), 5.0, 6.0)
+        log.add(first(disagg_request_id=91, ctx_request_id=2), (context.url, generation.url), 7.0, 8.0)
+        context.items = [{"request_id": i, "ctx_request_id": i, "disagg_request_id": 89 + i} for i in (1, 2)]
+        # Another context server's number 1, too.
+        generation.items = [{"request_id": 7, "ctx_request_id": 1, "disagg_request_id": n} for n in (80, 90, 91)]
+        told = await log.take()
+        assert parts(told) == [
+            (
+                {"request_id": i, "ctx_request_id": i, "disagg_request_id": 89 + i},
+                {"request_id": 7, "ctx_request_id": 1, "disagg_request_id": 89 + i},
+            )
+            for i in (1, 2)
+        ]
+        one = told[0]
+        assert (one.ctx_server, one.gen_server) == (context.url, generation.url)
+        assert (one.disagg_server_arrival_time, one.disagg_server_first_token_time) == (5.0, 6.0)
+        assert await log.take() == []
+
+
+async def test_a_request_waits_for_the_other_half() -> None:
+    async with servers() as (context, generation), perf_log() as log:
+        log.add(first(ctx_request_id=1), (context.url, generation.url), 1.0, 2.0)
+        context.items = [{"ctx_request_id": 1}]
+        assert await log.take() == []
+        generation.items = [{"ctx_request_id": 1, "request_id": 5}]
+        assert parts(await log.take()) == [({"ctx_request_id": 1}, {"ctx_request_id": 1, "request_id": 5})]
+
+
+@pytest.mark.parametrize("status", [404, 500])
+async def test_servers_that_say_nothing(status: int) -> None:
+    async with servers() as (context, generation), perf_log() as log:
+        log.add(first(ctx_request_id=1), (context.url, "127.0.0.1:1"), 1.0, 2.0)
+        log.add(first(ctx_request_id=2), (context.url, generation.url), 1.0, 2.0)
+        context.items = [{"ctx_request_id": 2}]
+        generation.status, generation.items = status, [{"ctx_request_id": 2}]
+        assert await log.take() == []
+
+
+async def test_the_oldest_go() -> None:
+    async with servers() as (context, generation), perf_log(2) as log:
+        for number in range(5):
+            log.add(first(ctx_request_id=number), (context.url, generation.url), 1.0, 2.0)
+        for server in (context, generation):
+            server.items = [{"ctx_request_id": number} for number in range(3, 5)]
+        assert [c["ctx_request_id"] for c, _ in parts(await log.take())] == [3, 4]
+
+
+async def test_nothing_is_kept_where_nobody_asked_for_it() -> None:
+    async with perf_log(0) as log:
+        assert not log.is_on
+        assert await log.take() == []

@@ -1,0 +1,156 @@
+"""`/perf_metrics`: the last requests that were handed over, with what both of their servers say of them.
+
+    a request ends  ->  kept here: its servers, when it came, when its first token was sent
+    somebody asks   ->  each of these servers is asked for its own; what belongs together is told, once
+
+A request is told when both its servers have said their part; until then it waits, as long as there is room. Times are
+seconds of the machine's steady clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+
+import msgspec
+from aiohttp import web
+
+from trtdisagg.proxy.context import FirstToken
+from trtdisagg.proxy.http1 import BadAnswerError
+from trtdisagg.proxy.pages import json_page
+from trtdisagg.proxy.pool import Pool, UnreachableError
+from trtdisagg.proxy.upstream import BrokenError
+
+ASK_TIMEOUT_S = 5.0
+MAX_ANSWER_BYTES = 64 << 20
+
+logger = logging.getLogger(__name__)
+
+_Key = tuple[str, str, int]
+"""Server, the kind of number, the number."""
+
+
+class Handed(msgspec.Struct, kw_only=True):
+    """One request that went over two servers."""
+
+    ctx_server: str
+    """host:port"""
+    gen_server: str
+    arrived_s: float
+    first_token_s: float
+    disagg_request_id: int | None
+    """Of servers that are ours both say it; of others it may be lost on the way."""
+    ctx_request_id: int | None
+
+    def keys(self, server: str) -> list[_Key]:
+        """What the server may call it, the surest first."""
+        numbers = {"disagg": self.disagg_request_id, "ctx": self.ctx_request_id}
+        return [(server, kind, number) for kind, number in numbers.items() if number is not None]
+
+
+class Told(msgspec.Struct, kw_only=True, frozen=True):
+    ctx_server: str
+    gen_server: str
+    disagg_server_arrival_time: float
+    disagg_server_first_token_time: float
+    ctx_perf_metrics: msgspec.Raw
+    gen_perf_metrics: msgspec.Raw
+
+
+class _Ids(msgspec.Struct):
+    """Of what a server says, what tells whose it is."""
+
+    disagg_request_id: int | None = None
+    ctx_request_id: int | None = None
+
+
+class PerfLog:
+    """
+    :param max_requests: to keep; 0: none.
+    """
+
+    def __init__(self, pool: Pool, max_requests: int) -> None:
+        self._pool = pool
+        self._max_requests = max_requests
+        self._kept: deque[Handed] = deque(maxlen=max_requests)
+        self._said: OrderedDict[_Key, msgspec.Raw] = OrderedDict()
+        """By servers, of requests that have not been told."""
+
+    @property
+    def is_on(self) -> bool:
+        return self._max_requests > 0
+
+    def add(self, first: FirstToken, servers: tuple[str, str], arrived_s: float, first_token_s: float) -> None:
+        """Keep a request that has been answered.
+
+        :param first: what the context server said.
+        :param servers: context and generation, host:port.
+        """
+        ctx_server, gen_server = servers
+        handed = Handed(
+            ctx_server=ctx_server,
+            gen_server=gen_server,
+            arrived_s=arrived_s,
+            first_token_s=first_token_s,
+            disagg_request_id=_number(first.params.get("disagg_request_id")),
+            ctx_request_id=_number(first.params.get("ctx_request_id")),
+        )
+        self._kept.append(handed)
+
+    async def page(self, _: web.BaseRequest) -> web.Response:
+        return json_page(await self.take())
+
+    async def take(self) -> list[Told]:
+        """Those of which both servers have said their part, the oldest first."""
+        servers = {server: None for handed in self._kept for server in (handed.ctx_server, handed.gen_server)}
+        await asyncio.gather(*map(self._ask, servers))
+        told, waiting = [], []
+        for handed in self._kept:
+            context, generation = (self._find(handed, server) for server in (handed.ctx_server, handed.gen_server))
+            if context is None or generation is None:
+                waiting.append(handed)
+                continue
+            told.append(_told(handed, self._said.pop(context), self._said.pop(generation)))
+        self._kept = deque(waiting, self._max_requests)
+        return told
+
+    def _find(self, handed: Handed, server: str) -> _Key | None:
+        return next((key for key in handed.keys(server) if key in self._said), None)
+
+    async def _ask(self, server: str) -> None:
+        """Have a server say what it has kept; one that is gone, or keeps nothing, says nothing."""
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT_S), self._pool.exchange(server, "GET", "/perf_metrics") as answer:
+                head, connection = answer
+                body = await connection.read(MAX_ANSWER_BYTES)
+                said = msgspec.json.decode(body, type=list[msgspec.Raw]) if head.status == 200 else []
+        except (UnreachableError, BrokenError, BadAnswerError, TimeoutError, msgspec.DecodeError) as e:
+            logger.warning("%s does not say /perf_metrics: %s", server, e)
+            return
+        for item in said:
+            self._hear(server, item)
+
+    def _hear(self, server: str, item: msgspec.Raw) -> None:
+        ids = msgspec.json.decode(item, type=_Ids)
+        if ids.disagg_request_id is not None:
+            self._said[server, "disagg", ids.disagg_request_id] = item
+        elif ids.ctx_request_id is not None:
+            self._said[server, "ctx", ids.ctx_request_id] = item
+        while len(self._said) > 2 * self._max_requests:
+            self._said.popitem(last=False)
+
+
+def _number(field: msgspec.Raw | None) -> int | None:
+    return None if field is None else msgspec.json.decode(field, type=int | None)
+
+
+def _told(handed: Handed, context: msgspec.Raw, generation: msgspec.Raw) -> Told:
+    return Told(
+        ctx_server=handed.ctx_server,
+        gen_server=handed.gen_server,
+        disagg_server_arrival_time=handed.arrived_s,
+        disagg_server_first_token_time=handed.first_token_s,
+        ctx_perf_metrics=context,
+        gen_perf_metrics=generation,
+    )
