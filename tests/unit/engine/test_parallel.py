@@ -141,7 +141,7 @@ def test_int8(implementation: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0], ids=str)
 def test_shares_of_a_gguf_file(tmp_path: Path, variant: str, kind: gguf.GGMLQuantizationType) -> None:
     family, changes = VARIANTS[variant]
-    usual = {"hidden_size": 96, "intermediate_size": 96, "head_dim": 32}
+    usual = {"hidden_size": 288, "intermediate_size": 96, "head_dim": 32}
     build(tmp_path, family, **{**changes, **({"n_embd": 96} if family == "GPT2" else usual)})
     path = write_gguf(tmp_path, tmp_path / "model.gguf", kind=kind)
     tp_size = 2 if family in {"Mixtral", "Gemma2"} else 3
