@@ -154,6 +154,8 @@ class Errand:
         try:
             claim = await self._cancellable(self._transceiver.claim(self._ticket))
         except HandoverError:
+            if not self._is_wanted:  # it was cut short before it had claimed anything
+                self._transceiver.release(self._ticket)
             await self._fetch
             raise
         fetch = await self._fetch

@@ -55,6 +55,7 @@ class FakeTransceiver:
         self.may_claim = asyncio.Event()
         self.may_claim.set()
         self.claiming = asyncio.Event()
+        self.released: list[Ticket] = []
         self.error: Exception | None = None
 
     async def claim(self, ticket: Ticket) -> FakeClaim:
@@ -64,6 +65,9 @@ class FakeTransceiver:
         if self.error:
             raise self.error
         return self.claim_made
+
+    def release(self, ticket: Ticket) -> None:
+        self.released.append(ticket)
 
 
 class Told:
@@ -168,6 +172,7 @@ async def test_forgotten_while_it_connects() -> None:
         handover.forget(1)
         assert "no longer wanted" in str(await told.error())
     assert transceiver.claim_made.blocks is None
+    assert transceiver.released == [TICKET]  # or its blocks would be held until the lease ends
 
 
 async def test_forgotten_while_it_is_fetched_is_cut_short() -> None:
