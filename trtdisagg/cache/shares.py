@@ -38,10 +38,17 @@ def holders(layout: KvLayout, dp_rank: int) -> list[int]:
 
     :raises HandoverError: when there is no such `dp_rank`; it comes with the ticket.
     """
+    check_dp_rank(layout, dp_rank)
     parallel = layout.parallel
-    if not 0 <= dp_rank < parallel.dp_size:
-        raise HandoverError(f"the ticket names dp_rank {dp_rank} of a server that has {parallel.dp_size}")
     return [r for r in range(parallel.num_ranks) if not parallel.attention_dp or parallel.tp_rank(r) == dp_rank]
+
+
+def check_dp_rank(layout: KvLayout, dp_rank: int) -> None:
+    """
+    :raises HandoverError: when there is no such `dp_rank`.
+    """
+    if not 0 <= dp_rank < layout.parallel.dp_size:
+        raise HandoverError(f"the ticket names dp_rank {dp_rank} of a server that has {layout.parallel.dp_size}")
 
 
 def layers_of(layout: KvLayout, rank: int) -> range:
