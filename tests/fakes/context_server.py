@@ -37,7 +37,7 @@ def open_named(name: str, pool: KvPool, incarnation: str) -> AbstractContextMana
 
 async def serve(transports: list[Transport], tables: list[list[int]]) -> None:
     async with (
-        RankMover(LAYOUT, 0, transports) as mover,
+        RankMover(LAYOUT, 0, transports[0].pool, transports, incarnation="context-0#1") as mover,
         Transceiver(
             server="context-0",
             incarnation="context-0#1",

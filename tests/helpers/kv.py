@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -18,7 +17,7 @@ from trtdisagg.cache.layout import Runs, rank_shape
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.movers.rank import RankMover
 from trtdisagg.cache.movers.remote import RemoteMover, serve_mover
-from trtdisagg.cache.pool import KvPool
+from trtdisagg.cache.pool import KvPool, pattern
 from trtdisagg.cache.shares import heads_of, holders, layers_of
 from trtdisagg.cache.transceiver import Transceiver
 from trtdisagg.cache.transports import Link, Transport
@@ -27,7 +26,7 @@ from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvLayout, Ticket
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.peers import LocalMemory, Memory, PeerRanks, Region
-from trtdisagg.protocol.spec import PeerAddress
+from trtdisagg.protocol.spec import PeerAddress, TransferSpec
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -91,6 +90,8 @@ class Releases:
 
 class Server:
     """One server's pools, movers and transceiver."""
+
+    movers: list[RankMover]
 
     def __init__(self, transceiver: Transceiver, pools: list[KvPool], layout: KvLayout, incarnation: str) -> None:
         self.transceiver = transceiver
@@ -165,34 +166,50 @@ async def far_away(mover: Mover, name: str) -> AsyncIterator[Mover]:
 async def server(
     name: str,
     *,
-    transports: Sequence[Transport] | Sequence[Sequence[Transport]] | None = None,
+    transports: Callable[[KvPool], list[Transport]] | Sequence[Transport] | Sequence[Sequence[Transport]] | None = None,
     layout: KvLayout = LAYOUT,
     seed: int | None = None,
     are_remote: bool = False,
+    spec: TransferSpec | None = None,
+    staging_bytes: int = 0,
     **settings: Any,
 ) -> AsyncIterator[Server]:
     """A server with open pools and, unless others are given, the local transport.
 
-    :param transports: of all ranks, or of each.
+    :param transports: of all ranks, or of each, or what makes those of a pool.
     :param are_remote: all ranks but the first are behind a connection.
     """
     settings = {"lease_ms": 30_000, "transfer_timeout_ms": 10_000, "incarnation": f"{name}#1", **settings}
     async with AsyncExitStack() as stack:
-        pools, movers = [], []
+        pools, movers, own_movers = [], [], []
+        secret = settings.get("secret", b"")
         for rank in range(layout.parallel.num_ranks):
-            pool = stack.enter_context(KvPool(rank_shape(layout, rank), layout.num_blocks))
+            pool = KvPool(rank_shape(layout, rank), layout.num_blocks, staging_bytes=staging_bytes)
+            stack.enter_context(pool)
             if seed is not None:
                 fill_share(pool, layout, rank, seed)
             used: Any = [LocalTransport(pool)] if transports is None else transports
+            if callable(used):
+                used = used(pool)
             if isinstance(used[0], list):
                 used = used[rank]
-            mover: Mover = await stack.enter_async_context(RankMover(layout, rank, used))
+            for transport in used:
+                if isinstance(transport, GatedTransport):
+                    transport.pools.append(pool)
+            moving = RankMover(layout, rank, pool, used, incarnation=settings["incarnation"], spec=spec, secret=secret)
+            mover: Mover = await stack.enter_async_context(moving)
+            own_movers.append(moving)
             if are_remote and rank > 0:
                 mover = await stack.enter_async_context(far_away(mover, f"rank {rank}"))
             movers.append(mover)
             pools.append(pool)
         transceiver = Transceiver(server=name, layout=layout, movers=movers, **settings)
-        yield Server(await stack.enter_async_context(transceiver), pools, layout, settings["incarnation"])
+        opened = Server(await stack.enter_async_context(transceiver), pools, layout, settings["incarnation"])
+        opened.movers = own_movers
+        yield opened
+
+
+_FAKE_BYTES = 1 << 50
 
 
 class GatedLink:
@@ -204,6 +221,9 @@ class GatedLink:
 
     def read(self, runs: Runs) -> None:
         transport = self._transport
+        if runs[0, 1] >= _FAKE_BYTES:
+            transport.pass_test(runs)
+            return
         transport.has_begun.set()
         assert transport.may_end.wait(10)
         transport.num_reads += 1
@@ -240,10 +260,12 @@ class GatedTransport:
         self.may_end = threading.Event()
         self.was_aborted = threading.Event()
         self.num_reads = self.num_aborts = self.num_closes = 0
+        self.pools: list[KvPool] = []
+        """Of those who use it."""
         self.serving: list[bool] = []
 
     def describe(self) -> Memory:
-        return LocalMemory(pid=0, fd=0, region=Region(pool_bytes=sys.maxsize), nonce=b"")
+        return LocalMemory(pid=0, fd=0, region=Region(pool_bytes=_FAKE_BYTES), nonce=b"")
 
     def connect(self, memory: Memory) -> Link:
         self.is_connecting.set()
@@ -251,6 +273,12 @@ class GatedTransport:
         if self.connect_error:
             raise HandoverError(self.connect_error)
         return GatedLink(self)
+
+    def pass_test(self, runs: Runs) -> None:
+        """Have a test block arrive."""
+        for pool in self.pools:
+            if len(runs) == 1 and runs[0, 0] == (sink := pool.region.sink_offset):
+                pool.memory[sink : sink + runs[0, 2]] = pattern()[: runs[0, 2]]
 
     def set_serving(self, is_serving: bool) -> None:
         if self.serving[-1:] != [is_serving]:

@@ -100,7 +100,7 @@ also_far = pytest.mark.parametrize("name", ["local", "nixl", "nixl-far"], indire
 @asynccontextmanager
 async def generation(transport: Transport, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Transceiver]:
     async with (
-        RankMover(LAYOUT, 0, [transport]) as mover,
+        RankMover(LAYOUT, 0, transport.pool, [transport], incarnation="generation-0#1") as mover,
         Transceiver(
             server="generation-0",
             incarnation="generation-0#1",

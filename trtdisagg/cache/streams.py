@@ -39,6 +39,9 @@ Incoming = TypeVar("Incoming")
 class PeerLostError(HandoverError):
     """The stream has ended, or the other side is silent, or does not speak our protocol."""
 
+    has_ended = False
+    """The other side, or the kernel after its death, has closed the connection."""
+
 
 class RefusedError(HandoverError):
     """A peer was not let in."""
@@ -76,7 +79,9 @@ class PeerStream(Generic[Incoming]):
         except TimeoutError:
             raise PeerLostError(f"the peer was silent for {timeout_s:g} s") from None
         except (OSError, asyncio.IncompleteReadError) as e:
-            raise PeerLostError("the connection to the peer was lost") from e
+            lost = PeerLostError("the connection to the peer was lost")
+            lost.has_ended = isinstance(e, (asyncio.IncompleteReadError, ConnectionResetError))
+            raise lost from e
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             raise PeerLostError(f"the peer sent what is not of our protocol: {e}") from e
 
@@ -117,7 +122,7 @@ async def greet(stream: PeerStream[FromGeneration], welcome: Welcome, secret: by
     try:
         if not isinstance(hello, Hello):
             raise PeerLostError(f"the peer sent {type(hello).__name__} before Hello")
-        if not hmac.compare_digest(hello.proof, _proof(nonce, secret)):
+        if not hmac.compare_digest(hello.proof, prove(nonce, secret)):
             raise HandoverError("the secret is not this cluster's")
         if hello.wire_version != WIRE_VERSION:
             raise HandoverError(f"wire version {hello.wire_version} meets {WIRE_VERSION}")
@@ -140,7 +145,7 @@ async def introduce(stream: PeerStream[FromContext], hello: Hello, secret: bytes
     challenge = await stream.receive(GREETING_TIMEOUT_S)
     if not isinstance(challenge, Challenge):
         raise PeerLostError(f"the peer sent {type(challenge).__name__} before a challenge")
-    stream.send(msgspec.structs.replace(hello, proof=_proof(challenge.nonce, secret)))
+    stream.send(msgspec.structs.replace(hello, proof=prove(challenge.nonce, secret)))
     answer = await stream.receive(GREETING_TIMEOUT_S)
     if isinstance(answer, Refused):
         raise HandoverError(f"refused: {answer.reason}")
@@ -160,7 +165,8 @@ def check_ranks(peer: PeerRanks) -> None:
         raise HandoverError(f"it has {num_ranks} ranks and tells where {len(peer.ranks)} are")
 
 
-def _proof(nonce: bytes, secret: bytes) -> bytes:
+def prove(nonce: bytes, secret: bytes) -> bytes:
+    """The answer to a challenge: a digest keyed with the cluster's secret."""
     # The person keeps this apart from the digest of a ticket, which has the same key: a nonce that is the body of a
     # ticket must not make us sign the ticket.
     return hashlib.blake2b(

@@ -91,7 +91,7 @@ async def open_parts(
         transceiver = handover = None
         if spec.transfer.transports:
             stage("transports")
-            movers: list[Mover] = [await stack.enter_async_context(open_mover(spec, shard))]
+            movers: list[Mover] = [await stack.enter_async_context(open_mover(spec, secret, shard))]
             movers += await opened.movers() if opened else []
             transceiver = await _open_transceiver(spec, secret, shard.layout, movers, stack)
             handover = await stack.enter_async_context(TransceiverHandover(transceiver))

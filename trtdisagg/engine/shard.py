@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from trtdisagg.cache.layout import rank_shape
 from trtdisagg.cache.movers.rank import RankMover
+from trtdisagg.cache.movers.staging import staging_bytes
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports import open_transports
-from trtdisagg.engine.http.listen import resolve
+from trtdisagg.engine.http.listen import reachable, resolve
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.ranks import Ranks
 from trtdisagg.engine.runner import ModelRunner
@@ -41,7 +42,9 @@ async def open_shard(
     """
     stage("KV cache")
     layout = _layout(spec, dims)
-    with KvPool(rank_shape(layout, spec.rank), spec.num_blocks, spec.device) as pool:
+    shape = rank_shape(layout, spec.rank)
+    buffer_bytes = staging_bytes(spec.transfer, shape, spec.num_blocks)
+    with KvPool(shape, spec.num_blocks, spec.device, staging_bytes=buffer_bytes) as pool:
         stage("weights")
         runner = ModelRunner(
             spec.model_path,
@@ -62,7 +65,7 @@ async def open_shard(
 
 
 @asynccontextmanager
-async def open_mover(spec: EngineSpec, shard: Shard) -> AsyncIterator[RankMover]:
+async def open_mover(spec: EngineSpec, secret: bytes, shard: Shard) -> AsyncIterator[RankMover]:
     """What moves the KV of this rank.
 
     :raises StartupError: when a transport cannot be opened.
@@ -76,7 +79,17 @@ async def open_mover(spec: EngineSpec, shard: Shard) -> AsyncIterator[RankMover]
     )
     with ExitStack() as stack:
         transports = await in_daemon(lambda: stack.enter_context(opening))
-        async with RankMover(shard.layout, spec.rank, transports) as mover:
+        mover = RankMover(
+            shard.layout,
+            spec.rank,
+            shard.pool,
+            transports,
+            incarnation=spec.incarnation,
+            spec=spec.transfer,
+            host=reachable(spec.host),
+            secret=secret,
+        )
+        async with mover:
             yield mover
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 import msgspec
 import pytest
@@ -403,10 +404,9 @@ async def test_transports_are_tried_in_order(caplog: pytest.LogCaptureFixture) -
     caplog.set_level(logging.INFO)
     broken = GatedTransport(connect_error="no such link")
     async with server("context-0", seed=1) as context:
-        generation_pool = context.pool
-        async with server("generation-0", transports=[broken, LocalTransport(generation_pool)]) as generation:
+        async with server("generation-0", transports=lambda pool: [broken, LocalTransport(pool)]) as generation:
             await (await generation.transceiver.claim(context.hold(1, [3]))).fetch([0])
-        assert "comes by local; not local: no such link" in caplog.text
+        assert re.search("comes by local, pull: .*; not local: no such link", caplog.text)
         async with server("generation-1", transports=[broken]) as generation:
             with pytest.raises(HandoverError, match="no transport connects: not local: no such link"):
                 await generation.transceiver.claim(context.hold(2, [3]))

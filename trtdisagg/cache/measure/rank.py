@@ -35,6 +35,7 @@ from trtdisagg.cache.measure.orders import (
     Timed,
 )
 from trtdisagg.cache.movers.rank import RankMover
+from trtdisagg.cache.movers.staging import staging_bytes
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.shares import ranks_to_meet
 from trtdisagg.cache.transports import open_transports
@@ -44,6 +45,7 @@ from trtdisagg.protocol.handover import KvLayout
 from trtdisagg.protocol.lines import own_stdout, write_line
 from trtdisagg.protocol.parent import end_with_parent
 from trtdisagg.protocol.peers import Part, PeerRanks
+from trtdisagg.protocol.spec import TransferSpec
 
 _ORDERS: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 
@@ -85,7 +87,9 @@ class Rank:
     async def _open_pool(self, layout: KvLayout, rank: int) -> None:
         await self.close()
         self._layout, self._rank = layout, rank
-        self._pool = self._pools.enter_context(KvPool(rank_shape(layout, rank), layout.num_blocks))
+        shape = rank_shape(layout, rank)
+        buffer_bytes = staging_bytes(TransferSpec(transports=["nixl"]), shape, layout.num_blocks)
+        self._pool = self._pools.enter_context(KvPool(shape, layout.num_blocks, staging_bytes=buffer_bytes))
         self._content = Content(layout, rank, self._pool)
         self._content.wipe()
         self._copy = PlainCopy(self._pool)
@@ -96,7 +100,8 @@ class Rank:
         name = f"{order.incarnation}/{self._rank}"
         opened = open_transports([order.transport], self._pool, incarnation=name, one_host=True)
         transports = self._movers.enter_context(opened)
-        self._mover = await self._movers.enter_async_context(RankMover(self._layout, self._rank, transports))
+        mover = RankMover(self._layout, self._rank, self._pool, transports, incarnation=order.incarnation)
+        self._mover = await self._movers.enter_async_context(mover)
         self._mover.set_serving(True)
         return Offered(memory=await self._mover.describe())
 

@@ -56,10 +56,10 @@ class LocalTransport:
 
     def __init__(self, pool: KvPool) -> None:
         assert pool.fd is not None, "the pool is not on the host"
-        self._pool = pool
+        self.pool = pool
 
     def describe(self) -> LocalMemory:
-        pool = self._pool
+        pool = self.pool
         assert pool.fd is not None
         return LocalMemory(pid=os.getpid(), fd=pool.fd, region=pool.region, nonce=pool.nonce)
 
@@ -74,7 +74,7 @@ class LocalTransport:
         if mapping[offset : offset + len(memory.nonce)] != memory.nonce:
             mapping.close()
             raise HandoverError(f"{path} is not the pool meant: another host, or another process by now")
-        return LocalLink(self._pool, mapping, memory.region.num_bytes)
+        return LocalLink(self.pool, mapping, memory.region.num_bytes)
 
     def set_serving(self, is_serving: bool) -> None:
         """The kernel serves."""

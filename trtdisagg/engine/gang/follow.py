@@ -88,7 +88,7 @@ class Follower:
             mover = None
             if self._spec.transfer.transports:
                 self._stage("transports")
-                mover = await stack.enter_async_context(open_mover(self._spec, shard))
+                mover = await stack.enter_async_context(open_mover(self._spec, self._secret, shard))
             loop.remove_reader(place.kv.sock)
             await stack.enter_async_context(beside(self._serve_kv(place.kv, mover)))
             await stack.enter_async_context(telling(place.steps, self._progress))
