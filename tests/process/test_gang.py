@@ -1,0 +1,133 @@
+"""Servers of several ranks as the processes they are: equal to one rank in their answers, and one in life and death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import tiny_model
+from helpers.engine_process import TIMEOUT_S, Engine, make_spec, started_gang
+from helpers.python_api import greedy
+
+from trtdisagg.api import EngineOptions, open_executor
+from trtdisagg.protocol.parallel import Parallel
+from trtdisagg.protocol.spec import Failed
+
+TP2 = Parallel(tp_size=2)
+PP2 = Parallel(pp_partition=[1, 1])
+TP2PP2 = Parallel(tp_size=2, pp_partition=[1, 1])
+PROMPTS = [[(7 * i + j) % 200 + 1 for j in range(5 + 9 * i)] for i in range(6)]
+NUM_TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model.write(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> list[list[int]]:
+    """What one rank answers, each prompt alone."""
+    options = EngineOptions(model=str(model), dtype="float32", max_kv_tokens=256, num_threads=1)
+    with open_executor(options) as (executor, _):
+        return [_answer(executor, i, prompt) for i, prompt in enumerate(PROMPTS)]
+
+
+def _answer(executor: Any, request_id: int, prompt: list[int]) -> list[int]:
+    executor.enqueue_request(greedy(request_id, prompt, max_tokens=NUM_TOKENS))
+    tokens: list[int] = []
+    while len(tokens) < NUM_TOKENS:
+        outputs = executor.await_responses(request_id, timeout_s=TIMEOUT_S)
+        assert outputs, "no output in time"
+        tokens += [token for output in outputs for token in output.new_token_ids]
+    return tokens
+
+
+@contextmanager
+def gang_of(model: Path, directory: Path, parallel: Parallel) -> Iterator[list[Engine]]:
+    with started_gang(make_spec(model, "context-0", parallel=parallel), directory) as ranks:
+        ranks[0].ready()
+        assert not (directory / "context-0.gang").exists()  # all have come
+        yield ranks
+
+
+def ask(engine: Engine, prompt: list[int]) -> list[int]:
+    answer = engine.post(prompt=prompt, max_tokens=NUM_TOKENS, ignore_eos=True, detokenize=False)
+    tokens: list[int] = answer["choices"][0]["token_ids"]
+    return tokens
+
+
+def leave(engine: Engine, prompt: list[int]) -> None:
+    """Begin to stream an answer and hang up."""
+    host, port = engine.url.removeprefix("http://").split(":")
+    body = f'{{"model": "tiny", "prompt": {prompt}, "max_tokens": 90, "ignore_eos": true, "stream": true}}'
+    with socket.create_connection((host, int(port)), TIMEOUT_S) as client:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall((head + body).encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def ends_of(ranks: list[Engine]) -> list[int]:
+    return [rank.process.wait(TIMEOUT_S) for rank in ranks]
+
+
+def is_healthy(engine: Engine) -> bool:
+    with urllib.request.urlopen(f"{engine.url}/health", timeout=TIMEOUT_S) as answer:
+        return answer.status == 200
+
+
+@pytest.mark.parametrize("parallel", [TP2PP2], ids=["tp2pp2"])
+def test_a_gang_answers_as_one_rank_does_and_drains_as_one(
+    model: Path, tmp_path: Path, expected: list[list[int]], parallel: Parallel
+) -> None:
+    with gang_of(model, tmp_path, parallel) as ranks, ThreadPoolExecutor(8) as clients:
+        assert ask(ranks[0], PROMPTS[0]) == expected[0]
+        leaving = [clients.submit(leave, ranks[0], prompt) for prompt in PROMPTS[:2]]
+        assert list(clients.map(lambda prompt: ask(ranks[0], prompt), PROMPTS)) == expected
+        for left in leaving:
+            left.result()
+        assert is_healthy(ranks[0])
+        last = clients.submit(ask, ranks[0], PROMPTS[1])
+        assert last.result() == expected[1]
+        for rank in reversed(ranks):  # as the agent does, all at once; the others wait for rank 0
+            rank.process.send_signal(signal.SIGTERM)
+        assert ends_of(ranks) == [0, 0, 0, 0]
+
+
+def test_without_one_rank_the_others_end_and_rank_0_says_which(model: Path, tmp_path: Path) -> None:
+    with gang_of(model, tmp_path, TP2) as ranks:
+        ranks[1].process.kill()
+        failed = ranks[0].report(Failed)
+        assert failed == Failed(message="rank 1 of context-0 has ended")
+        assert ends_of(ranks) == [1, -signal.SIGKILL]
+
+
+def test_without_rank_0_the_others_end(model: Path, tmp_path: Path) -> None:
+    with gang_of(model, tmp_path, PP2) as ranks:
+        os.kill(ranks[0].process.pid, signal.SIGKILL)
+        assert ends_of(ranks) == [-signal.SIGKILL, 1]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-0", "rank-1"]
+
+
+def test_every_rank_that_ends_is_named(model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """While they compute: some of them wait for others, and none for ever."""
+    if not request.config.getoption("--soak"):
+        pytest.skip("starts 16 processes: with --soak")
+    for number in range(1, 4):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with gang_of(model, directory, TP2PP2) as ranks, ThreadPoolExecutor(1) as clients:
+            asking = clients.submit(leave, ranks[0], PROMPTS[0])
+            asking.result()
+            ranks[number].process.kill()
+            failed = ranks[0].report(Failed)
+            assert failed.message.startswith(f"rank {number} of context-0 has ended")
+            assert ends_of(ranks)[0] == 1
