@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from helpers import tiny_model
 from helpers.engine_process import TIMEOUT_S, Engine, make_spec, started_gang
 from helpers.python_api import greedy
 
 from trtdisagg.api import EngineOptions, open_executor
+from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import Failed
 
@@ -115,6 +119,61 @@ def test_without_rank_0_the_others_end(model: Path, tmp_path: Path) -> None:
         os.kill(ranks[0].process.pid, signal.SIGKILL)
         assert ends_of(ranks) == [-signal.SIGKILL, 1]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-0", "rank-1"]
+
+
+def test_an_executor_of_a_program_starts_its_ranks_and_ends_with_them(
+    model: Path, tmp_path: Path, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    options = EngineOptions(
+        model=str(model),
+        dtype="float32",
+        max_kv_tokens=256,
+        num_threads=1,
+        tensor_parallel_size=2,
+        transports=["local"],
+    )
+    with open_executor(options, secret=b"secret") as (executor, _):
+        [rank_1] = psutil.Process().children()
+        assert b"secret" not in Path(f"/proc/{rank_1.pid}/cmdline").read_bytes()
+        assert _answer(executor, 1, PROMPTS[1]) == expected[1]
+        rank_1.kill()
+        executor.enqueue_request(greedy(2, PROMPTS[2]))
+        outputs: list[Any] = []
+        while not outputs:
+            outputs = executor.await_responses(2, timeout_s=TIMEOUT_S)
+        assert (outputs[-1].finish_reason, outputs[-1].error) == (
+            "error",
+            "The engine is broken: rank 1 of executor has ended",
+        )
+        assert "rank 1 of executor has ended" in str(executor.health())
+    assert psutil.Process().children() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_executor_whose_rank_cannot_start_does_not_open(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    options = EngineOptions(model=str(model), dtype="float32", max_kv_tokens=256, pipeline_parallel_size=2)
+    with pytest.raises(StartupError, match="rank 1 has ended with exit code 1"), open_executor(options):
+        pass
+    assert psutil.Process().children() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tensor_parallel_size": 3}, "4 attention heads cannot be divided by tensor_parallel_size 3"),
+        ({"pipeline_parallel_size": 3}, "has 2 layers"),
+        ({"tensor_parallel_size": 0}, "1 or more"),
+        ({"moe_expert_parallel_size": 2, "tensor_parallel_size": 2}, "it has no experts"),
+        ({"device": "cuda", "device_ids": [0], "tensor_parallel_size": 2}, "2 CUDA devices, one for each rank"),
+    ],
+)
+def test_a_division_without_meaning_is_refused_before_anything_starts(
+    model: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words), open_executor(EngineOptions(model=str(model), **changes)):
+        pass
 
 
 def test_every_rank_that_ends_is_named(model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:

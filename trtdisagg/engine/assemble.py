@@ -32,7 +32,7 @@ from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.handover import KvLayout, Ticket
 from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.spec import EngineSpec, Stats
-from trtdisagg.text.dimensions import ModelDimensions, read_dimensions
+from trtdisagg.text.dimensions import ModelDimensions, division_problems, read_dimensions
 from trtdisagg.text.guided.guides import TokenGuides
 from trtdisagg.text.model_files import files_at
 from trtdisagg.text.tokenizer import Tokenizer, load_tokenizer
@@ -192,6 +192,8 @@ async def _open_transceiver(
 
 
 def _check(spec: EngineSpec, dims: ModelDimensions) -> None:
+    if reasons := division_problems(dims, spec.parallel):
+        raise ConfigError(f"the model {spec.model} cannot be divided like this: {'; '.join(reasons)}")
     if spec.max_seq_len > dims.max_positions:
         raise ConfigError(
             f"max_seq_len is {spec.max_seq_len}, but the model {spec.model} knows {dims.max_positions} positions"

@@ -1,9 +1,11 @@
-"""An executor within this process, for programs that use the Python API. Knows no HTTP.
+"""An executor within this process, its other ranks in processes beside it, for programs that use the Python API. It
+knows no HTTP.
 
 caller's thread     open_executor(options) ........................................ left
                       |                                                                |
 thread "executor"   stays on its cores -> model, pool, transports -> event loop -> all of it closed
-                                                             |
+                      |                                      |
+processes           the other ranks, if any                  |
 threads it starts   the executor's loop, torch's and the extension's: they inherit its cores
 """
 
@@ -15,12 +17,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
 from trtdisagg.engine.assemble import open_parts
 from trtdisagg.engine.executor import Deliver, Executor
-from trtdisagg.engine.options import EngineOptions, make_spec
+from trtdisagg.engine.gang.children import open_children
+from trtdisagg.engine.options import EngineOptions, make_specs
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.text.tokenizer import Tokenizer
@@ -55,7 +58,7 @@ def open_executor(
     :raises ConfigError: when an option has no meaning.
     :raises StartupError: when the model or something else it needs is missing.
     """
-    engine = _EngineThread(make_spec(options), deliver, secret, stage)
+    engine = _EngineThread(make_specs(options), deliver, secret, stage)
     with closing(engine):
         yield engine.open()
 
@@ -63,8 +66,11 @@ def open_executor(
 class _EngineThread:
     """The event loop an engine needs, and the thread from which all its others come."""
 
-    def __init__(self, spec: EngineSpec, deliver: Deliver | None, secret: bytes, stage: Callable[[str], None]) -> None:
-        self._spec = spec
+    def __init__(
+        self, specs: list[EngineSpec], deliver: Deliver | None, secret: bytes, stage: Callable[[str], None]
+    ) -> None:
+        self._specs = specs
+        self._spec = specs[0]
         self._deliver = deliver
         self._secret = secret
         self._stage = stage
@@ -103,6 +109,14 @@ class _EngineThread:
             log.error("the executor ended with a fault", exc_info=result)
 
     async def _live(self) -> None:
-        async with open_parts(self._spec, self._secret, self._deliver, self._stage) as parts:
+        async with AsyncExitStack() as stack:
+            spec = self._spec
+            needed: AbstractAsyncContextManager[None] = nullcontext()
+            if len(self._specs) > 1:
+                children = await stack.enter_async_context(open_children(self._specs, self._secret))
+                spec, needed = children.first, children.needed()
+            async with needed:
+                opening = open_parts(spec, self._secret, self._deliver, self._stage)
+                parts = await stack.enter_async_context(opening)
             self._opened.set_result(Opened(parts.executor, parts.tokenizer))
             await asyncio.Event().wait()  # until it is cancelled
