@@ -64,6 +64,10 @@ class Condition:
         self.may_generate = asyncio.Event()
         if not flags.hold_generation:
             self.may_generate.set()
+        self.met: list[str] = []
+        """Incarnations that it was asked to meet."""
+        self.gone: list[str] = []
+        """Those that it was told have ended."""
         self.idle = asyncio.Event()
         """Nothing runs and no ticket is held."""
         self.idle.set()
@@ -110,6 +114,8 @@ class Condition:
             tokens_per_block=spec.tokens_per_block,
             dtype=spec.dtype,
             role=self.role,
+            kv_host=spec.host,
+            kv_port=self.port if spec.transfer.transports else 0,
         )
 
     def tell_change(self) -> None:

@@ -36,11 +36,12 @@ from fakes.follower import follow, followed
 from fakes.legs import die
 from fakes.server import Server
 from fakes.tiny_http import HttpServer
+from msgspec.structs import replace
 
 from trtdisagg.protocol.commands import Commands
 from trtdisagg.protocol.parent import end_with_parent
 from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import EngineSpec, Failed, Loading, SwitchRole
+from trtdisagg.protocol.spec import EngineSpec, Failed, Gone, Linked, Loading, Meet, PeerAddress, SwitchRole
 
 BEAT_S = 0.5
 
@@ -136,14 +137,29 @@ class FakeEngine:
 
     def _obey(self) -> None:
         for command in self.commands.receive():
-            assert isinstance(command, SwitchRole)
-            self.condition.role = command.role
-            print(f"fake engine: the role is {command.role} now", flush=True)
-            if self.condition.ready:
-                self.reporter.send(self.condition.readiness())
+            match command:
+                case SwitchRole(role=role):
+                    self.condition.role = role
+                    print(f"fake engine: the role is {role} now", flush=True)
+                    if self.condition.ready:
+                        self.reporter.send(self.condition.readiness())
+                case Meet(peer=peer):
+                    self._meet(peer)
+                case Gone(incarnation=incarnation):
+                    self.condition.gone.append(incarnation)
         if self.commands.is_over and self.commands.fd is not None:
             asyncio.get_running_loop().remove_reader(self.commands.fd)
             self.commands.close()
+
+    def _meet(self, peer: PeerAddress) -> None:
+        self.condition.met.append(peer.incarnation)
+        if self.flags.never_meets:
+            return
+        linked = Linked(server=peer.server, incarnation=peer.incarnation)
+        if self.flags.cannot_meet:
+            self.reporter.send(replace(linked, error="no way to get there"))
+        else:
+            self.reporter.send(replace(linked, transport="local", direction="pull", gb_s=10.0, latency_us=20.0))
 
     async def _beat(self) -> None:
         while True:
@@ -173,6 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--foreign", action="store_true", help="no seam, no /server_info: as TensorRT-LLM's server")
     parser.add_argument("--hold-generation", action="store_true", help="until POST /fake/go")
     parser.add_argument("--token-delay-ms", type=float, default=0.0)
+    parser.add_argument("--never-meets", action="store_true", help="no answer when it is asked to meet a server")
+    parser.add_argument("--cannot-meet", action="store_true", help="the answer is that it cannot")
     parser.add_argument("--only-rank", type=int, metavar="N", help="the other ranks of the server behave well")
     return parser
 

@@ -112,6 +112,8 @@ class Server:
             **self.legs.bodies_seen(),
             "held_tickets": sorted(self.condition.tickets.held),
             "role": self.condition.role,
+            "met": self.condition.met,
+            "gone": self.condition.gone,
             "grandchild": self.grandchild,
             "pid": os.getpid(),
         }

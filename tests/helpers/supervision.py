@@ -36,6 +36,7 @@ from trtdisagg.supervisor.events import (
     Told,
     Woke,
 )
+from trtdisagg.supervisor.links import routable
 from trtdisagg.supervisor.reducer import reduce
 from trtdisagg.supervisor.state import PROXY, initial
 
@@ -195,7 +196,7 @@ class Replay:
 
     def _tell(self) -> None:
         """Every proxy that serves takes the members over, one that finishes its work too."""
-        members = frozenset(c.incarnation or "" for c in self.state.children.values() if c.is_routable)
+        members = frozenset(c.incarnation or "" for c in routable(self.state))
         for proxy in self.state.proxies if self.is_told else []:
             told = Told(at=self.now, holder=proxy.incarnation or "", members=members, in_use=dict(self.in_use))
             if proxy.ready is not None and proxy.name not in self.frozen:
@@ -216,11 +217,11 @@ class Replay:
 
 def base(name: str) -> str:
     """What a child is called in events about its process: a proxy with a successor was `proxy` when it started."""
-    return name.partition(".")[0]
+    return PROXY if name.startswith(f"{PROXY}.") else name
 
 
 def role_of(name: str) -> ChildRole:
-    return name.partition("-")[0]  # type: ignore[return-value]
+    return name.rpartition(".")[2].partition("-")[0]  # type: ignore[return-value]
 
 
 def up(rules: SupervisionConfig | None = None) -> Replay:

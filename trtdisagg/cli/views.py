@@ -14,13 +14,14 @@ from rich.text import Text
 
 from trtdisagg.cli import values
 from trtdisagg.cli.server_table import server_tables
-from trtdisagg.protocol.control import ClusterStatus, Member, ServerStatus
+from trtdisagg.protocol.control import ClusterStatus, Link, Member, ServerStatus
 
 WIDE = 120
 """Of a picture."""
 _NUM_EVENTS = 5
 _NUM_HEAD_LINES = 2
 _MIN_ROWS = 3
+_MAX_BROKEN_LINKS = 3
 _ROLE_ORDER = ["proxy", "context", "both", "generation"]
 
 
@@ -30,7 +31,8 @@ def cluster_view(status: ClusterStatus, width: int, height: int | None = None) -
     :param height: lines there are; None: as many as it takes.
     """
     above = [_header(status), *_requests(status.servers)]
-    below = [*_reasons(status.servers), *_others(status.others), *_autoscale(status), *_hints(status.hints)]
+    links = [*_links(status.links), *_broken_links(status.links)]
+    below = [*_reasons(status.servers), *links, *_others(status.others), *_autoscale(status), *_hints(status.hints)]
     servers = sorted(status.servers, key=lambda s: _ROLE_ORDER.index(s.role))
     if height is None:
         return Group(*above, *_servers(servers, width, len(servers)), *below, *_events(status.events, _NUM_EVENTS))
@@ -131,6 +133,33 @@ def _name(server: ServerStatus | Member) -> tuple[str, str]:
 
 
 # --- what there is to say -------------------------------------------------------------------------------------------
+
+
+def _links(links: Sequence[Link]) -> list[Text]:
+    """`KV local (pull), 9.8 to 11.2 GB/s, 4 links`: a line for each kind."""
+    kinds: dict[str, list[float]] = {}
+    for link in links:
+        if link.is_open and link.error is None:
+            kinds.setdefault(f"{link.transport} ({link.direction})", []).append(link.gb_s)
+    words = {kind: f"{kind}, {_span(rates)} GB/s, {_count(rates)}" for kind, rates in kinds.items()}
+    return [Text.assemble(("KV ", "bold"), line) for line in words.values()]
+
+
+def _span(rates: Sequence[float]) -> str:
+    low, high = f"{min(rates):.1f}", f"{max(rates):.1f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _count(rates: Sequence[float]) -> str:
+    return f"{len(rates)} link{'s' * (len(rates) > 1)}"
+
+
+def _broken_links(links: Sequence[Link]) -> list[Text]:
+    broken = [link for link in links if link.error is not None]
+    lines = [f"! no KV from {link.context} to {link.generation}: {link.error}" for link in broken[:_MAX_BROKEN_LINKS]]
+    if len(broken) > _MAX_BROKEN_LINKS:
+        lines.append(f"! and {len(broken) - _MAX_BROKEN_LINKS} more without KV; `trtdisagg status --json` has them all")
+    return [Text(line, "yellow") for line in lines]
 
 
 def _others(others: Sequence[Member]) -> list[Text]:

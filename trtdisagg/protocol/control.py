@@ -124,6 +124,22 @@ class ServerStatus(msgspec.Struct, kw_only=True, frozen=True):
     log_file: str | None = None
 
 
+class Link(msgspec.Struct, kw_only=True, frozen=True):
+    """How KV gets from one server to another."""
+
+    context: str
+    generation: str
+    is_open: bool
+    """False: they are about to meet."""
+    transport: str = ""
+    direction: str = ""
+    gb_s: float = 0.0
+    """Of the test block that was moved."""
+    latency_us: float = 0.0
+    error: str | None = None
+    """Why there is none: prompts are computed again."""
+
+
 class ClusterStatus(msgspec.Struct, kw_only=True, frozen=True):
     wire_version: int = WIRE_VERSION
     cluster: str
@@ -137,6 +153,7 @@ class ClusterStatus(msgspec.Struct, kw_only=True, frozen=True):
     agent_pid: int
     up_s: float
     servers: list[ServerStatus]
+    links: list[Link] = []
     others: list[Member] = []
     """Servers that others look after and the proxy routes to."""
     hints: list[str] = []

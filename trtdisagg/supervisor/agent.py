@@ -25,7 +25,7 @@ import anyio.abc
 import msgspec
 
 from trtdisagg.protocol.control import ClusterStatus, DownRequest
-from trtdisagg.protocol.spec import Beat, ProxySpec, SwitchRole
+from trtdisagg.protocol.spec import Beat, Gone, Linked, Meet, ProxySpec, SwitchRole
 from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor import view
 from trtdisagg.supervisor.autoscaler import Autoscaler
@@ -38,6 +38,7 @@ from trtdisagg.supervisor.events import (
     Exited,
     Finish,
     Hurry,
+    Introduce,
     Kill,
     Noticed,
     Reported,
@@ -49,6 +50,7 @@ from trtdisagg.supervisor.events import (
 )
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.journal import Journal
+from trtdisagg.supervisor.links import told_of_end
 from trtdisagg.supervisor.notify import Notifier
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.operations import Operations
@@ -184,9 +186,9 @@ class Agent:
     # --- events -----------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        """Take an event in, and do what is to be done then. Beats come by the dozen and are settled together."""
+        """Take an event in, and do what is to be done then. Beats and links come by the dozen: settled together."""
         self._apply(event)
-        if not (isinstance(event, Reported) and isinstance(event.report, Beat)):
+        if not (isinstance(event, Reported) and isinstance(event.report, Beat | Linked)):
             self._settle()
             self._show()
         self._poked.set()
@@ -201,6 +203,8 @@ class Agent:
             self._on_ready(view.url(self.state, self.plan))
         if isinstance(event, Exited):
             self._telling.end(event.incarnation)
+            for child in told_of_end(self.state, event.name):
+                self._nursery.command(child.incarnation or "", Gone(incarnation=event.incarnation))
             if address := view.left_address(before, event):
                 self._apply(Noticed(at=event.at, text=f"Server {address} is removed"))
         if len(self.state.children) < len(before.children):
@@ -253,6 +257,9 @@ class Agent:
                 self._nursery.signal(incarnation, signal.SIGKILL)
             case Switch(incarnation=incarnation, role=role):
                 self._nursery.command(incarnation, SwitchRole(role=role))
+            case Introduce(incarnation=incarnation, peers=peers):
+                for peer in peers:
+                    self._nursery.command(incarnation, Meet(peer=peer))
             case Finish():
                 self._finished.set()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import msgspec
 
 from trtdisagg.protocol.control import ServerState
-from trtdisagg.protocol.spec import Failed, Ready, Role, Stats
+from trtdisagg.protocol.spec import Failed, Linked, PeerAddress, Ready, Role, Stats
 from trtdisagg.supervisor.events import ChildRole, Then
 from trtdisagg.supervisor.history import History
 from trtdisagg.supervisor.rates import Window
@@ -38,6 +38,15 @@ class Leaving(msgspec.Struct, kw_only=True, frozen=True):
     reason: str
     role: Role | None = None
     """The new one, of a switch."""
+
+
+class Meeting(msgspec.Struct, kw_only=True, frozen=True):
+    """Of a generation server with one that it may get KV from."""
+
+    peer: PeerAddress
+    asked_at: float
+    link: Linked | None = None
+    """What came of it; None: it has not answered yet."""
 
 
 class Child(msgspec.Struct, kw_only=True, frozen=True):
@@ -69,6 +78,10 @@ class Child(msgspec.Struct, kw_only=True, frozen=True):
     started_at: float = 0.0
     ready_at: float | None = None
     ready: Ready | None = None
+    in_role_at: float = 0.0
+    """When it became ready in the role that it has now."""
+    meetings: dict[str, Meeting] = {}
+    """By incarnation of the other; never changed in place."""
     beat_at: float = 0.0
     progress: int = 0
     progress_at: float = 0.0
@@ -107,7 +120,7 @@ class Child(msgspec.Struct, kw_only=True, frozen=True):
         return self.lives and (not self.stays or self.phase == "failed")
 
     @property
-    def is_routable(self) -> bool:
+    def is_ready_server(self) -> bool:
         return self.phase == "ready" and self.role != "proxy"
 
     def is_idle_since(self, at: float) -> bool:

@@ -31,6 +31,7 @@ from trtdisagg.supervisor.events import (
     Switch,
     Terminate,
 )
+from trtdisagg.supervisor.links import introductions
 from trtdisagg.supervisor.state import PROXY, ClusterState, Roll, Stop, waits_for
 
 UNDEAD_S = 20.0
@@ -57,6 +58,8 @@ def agenda(state: ClusterState, rules: SupervisionConfig) -> Iterator[Action]:
         yield from _stopping(state, state.stop, rules)
     elif state.roll is not None:
         yield from _rolling(state, state.roll)
+    if state.stop is None:
+        yield from introductions(state)
     for child in state.children.values():
         if child.lives:
             yield from _living(child, state, rules)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from trtdisagg.protocol.spec import Report, Role
+from trtdisagg.protocol.spec import PeerAddress, Report, Role
 
 ChildRole = Literal[Role, "proxy"]
 Then = Literal["restart", "stop", "gone", "switch", "end"]
@@ -187,6 +187,24 @@ class Switch(_Event, tag="switch", kw_only=True, frozen=True):
     role: Role
 
 
+class Introduce(_Event, tag="introduce", kw_only=True, frozen=True):
+    """A generation server is asked to meet servers that it may get KV from."""
+
+    name: str
+    incarnation: str
+    peers: list[PeerAddress]
+
+
+class Unmet(_Event, tag="unmet", kw_only=True, frozen=True):
+    """It has not answered in time: nobody waits for it any longer."""
+
+    name: str
+    incarnation: str
+    server: str
+    peer: str
+    """Incarnation of that server."""
+
+
 class Stay(_Event, tag="stay", kw_only=True, frozen=True):
     """A switch did not come about in time: it goes on as before."""
 
@@ -240,6 +258,8 @@ Action = (
     | Hurry
     | Kill
     | Switch
+    | Introduce
+    | Unmet
     | Stay
     | Stall
     | BackOff

@@ -25,7 +25,7 @@ import msgspec
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.commands import encode_command
 from trtdisagg.protocol.reports import decode_report
-from trtdisagg.protocol.spec import Command, Failed, Ready, Report
+from trtdisagg.protocol.spec import Command, Failed, Gone, Linked, Ready, Report
 from trtdisagg.supervisor import guardian, notify
 
 NUM_LAST_LINES = 10
@@ -69,6 +69,8 @@ class ChildProcess:
         self._pace = pace
         self._commands_fd: int | None = None
         self._is_calm = False
+        self._num_awaited = 0
+        """Answers to commands."""
         self._env = env
         self._mark = mark
         self._on_line = on_line
@@ -113,6 +115,7 @@ class ChildProcess:
 
     def command(self, command: Command) -> None:
         """Send a command; to one that is ending or does not read, it is as if there was none."""
+        self._num_awaited += not isinstance(command, Gone)
         if self._commands_fd is not None:
             with contextlib.suppress(OSError):
                 os.write(self._commands_fd, encode_command(command))
@@ -189,11 +192,13 @@ class ChildProcess:
             report = _report(line)
             if isinstance(report, Ready):
                 self.calm_down()
+            if isinstance(report, Ready | Linked):
+                self._num_awaited = max(0, self._num_awaited - 1)
             self._on_report(report)
 
     async def _until_due(self, fd: int) -> None:
         assert self._process is not None
-        if self._is_calm and self._pace is not None and self._process.returncode is None:
+        if self._is_calm and not self._num_awaited and self._pace is not None and self._process.returncode is None:
             await self._pace()
         else:
             await anyio.wait_readable(fd)

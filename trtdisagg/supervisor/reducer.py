@@ -17,6 +17,7 @@ from trtdisagg.supervisor.events import (
     Finish,
     GiveUp,
     Hurry,
+    Introduce,
     Kill,
     Leave,
     LeaveAsked,
@@ -33,12 +34,22 @@ from trtdisagg.supervisor.events import (
     Switch,
     Terminate,
     Told,
+    Unmet,
     Woke,
 )
 from trtdisagg.supervisor.state import PROXY, ClusterState, Holder, Roll, Stop
-from trtdisagg.supervisor.transitions import called_back, forgiven, gone, hurried, never_started, next_child, revived
+from trtdisagg.supervisor.transitions import (
+    alone,
+    called_back,
+    forgiven,
+    gone,
+    hurried,
+    never_started,
+    next_child,
+    revived,
+)
 
-_OfAnIncarnation = Spawned | Reported | Exited | Canary | Terminate | Hurry | Kill | Switch
+_OfAnIncarnation = Spawned | Reported | Exited | Canary | Terminate | Hurry | Kill | Switch | Introduce | Unmet
 _ChildEvent = _OfAnIncarnation | Spawn | Leave | LeaveAsked | Stay | Stall | BackOff | GiveUp | Abandon
 
 
@@ -228,8 +239,13 @@ def _failed(state: ClusterState, child: Child, stop: Stop) -> ClusterState:
 
 
 def _let_go(state: ClusterState, child: Child) -> ClusterState:
-    """A holder that is gone holds nothing."""
-    return replace(state, holders={name: h for name, h in state.holders.items() if name != child.incarnation})
+    """A holder that is gone holds nothing, and nobody has met it."""
+    incarnation = child.incarnation or ""
+    return replace(
+        state,
+        holders={name: h for name, h in state.holders.items() if name != incarnation},
+        children={name: alone(other, incarnation) for name, other in state.children.items()},
+    )
 
 
 def _replaced(state: ClusterState, proxy: Child, event: Leave | LeaveAsked) -> ClusterState:

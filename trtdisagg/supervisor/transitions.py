@@ -7,7 +7,7 @@ import functools
 from msgspec.structs import replace
 
 from trtdisagg.protocol.spec import Beat, Failed, Linked, Loading, Ready, Report, Role, Stats
-from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, STALE_S, Child, Leaving
+from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, STALE_S, Child, Leaving, Meeting
 from trtdisagg.supervisor.events import (
     Abandon,
     BackOff,
@@ -16,6 +16,7 @@ from trtdisagg.supervisor.events import (
     Exited,
     GiveUp,
     Hurry,
+    Introduce,
     Kill,
     Leave,
     LeaveAsked,
@@ -26,6 +27,7 @@ from trtdisagg.supervisor.events import (
     Stay,
     Switch,
     Terminate,
+    Unmet,
     Woke,
 )
 from trtdisagg.supervisor.history import History, counted
@@ -143,6 +145,18 @@ def _switch(event: Switch, child: Child) -> Child:
 
 
 @next_child.register
+def _introduce(event: Introduce, child: Child) -> Child:
+    new = {peer.incarnation: Meeting(peer=peer, asked_at=event.at) for peer in event.peers}
+    return replace(child, meetings={**child.meetings, **new})
+
+
+@next_child.register
+def _unmet(event: Unmet, child: Child) -> Child:
+    error = f"they have not met within {event.at - child.meetings[event.peer].asked_at:.0f} s"
+    return _linked(Linked(server=event.server, incarnation=event.peer, error=error), child)
+
+
+@next_child.register
 def _stay(_event: Stay, child: Child) -> Child:
     return replace(child, phase="ready", reason=None, leaving=None)
 
@@ -193,11 +207,19 @@ def forgiven(child: Child, event: Woke) -> Child:
         hurry_at=_later(child.hurry_at, event.late_s),
         kill_at=_later(child.kill_at, event.late_s),
         switch_at=_later(child.switch_at, event.late_s),
+        meetings={i: replace(m, asked_at=m.asked_at + event.late_s) for i, m in child.meetings.items()},
     )
 
 
 def _later(at: float | None, by_s: float) -> float | None:
     return None if at is None else at + by_s
+
+
+def alone(child: Child, incarnation: str) -> Child:
+    """One that it may have met is gone."""
+    if incarnation not in child.meetings:
+        return child
+    return replace(child, meetings={i: meeting for i, meeting in child.meetings.items() if i != incarnation})
 
 
 def revived(child: Child) -> Child:
@@ -236,6 +258,7 @@ def gone(child: Child) -> Child:
         pids=(),
         ready=None,
         ready_at=None,
+        meetings={},
         stats=Stats(),
         window=Window(),
         leaving=None,
@@ -260,7 +283,15 @@ def _heard(report: Report, child: Child, at: float) -> Child:
         case Failed():
             return replace(child, failure=report, failed_at=at)
         case Linked():
-            return child
+            return _linked(report, child)
+
+
+def _linked(report: Linked, child: Child) -> Child:
+    """One that has gone meanwhile is nobody to have met."""
+    meeting = child.meetings.get(report.incarnation)
+    if meeting is None:
+        return child
+    return replace(child, meetings={**child.meetings, report.incarnation: replace(meeting, link=report)})
 
 
 def _became_ready(ready: Ready, child: Child, at: float) -> Child:
@@ -268,10 +299,10 @@ def _became_ready(ready: Ready, child: Child, at: float) -> Child:
     child = _in_role(replace(child, beat_at=at, progress_at=at), ready.role)
     if child.phase in ("starting", "loading"):
         child = replace(child, num_canaries_missed=0, mute_at=None)
-        return replace(child, phase="ready", reason=None, ready=ready, ready_at=at, ever_ready=True)
+        return replace(child, phase="ready", reason=None, ready=ready, ready_at=at, in_role_at=at, ever_ready=True)
     if child.switch_at is None or (leaving := child.leaving) is None:
         return child
-    child = replace(child, ready=ready, switch_at=None)
+    child = replace(child, ready=ready, switch_at=None, in_role_at=at)
     is_there = leaving.then == "switch" and leaving.role == child.role
     return replace(child, phase="ready", reason=None, leaving=None) if is_there else child
 

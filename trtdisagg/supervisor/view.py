@@ -7,9 +7,10 @@ from typing import Literal
 
 import msgspec
 
-from trtdisagg.protocol.control import ClusterStatus, Member, Members, Need, ServerStatus
-from trtdisagg.protocol.spec import EngineSpec
-from trtdisagg.supervisor.child import Child
+from trtdisagg.protocol.control import ClusterStatus, Link, Member, Members, Need, ServerStatus
+from trtdisagg.protocol.spec import EngineSpec, Linked
+from trtdisagg.supervisor import links
+from trtdisagg.supervisor.child import Child, Meeting
 from trtdisagg.supervisor.events import Exited
 from trtdisagg.supervisor.hints import hints
 from trtdisagg.supervisor.plan import Plan
@@ -20,7 +21,8 @@ from trtdisagg.supervisor.slots import LOOPBACK, join_address
 from trtdisagg.supervisor.state import PROXY, ClusterState
 
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
-_COMING = ("starting", "loading", "stalled", "backoff")
+_COMING = ("starting", "loading", "ready", "stalled", "backoff")
+"""`ready`: and has to meet others first."""
 _KINDS: tuple[Need, ...] = ("context", "generation")
 
 PlanOf = Callable[[str], ChildPlan]
@@ -32,11 +34,12 @@ PlanOf = Callable[[str], ChildPlan]
 
 def routable(state: ClusterState, plan: Plan, plan_of: PlanOf) -> Members:
     """Servers that may be routed to, at the addresses they have now, and what each model needs and may wait for."""
-    servers = [child for child in state.children.values() if child.role != "proxy"]
+    members = links.routable(state)
+    others = [child for child in state.children.values() if child.role != "proxy" and child not in members]
     return Members(
-        members=[_member(plan_of(child.name), child) for child in servers if child.phase == "ready"],
+        members=[_member(plan_of(child.name), child) for child in members],
         needs=plan.needs,
-        coming=_coming(servers, plan_of) if state.stop is None else {},
+        coming=_coming(others, plan_of) if state.stop is None else {},
     )
 
 
@@ -76,7 +79,10 @@ def _member(server: ChildPlan, child: Child) -> Member:
 
 
 def _coming(servers: Sequence[Child], plan_of: PlanOf) -> dict[str, list[Need]]:
-    """Roles that a server is about to have (again)."""
+    """Roles that a server is about to have (again).
+
+    :param servers: those that are not routed to.
+    """
     roles: dict[str, set[str]] = {}
     for child in servers:
         is_coming = child.phase in _COMING and child.leaving is None
@@ -108,7 +114,11 @@ def status(
     :param events: the last few, as lines.
     """
     children = sorted(state.children.values(), key=_order)
-    servers = [_server_status(plan_of(child.name), child, state, place, now) for child in children]
+    unmet = links.unmet(state)
+    servers = [
+        _server_status(plan_of(child.name), child, state, unmet=unmet.get(child.name, []), place=place, now=now)
+        for child in children
+    ]
     return ClusterStatus(
         cluster=plan.cluster,
         state=_cluster_state(state),
@@ -119,6 +129,7 @@ def status(
         agent_pid=agent_pid,
         up_s=now - state.started_at,
         servers=servers,
+        links=_links(state),
         others=list(others),
         hints=hints(servers, {child.name: child.window for child in children}, now),
         autoscale=autoscale,
@@ -146,14 +157,19 @@ def _cluster_state(state: ClusterState) -> Literal["starting", "ready", "degrade
     return "ready" if state.all_ready else "degraded"
 
 
-def _server_status(plan: ChildPlan, child: Child, state: ClusterState, place: Place, now: float) -> ServerStatus:
+def _server_status(
+    plan: ChildPlan, child: Child, state: ClusterState, *, unmet: Sequence[str], place: Place, now: float
+) -> ServerStatus:
+    """
+    :param unmet: servers that it has to meet before it is routed to.
+    """
     engine = plan.spec if isinstance(plan.spec, EngineSpec) else None
     return ServerStatus(
         name=child.name,
         role=child.role,
         model=plan.model,
         state=child.phase,
-        reason=child.reason,
+        reason=child.reason or _waiting_words(unmet),
         pid=child.pid,
         pids=list(child.pids),
         parallel=engine.parallel if engine else None,
@@ -172,6 +188,29 @@ def _server_status(plan: ChildPlan, child: Child, state: ClusterState, place: Pl
         deadline_s=max(0.0, child.leaving.deadline - now) if child.leaving else None,
         log_file=str(place.log_file(plan.name)),
         **msgspec.structs.asdict(rates(child.window, now)),
+    )
+
+
+def _waiting_words(others: Sequence[str]) -> str | None:
+    return f"not routed to yet: KV links with {', '.join(others)} are tried first" if others else None
+
+
+def _links(state: ClusterState) -> list[Link]:
+    found = [(child.name, meeting) for child in state.children.values() for meeting in child.meetings.values()]
+    return [_link(name, meeting) for name, meeting in sorted(found, key=lambda f: (f[1].peer.server, f[0]))]
+
+
+def _link(generation: str, meeting: Meeting) -> Link:
+    link = meeting.link or Linked(server=meeting.peer.server, incarnation=meeting.peer.incarnation)
+    return Link(
+        context=link.server,
+        generation=generation,
+        is_open=meeting.link is not None,
+        transport=link.transport,
+        direction=link.direction,
+        gb_s=link.gb_s,
+        latency_us=link.latency_us,
+        error=link.error,
     )
 
 

@@ -28,6 +28,7 @@ from trtdisagg.supervisor.events import (
     StopAsked,
     Switch,
     Terminate,
+    Unmet,
     Woke,
 )
 
@@ -119,6 +120,11 @@ def _hurry(event: Hurry) -> str:
 @describe.register
 def _switch(event: Switch) -> str:
     return f"{event.name}: is free and takes the role {event.role}"
+
+
+@describe.register
+def _unmet(event: Unmet) -> str:
+    return f"{event.name}: has not met {event.server} in time; it computes that server's prompts again until it has"
 
 
 @describe.register

@@ -12,7 +12,8 @@ from rich.console import Console
 from tests.helpers.statuses import BUSY
 from trtdisagg.cli import views
 from trtdisagg.cli.views import cluster_view, to_svg
-from trtdisagg.protocol.control import ClusterStatus
+from trtdisagg.protocol.control import ClusterStatus, Link
+from trtdisagg.protocol.parallel import Parallel
 
 PROXY, CONTEXT, *GENERATION = BUSY.servers
 
@@ -155,3 +156,22 @@ def test_picture() -> None:
     assert svg.startswith("<svg")
     assert "generation-10" in svg
     assert "url(http" not in svg
+
+
+def test_links_in_a_line_for_each_kind_and_what_is_broken() -> None:
+    good = Link(context="context-0", generation="generation-10", is_open=True, transport="local", direction="pull")
+    broken = replace(good, transport="", direction="", error="no way")
+    links = [replace(good, gb_s=9.8), replace(good, gb_s=11.2), replace(good, is_open=False), *[broken] * 5]
+    lines = drawn(replace(BUSY, links=links), 120)
+    assert "KV local (pull), 9.8 to 11.2 GB/s, 2 links" in lines
+    assert lines.count("! no KV from context-0 to generation-10: no way") == 3
+    assert any(line.startswith("! and 2 more without KV") for line in lines)
+    assert "KV local (pull), 3.0 GB/s, 1 link" in drawn(replace(BUSY, links=[replace(good, gb_s=3.0)]), 120)
+
+
+def test_how_servers_divide_their_model_is_shown_where_one_does() -> None:
+    servers = [replace(CONTEXT, parallel=Parallel(tp_size=2, pp_partition=[1, 1])), *GENERATION]
+    lines = drawn(replace(BUSY, servers=servers), 200)
+    assert "ranks" in next(line for line in lines if line.startswith("name"))
+    assert any("tp2 pp2" in line for line in lines)
+    assert "ranks" not in "\n".join(drawn(BUSY, 200))

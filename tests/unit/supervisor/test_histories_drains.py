@@ -25,7 +25,7 @@ def test_one_that_nobody_counts_on_is_asked_to_end_at_once() -> None:
     replay = up().play("10 generation-0 drain")
     assert replay.log == ["generation-0 terminate"]
     assert replay.child("generation-0").phase == "draining"
-    assert not replay.child("generation-0").is_routable
+    assert not replay.child("generation-0").is_ready_server
 
 
 def test_one_that_is_used_is_asked_to_end_when_it_is_not_any_more() -> None:
