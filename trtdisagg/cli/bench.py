@@ -60,7 +60,7 @@ def engine(*, workloads: str, file: Path | None, **options: Any) -> None:
 @click.option("--transports", help="With commas between. [default: all that work here]")
 @click.option("--tokens", default=",".join(map(str, NUMS_OF_TOKENS)), show_default=True, help="Of the prompts.")
 @click.option("--rounds", "num_rounds", type=click.IntRange(min=1), default=5, show_default=True, help="At least.")
-@click.option("--max-mib", type=click.IntRange(min=1), default=1024, show_default=True, help="KV of a prompt at most.")
+@click.option("--max-mib", type=click.IntRange(min=1), default=512, show_default=True, help="KV of a prompt at most.")
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write the report here, too.")
 def kv(
     *,

@@ -36,7 +36,7 @@ SHAPES: dict[ShapeName, Shape] = {
     "smollm2": Shape(30, 3, 64, ("tp1-tp1", "tp3-tp1", "tp1-tp3", "tp3-tp3", "tp1-pp2", "pp2-tp1", "tp3-pp2")),
 }
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
-NUMS_OF_TOKENS = (256, 1024, 4096, 8192, 32768)
+NUMS_OF_TOKENS = (256, 1024, 4096, 32768)
 MAX_TOKENS = 65536
 TOKENS_PER_BLOCK = 32
 
@@ -52,7 +52,7 @@ class KvMeasure(msgspec.Struct, kw_only=True, frozen=True):
     nums_of_tokens: tuple[int, ...] = NUMS_OF_TOKENS
     num_rounds: int = 5
     """At least; short moves are repeated more often."""
-    max_bytes: int = 1 << 30
+    max_bytes: int = 512 << 20
     """Of the KV of one prompt; of a larger one the first layers are moved."""
 
 

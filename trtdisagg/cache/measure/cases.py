@@ -37,9 +37,11 @@ def groups(measure: KvMeasure) -> Iterator[Group]:
                 yield _group(name, pair, num_layers, nums_of_tokens)
 
 
-def scattered(num_blocks: int, num_wanted: int, seed: int) -> list[int]:
-    """Blocks of a pool, the same ones for the same seed."""
-    return random.Random(seed).sample(range(num_blocks), num_wanted)
+def scattered(num_blocks: int, seed: int) -> list[int]:
+    """All blocks of a pool, in the same order for the same seed."""
+    blocks = list(range(num_blocks))
+    random.Random(seed).shuffle(blocks)
+    return blocks
 
 
 def num_blocks(num_tokens: int) -> int:

@@ -15,12 +15,8 @@ class OpenPool(msgspec.Struct, tag="open_pool", kw_only=True, frozen=True):
 
     layout: KvLayout
     rank: int
-
-
-class Fill(msgspec.Struct, tag="fill", kw_only=True, frozen=True):
-    """Write the KV of one prompt into the pool, as if it had been computed."""
-
     blocks: list[int]
+    """Those of a prompt that has been computed, in token order."""
 
 
 class OpenMover(msgspec.Struct, tag="open_mover", kw_only=True, frozen=True):
@@ -83,5 +79,5 @@ class Offered(msgspec.Struct, tag="offered", kw_only=True, frozen=True):
     memory: RankMemory
 
 
-Order = OpenPool | Fill | OpenMover | Meet | Prepare | Move | Check
+Order = OpenPool | OpenMover | Meet | Prepare | Move | Check
 Answer = Done | Offered | Reached | Timed | Checked | Refused

@@ -22,7 +22,6 @@ from trtdisagg.cache.measure.orders import (
     Check,
     Checked,
     Done,
-    Fill,
     Meet,
     Move,
     Offered,
@@ -66,9 +65,8 @@ class Rank:
         :raises TrtdisaggError: when it cannot be done.
         """
         match order:
-            case OpenPool(layout=layout, rank=rank):
+            case OpenPool(layout=layout, rank=rank, blocks=blocks):
                 await self._open_pool(layout, rank)
-            case Fill(blocks=blocks):
                 self._content.write(blocks)
             case OpenMover():
                 return await self._open_mover(order)

@@ -19,7 +19,6 @@ from trtdisagg.cache.measure.orders import (
     Check,
     Checked,
     Done,
-    Fill,
     Meet,
     Move,
     Offered,
@@ -33,7 +32,6 @@ from trtdisagg.cache.measure.rows import Times, compared, row, span_s
 from trtdisagg.cache.measure.servers import Server, servers
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.bench_kv import TRANSPORTS, KvMeasure, KvReport, KvRow, Way, label
-from trtdisagg.protocol.handover import KvLayout
 from trtdisagg.protocol.peers import Met, Part, PeerRanks
 from trtdisagg.protocol.spec import Transport
 
@@ -88,8 +86,11 @@ def _missing(group: Group, both: Servers) -> dict[Transport, str]:
 
 
 def _open_pools(group: Group, both: Servers) -> None:
-    for server, layout in zip(both, (group.context, group.generation), strict=True):
-        server.order([OpenPool(layout=layout, rank=rank) for rank in range(layout.parallel.num_ranks)], Done)
+    """The largest prompt is computed, and with it the others, which are what it begins with."""
+    blocks = scattered(group.context.num_blocks, _CONTEXT_SEED)
+    for server, layout, filled in ((both.context, group.context, blocks), (both.generation, group.generation, [])):
+        ranks = range(layout.parallel.num_ranks)
+        server.order([OpenPool(layout=layout, rank=rank, blocks=filled) for rank in ranks], Done)
 
 
 def _measure_group(group: Group, measure: KvMeasure, both: Servers, say: Say) -> Iterator[KvRow]:
@@ -121,14 +122,12 @@ def _meet(group: Group, transport: Transport, incarnation: str, both: Servers) -
 
 
 def _part(group: Group, incarnation: str, num_tokens: int) -> Part:
-    def blocks(layout: KvLayout, seed: int) -> list[int]:
-        return scattered(layout.num_blocks, num_blocks(num_tokens), seed)
-
+    wanted = num_blocks(num_tokens)
     return Part(
         incarnation=f"context#{incarnation}",
         their_dp_rank=0,
-        their_blocks=blocks(group.context, _CONTEXT_SEED),
-        my_blocks=blocks(group.generation, _GENERATION_SEED),
+        their_blocks=scattered(group.context.num_blocks, _CONTEXT_SEED)[:wanted],
+        my_blocks=scattered(group.generation.num_blocks, _GENERATION_SEED)[:wanted],
         num_tokens=num_tokens,
         timeout_ms=_TIMEOUT_MS,
     )
@@ -136,7 +135,6 @@ def _part(group: Group, incarnation: str, num_tokens: int) -> Part:
 
 def _measure_prompt(group: Group, part: Part, num_rounds: int, both: Servers) -> Times:
     receivers = group.generation.parallel.num_ranks
-    both.context.order([Fill(blocks=part.their_blocks)] * group.context.parallel.num_ranks, Done)
     both.generation.order([Prepare(part=part)] * receivers, Done)
 
     def move(way: Way) -> list[Timed]:
