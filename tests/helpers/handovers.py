@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -123,6 +124,7 @@ class Resources(NamedTuple):
 
     @classmethod
     def now(cls) -> Resources:
+        gc.collect()
         maps = Path("/proc/self/maps").read_text()
         return cls(len(os.listdir("/proc/self/fd")), threading.active_count(), maps.count("memfd:trtdisagg-kv"))
 
