@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from trtdisagg.cache.transfers import Transfer
+from trtdisagg.cache.announcements import Announcement, AnnouncementKey
 from trtdisagg.engine.interfaces import OnFetched
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import Ticket
@@ -27,6 +29,22 @@ class Fetch:
     dp_rank: int
 
 
+class Follower(NamedTuple):
+    announced: Callable[[Announcement], None]
+    retracted: Callable[[AnnouncementKey], None]
+
+
+@dataclass
+class Told:
+    """What was announced to `reader` so far."""
+
+    reader: str
+    dp_rank: int
+    cache_salt: str | None
+    tokens: list[int] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+
+
 class FakeHandover:
     """Records what the engine asks for. Each claim must end with a fetch or be forgotten; `open_claims` are neither."""
 
@@ -43,6 +61,13 @@ class FakeHandover:
         self.has_begun = threading.Event()
         """A fetch has begun."""
         self.is_refusing = False
+        self.readers: set[str] = set()
+        """Generation servers that are connected."""
+        self.told: dict[int, Told] = {}
+        """What is announced and was not retracted."""
+        self.num_announced = 0
+        self.follower: Follower | None = None
+        self.prefetches: dict[AnnouncementKey, Fetch] = {}
 
     def hold(
         self,
@@ -79,6 +104,31 @@ class FakeHandover:
         assert len(known) == 1
         self.open_claims.pop(request_id, None)
         self.forgotten.append(request_id)
+
+    def announce(self, reader: str, dp_rank: int, cache_salt: str | None) -> int | None:
+        if reader not in self.readers:
+            return None
+        self.num_announced += 1
+        self.told[self.num_announced] = Told(reader, dp_rank, cache_salt)
+        return self.num_announced
+
+    def tell(self, announcement: int, tokens: list[int], blocks: list[int]) -> None:
+        assert tokens
+        self.told[announcement].tokens += tokens
+        self.told[announcement].blocks += blocks
+
+    def retract(self, announcement: int) -> None:
+        del self.told[announcement]
+
+    def follow(self, announced: Callable[[Announcement], None], retracted: Callable[[AnnouncementKey], None]) -> None:
+        self.follower = Follower(announced, retracted)
+
+    def prefetch(
+        self, announcement: Announcement, blocks: list[int], dp_rank: int, on_fetched: OnFetched
+    ) -> None:
+        assert not self._late_blocks().intersection(blocks)
+        assert announcement.key not in self.prefetches
+        self.prefetches[announcement.key] = Fetch(announcement.ticket, list(blocks), on_fetched, dp_rank)
 
     def release(self, request_id: int) -> None:
         """What happens when the blocks were fetched, or their lease ended."""

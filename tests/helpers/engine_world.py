@@ -5,12 +5,14 @@ Prompts are beginnings of a few texts, so that most of them share something.
 
 from __future__ import annotations
 
+from itertools import count
 from random import Random
 from typing import Any
 
 from fakes.guides import EVERY_THIRD, FakeGuide
 from fakes.runner import VOCAB_SIZE, tokens_alone
 from helpers.engine import EOS, HandDriven, make_request
+from helpers.pipeline import READER, Pipeline
 
 from trtdisagg.engine.request import Request
 
@@ -46,6 +48,10 @@ class EngineWorld:
             max_num_tokens=100,
             dp_size=random.choice([1, 2]),
         )
+        self.pipeline = Pipeline(self._slow_source(random), self.engine)
+        self._ids = count()
+        self.coming: dict[int, Request] = {}
+        """Context legs on the pipeline's source."""
         self.requests: dict[int, Request] = {}
         self.expected: dict[tuple[int, int], list[int]] = {}
         """By request and choice."""
@@ -53,18 +59,30 @@ class EngineWorld:
         self.failed: set[int] = set()
         self._num_failed_in_a_row = 0
 
+    def _slow_source(self, random: Random) -> HandDriven:
+        """Computes prompts in chunks, and has hardly any room."""
+        tokens_per_block = self.engine.limits.tokens_per_block
+        return HandDriven(
+            tokens_per_block=tokens_per_block,
+            num_blocks=-(-(MAX_PROMPT + MAX_OUTPUT) // tokens_per_block) + random.choice([0, 5, 20]),
+            max_num_tokens=random.randint(3, 5),
+            max_batch_size=3,
+            pipelined_transfers=True,
+            enable_block_reuse=random.random() < 0.5,
+        )
+
     # --- what may happen ----------------------------------------------------------------------------------------------
 
     def add(self, random: Random) -> None:
         """A request that one server serves."""
-        self._enter(_random_request(random, len(self.requests), self._max_prompt))
+        self._enter(_random_request(random, next(self._ids), self._max_prompt))
 
     def add_context(self, random: Random) -> None:
-        self._enter(_random_request(random, len(self.requests), self._max_prompt, type="context_only"))
+        self._enter(_random_request(random, next(self._ids), self._max_prompt, type="context_only"))
 
     def add_generation(self, random: Random) -> None:
         """The context leg runs on an engine of its own, whose KV the ticket names."""
-        request_id = len(self.requests)
+        request_id = next(self._ids)
         context = _random_request(random, request_id, self._max_prompt, type="context_only")
         self.source.add(context)
         self.source.run()
@@ -74,6 +92,45 @@ class EngineWorld:
             return
         fields = {"output_token_ids": first.new_token_ids, "ticket": random.choice([first.ticket, None])}
         self._enter(make_like(context, type="generation_only", **fields))
+
+    def begin_context(self, random: Random) -> None:
+        """A context leg that tells of its pieces, among others that may take its blocks."""
+        source, request_id = self.pipeline.context, next(self._ids)
+        request = _random_request(random, request_id, self._max_prompt, type="context_only", reader=READER)
+        self.coming[request_id] = request
+        source.add(request)
+        if random.random() < 0.3:
+            source.add(make_request(next(self._ids), num_prompt=random.randint(1, 4), max_tokens=10))
+
+    def go_on_with_context(self, random: Random) -> None:
+        """The source computes; legs that it has finished become requests, or are given up."""
+        source = self.pipeline.context
+        source.step()
+        for request_id, request in list(self.coming.items()):
+            ended = [o for o in source.outputs[request_id] if o.finish_reason]
+            if ended:
+                del self.coming[request_id]
+            if ended and ended[0].ticket is not None:
+                leg = {"output_token_ids": ended[0].new_token_ids, "ticket": ended[0].ticket}
+                self._enter(make_like(request, type="generation_only", timeout_s=None, **leg))
+        if held := sorted(source.handover.held):
+            source.handover.release(random.choice(held))
+
+    def cancel_context(self, random: Random) -> None:
+        if self.coming:
+            request_id = random.choice(sorted(self.coming))
+            del self.coming[request_id]
+            self.pipeline.context.cancel(request_id)
+
+    def read_piece(self, random: Random) -> None:
+        self.pipeline.tell()
+        self.engine.core.receive(timeout_s=0)
+        if pieces := self.pipeline.pieces:
+            self.pipeline.read(random.choice(pieces))
+
+    def check_piece(self, random: Random) -> None:
+        if pieces := self.pipeline.pieces:
+            self.pipeline.check(random.choice(pieces))
 
     def cancel(self, random: Random) -> None:
         if self.requests:
@@ -86,10 +143,7 @@ class EngineWorld:
     def end_fetch(self, random: Random) -> None:
         if fetches := sorted(self.engine.handover.fetches):
             request_id = random.choice(fetches)
-            succeeds = random.random() < 0.7
-            if succeeds:
-                self._move(request_id)
-            self.engine.handover.end_fetch(request_id, None if succeeds else "gone")
+            self._end_fetch(request_id, succeeds=random.random() < 0.7)
 
     def release(self, random: Random) -> None:
         if held := sorted(self.engine.handover.held):
@@ -134,9 +188,10 @@ class EngineWorld:
         """Everything ends as it should, and nothing is left."""
         for _ in range(MAX_ROUNDS):
             self.engine.run()
+            for key in self.pipeline.pieces:
+                self.pipeline.check(key)
             for request_id in list(self.engine.handover.fetches):
-                self._move(request_id)
-                self.engine.handover.end_fetch(request_id)
+                self._end_fetch(request_id, succeeds=True)
             for request_id in list(self.engine.handover.held):
                 self.engine.handover.release(request_id)
             if self.engine.core.inbox.empty():
@@ -144,7 +199,21 @@ class EngineWorld:
         self.check()
         for request_id, choice in self.expected:
             self._check_ending(self.requests[request_id], choice)
+        self._finish_source()
         self.engine.assert_empty()
+
+    def _finish_source(self) -> None:
+        source = self.pipeline.context
+        for _ in range(MAX_ROUNDS):
+            source.run()
+            for request_id in list(source.handover.held):
+                source.handover.release(request_id)
+            if source.core.inbox.empty():
+                break
+        source.assert_empty()
+        assert not source.handover.told
+        self.pipeline.go_on()
+        assert not self.engine.core._lifecycle.prefetches._prompts
 
     def _check_ending(self, request: Request, choice: int) -> None:
         last, tokens = self.engine.last(request.id, choice), self.engine.tokens(request.id, choice)
@@ -191,9 +260,14 @@ class EngineWorld:
         guides = [FakeGuide(len(request.output_token_ids)) for _ in range(request.num_choices)] if request.guide else []
         self.engine.add_guided(request, *guides)
 
-    def _move(self, request_id: int) -> None:
+    def _end_fetch(self, request_id: int, *, succeeds: bool) -> None:
         fetch = self.engine.handover.fetches[request_id]
-        self.engine.runner.copy_kv(fetch, self.source.runner)
+        slow = self.pipeline.context
+        source = slow if request_id in slow.outputs else self.source
+        succeeds = succeeds and request_id in source.handover.held
+        if succeeds:
+            self.engine.runner.copy_kv(fetch, source.runner)
+        self.engine.handover.end_fetch(request_id, None if succeeds else "gone")
 
 
 def make_like(request: Request, **changes: Any) -> Request:

@@ -217,5 +217,6 @@ def _limits(spec: EngineSpec, dims: ModelDimensions) -> Limits:
         dp_size=spec.parallel.dp_size,
         overlap_transfers=spec.transfer.overlap,
         keeps_records=spec.perf_metrics_max_requests > 0,
+        pipelined_transfers=spec.transfer.pipelined,
         model=dims.fingerprint,
     )

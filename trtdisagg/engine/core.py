@@ -18,7 +18,18 @@ from trtdisagg.engine.ahead import Ahead, AheadRunner
 from trtdisagg.engine.interfaces import EngineBrokenError, Handover, Runner
 from trtdisagg.engine.lifecycle import Lifecycle
 from trtdisagg.engine.limits import Limits
-from trtdisagg.engine.messages import Add, Broken, Cancel, Fetched, Message, Released, Shutdown
+from trtdisagg.engine.messages import (
+    Add,
+    Announced,
+    Broken,
+    Cancel,
+    Fetched,
+    Message,
+    Prefetched,
+    Released,
+    Retracted,
+    Shutdown,
+)
 from trtdisagg.engine.plan import Plan
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.request import Output
@@ -234,9 +245,18 @@ class EngineCore:
                 self._lifecycle.released(request_id)
             case Broken(reason=reason):
                 self._break(reason)
+            case Announced() | Retracted() | Prefetched():
+                self._prefetch(message)
             case Shutdown(timeout_s=timeout_s):
                 self._lifecycle.cancel_all()
                 self._end_by = time.monotonic() + timeout_s
+
+    def _prefetch(self, message: Announced | Retracted | Prefetched) -> None:
+        if isinstance(message, Announced) and (self.broken or self._end_by is not None):
+            return
+        if self.ahead is not None:
+            self.ahead.settle()  # a piece may get blocks
+        self._lifecycle.prefetches.take(message)
 
     def _has_ended(self) -> bool:
         if self._end_by is None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from functools import partial
 
 from trtdisagg.cache.transfers import Transfer
+from trtdisagg.cache.announcements import Announcement, AnnouncementKey
 from trtdisagg.engine.interfaces import Handover
-from trtdisagg.engine.messages import Fetched, Message, Released
+from trtdisagg.engine.messages import Announced, Fetched, Message, Prefetched, Released, Retracted
 from trtdisagg.engine.request import Request
 from trtdisagg.engine.sequence import Sequence, State
 from trtdisagg.protocol.handover import Ticket
@@ -28,6 +29,8 @@ class Exchange:
         self._maybe_handover = handover
         self._post = post
         self._tokens_per_block = tokens_per_block
+        self._announced: set[Sequence] = set()
+        """Those with an announcement."""
 
     @property
     def _handover(self) -> Handover:
@@ -84,3 +87,45 @@ class Exchange:
         """Nobody has the ticket of what it holds."""
         assert sequence.offer is not None
         self._handover.withdraw(sequence.offer)
+
+    # --- pieces of prompts that are still computed --------------------------------------------------------------------
+
+    def announce(self, sequence: Sequence) -> None:
+        """Tell who will come for its KV of the blocks that have become full. They do not change any more."""
+        if sequence.announcement is None:
+            request = sequence.request
+            assert request.reader is not None
+            sequence.announcement = self._handover.announce(request.reader, sequence.dp_rank, request.cache_salt)
+            if sequence.announcement is None:
+                return
+            self._announced.add(sequence)
+        n, first, end = self._tokens_per_block, sequence.num_announced, sequence.num_computed // self._tokens_per_block
+        if first < end:
+            self._handover.tell(sequence.announcement, sequence.tokens[first * n : end * n], sequence.blocks[first:end])
+            sequence.num_announced = end
+
+    def retract(self, sequence: Sequence) -> None:
+        """Its blocks are its own no more: what was told of them is taken back, if anything was."""
+        if sequence.announcement is not None:
+            self._handover.retract(sequence.announcement)
+            self._announced.remove(sequence)
+            sequence.announcement, sequence.num_announced = None, 0
+
+    def retract_preempted(self) -> None:
+        """The same for those who went back into the queue."""
+        for sequence in [s for s in self._announced if s.state is State.WAITING]:
+            self.retract(sequence)
+
+    def follow(self) -> None:
+        """Have what others announce posted."""
+        if self._maybe_handover is not None:
+            self._maybe_handover.follow(lambda a: self._post(Announced(a)), lambda key: self._post(Retracted(key)))
+
+    def prefetch(self, announcement: Announcement, piece: Sequence) -> None:
+        """Have the KV of what was announced written into the piece's blocks, but for those that were found."""
+        num_found = piece.num_published
+        blocks = [-1] * num_found + piece.blocks[num_found:]
+        self._handover.prefetch(announcement, blocks, piece.dp_rank, partial(self._prefetched, announcement.key))
+
+    def _prefetched(self, key: AnnouncementKey, error: str | None, transfer: Transfer | None = None) -> None:
+        self._post(Prefetched(key, error))

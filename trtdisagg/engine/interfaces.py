@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from trtdisagg.cache.announcements import Announcement, AnnouncementKey
 from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.step import Step
 from trtdisagg.protocol.guide import GuideSpec
@@ -120,4 +121,36 @@ class Handover(Protocol):
         The KV is no longer wanted. A fetch that runs may be cut short, and still ends with its callback.
 
         It may have ended a moment ago, its callback on the way: then there is nothing to do.
+        """
+
+    # --- pieces of prompts that are still computed --------------------------------------------------------------------
+
+    def announce(self, reader: str, dp_rank: int, cache_salt: str | None) -> int | None:
+        """Begin to tell a generation server of a prompt that is computed for it.
+
+        :param reader: its name.
+        :return: a number for the next two; None: that server is not connected.
+        """
+
+    def tell(self, announcement: int, tokens: list[int], blocks: list[int]) -> None:
+        """
+        More of the prompt is computed: these tokens fill these blocks. The blocks stay as they are until `retract`.
+        """
+
+    def retract(self, announcement: int) -> None:
+        """From now on the blocks may change: what is read of them and was not checked before is not valid."""
+
+    def follow(self, announced: Callable[[Announcement], None], retracted: Callable[[AnnouncementKey], None]) -> None:
+        """
+        Learn what others announce to this server; otherwise nobody listens.
+
+        :param announced: there is more than was told before.
+        :param retracted: there will be no more.
+        """
+
+    def prefetch(
+        self, announcement: Announcement, blocks: list[int], dp_rank: int, on_fetched: OnFetched
+    ) -> None:
+        """
+        Start to write the KV of what was announced; the parameters are those of `fetch`. Nothing is claimed by it.
         """

@@ -25,6 +25,7 @@ from trtdisagg.engine.interfaces import Guide, Handover
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Message
 from trtdisagg.engine.plan import Plan
+from trtdisagg.engine.prefetches import Prefetches
 from trtdisagg.engine.record import Record
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.engine.sampling import Sampled
@@ -59,6 +60,8 @@ class Lifecycle:
         self._exchange = Exchange(handover, post, limits.tokens_per_block)
         self._limits = limits
         self._clock = clock
+        if limits.enable_block_reuse and limits.overlap_transfers:
+            self._exchange.follow()
         self._requests: dict[int, list[Sequence]] = {}
         """The choices of each that own blocks or wait for some."""
         self._outputs: list[Output] = []
@@ -66,6 +69,7 @@ class Lifecycle:
 
     def _start_over(self) -> None:
         self._schedulers = Schedulers(self._limits, self.events)
+        self.prefetches = Prefetches(self._exchange, self._schedulers, self._limits.tokens_per_block)
         self._deadlines = Deadlines()
         self._requests.clear()
 
@@ -85,6 +89,9 @@ class Lifecycle:
             for choice in choices:
                 choice.record = record
         leader.ticket = self._exchange.claim(request)
+        leader.is_announced = (
+            self._limits.pipelined_transfers and request.type == "context_only" and request.reader is not None
+        )
         self._requests[request.id] = choices
         if request.timeout_s is not None:
             self._deadlines.add(request.id, arrived_s + request.timeout_s)
@@ -151,6 +158,7 @@ class Lifecycle:
     def schedule(self) -> Plan:
         """Say what the next step computes, and start fetches for those who were admitted."""
         plan = self._schedulers.schedule()
+        self._exchange.retract_preempted()
         for sequence in plan.admitted:
             if sequence.record is not None:
                 self._admitted(sequence, sequence.record)
@@ -169,6 +177,10 @@ class Lifecycle:
             assert sequence.readings is not None
             sequence.readings.take(logits[row : row + chunk.num_logits], chunk.start)
         self._schedulers.computed()
+        if told := [s for s in plan.sequences if s.is_announced and s.in_context]:
+            logits[:1, :1].tolist()  # waits for the device
+            for sequence in told:
+                self._exchange.announce(sequence)
 
     def advance(self, sequences: Items[Sequence], sampled: Items[Sampled], logits: Tensor) -> None:
         """Take in what was drawn, and tell.
@@ -207,9 +219,13 @@ class Lifecycle:
 
     def abandon(self, error: str) -> None:
         """End everything and forget it, blocks and all, without a look at what state it is in."""
-        for sequence in [s for choices in self._requests.values() for s in choices if s.is_active]:
+        for sequence in [s for choices in self._requests.values() for s in choices]:
+            with contextlib.suppress(Exception):  # what broke us may be the handover
+                self._exchange.retract(sequence)
+            if not sequence.is_active:
+                continue
             self._say(sequence, "error", error=error)
-            with contextlib.suppress(Exception):  # what broke us may be the handover; the lease ends by itself
+            with contextlib.suppress(Exception):  # the lease ends by itself
                 self._exchange.forget(sequence)
         self._start_over()
 
@@ -232,7 +248,8 @@ class Lifecycle:
 
     def check_integrity(self) -> None:
         """Assert that each block is free or belongs to exactly the sequences that are here."""
-        self._schedulers.check_integrity([s for choices in self._requests.values() for s in choices])
+        sequences = [s for choices in self._requests.values() for s in choices]
+        self._schedulers.check_integrity(sequences + self.prefetches.pieces)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -298,6 +315,7 @@ class Lifecycle:
     def _forget_finished(self, sequence: Sequence) -> None:
         if sequence.state is not State.FINISHED:
             return
+        self._exchange.retract(sequence)
         choices = self._requests[sequence.id]
         choices.remove(sequence)
         if not choices:

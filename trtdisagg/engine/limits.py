@@ -46,6 +46,8 @@ class Limits(msgspec.Struct, kw_only=True, frozen=True):
     """Compute while KV of others travels."""
     keeps_records: bool = False
     """Each request's first output comes with a `Record` of its times."""
+    pipelined_transfers: bool = False
+    """Tell who will fetch a prompt's KV of each piece that is computed."""
     model: str = ""
     """Fingerprint of the weights, part of the name of what is in a block."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from trtdisagg.cache.transfers import Transfer
+from trtdisagg.cache.announcements import Announcement, AnnouncementKey
 from trtdisagg.engine.interfaces import Guide
 from trtdisagg.engine.request import Request
 
@@ -48,6 +49,25 @@ class Broken(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Announced(msgspec.Struct, frozen=True):
+    """More of a prompt is computed on a context server, whose request will come here."""
+
+    announcement: Announcement
+
+
+class Retracted(msgspec.Struct, frozen=True):
+    """No more of it will be told."""
+
+    key: AnnouncementKey
+
+
+class Prefetched(msgspec.Struct, frozen=True):
+    """The fetch of a piece is over: its blocks are written, or, with an error, never will be."""
+
+    key: AnnouncementKey
+    error: str | None = None
+
+
 class Shutdown(msgspec.Struct, frozen=True):
     """Cancel everything and end the loop."""
 
@@ -55,4 +75,4 @@ class Shutdown(msgspec.Struct, frozen=True):
     """How long to wait for fetches that still write into blocks."""
 
 
-Message = Add | Cancel | Fetched | Released | Broken | Shutdown
+Message = Add | Cancel | Fetched | Released | Announced | Retracted | Prefetched | Broken | Shutdown

@@ -40,6 +40,8 @@ class Scheduler:
         """Running, behind it."""
         self.fetching: set[Sequence] = set()
         """Quarantined ones too: whoever a fetch may write for."""
+        self.prefetching: set[Sequence] = set()
+        """Pieces of prompts whose requests are still to come."""
         self.num_held_blocks = 0
         self.num_preemptions = 0
 
@@ -212,6 +214,23 @@ class Scheduler:
         self.tables.filled(sequence)
         self._run(sequence)
 
+    def prefetch(self, piece: Sequence) -> bool:
+        """Give blocks to a piece of a prompt, if anything of it is missing and nobody here wants them."""
+        if self.waiting or not self.tables.can_spare(piece, self.num_running):
+            return False
+        self.tables.open(piece)
+        piece.state = State.EXPECTED
+        self.prefetching.add(piece)
+        return True
+
+    def prefetched(self, piece: Sequence, num_tokens: int) -> None:
+        """Its fetch is over, and the KV of this many tokens is here: whoever wants it finds it, as long as there is
+        room for it."""
+        self.prefetching.remove(piece)
+        piece.num_computed = max(piece.num_computed, num_tokens)
+        self.tables.filled(piece)
+        self._finish(piece)
+
     def hold(self, sequence: Sequence) -> None:
         """Stop running it, but keep its blocks until `end`."""
         self._leave(sequence)
@@ -252,6 +271,7 @@ class Scheduler:
         assert running == {*self.context, *self.generating}, "running sequences are lost"
         assert len(running) == self.num_running, "a sequence runs twice"
         assert self.fetching == {s for s in sequences if s.state in (State.FETCHING, State.QUARANTINED)}
+        assert self.prefetching == {s for s in sequences if s.state is State.EXPECTED}, "pieces are lost"
         assert len(self.waiting) == sum(s.state is State.WAITING for s in sequences), "waiting sequences are lost"
         for sequence in sequences:
             assert all(s.state is State.UNBORN and s.leader is sequence for s in sequence.siblings)
@@ -261,6 +281,8 @@ class Scheduler:
 def _chunk(share: Share) -> Chunk:
     sequence, start, end = share.sequence, share.sequence.num_computed, share.sequence.num_computed + share.num_tokens
     num_logits = int(end == len(sequence.tokens)) if sequence.readings is None else share.num_tokens
+    if sequence.is_announced:  # when a row of it is there, so is its KV: on all stages, and on a device
+        num_logits = max(num_logits, 1)
     return Chunk(sequence.tokens[start:end], start, sequence.blocks, num_logits, sequence.dp_rank)
 
 

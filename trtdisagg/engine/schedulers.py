@@ -59,16 +59,21 @@ class Schedulers:
 
     def add(self, sequence: Sequence) -> None:
         """Give a newcomer, and its choices, a place."""
-        if len(self.each) > 1:
-            rooms = [Room(s.tables.num_found(sequence), s.num_tokens) for s in self.each]
-            for choice in (sequence, *sequence.siblings):
-                choice.dp_rank = place(rooms)
+        dp_rank = self.place(sequence)
+        for choice in (sequence, *sequence.siblings):
+            choice.dp_rank = dp_rank
         self._of(sequence).add(sequence)
+
+    def place(self, newcomer: Sequence) -> int:
+        """The dp rank that is the best for it now."""
+        if len(self.each) == 1:
+            return 0
+        return place([Room(s.tables.num_found(newcomer), s.num_tokens) for s in self.each])
 
     @property
     def is_fetching(self) -> bool:
         """Whether somebody may write into blocks."""
-        return any(s.fetching for s in self.each)
+        return any(s.fetching or s.prefetching for s in self.each)
 
     @property
     def has_work(self) -> bool:
@@ -101,6 +106,12 @@ class Schedulers:
 
     def fetched(self, sequence: Sequence, num_tokens: int) -> None:
         self._of(sequence).fetched(sequence, num_tokens)
+
+    def prefetch(self, piece: Sequence) -> bool:
+        return self._of(piece).prefetch(piece)
+
+    def prefetched(self, piece: Sequence, num_tokens: int) -> None:
+        self._of(piece).prefetched(piece, num_tokens)
 
     def hold(self, sequence: Sequence) -> None:
         self._of(sequence).hold(sequence)

@@ -11,6 +11,8 @@ WAITING --> RUNNING -----------------------> FINISHED      its blocks are free
    |  preempted                                 |
    +--> FETCHING                                |
              +-----> QUARANTINED ---------------+          cancelled, but the fetch may still write
+                                                |
+EXPECTED ---------------------------------------+          no request yet: part of a prompt, fetched to be found
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class State(Enum):
     RUNNING = "running"
     HELD = "held"
     QUARANTINED = "quarantined"
+    EXPECTED = "expected"
     FINISHED = "finished"
 
 
@@ -78,6 +81,12 @@ class Sequence:
     """Hashes of its first full blocks, behind `root`."""
     num_published: int = 0
     """Of its blocks, those that others can find."""
+    is_announced: bool = False
+    """Who will fetch its KV is told of each piece of the prompt that is computed."""
+    announcement: int | None = None
+    """What the pieces are told as; None: none is, or what was is taken back."""
+    num_announced: int = 0
+    """Of its blocks, those that were told of."""
     readings: PromptReadings | None = None
     """What is to be told of its prompt, until it is."""
     num_cached: int | None = None

@@ -46,6 +46,10 @@ class Tables:
         """Tokens of a newcomer whose KV is here already."""
         return self._reuse.match(sequence).num_tokens
 
+    def can_spare(self, piece: Sequence, num_running: int) -> bool:
+        """Whether something of it is missing that is to be fetched, and there is room for it and for those who run."""
+        return self.wants_more(piece, self.num_found(piece)) and self._room(piece, num_running) is not None
+
     def open(self, sequence: Sequence) -> None:
         """Give it blocks for all of its tokens; some of them may be computed already. The caller knows of room."""
         match = self._room(sequence, 0)

@@ -199,5 +199,36 @@ class Pong(msgspec.Struct, tag="pong", frozen=True, kw_only=True):
     pass
 
 
-FromGeneration = Hello | HaveMet | Renew | Finish | Release | Ping
-FromContext = Challenge | Welcome | Refused | Finished | Pong
+class Computed(msgspec.Struct, tag="computed", frozen=True, kw_only=True):
+    """More blocks are computed of a prompt whose KV this peer will want: all of them, from its beginning on, are told
+    in order."""
+
+    number: int
+    """Of the announcement."""
+    tokens: list[int]
+    """As many as fill `blocks`."""
+    blocks: list[int]
+    dp_rank: int
+    cache_salt: str | None
+
+
+class Retracted(msgspec.Struct, tag="retracted", frozen=True, kw_only=True):
+    """Nothing that was told of it holds any more."""
+
+    number: int
+
+
+class Check(msgspec.Struct, tag="check", frozen=True, kw_only=True):
+    """Asked after blocks that were told of have been read."""
+
+    number: int
+
+
+class Checked(msgspec.Struct, tag="checked", frozen=True, kw_only=True):
+    number: int
+    valid: bool
+    """It was not retracted until now, so what was read is right."""
+
+
+FromGeneration = Hello | Renew | Finish | Release | Check | Ping
+FromContext = Challenge | Welcome | Refused | Finished | Computed | Retracted | Checked | Pong

@@ -3,6 +3,7 @@ what it gets alone, and nothing is left."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -55,6 +56,26 @@ class EngineHistories(RuleBasedStateMachine):
     def fail_a_step(self, seed: int) -> None:
         self.world.fail_a_step(Random(seed))
 
+    @rule(seed=SEEDS)
+    def begin_context(self, seed: int) -> None:
+        self.world.begin_context(Random(seed))
+
+    @rule(seed=SEEDS)
+    def go_on_with_context(self, seed: int) -> None:
+        self.world.go_on_with_context(Random(seed))
+
+    @rule(seed=SEEDS)
+    def cancel_context(self, seed: int) -> None:
+        self.world.cancel_context(Random(seed))
+
+    @rule(seed=SEEDS)
+    def read_piece(self, seed: int) -> None:
+        self.world.read_piece(Random(seed))
+
+    @rule(seed=SEEDS)
+    def check_piece(self, seed: int) -> None:
+        self.world.check_piece(Random(seed))
+
     @invariant()
     def tokens_are_those_of_each_request_alone(self) -> None:
         if hasattr(self, "world"):
@@ -80,22 +101,36 @@ OPS = (
     *(EngineWorld.end_fetch, EngineWorld.release, EngineWorld.go_on) * 5,
     *(EngineWorld.wait, EngineWorld.fail_a_step),
 )
+PIPELINED_OPS = (
+    *(EngineWorld.begin_context, EngineWorld.go_on, EngineWorld.end_fetch) * 2,
+    *(EngineWorld.go_on_with_context, EngineWorld.read_piece, EngineWorld.check_piece) * 6,
+    *(EngineWorld.cancel_context, EngineWorld.cancel),
+)
 
 
 def test_random_requests_under_load_lose_no_block(num_rounds: int) -> None:
     for seed in range(NUM_WORLDS * num_rounds):
-        soak(seed)
+        soak(seed, OPS)
 
 
-def soak(seed: int) -> None:
+def test_random_prompts_told_of_while_they_are_computed(num_rounds: int) -> None:
+    num_pieces = sum(soak(seed, PIPELINED_OPS) for seed in range(NUM_WORLDS * num_rounds))
+    assert num_pieces > NUM_WORLDS
+
+
+def soak(seed: int, ops: Sequence[Callable[[EngineWorld, Random], None]]) -> int:
+    """
+    :return: pieces of prompts that came before their requests.
+    """
     random = Random(seed)
     world = EngineWorld(random)
     num_cancels = 0
     while len(world.requests) < 50 or num_cancels < 25:
-        op = random.choice(OPS)
+        op = random.choice(ops)
         num_cancels += op is EngineWorld.cancel and bool(world.requests)
         op(world, random)
     try:
         world.finish()
     except AssertionError as e:
         pytest.fail(f"world {seed}: {e}")
+    return world.pipeline.num_valid
