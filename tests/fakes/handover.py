@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trtdisagg.cache.transfers import Transfer
 from trtdisagg.cache.announcements import Announcement, AnnouncementKey
+from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.interfaces import OnFetched
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import Ticket
@@ -124,11 +124,11 @@ class FakeHandover:
         self.follower = Follower(announced, retracted)
 
     def prefetch(
-        self, announcement: Announcement, blocks: list[int], dp_rank: int, on_fetched: OnFetched
+        self, announcement: Announcement, blocks: list[int], dp_rank: int, on_prefetched: Callable[[str | None], None]
     ) -> None:
         assert not self._late_blocks().intersection(blocks)
         assert announcement.key not in self.prefetches
-        self.prefetches[announcement.key] = Fetch(announcement.ticket, list(blocks), on_fetched, dp_rank)
+        self.prefetches[announcement.key] = Fetch(announcement.ticket, list(blocks), on_prefetched, dp_rank)
 
     def release(self, request_id: int) -> None:
         """What happens when the blocks were fetched, or their lease ended."""

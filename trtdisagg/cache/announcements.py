@@ -16,14 +16,15 @@ has read it learns of that before it is used. The end of the connection ends all
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from trtdisagg.cache.streams import PeerStream
 from trtdisagg.protocol.handover import Ticket
-from trtdisagg.protocol.peers import Computed, FromGeneration
+from trtdisagg.protocol.peers import Computed, FromGeneration, PeerRanks, Retracted
 
 MAX_TOKENS_TOLD = 100_000
 """In one message: so it fits into a frame."""
@@ -55,11 +56,24 @@ class Told(NamedTuple):
 
 
 class Telling:
-    """The context side: what is told and was not taken back. From any thread: each is one operation of a dict."""
+    """The context side: what is told and was not taken back. From any thread: each is one operation of a dict.
 
-    def __init__(self, tokens_per_block: int) -> None:
-        self._blocks_at_once = max(1, MAX_TOKENS_TOLD // tokens_per_block)
+    :param readers: those who are connected.
+    :param post: has a function called in the event loop, in order.
+    :param changed: called, in any thread, when there may be the first or the last thing to read.
+    """
+
+    def __init__(
+        self,
+        readers: Mapping[PeerStream[FromGeneration], PeerRanks],
+        tokens_per_block: int,
+        post: Callable[[Callable[[], None]], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._readers = readers
         self._tokens_per_block = tokens_per_block
+        self._post = post
+        self._changed = changed
         self._numbers = itertools.count(1)
         self._told: dict[int, Told] = {}
 
@@ -69,41 +83,46 @@ class Telling:
     def __contains__(self, number: int) -> bool:
         return number in self._told
 
-    def begin(self, told: Told) -> int:
+    def announce(self, reader: str, dp_rank: int, cache_salt: str | None) -> int | None:
+        """Begin to tell of a prompt.
+
+        :param reader: name of a generation server.
+        :return: a number for the announcement, never used again; None: the reader is not connected.
         """
-        :return: the number of the announcement, which is never used again.
-        """
+        stream = next((s for s, peer in list(self._readers.items()) if peer.server == reader), None)
+        if stream is None:
+            return None
         number = next(self._numbers)
-        self._told[number] = told
+        self._told[number] = Told(stream, dp_rank, cache_salt)
+        self._changed()
         return number
 
-    def end(self, number: int) -> Told | None:
-        return self._told.pop(number, None)
-
-    def end_of(self, stream: PeerStream[FromGeneration]) -> None:
-        """The connection is lost."""
-        for number in [number for number, told in list(self._told.items()) if told.stream is stream]:
-            self.end(number)
-
-    def stream(self, number: int) -> PeerStream[FromGeneration] | None:
-        """Where more of it is told; None: nowhere any more."""
-        told = self._told.get(number)
-        return told and told.stream
-
-    def messages(self, number: int, tokens: list[int], blocks: list[int]) -> Iterator[Computed]:
-        """What is to be said of more blocks."""
-        told = self._told.get(number)
-        if told is None:
+    def tell(self, number: int, tokens: list[int], blocks: list[int]) -> None:
+        """More of it is computed: these tokens fill these blocks."""
+        if (told := self._told.get(number)) is None:  # the reader is lost
             return
-        for first in range(0, len(blocks), self._blocks_at_once):
-            end = first + self._blocks_at_once
-            yield Computed(
+        at_once, n = max(1, MAX_TOKENS_TOLD // self._tokens_per_block), self._tokens_per_block
+        for first in range(0, len(blocks), at_once):
+            end = first + at_once
+            message = Computed(
                 number=number,
-                tokens=tokens[first * self._tokens_per_block : end * self._tokens_per_block],
+                tokens=tokens[first * n : end * n],
                 blocks=blocks[first:end],
                 dp_rank=told.dp_rank,
                 cache_salt=told.cache_salt,
             )
+            self._post(partial(told.stream.send, message))
+
+    def retract(self, number: int) -> None:
+        """From now on nothing that was told of it holds."""
+        if told := self._told.pop(number, None):
+            self._post(partial(told.stream.send, Retracted(number=number)))
+            self._changed()
+
+    def lost(self, stream: PeerStream[FromGeneration]) -> None:
+        """A reader is connected no more."""
+        for number in [number for number, told in list(self._told.items()) if told.stream is stream]:
+            self._told.pop(number, None)
 
 
 class Hearing:

@@ -4,6 +4,7 @@
     claim     connects, unless we are; renews the lease at once, then every third of it
     fetch     a part for each of our ranks -> their movers, at once -> Finish -> Finished(valid)
     release   gives the blocks back without having read them
+    prefetch  a part for each of our ranks, of blocks that are not held but announced -> Check -> Checked(valid)
 
 It knows no engine; whoever has a claim that failed computes the prefix itself.
 """
@@ -15,6 +16,7 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from trtdisagg.cache.announcements import Announcement, Hearing
 from trtdisagg.cache.connecting import CONNECT_TIMEOUT_S, Connector
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.peers import Peer
@@ -64,7 +66,7 @@ class Claim:
 
     async def _fetch(self, blocks: Sequence[int], dp_rank: int, transfer: Transfer) -> None:
         check_ticket(self.ticket, self._peer.layout)
-        parts = dict.fromkeys(holders(self._claims.layout, dp_rank), self._part(blocks))
+        parts = self._claims.parts(self.ticket, blocks, dp_rank)
         try:
             for moved in await self._peer.move(parts):
                 transfer.add(moved)
@@ -78,17 +80,6 @@ class Claim:
             raise self._peer.give_up(f"no transfer within {timeout_s:g} s") from None
         if not is_valid:
             raise HandoverError(f"{self._peer.name} no longer held the KV when it had been read")
-
-    def _part(self, blocks: Sequence[int]) -> Part:
-        ticket = self.ticket
-        return Part(
-            incarnation=ticket.incarnation,
-            their_dp_rank=ticket.dp_rank,
-            their_blocks=ticket.blocks,
-            my_blocks=list(blocks),
-            num_tokens=ticket.num_tokens,
-            timeout_ms=int(self._claims.transfer_timeout_s * 1000),
-        )
 
 
 class Visit(NamedTuple):
@@ -120,7 +111,8 @@ class Claims:
         self.transfers = Transfers()
         self.transfer_timeout_s = transfer_timeout_s
         self._tasks = tasks
-        self._connector = Connector(me, movers, secret=secret, keepalive_s=keepalive_s)
+        self.hearing = Hearing()
+        self._connector = Connector(me, movers, self.hearing, secret=secret, keepalive_s=keepalive_s)
         self._visits: dict[str, Visit] = {}
         """By incarnation."""
         self._gone: set[str] = set()
@@ -174,6 +166,39 @@ class Claims:
         """
         peer = await self.meet(_address(ticket))
         peer.release_unclaimed(ticket.request_id)
+
+    async def prefetch(self, announcement: Announcement, blocks: Sequence[int], dp_rank: int) -> None:
+        """Copy what was announced into our blocks; when it returns, they are valid. The rest is as of `Claim.fetch`.
+
+        :raises HandoverError: when the KV did not come in time, or was retracted meanwhile.
+        """
+        ticket = announcement.ticket
+        peer = next((p for p in self._peers() if p.incarnation == ticket.incarnation and p.lost is None), None)
+        if peer is None:
+            raise HandoverError(f"{ticket.server} is connected no more")
+        with self.transfers.counted() as transfer:
+            check_ticket(ticket, peer.layout)
+            for moved in await peer.move(self.parts(ticket, blocks, dp_rank)):
+                transfer.add(moved)
+        try:
+            async with asyncio.timeout(self.transfer_timeout_s):
+                is_valid = await peer.still_holds(ticket.request_id)
+        except TimeoutError:
+            raise peer.give_up(f"no answer within {self.transfer_timeout_s:g} s") from None
+        if not is_valid:
+            raise HandoverError(f"{peer.name} has taken back what it announced")
+
+    def parts(self, ticket: Ticket, blocks: Sequence[int], dp_rank: int) -> dict[int, Part]:
+        """What each of our ranks that take part fetches."""
+        part = Part(
+            incarnation=ticket.incarnation,
+            their_dp_rank=ticket.dp_rank,
+            their_blocks=ticket.blocks,
+            my_blocks=list(blocks),
+            num_tokens=ticket.num_tokens,
+            timeout_ms=int(self.transfer_timeout_s * 1000),
+        )
+        return dict.fromkeys(holders(self.layout, dp_rank), part)
 
     def gone(self, incarnation: str) -> None:
         """A server has ended: what is claimed of it fails now."""

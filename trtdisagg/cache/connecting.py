@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from trtdisagg.cache.announcements import Hearing
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.peers import Peer, forgotten
 from trtdisagg.cache.streams import PeerStream, introduce
@@ -27,11 +28,15 @@ class Connector:
 
     :param me: our Hello; its proof is filled in later.
     :param movers: of our ranks.
+    :param hearing: told what peers announce.
     """
 
-    def __init__(self, me: Hello, movers: Sequence[Mover], *, secret: bytes, keepalive_s: float) -> None:
+    def __init__(
+        self, me: Hello, movers: Sequence[Mover], hearing: Hearing, *, secret: bytes, keepalive_s: float
+    ) -> None:
         self._me = me
         self._movers = movers
+        self._hearing = hearing
         self._secret = secret
         self._keepalive_s = keepalive_s
 
@@ -67,7 +72,7 @@ class Connector:
         finally:
             beating.cancel()
         stream.send(HaveMet())
-        return Peer(stream, welcome, self._movers, met, self._keepalive_s)
+        return Peer(stream, welcome, self._movers, met, hearing=self._hearing, keepalive_s=self._keepalive_s)
 
     async def _meet(self, peer: PeerRanks) -> Sequence[Met]:
         try:

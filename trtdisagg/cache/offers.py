@@ -17,6 +17,7 @@ from contextlib import suppress
 
 import msgspec
 
+from trtdisagg.cache.announcements import Telling
 from trtdisagg.cache.holds import Holds
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream, RefusedError, greet
@@ -24,6 +25,8 @@ from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError, StartupError
 from trtdisagg.protocol.handover import Ticket
 from trtdisagg.protocol.peers import (
+    Check,
+    Checked,
     Finish,
     Finished,
     FromGeneration,
@@ -67,6 +70,7 @@ class Offers:
         self._own_tasks: set[asyncio.Task[None]] = set()
         self._streams: dict[PeerStream[FromGeneration], PeerRanks] = {}
         """Those that were let in, and who they are."""
+        self.telling = Telling(self._streams, me.me.layout.tokens_per_block, self._post, self._tell_watch)
         self._meeting: set[PeerStream[FromGeneration]] = set()
         """Those whose ranks are trying links to ours."""
         self._gone: set[str] = set()
@@ -154,8 +158,11 @@ class Offers:
         return next((peer.incarnation for peer in list(self._streams.values()) if peer.server == server), None)
 
     def _tell_watch(self) -> None:
+        self._post(self._changed.set)
+
+    def _post(self, call: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed: then so is `holds`, and the callbacks were called
-            self._loop.call_soon_threadsafe(self._changed.set)
+            self._loop.call_soon_threadsafe(call)
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = self._tasks.create_task(work)
@@ -195,6 +202,7 @@ class Offers:
             self._streams.pop(stream, None)
             self._meeting.discard(stream)
             self.holds.end_of(stream)
+            self.telling.lost(stream)
             self._changed.set()
             await wait_out(asyncio.ensure_future(stream.close()))
 
@@ -208,6 +216,8 @@ class Offers:
                 stream.send(Finished(request_id=hold_id, valid=self.holds.end(hold_id, is_read=True)))
             case Release(request_id=hold_id):
                 self.holds.end(hold_id)
+            case Check(number=number):
+                stream.send(Checked(number=number, valid=number in self.telling))
             case Ping():
                 stream.send(Pong())
             case _:
@@ -221,7 +231,7 @@ class Offers:
             self._changed.clear()
             for request_id in self.holds.end_expired():
                 log.warning("the lease of request %d ended: its KV was not fetched", request_id)
-            if is_serving != bool(self.holds or self._meeting):
+            if is_serving != bool(self.holds or self.telling or self._meeting):
                 is_serving = not is_serving
                 for mover in self._movers:
                     mover.set_serving(is_serving)

@@ -12,11 +12,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from trtdisagg.cache.announcements import Hearing
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream
 from trtdisagg.cache.waiting import all_of, wait_out
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.peers import (
+    Check,
+    Checked,
+    Computed,
     Finish,
     Finished,
     FromContext,
@@ -27,6 +31,7 @@ from trtdisagg.protocol.peers import (
     Pong,
     Release,
     Renew,
+    Retracted,
     Welcome,
 )
 
@@ -36,6 +41,7 @@ class Peer:
 
     :param movers: of our ranks; all have met this peer.
     :param met: how, by rank.
+    :param hearing: told what it announces.
     :param keepalive_s: between two signs of life.
     """
 
@@ -45,6 +51,8 @@ class Peer:
         welcome: Welcome,
         movers: Sequence[Mover],
         met: Sequence[Met],
+        *,
+        hearing: Hearing,
         keepalive_s: float,
     ) -> None:
         self.name = welcome.me.server
@@ -56,7 +64,9 @@ class Peer:
         self._silence_s = keepalive_s * SILENT_BEATS
         self._beat_s = min(keepalive_s, welcome.lease_ms / 1000 / 3)
         self._claimed: set[int] = set()
+        self._hearing = hearing
         self._finishing: dict[int, asyncio.Future[bool]] = {}
+        self._checking: dict[int, asyncio.Future[bool]] = {}
         self._moving: set[asyncio.Future[list[Moved]]] = set()
         self.lost: str | None = None
         """Why it can be used no more."""
@@ -140,14 +150,25 @@ class Peer:
         :raises HandoverError: when the peer is lost.
         """
         self._check()
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._finishing[request_id] = answer
         self._claimed.discard(request_id)
-        self._stream.send(Finish(request_id=request_id))
+        return await self._ask(Finish(request_id=request_id), self._finishing, request_id)
+
+    async def still_holds(self, number: int) -> bool:
+        """Whether what was announced was not retracted until now, so that what was read of it is right.
+
+        :raises HandoverError: when the peer is lost.
+        """
+        self._check()
+        return await self._ask(Check(number=number), self._checking, number)
+
+    async def _ask(self, question: Finish | Check, waiting: dict[int, asyncio.Future[bool]], number: int) -> bool:
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waiting[number] = answer
+        self._stream.send(question)
         try:
             return await answer
         finally:
-            del self._finishing[request_id]
+            del waiting[number]
 
     def release(self, request_id: int) -> None:
         """Give a claimed request's blocks back unread."""
@@ -173,9 +194,14 @@ class Peer:
 
     def _handle(self, message: FromContext) -> None:
         match message:
-            case Finished(request_id=request_id, valid=valid):
-                if (answer := self._finishing.get(request_id)) and not answer.done():
-                    answer.set_result(valid)
+            case Finished(request_id=number, valid=valid):
+                _answer(self._finishing.get(number), valid)
+            case Checked(number=number, valid=valid):
+                _answer(self._checking.get(number), valid)
+            case Computed():
+                self._hearing.computed(self.name, self.incarnation, message)
+            case Retracted(number=number):
+                self._hearing.retracted((self.incarnation, number))
             case Pong():
                 pass
             case _:
@@ -191,11 +217,17 @@ class Peer:
             return
         self.lost = f"{self.name}: {reason}"
         self._claimed.clear()
-        for answer in self._finishing.values():
+        self._hearing.lost(self.incarnation)
+        for answer in (*self._finishing.values(), *self._checking.values()):
             if not answer.done():
                 answer.set_exception(HandoverError(self.lost))
         for moving in self._moving:
             moving.cancel()
+
+
+def _answer(waiting: asyncio.Future[bool] | None, answer: bool) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(answer)
 
 
 async def forgotten(movers: Sequence[Mover], incarnation: str) -> None:

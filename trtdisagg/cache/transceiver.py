@@ -20,6 +20,7 @@ from typing import Self
 
 import msgspec
 
+from trtdisagg.cache.announcements import Announcement, Hearing, Telling
 from trtdisagg.cache.claims import Claim, Claims
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.offers import Offers
@@ -167,6 +168,11 @@ class Transceiver:
         """Release what a ticket of ours names before its lease ends, if it is still held. From any thread."""
         self._offers.withdraw(ticket)
 
+    @property
+    def telling(self) -> Telling:
+        """What is announced before it can be held; from any thread."""
+        return self._offers.telling
+
     # --- the generation side ----------------------------------------------------------------------------------------
 
     async def claim(self, ticket: Ticket) -> Claim:
@@ -176,6 +182,19 @@ class Transceiver:
             does not fit ours.
         """
         return await self._claims.claim(ticket)
+
+    @property
+    def hearing(self) -> Hearing:
+        """What others announce to us."""
+        return self._claims.hearing
+
+    async def prefetch(self, announcement: Announcement, blocks: Sequence[int], dp_rank: int) -> None:
+        """Copy what a context server has announced; when it returns, the blocks are valid. When it returns, raises or
+        is cancelled, nothing is written into them any more.
+
+        :raises HandoverError: when the KV did not come, or was taken back meanwhile.
+        """
+        await self._claims.prefetch(announcement, blocks, dp_rank)
 
     # --- either side ------------------------------------------------------------------------------------------------
 

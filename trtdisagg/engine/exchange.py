@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from trtdisagg.cache.announcements import Announcement
 from trtdisagg.cache.transfers import Transfer
-from trtdisagg.cache.announcements import Announcement, AnnouncementKey
 from trtdisagg.engine.interfaces import Handover
 from trtdisagg.engine.messages import Announced, Fetched, Message, Prefetched, Released, Retracted
 from trtdisagg.engine.request import Request
@@ -123,9 +123,6 @@ class Exchange:
 
     def prefetch(self, announcement: Announcement, piece: Sequence) -> None:
         """Have the KV of what was announced written into the piece's blocks, but for those that were found."""
-        num_found = piece.num_published
+        num_found, key = piece.num_published, announcement.key
         blocks = [-1] * num_found + piece.blocks[num_found:]
-        self._handover.prefetch(announcement, blocks, piece.dp_rank, partial(self._prefetched, announcement.key))
-
-    def _prefetched(self, key: AnnouncementKey, error: str | None, transfer: Transfer | None = None) -> None:
-        self._post(Prefetched(key, error))
+        self._handover.prefetch(announcement, blocks, piece.dp_rank, lambda error: self._post(Prefetched(key, error)))

@@ -13,9 +13,10 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
+from trtdisagg.cache.announcements import Announcement, AnnouncementKey
 from trtdisagg.cache.transceiver import Transceiver
 from trtdisagg.cache.transfers import Transfer
-from trtdisagg.engine.interfaces import OnFetched
+from trtdisagg.engine.interfaces import OnFetched, OnPrefetched
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import Ticket
 
@@ -35,6 +36,7 @@ class TransceiverHandover:
     def __init__(self, transceiver: Transceiver) -> None:
         self._transceiver = transceiver
         self._errands: dict[int, Errand] = {}
+        self._prefetches: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -47,6 +49,8 @@ class TransceiverHandover:
     ) -> None:
         for errand in list(self._errands.values()):
             errand.forget()
+        for prefetch in self._prefetches:
+            prefetch.cancel()
         await self._tasks.__aexit__(None, None, None)
 
     # --- from the engine's thread -----------------------------------------------------------------------------------
@@ -75,7 +79,46 @@ class TransceiverHandover:
     def forget(self, request_id: int) -> None:
         self._loop.call_soon_threadsafe(self._forget, request_id)
 
+    def announce(self, reader: str, dp_rank: int, cache_salt: str | None) -> int | None:
+        return self._transceiver.telling.announce(reader, dp_rank, cache_salt)
+
+    def tell(self, announcement: int, tokens: list[int], blocks: list[int]) -> None:
+        self._transceiver.telling.tell(announcement, tokens, blocks)
+
+    def retract(self, announcement: int) -> None:
+        self._transceiver.telling.retract(announcement)
+
+    def follow(self, announced: Callable[[Announcement], None], retracted: Callable[[AnnouncementKey], None]) -> None:
+        self._transceiver.hearing.follow(announced, retracted)
+
+    def prefetch(
+        self, announcement: Announcement, blocks: list[int], dp_rank: int, on_prefetched: OnPrefetched
+    ) -> None:
+        self._loop.call_soon_threadsafe(
+            self._prefetch, self._run_prefetch(announcement, blocks, dp_rank, on_prefetched)
+        )
+
     # --- in the event loop ------------------------------------------------------------------------------------------
+
+    def _prefetch(self, work: Coroutine[None, None, None]) -> None:
+        prefetch = self._tasks.create_task(work)
+        self._prefetches.add(prefetch)
+        prefetch.add_done_callback(self._prefetches.discard)
+
+    async def _run_prefetch(
+        self, announcement: Announcement, blocks: list[int], dp_rank: int, on_prefetched: OnPrefetched
+    ) -> None:
+        error: str | None = _GIVEN_UP
+        try:
+            await self._transceiver.prefetch(announcement, blocks, dp_rank)
+            error = None
+        except HandoverError as e:
+            error = e.message
+        except Exception as e:  # a fault of ours; the request fetches the piece itself
+            log.exception("a piece of a prompt could not be fetched")
+            error = f"{type(e).__name__}: {e}"
+        finally:
+            on_prefetched(error)
 
     def _claim(self, request_id: int, ticket: Ticket) -> None:
         errand = self._errands[request_id] = Errand(self._transceiver, ticket)

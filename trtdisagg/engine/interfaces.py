@@ -73,6 +73,10 @@ class OnFetched(Protocol):
         """:param transfer: without an error: what has come, where that is known."""
 
 
+OnPrefetched: TypeAlias = Callable[[str | None], None]
+"""What the fetch of a piece ends with: without an error the blocks are valid."""
+
+
 class Handover(Protocol):
     """Moves KV between this engine and others.
 
@@ -149,8 +153,10 @@ class Handover(Protocol):
         """
 
     def prefetch(
-        self, announcement: Announcement, blocks: list[int], dp_rank: int, on_fetched: OnFetched
+        self, announcement: Announcement, blocks: list[int], dp_rank: int, on_prefetched: OnPrefetched
     ) -> None:
         """
         Start to write the KV of what was announced; the parameters are those of `fetch`. Nothing is claimed by it.
+
+        :param on_prefetched: nothing is written any more.
         """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from trtdisagg.cache.transfers import Transfer
 from trtdisagg.cache.announcements import Announcement, AnnouncementKey
+from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.interfaces import Guide
 from trtdisagg.engine.request import Request
 

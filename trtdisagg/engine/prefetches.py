@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from trtdisagg.engine.exchange import Exchange
 from trtdisagg.cache.announcements import Announcement, AnnouncementKey
+from trtdisagg.engine.exchange import Exchange
 from trtdisagg.engine.messages import Announced, Prefetched, Retracted
 from trtdisagg.engine.request import Request, SamplingParams
 from trtdisagg.engine.schedulers import Schedulers

@@ -10,6 +10,10 @@
        | Finish(request id) -----------------------> |   gives the blocks back
        | <---- Finished(request id, valid)           |   valid: they were held until now, so what was read is right
        | Release(request id) ----------------------> |   gives the blocks back without having read them
+       | <---- Computed(number, tokens, blocks)      |   of a prompt that is still computed (`cache.announcements`)
+       | Check(number) ----------------------------> |   after reads of these blocks
+       | <---- Checked(number, valid)                |   valid: they were not taken back until now
+       | <---- Retracted(number)                     |
        | Ping / Pong                                 |
 
 What makes a one-sided read safe is `Finished.valid`: the context server may end a lease at any time, and then what
@@ -230,5 +234,5 @@ class Checked(msgspec.Struct, tag="checked", frozen=True, kw_only=True):
     """It was not retracted until now, so what was read is right."""
 
 
-FromGeneration = Hello | Renew | Finish | Release | Check | Ping
+FromGeneration = Hello | HaveMet | Renew | Finish | Release | Check | Ping
 FromContext = Challenge | Welcome | Refused | Finished | Computed | Retracted | Checked | Pong
