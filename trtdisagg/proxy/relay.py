@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable
 
 from aiohttp import web
@@ -138,7 +139,8 @@ class Relay:
         if self._means.perf.is_on:
             assert self._context is not None
             servers = (self._context.url, generation.url)
-            self._means.perf.add(first, servers, self._started, self._begun_at or self._prefilled_at)
+            # A loop's time may be a moment old.
+            self._means.perf.add(first, servers, self._started, max(self._begun_at, self._prefilled_at))
         return response
 
     async def _choose(self, choose: Callable[[Snapshot], Chosen]) -> Chosen:
@@ -155,7 +157,7 @@ class Relay:
         body = incoming.context_body(self._means.ids.next(), seam=seam, generation=generation.name)
         async with self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer:
             first = decode_first_token(await answer.read(MAX_ANSWER_BYTES), seam=seam)
-        self._context, self._prefilled_at = member, asyncio.get_running_loop().time()
+        self._context, self._prefilled_at = member, time.monotonic()
         return first
 
     async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:

@@ -57,6 +57,12 @@ TRAPS = (
         "Set UCX_CUDA_IPC_ENABLE_MNNVL=n",
     ),
     Trap(
+        "NCCL_MNNVL_ENABLE",
+        lambda value, server, facts: _several_domains("y" if value == "1" else "n", server, facts),
+        "the GPUs are in several NVLink domains, and NCCL hangs when it tries to cross them",
+        "Unset it, or set NCCL_MNNVL_ENABLE=0",
+    ),
+    Trap(
         "UCX_MEMTYPE_CACHE",
         _on_gpu_and(_YES),
         "UCX then may take GPU memory for host memory, and copies it without NVLink",
