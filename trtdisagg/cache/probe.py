@@ -18,14 +18,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO, get_args
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, get_args
 
 import msgspec
 
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.lines import own_stdout, write_line
 from trtdisagg.protocol.peers import Memory
-from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate, ProbeLine
+from trtdisagg.protocol.probe import MAX_PIECE_BYTES, Layouts, Library, LinkRate, MemoryRate, ProbeLine
 from trtdisagg.protocol.spec import Transport as TransportName
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--transports", default="local,nixl", help="with commas between")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda:N: where what is read arrives")
     parser.add_argument("--peer-device", metavar="DEVICE", help="where it is read from; without it, the same")
+    parser.add_argument("--layouts", type=_layouts, metavar="JSON", help="of two servers, whose pieces are moved")
     parser.add_argument("--timeout", type=int, default=_TIMEOUT_S, metavar="SECONDS")
     parser.add_argument("--serve", metavar="DEVICE", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
@@ -59,31 +60,41 @@ def main(args: Sequence[str] | None = None) -> int:
         if options.serve:
             _serve(options.serve, names, out)
             return 0
-        ends = (options.device, options.peer_device or options.device)
+        ends = Ends(options.device, options.peer_device or options.device, options.layouts)
         return _tell(ends, names, options.timeout, lambda line: write_line(out, line))
 
 
-def _tell(ends: tuple[str, str], names: Sequence[str], timeout_s: int, say: Callable[[ProbeLine], None]) -> int:
-    """Find everything out, and say each thing when it is known.
+def _layouts(text: str) -> Layouts:
+    return msgspec.json.decode(text, type=Layouts)
 
-    :param ends: the devices of the reader and of the server.
-    """
+
+class Ends(NamedTuple):
+    """Between what the probe moves."""
+
+    device: str
+    peer_device: str
+    layouts: Layouts | None
+    """None: two alike."""
+
+
+def _tell(ends: Ends, names: Sequence[str], timeout_s: int, say: Callable[[ProbeLine], None]) -> int:
+    """Find everything out, and say each thing when it is known."""
     libraries = _libraries(names)
     for library in libraries:
         say(library)
     if any(library.error for library in libraries if library.name == "torch"):
         return 1
     # From here on torch is there, which takes seconds.
-    from trtdisagg.cache.probe_moves import empty_pool, nccl_version, plain_copy, rates
+    from trtdisagg.cache.probe_moves import empty_pool, nccl_version, piece_bytes, plain_copy, rates
 
-    device, peer_device = ends
+    size = piece_bytes(ends.layouts) if ends.layouts else MAX_PIECE_BYTES
     if nccl := nccl_version():
         say(Library(name="NCCL", version=nccl))
-    with empty_pool(device) as pool:
-        say(MemoryRate(device=device, rates=rates(plain_copy(pool))))
-        with _server(peer_device, names, timeout_s) as offers:
+    with empty_pool(ends.device) as pool:
+        say(MemoryRate(device=ends.device, rates=rates(plain_copy(pool))))
+        with _server(ends.peer_device, names, timeout_s) as offers:
             for name in names:
-                say(_probe(name, pool, offers))
+                say(_probe(name, pool, offers, size))
     return 0
 
 
@@ -154,7 +165,7 @@ def _server(device: str, names: Sequence[str], timeout_s: int) -> Iterator[dict[
             process.stdin.close()
 
 
-def _probe(name: str, pool: KvPool, offers: dict[str, _Offer]) -> LinkRate:
+def _probe(name: str, pool: KvPool, offers: dict[str, _Offer], piece_bytes: int) -> LinkRate:
     from trtdisagg.cache.probe_moves import rates, runs, wrong_content
 
     offer = offers.get(name, _Offer(error="the second process ended before it could serve"))
@@ -165,12 +176,12 @@ def _probe(name: str, pool: KvPool, offers: dict[str, _Offer]) -> LinkRate:
         with _opened(name, pool, "probe") as transport, contextlib.closing(transport.connect(offer.memory)) as link:
 
             def move(num_bytes: int) -> None:
-                link.read(runs(num_bytes))
+                link.read(runs(num_bytes, piece_bytes))
 
             measured, error = rates(move), wrong_content(pool, move)
     except TrtdisaggError as e:
         return LinkRate(transport=name, device=device, error=e.message)
-    return LinkRate(transport=name, device=device, rates=measured, error=error)
+    return LinkRate(transport=name, device=device, rates=measured, piece_bytes=piece_bytes, error=error)
 
 
 if __name__ == "__main__":

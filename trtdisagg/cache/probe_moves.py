@@ -15,16 +15,20 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
-from trtdisagg.cache.layout import Runs
+from trtdisagg.cache.layout import Runs, plan_runs
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.protocol.handover import KvShape
-from trtdisagg.protocol.probe import Rate
+from trtdisagg.protocol.peers import Part
+from trtdisagg.protocol.probe import MAX_PIECE_BYTES, Layouts, Rate
 
 SIZES = (1 << 20, 64 << 20)
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = MAX_PIECE_BYTES
 _SHAPE = KvShape(model="probe", dtype="float32", num_layers=4, num_kv_heads=4, head_dim=128, tokens_per_block=64)
 _NUM_BLOCKS = SIZES[-1] // _BLOCK_BYTES
+_NUM_SCATTERED = 4
+"""Blocks of a request that are no neighbours."""
 _MIN_MOVES = 3
 _MEASURE_S = 0.4
 """How long a size is moved again and again."""
@@ -53,11 +57,31 @@ def _mark(block: int) -> float:
     return float(block + 1)
 
 
-def runs(num_bytes: int) -> Runs:
-    """What to read for so many bytes."""
-    blocks = np.arange(num_bytes // _BLOCK_BYTES, dtype=np.int64)
-    size = np.full_like(blocks, _BLOCK_BYTES)
-    return np.column_stack((blocks[::-1] * _BLOCK_BYTES, blocks * _BLOCK_BYTES, size))
+def runs(num_bytes: int, piece_bytes: int = _BLOCK_BYTES) -> Runs:
+    """What to read for so many bytes, the last piece first.
+
+    :param piece_bytes: divides a block.
+    """
+    pieces = np.arange(num_bytes // piece_bytes, dtype=np.int64)
+    size = np.full_like(pieces, piece_bytes)
+    return np.column_stack((pieces[::-1] * piece_bytes, pieces * piece_bytes, size))
+
+
+def piece_bytes(layouts: Layouts) -> int:
+    """The size of the pieces in which most KV goes from one server to the other, as the largest power of two in it."""
+    mine, theirs = (replace(layout, num_blocks=2 * _NUM_SCATTERED) for layout in (layouts.mine, layouts.theirs))
+    num_tokens = _NUM_SCATTERED * min(mine.tokens_per_block, theirs.tokens_per_block)
+    scattered = [2 * i for i in range(_NUM_SCATTERED)]
+    part = Part(
+        incarnation="",
+        their_dp_rank=0,
+        their_blocks=scattered,
+        my_blocks=scattered,
+        num_tokens=num_tokens,
+        timeout_ms=1,
+    )
+    sizes = np.concatenate([found[:, 2] for found in plan_runs(mine, 0, theirs, part).values()])
+    return 1 << min(_BLOCK_BYTES.bit_length() - 1, int(np.median(sizes)).bit_length() - 1)
 
 
 def wrong_content(pool: KvPool, move: Move) -> str | None:

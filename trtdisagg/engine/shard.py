@@ -19,7 +19,7 @@ from trtdisagg.engine.threads import in_daemon
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.handover import KvLayout
 from trtdisagg.protocol.spec import EngineSpec
-from trtdisagg.text.dimensions import ModelDimensions
+from trtdisagg.text.dimensions import ModelDimensions, kv_layout
 
 
 class Shard(NamedTuple):
@@ -41,7 +41,7 @@ async def open_shard(
     :raises ConfigError: when the model needs something that is not supported.
     """
     stage("KV cache")
-    layout = _layout(spec, dims)
+    layout = kv_layout(spec, dims)
     shape = rank_shape(layout, spec.rank)
     buffer_bytes = staging_bytes(spec.transfer, shape, spec.num_blocks)
     with KvPool(shape, spec.num_blocks, spec.device, staging_bytes=buffer_bytes) as pool:
@@ -91,16 +91,3 @@ async def open_mover(spec: EngineSpec, secret: bytes, shard: Shard) -> AsyncIter
         )
         async with mover:
             yield mover
-
-
-def _layout(spec: EngineSpec, dims: ModelDimensions) -> KvLayout:
-    return KvLayout(
-        model=dims.fingerprint,
-        dtype=spec.dtype,
-        num_layers=dims.num_layers,
-        num_kv_heads=dims.num_kv_heads,
-        head_dim=dims.head_dim,
-        tokens_per_block=spec.tokens_per_block,
-        num_blocks=spec.num_blocks,
-        parallel=spec.parallel,
-    )

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
+from trtdisagg.protocol.handover import KvLayout
+
+MAX_PIECE_BYTES = 1 << 20
+
 
 class Library(msgspec.Struct, tag="library", kw_only=True, frozen=True):
     """Something the engine half is made of, and whether it loads."""
@@ -38,12 +42,22 @@ class MemoryRate(msgspec.Struct, tag="memory", kw_only=True, frozen=True):
     rates: list[Rate]
 
 
+class Layouts(msgspec.Struct, kw_only=True, frozen=True):
+    """Of two servers, whose KV comes in pieces where they differ."""
+
+    mine: KvLayout
+    """Of the one that reads."""
+    theirs: KvLayout
+
+
 class LinkRate(msgspec.Struct, tag="link", kw_only=True, frozen=True):
     """A transport between two processes of this host."""
 
     transport: str
     device: str
     rates: list[Rate] = []
+    piece_bytes: int = MAX_PIECE_BYTES
+    """What was moved, was moved in pieces of this size."""
     error: str | None = None
     """Why nothing, or not everything, could be moved."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate, Rate
+from trtdisagg.protocol.probe import MAX_PIECE_BYTES, Library, LinkRate, MemoryRate, Rate
 from trtdisagg.supervisor.doctor import needs, ucx
 from trtdisagg.supervisor.doctor.finding import Finding, Severity, size_words
 from trtdisagg.supervisor.doctor.probing import Probed
@@ -97,12 +97,21 @@ def _link(link: LinkRate, memory: MemoryRate | None, plan: Plan | None, pairs: l
         severity = _severity(plan, [link.transport])
         return Finding(topic=topic, severity=severity, found=link.error, remedy=remedy)
     found = f"{_rates(link.rates)} between two processes"
+    if link.piece_bytes < MAX_PIECE_BYTES:
+        found += f", in pieces of {_piece_words(link.piece_bytes)} as their layouts have it"
     found += f" ({_pair_words(pairs)})" if pairs else ""
     share = link.rates[-1].gb_s / memory.rates[-1].gb_s if memory and memory.rates and link.rates else None
+    if link.piece_bytes < MAX_PIECE_BYTES and (share is None or share < MIN_SHARE[link.transport]):
+        needs_ = "larger ones go through the staging buffer; `trtdisagg bench kv` measures both"
+        return Finding(topic=topic, found=found, needs=needs_)
     if share is None or share >= MIN_SHARE[link.transport]:
         return Finding(topic=topic, found=found)
     slow = f"a plain copy is {1 / share:.0f} times as fast"
     return Finding(topic=topic, severity="warning", found=found, needs=slow, remedy=_REMEDY[link.transport])
+
+
+def _piece_words(num_bytes: int) -> str:
+    return f"{num_bytes // 1024} KiB" if num_bytes >= 1024 else f"{num_bytes} bytes"
 
 
 def _pair_words(pairs: list[str]) -> str:

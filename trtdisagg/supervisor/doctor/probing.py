@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.protocol.probe import ProbeLine, decode_probe_line
+from trtdisagg.errors import TrtdisaggError
+from trtdisagg.protocol.probe import Layouts, ProbeLine, decode_probe_line
 from trtdisagg.supervisor.doctor import needs, ucx
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.server_plan import ChildPlan
+from trtdisagg.text.dimensions import kv_layout, read_dimensions
+from trtdisagg.text.model_files import files_at
 
 TIMEOUT_S = 60
 _GRACE_S = 5.0
@@ -55,24 +59,46 @@ def probe(plan: Plan | None, *, timeout_s: int = TIMEOUT_S) -> Iterator[Probed]:
     gpus = list({gpu: None for server in on_gpu for gpu in server.gpus})
     if gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    for (source, target), pairs in list(_ways(alike, gpus).items())[:_MAX_TRIALS]:
-        found = _run([*command, "--device", target, "--peer-device", source], env, timeout_s)
+    for way, pairs in list(_ways(alike, gpus).items())[:_MAX_TRIALS]:
+        layouts = ["--layouts", way.layouts] if way.layouts else []
+        found = _run([*command, "--device", way.target, "--peer-device", way.source, *layouts], env, timeout_s)
         yield replace(found, transports=transports, pairs=pairs)
         if found.error:
             break
 
 
-def _ways(servers: Sequence[ChildPlan], gpus: Sequence[str]) -> dict[tuple[str, str], list[str]]:
-    """The servers between which KV moves, by their devices; all of a host's memory is one."""
+class _Way(NamedTuple):
+    """What a trial depends on."""
+
+    source: str
+    target: str
+    layouts: str = ""
+    """JSON; empty: both servers are alike."""
+
+
+def _ways(servers: Sequence[ChildPlan], gpus: Sequence[str]) -> dict[_Way, list[str]]:
+    """The servers between which KV moves, by their devices and layouts; all of a host's memory is one device."""
     if not servers:
-        return {("cpu", "cpu"): []}
-    ways: dict[tuple[str, str], list[str]] = {}
+        return {_Way("cpu", "cpu"): []}
+    ways: dict[_Way, list[str]] = {}
     for one in servers:
         for other in servers:
             if one.model == other.model and one.role != "generation" and other.role != "context" and one != other:
                 ends = [f"cuda:{gpus.index(server.gpus[0])}" if gpus else "cpu" for server in (one, other)]
-                ways.setdefault((ends[0], ends[1]), []).append(f"{one.name} -> {other.name}")
-    return ways or {("cuda:0", "cuda:0") if gpus else ("cpu", "cpu"): []}
+                way = _Way(ends[0], ends[1], _layouts(one, other))
+                ways.setdefault(way, []).append(f"{one.name} -> {other.name}")
+    return ways or {_Way("cuda:0", "cuda:0") if gpus else _Way("cpu", "cpu"): []}
+
+
+def _layouts(context: ChildPlan, generation: ChildPlan) -> str:
+    theirs, mine = needs.engine_spec(context), needs.engine_spec(generation)
+    if (theirs.parallel, theirs.tokens_per_block) == (mine.parallel, mine.tokens_per_block):
+        return ""
+    try:
+        dims = read_dimensions(files_at(mine.model_path))
+    except TrtdisaggError:  # said elsewhere
+        return ""
+    return msgspec.json.encode(Layouts(mine=kv_layout(mine, dims), theirs=kv_layout(theirs, dims))).decode()
 
 
 def _run(command: Sequence[str], env: Mapping[str, str], timeout_s: int) -> Probed:

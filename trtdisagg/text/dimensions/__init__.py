@@ -7,6 +7,7 @@ from pathlib import Path
 from trtdisagg.errors import StartupError
 from trtdisagg.text.dimensions.directory import dimensions_of_directory
 from trtdisagg.text.dimensions.gguf import dimensions_of_gguf
+from trtdisagg.text.dimensions.layout import kv_layout
 from trtdisagg.text.dimensions.share import (
     Share,
     division_problems,
@@ -24,6 +25,7 @@ __all__ = [
     "Share",
     "division_problems",
     "kv_bytes_per_token_of_rank",
+    "kv_layout",
     "read_dimensions",
     "share_of",
     "weight_bytes_of_rank",

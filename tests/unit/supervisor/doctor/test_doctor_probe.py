@@ -7,11 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
+from helpers import tiny_model
 from helpers.plans import cluster_file, host, plan_of
+from msgspec.structs import replace
 
 from trtdisagg.config.schema import CacheTransceiverConfig, ServerSection
-from trtdisagg.protocol.probe import Library
+from trtdisagg.protocol.probe import Layouts, Library
 from trtdisagg.supervisor.doctor import Probed, probe, probing
 from trtdisagg.supervisor.plan import Plan
 
@@ -105,3 +108,17 @@ def test_one_that_ignores_its_deadline_is_killed_with_what_it_started(
     (probed,) = probe(None, timeout_s=1)
     assert probed.error == "it did not end within 1 s"
     assert time.monotonic() - begun < 20
+
+
+def test_layouts_that_differ_are_tried_in_their_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sections = [ServerSection(tensor_parallel_size=tp, dtype="float32") for tp in (2, 1)]
+    there = plan_of(cluster_file(context_servers=sections[0], generation_servers=sections[1]), host())
+    model = str(tiny_model.write(tmp_path / "tiny"))
+    servers = [replace(s, spec=replace(s.spec, model_path=model)) for s in there.servers]  # type: ignore[arg-type]
+    stand_in(tmp_path, monkeypatch, ECHO.replace("sys.argv[3:]", "[]") + "open('argv', 'w').write(sys.argv[-1])\n")
+    monkeypatch.chdir(tmp_path)
+    servers = [replace(s, argv=[sys.executable, *s.argv[1:]]) for s in servers]
+    assert len(list(probe(replace(there, servers=servers)))) == 1
+    layouts = msgspec.json.decode((tmp_path / "argv").read_bytes(), type=Layouts)
+    assert (layouts.mine.parallel.tp_size, layouts.theirs.parallel.tp_size) == (1, 2)
+    assert layouts.mine.num_kv_heads == layouts.theirs.num_kv_heads == 2
