@@ -27,15 +27,24 @@ _TILE_VALUES = 2**18
 """Computed at once, so that what is in between stays in the cache."""
 
 
-def num_bytes(kind: int, shape: tuple[int, ...]) -> int:
+def block_of(kind: int) -> tuple[int, int]:
     """
     :param kind: a `GGMLQuantizationType`.
-    :raises ValueError: when there is no such kind, or rows do not end with a block.
+    :return: values, and the bytes they take.
+    :raises ValueError: when there is no such kind.
     """
     values, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    return int(values), int(size)
+
+
+def num_bytes(kind: int, shape: tuple[int, ...]) -> int:
+    """
+    :raises ValueError: when there is no such kind, or rows do not end with a block.
+    """
+    values, size = block_of(kind)
     if shape[-1] % values:
         raise ValueError(f"rows of {shape[-1]} values are not made of blocks of {values}")
-    return prod(shape) // int(values) * int(size)
+    return prod(shape) // values * size
 
 
 def dequantize(raw: Tensor, kind: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,7 @@ norms       Gemma's hold 1 + w, here w
 GPT-2       matrices are [outputs, inputs], here [inputs, outputs]
 experts     one tensor for all of a layer, here one each
 
-Of a matrix no more rows are read than are wanted; a row is dequantized whole, because its blocks may go across a cut.
+Of a matrix no more rows are read than are wanted, and of these no more blocks are dequantized; a cut may go across one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trtdisagg.engine.models.cuts import Part
-from trtdisagg.engine.models.dequantize import dequantize, num_bytes
+from trtdisagg.engine.models.dequantize import block_of, dequantize, num_bytes
 from trtdisagg.engine.models.names import name_of_gguf
 from trtdisagg.errors import StartupError
 from trtdisagg.text.dimensions import ModelDimensions
@@ -51,9 +51,7 @@ class GgufWeights:
         """Of tensors whose heads lie in another order, whole heads only."""
         stored, expert = self._tensors[name]
         part = part or tuple(map(range, self.shape(name)))
-        rows, *columns = part[::-1] if self._is_turned(name) else part
-        tensor = self._rows(stored, expert, rows)
-        tensor = tensor[:, columns[0].start : columns[0].stop] if columns else tensor
+        tensor = self._numbers(stored, expert, part[::-1] if self._is_turned(name) else part)
         if name.split(".")[-2] in self._interleaved:
             return _in_half_order(tensor, self._head_dim)
         if self._architecture.startswith("gemma") and name.endswith("norm.weight"):
@@ -64,23 +62,26 @@ class GgufWeights:
         stored, _ = self._tensors[name]
         return self._architecture == "gpt2" and name.startswith("h.") and len(stored.shape) == 2
 
-    def _rows(self, tensor: GgufTensor, expert: int | None, rows: range) -> Tensor:
-        """Rows of a matrix, or of one expert's; values of a vector."""
-        height, *rest = tensor.shape if expert is None else tensor.shape[1:]
-        if not rest:
-            return self._numbers(tensor, (height,), 0)[rows.start : rows.stop]
-        return self._numbers(tensor, (len(rows), *rest), (expert or 0) * height + rows.start)
-
-    def _numbers(self, tensor: GgufTensor, shape: tuple[int, ...], first_row: int) -> Tensor:
+    def _numbers(self, tensor: GgufTensor, expert: int | None, part: Part) -> Tensor:
+        *height, width = tensor.shape if expert is None else tensor.shape[1:]
+        rows, columns = part if len(part) == 2 else (range(1), part[0])
+        first = (expert or 0) * (height[0] if height else 1) + rows.start
         try:
-            skipped = first_row * num_bytes(tensor.type, shape[1:]) if first_row else 0
-            count = num_bytes(tensor.type, shape)
-            raw = np.fromfile(self._path, np.uint8, count, offset=tensor.offset + skipped)
-            if len(raw) < count:
+            values, size = block_of(tensor.type)
+            row_bytes = num_bytes(tensor.type, (width,))
+            blocks = range(columns.start // values, -(-columns.stop // values))
+            offset = tensor.offset + first * row_bytes
+            raw = np.fromfile(self._path, np.uint8, len(rows) * row_bytes, offset=offset)
+            if len(raw) < len(rows) * row_bytes:
                 raise ValueError("the file ends in the middle of it")
-            return dequantize(torch.from_numpy(raw), tensor.type, shape, self._dtype)
+            raw = raw.reshape(len(rows), row_bytes)[:, blocks.start * size : blocks.stop * size]
+            shape = len(rows), len(blocks) * values
+            numbers = dequantize(torch.from_numpy(raw.reshape(-1)), tensor.type, shape, self._dtype)
         except (ValueError, OSError) as e:
             raise StartupError(f"{self._path}: the tensor {tensor.name} cannot be read: {e}") from e
+        start = blocks.start * values
+        wanted = numbers[:, columns.start - start : columns.stop - start]
+        return wanted if len(part) == 2 else wanted[0]
 
 
 def _in_half_order(rows: Tensor, head_dim: int) -> Tensor:
