@@ -13,8 +13,19 @@ from trtdisagg.cli.names import complete_file
 from trtdisagg.cli.terminal import console, say
 from trtdisagg.config.load import load
 from trtdisagg.errors import ConfigError, TrtdisaggError
+from trtdisagg.protocol.control import Link
 from trtdisagg.supervisor import rundir
-from trtdisagg.supervisor.doctor import Finding, examine, examine_probe, look, probe, runs_builtin
+from trtdisagg.supervisor.client import ControlClient
+from trtdisagg.supervisor.doctor import (
+    Finding,
+    Probed,
+    examine,
+    examine_probe,
+    examine_running,
+    look,
+    probe,
+    runs_builtin,
+)
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.survey import survey
@@ -35,10 +46,14 @@ def command(file: str | None, overrides: tuple[str, ...], *, no_probe: bool, as_
     findings, plan, place = _plan(file, overrides)
     facts = look(plan, place)
     findings += examine(plan, facts)
+    trials: list[Probed] = []
     if not no_probe and runs_builtin(plan):
         if not as_json:
             say("Loading the engine and measuring how fast KV moves ...")
-        findings += examine_probe(plan, probe(plan), facts.env)
+        trials += probe(plan)
+        findings += examine_probe(plan, trials, facts.env)
+    if facts.running_pid is not None:
+        findings += examine_running(_links(place), trials)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode({"findings": findings}), indent=2).decode())
     else:
@@ -62,6 +77,14 @@ def _plan(file: str | None, overrides: tuple[str, ...]) -> tuple[list[Finding], 
         return [_no_plan(e, rundir.running_pid(place))], None, place
     found = f"{path}: {len(plan.servers)} servers to start, {len(plan.upstream)} that run already"
     return [Finding(topic="plan", found=found)], plan, rundir.find(path) or Place.of(loaded.path, loaded.name)
+
+
+def _links(place: Place) -> list[Link]:
+    """Those of the cluster that runs, if its agent answers."""
+    try:
+        return ControlClient(place).status().links
+    except TrtdisaggError:
+        return []
 
 
 def _no_plan(error: TrtdisaggError, running_pid: int | None) -> Finding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
+from trtdisagg.protocol.control import Link
 from trtdisagg.protocol.probe import MAX_PIECE_BYTES, Library, LinkRate, MemoryRate, Rate
 from trtdisagg.supervisor.doctor import needs, ucx
 from trtdisagg.supervisor.doctor.finding import Finding, Severity, size_words
@@ -90,6 +91,29 @@ def _libraries(plan: Plan | None, libraries: list[Library]) -> Iterator[Finding]
             )
 
 
+def examine_running(links: Iterable[Link], probed: Iterable[Probed] = ()) -> Iterator[Finding]:
+    """The links of a cluster that runs, as its servers measured them when they met.
+
+    :param probed: has the rate of a plain copy, where a trial was made.
+    """
+    memory = next((memory for trial in probed if (memory := _memory(trial))), None)
+    for link in links:
+        found = f"{link.context} -> {link.generation}"
+        if not link.is_open:
+            yield Finding(topic="running link", found=f"{found}: they are about to meet")
+        elif link.error is not None:
+            yield Finding(
+                topic="running link",
+                severity="warning",
+                found=f"{found}: {link.error}",
+                needs="prompts are computed again",
+                remedy="`trtdisagg logs` of both says more; `trtdisagg restart` has them meet again",
+            )
+        else:
+            found += f": {link.transport}, {link.direction}, {link.gb_s:.1f} GB/s, {link.latency_us:.0f} us"
+            yield _judged("running link", found, link.transport, link.gb_s, memory)
+
+
 def _link(link: LinkRate, memory: MemoryRate | None, plan: Plan | None, pairs: list[str]) -> Finding:
     topic = f"link {link.transport}"
     if link.error is not None:
@@ -100,14 +124,21 @@ def _link(link: LinkRate, memory: MemoryRate | None, plan: Plan | None, pairs: l
     if link.piece_bytes < MAX_PIECE_BYTES:
         found += f", in pieces of {_piece_words(link.piece_bytes)} as their layouts have it"
     found += f" ({_pair_words(pairs)})" if pairs else ""
-    share = link.rates[-1].gb_s / memory.rates[-1].gb_s if memory and memory.rates and link.rates else None
-    if link.piece_bytes < MAX_PIECE_BYTES and (share is None or share < MIN_SHARE[link.transport]):
-        needs_ = "larger ones go through the staging buffer; `trtdisagg bench kv` measures both"
-        return Finding(topic=topic, found=found, needs=needs_)
-    if share is None or share >= MIN_SHARE[link.transport]:
+    gb_s = link.rates[-1].gb_s if link.rates else 0.0
+    finding = _judged(topic, found, link.transport, gb_s, memory)
+    if finding.severity == "warning" and link.piece_bytes < MAX_PIECE_BYTES:
+        staged = "small pieces go through the staging buffer; `trtdisagg bench kv` measures both"
+        return Finding(topic=topic, found=found, needs=staged)
+    return finding
+
+
+def _judged(topic: str, found: str, transport: str, gb_s: float, memory: MemoryRate | None) -> Finding:
+    """Whether a rate is what the medium should give."""
+    share = gb_s / memory.rates[-1].gb_s if memory and memory.rates and gb_s else None
+    if share is None or share >= MIN_SHARE.get(transport, 0.0):
         return Finding(topic=topic, found=found)
     slow = f"a plain copy is {1 / share:.0f} times as fast"
-    return Finding(topic=topic, severity="warning", found=found, needs=slow, remedy=_REMEDY[link.transport])
+    return Finding(topic=topic, severity="warning", found=found, needs=slow, remedy=_REMEDY[transport])
 
 
 def _piece_words(num_bytes: int) -> str:

@@ -6,8 +6,9 @@ import pytest
 from helpers.plans import cluster_file, plan_of
 
 from trtdisagg.config.schema import CacheTransceiverConfig, ServerSection
+from trtdisagg.protocol.control import Link
 from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate, ProbeLine, Rate, decode_probe_line
-from trtdisagg.supervisor.doctor import Finding, Probed, examine_probe
+from trtdisagg.supervisor.doctor import Finding, Probed, examine_probe, examine_running
 from trtdisagg.supervisor.plan import Plan
 
 _LIBRARIES: list[ProbeLine] = [Library(name="torch", version="2.9"), Library(name="nixl", version="1.5")]
@@ -82,6 +83,22 @@ def test_each_pair_of_devices_has_its_rate() -> None:
     assert findings[-2].found.endswith("between two processes (a -> b)")
     assert findings[-1].found.endswith("(a -> 0, a -> 1, a -> 2 and 2 more alike)")
     assert findings[-1].severity == "warning"
+
+
+def test_links_of_a_cluster_that_runs() -> None:
+    pair = {"context": "context-0", "generation": "generation-0"}
+    links = [
+        Link(**pair, is_open=False),
+        Link(**pair, is_open=True, error="layouts differ"),
+        Link(**pair, is_open=True, transport="local", direction="pull", gb_s=9.0, latency_us=40.0),
+        Link(**pair, is_open=True, transport="ucx", direction="push", gb_s=0.5, latency_us=40.0),
+    ]
+    findings = list(examine_running(links, probed(MEMORY)))
+    assert [f.severity for f in findings] == ["ok", "warning", "ok", "warning"]
+    assert findings[1].found == "context-0 -> generation-0: layouts differ"
+    assert findings[2].found == "context-0 -> generation-0: local, pull, 9.0 GB/s, 40 us"
+    assert "20 times as fast" in findings[3].needs
+    assert [f.severity for f in examine_running(links)][3] == "ok", "there is nothing to measure it against"
 
 
 def test_lines_are_read_as_they_are_written() -> None:
