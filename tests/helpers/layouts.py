@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from trtdisagg.cache.layout import Runs, plan_runs, rank_shape
+from trtdisagg.cache.layout import Runs, rank_shape
+from trtdisagg.cache.planning import Planner
 from trtdisagg.cache.shares import heads_of, layers_of
 from trtdisagg.protocol.handover import KvLayout, KvShape
 from trtdisagg.protocol.parallel import Parallel
@@ -59,7 +60,7 @@ def transfer_runs(
     mine: KvShape, my_blocks: Sequence[int], theirs: KvShape, their_blocks: Sequence[int], num_tokens: int
 ) -> Runs:
     """What moves between two servers of one rank."""
-    [runs] = plan_runs(one_rank(mine), 0, one_rank(theirs), part(my_blocks, their_blocks, num_tokens)).values()
+    [runs] = Planner(one_rank(mine), 0, one_rank(theirs)).plan(part(my_blocks, their_blocks, num_tokens)).values()
     return runs
 
 

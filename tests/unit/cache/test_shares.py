@@ -1,4 +1,4 @@
-"""Who reads what from whom, for the cases that can be said in a line; all others in test_layouts.py."""
+"""Who reads what from whom, for the cases that can be said in a line; all others in test_planning_layouts.py."""
 
 from __future__ import annotations
 

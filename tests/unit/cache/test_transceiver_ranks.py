@@ -28,7 +28,7 @@ DIVISIONS = {
 }
 
 
-PAIRS = [(a, b) for a in DIVISIONS for b in DIVISIONS if "tp1" in (a, b)]  # the others: see `test_layouts`
+PAIRS = [(a, b) for a in DIVISIONS for b in DIVISIONS if "tp1" in (a, b)]  # the others: see `test_planning_layouts`
 PAIRS += [("tp2pp2", "tp2pp2"), ("tp8", "pp2"), ("dp2", "tp2pp2"), ("small", "dp2")]
 
 

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, ExitStack
 
 import msgspec
 
-from trtdisagg.cache.layout import plan_runs, rank_shape
+from trtdisagg.cache.layout import rank_shape
 from trtdisagg.cache.measure.bare import PlainCopy, Work, in_one_piece, open_bare
 from trtdisagg.cache.measure.content import Content
 from trtdisagg.cache.measure.orders import (
@@ -35,6 +35,7 @@ from trtdisagg.cache.measure.orders import (
 )
 from trtdisagg.cache.movers.rank import RankMover
 from trtdisagg.cache.movers.staging import staging_bytes
+from trtdisagg.cache.planning import Planner
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.shares import ranks_to_meet
 from trtdisagg.cache.transports import open_transports
@@ -114,7 +115,7 @@ class Rank:
 
     def _prepare(self, part: Part) -> None:
         self._part = part
-        planned = plan_runs(self._layout, self._rank, self._peer.layout, part)
+        planned = Planner(self._layout, self._rank, self._peer.layout).plan(part)
         self._num_bytes = sum(int(runs[:, 2].sum()) for runs in planned.values())
         self._num_descriptors = sum(map(len, planned.values()))
         self._works: dict[Way, Work] = {

@@ -1,7 +1,7 @@
 """The mover of one rank: its links to the ranks of other servers, and the reads over them.
 
     meet     which of their ranks hold anything of ours (`shares`) -> a link to each, measured (`links`)
-    fetch    blocks -> runs for each of their ranks (`layout`) -> each link takes the way that is fastest for them
+    fetch    blocks -> runs for each of their ranks (`planning`) -> each link takes the way that is fastest for them
     forget   aborts what runs, waits for it, closes the links
     helper   packs for ranks of others, and writes into their staging buffers
 
@@ -18,12 +18,13 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from trtdisagg.cache.layout import plan_runs
+from trtdisagg.cache.layout import Runs
 from trtdisagg.cache.movers.helper import Helper
 from trtdisagg.cache.movers.links import RankLink, Span
 from trtdisagg.cache.movers.means import Means
 from trtdisagg.cache.movers.serving import Serving
 from trtdisagg.cache.movers.staging import halves
+from trtdisagg.cache.planning import Planner
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.shares import ranks_to_meet
 from trtdisagg.cache.transports import Transport
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 NUM_COPY_THREADS = 2
 """Copies at once: one does not fill a memory bus, and more only share it."""
+NUM_RUNS_AT_ONCE = 10_000
+"""So many are planned in the event loop: asking a thread takes as long."""
 WARM_BYTES = 64 << 20
 """How far ahead of the blocks that were used pages are touched."""
 
@@ -45,7 +48,7 @@ WARM_BYTES = 64 << 20
 class Neighbours(NamedTuple):
     """The ranks of a peer that hold anything of ours."""
 
-    layout: KvLayout
+    planner: Planner
     links: dict[int, RankLink]
     """By their rank."""
 
@@ -117,7 +120,7 @@ class RankMover:
 
     async def meet(self, peer: PeerRanks) -> Met:
         assert peer.incarnation not in self._met
-        neighbours = Neighbours(peer.layout, {})
+        neighbours = Neighbours(Planner(self._layout, self._rank, peer.layout), {})
         self._met[peer.incarnation] = neighbours
         try:
             for rank in ranks_to_meet(self._layout, self._rank, peer.layout):
@@ -153,9 +156,7 @@ class RankMover:
     async def _fetch(self, part: Part) -> Moved:
         if (neighbours := self._met.get(part.incarnation)) is None:
             raise HandoverError("the peer was forgotten")
-        planned = await in_thread(
-            self._means.threads, lambda: plan_runs(self._layout, self._rank, neighbours.layout, part)
-        )
+        planned = await self._plan(neighbours.planner, part)
         runs = {rank: its_runs for rank, its_runs in planned.items() if len(its_runs)}
         timeout_s = part.timeout_ms / 1000
         at_once = asyncio.Semaphore(len(runs) if self._spec.receive_parallel else 1)
@@ -171,6 +172,11 @@ class RankMover:
             num_descriptors=sum(map(len, runs.values())),
             seconds=max((s.ended for s in spans), default=0.0) - min((s.started for s in spans), default=0.0),
         )
+
+    async def _plan(self, planner: Planner, part: Part) -> dict[int, Runs]:
+        if planner.num_runs_at_most(part) <= NUM_RUNS_AT_ONCE:
+            return planner.plan(part)
+        return await in_thread(self._means.threads, planner.plan, part)
 
     def _warm_up_behind(self, part: Part) -> None:
         """Blocks are used for the first time in their order: touch the pages of the next ones."""
