@@ -81,7 +81,8 @@ class CacheTransceiverConfig(_Section, frozen=True):
     nixl_plugin: Literal["UCX", "LIBFABRIC"] = "UCX"
     """What NIXL moves with. Variable: TRTLLM_NIXL_KVCACHE_BACKEND."""
     enable_pipelined_transfer: bool = False
-    """Blocks of a prompt travel while the rest of it is computed, so that the transfer of a long prompt is hidden."""
+    """On context servers: blocks of a prompt travel while the rest of it is computed in chunks, so that the transfer of
+    a long prompt is hidden. Generation servers take part that reuse blocks and let transfers overlap."""
     kv_transfer_timeout_ms: Count = 60_000
     """Deadline of one transfer, from its start."""
     kv_lease_ms: Count = 30_000

@@ -59,8 +59,12 @@ def transfer_notices(new: Sequence[Slot], specs: Sequence[EngineSpec]) -> Iterat
     :param specs: of the same servers.
     """
     lines: dict[str, None] = {}
+    is_pipelined = any(spec.transfer.pipelined and spec.role != "generation" for spec in specs)
     for slot, spec in zip(new, specs, strict=True):
-        lines.update(dict.fromkeys(_notices(f"{slot.path}.cache_transceiver_config", spec)))
+        path = f"{slot.path}.cache_transceiver_config"
+        lines.update(dict.fromkeys(_notices(path, spec)))
+        if is_pipelined:
+            lines.update(dict.fromkeys(_pipeline_notices(path, spec)))
     yield from lines
 
 
@@ -73,4 +77,17 @@ def _notices(path: str, spec: EngineSpec) -> Iterator[str]:
         yield (
             f"{path}.max_tokens_in_buffer: a prompt longer than {num_tokens} tokens (max_seq_len is "
             f"{spec.max_seq_len}) goes through the buffer in pieces; it never waits for itself"
+        )
+
+
+def _pipeline_notices(path: str, spec: EngineSpec) -> Iterator[str]:
+    if spec.role != "generation" and not spec.enable_chunked_prefill:
+        yield (
+            f"{path}.enable_pipelined_transfer: without enable_chunked_prefill a prompt is computed in one piece, and "
+            "nothing of it travels before"
+        )
+    if spec.role != "context" and not (spec.enable_block_reuse and spec.transfer.overlap):
+        yield (
+            f"{path}: nothing travels here ahead of its request (enable_pipelined_transfer of the context servers); "
+            "that takes kv_cache_config.enable_block_reuse, and not disable_overlap"
         )

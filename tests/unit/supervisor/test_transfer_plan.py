@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.helpers.plans import cluster_file, host, plan_of
@@ -78,9 +80,9 @@ def test_local_moves_no_device_memory() -> None:
         spec_of(CacheTransceiverConfig(), "LOCAL", on_gpu=True)
 
 
-def notices(config: CacheTransceiverConfig) -> list[str]:
+def notices(config: CacheTransceiverConfig, **keys: Any) -> list[str]:
     sections = {
-        name: ServerSection(cache_transceiver_config=config, num_instances=2)
+        name: ServerSection(cache_transceiver_config=config, num_instances=2, **keys)
         for name in ("context_servers", "generation_servers")
     }
     found = plan_of(cluster_file(**sections), host(num_cores=8)).notices
@@ -93,6 +95,18 @@ def test_a_small_buffer_is_said_once_for_each_section() -> None:
     assert "max_seq_len is 512" in context
     assert generation.startswith("generation_servers.")
     assert notices(CacheTransceiverConfig(max_tokens_in_buffer=512)) == []
+
+
+def test_what_keeps_blocks_from_travelling_ahead_is_said() -> None:
+    pipelined = CacheTransceiverConfig(enable_pipelined_transfer=True)
+    assert notices(pipelined) == []
+    [context] = notices(pipelined, enable_chunked_prefill=False)
+    assert context.startswith("context_servers.")
+    assert "without enable_chunked_prefill" in context
+    assert notices(CacheTransceiverConfig(), enable_chunked_prefill=False) == []
+    [generation] = notices(CacheTransceiverConfig(enable_pipelined_transfer=True, disable_overlap=True))
+    assert generation.startswith("generation_servers.")
+    assert "nothing travels here ahead of its request" in generation
 
 
 def test_mpi_is_deprecated() -> None:
