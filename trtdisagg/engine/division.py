@@ -48,9 +48,9 @@ class Division:
         self._is_rank_0 = rank == 0
         self.is_first = parallel.pp_rank(rank) == 0
         self.is_last = parallel.pp_rank(rank) == parallel.pp_size - 1
-        self.divides_heads = parallel.attention_tp_size > 1
-        self.divides_requests = parallel.dp_size > 1
-        self.divides_experts = parallel.tp_size > 1
+        self._divides_heads = parallel.attention_tp_size > 1
+        self._divides_requests = parallel.dp_size > 1
+        self._divides_experts = parallel.tp_size > 1
 
     def own(self, step: Step) -> OwnStep:
         """
@@ -82,16 +82,11 @@ class Division:
             self._ranks.take_over(x)
         return x
 
-    def pass_on(self, x: Tensor) -> None:
-        assert self._ranks is not None
-        if len(x):
-            self._ranks.pass_on(x)
-
     # --- within a stage -----------------------------------------------------------------------------------------------
 
     def add_up(self, x: Tensor) -> Tensor:
         """What ranks that divide the heads each have a part of: x becomes the sum."""
-        if self.divides_heads and len(x):
+        if self._divides_heads and len(x):
             assert self._ranks is not None
             self._ranks.add_up(x)
         return x
@@ -104,46 +99,48 @@ class Division:
         :param compute: what this rank's experts give for any rows, another tensor.
         """
         start, num_all = self.place(num_rows)
-        if not self.divides_experts or num_all == 0:
+        if not self._divides_experts or num_all == 0:
             return compute(x)
         assert self._ranks is not None
-        out = compute(self._ranks.gather(x, list(num_rows)) if self.divides_requests else x)
+        out = compute(self._ranks.gather(x, list(num_rows)) if self._divides_requests else x)
         self._ranks.add_up(out)
         return out[start : start + len(x)]
 
     # --- at the end ---------------------------------------------------------------------------------------------------
 
-    def logits(self, own: Tensor | None, step: Step, vocab_size: int, device: torch.device) -> Tensor:
-        """Bring the logits of all ranks to rank 0.
+    def finish(self, out: Tensor, step: Step, vocab_size: int) -> Tensor:
+        """Pass on what this stage gives; from the last one logits reach rank 0.
 
-        :param own: float32 [own rows, own part of the vocabulary], contiguous; None: this is not the last stage.
+        :param out: contiguous; in the last stage float32 [own rows, own part of the vocabulary], in the others hidden
+            states, [own tokens, width].
         :return: float32 [sum of `num_logits`, vocab_size] in the order of the chunks; on other ranks no rows.
         """
         if self._ranks is None:
-            assert own is not None
-            return own
+            return out
+        if not self.is_last and len(out):
+            self._ranks.pass_on(out)
         num_rows = sum(c.num_logits for c in step.chunks)
-        logits = torch.empty(num_rows if self._is_rank_0 else 0, vocab_size, device=device)
-        if num_rows == 0:
-            return logits
-        if own is not None:
-            together = self._together(own, step, vocab_size)
-            if self._tp_rank == 0 and not self.is_first:
-                self._ranks.to_first(together.contiguous())
-            return together if self._is_rank_0 else logits
-        if self._is_rank_0:
+        if num_rows and self.is_last:
+            logits = self._together(out, step, vocab_size)
+            if self._is_rank_0:
+                return logits
+            if self._tp_rank == 0:
+                self._ranks.to_first(logits.contiguous())
+        elif num_rows and self._is_rank_0:
+            logits = torch.empty(num_rows, vocab_size, device=out.device)
             self._ranks.to_first(logits)
-        return logits
+            return logits
+        return torch.empty(0, vocab_size, device=out.device)
 
     def _together(self, own: Tensor, step: Step, vocab_size: int) -> Tensor:
         """Of all ranks of a stage: their columns, or their rows."""
         assert self._ranks is not None
-        if self.divides_heads:
+        if self._divides_heads:
             widths = [len(self._parallel.columns(r, vocab_size)) for r in range(self._parallel.tp_size)]
             sizes = [len(own) * width for width in widths]
             parts = self._ranks.gather(own.view(-1, 1), sizes).split(sizes)
             return torch.cat([part.view(len(own), -1) for part in parts], dim=1)
-        if self.divides_requests:
+        if self._divides_requests:
             return self._ranks.gather(own, self.own(step).num_logits)[_rows_in_order(step.chunks)]
         return own
 

@@ -63,9 +63,7 @@ class NativeDecoder:
             all_rows=division.place(own.num_tokens),
             wanted_rows=division.place(own.num_logits),
         )
-        if not division.is_last:
-            division.pass_on(out)
-        return division.logits(out if division.is_last else None, step, self._decoder.vocab_size, out.device)
+        return division.finish(out, step, self._decoder.vocab_size)
 
 
 def indices(chunks: Sequence[Chunk]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

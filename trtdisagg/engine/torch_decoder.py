@@ -40,7 +40,7 @@ class TorchDecoder:
 
         :return: float32 [sum of `num_logits`, vocab], in order; no rows on other ranks than 0.
         """
-        division, device = self._division, self._pool.device
+        division = self._division
         with torch.inference_mode():
             own = division.own(step)
             for copy in own.copies:
@@ -50,10 +50,8 @@ class TorchDecoder:
             for i, layer in enumerate(self._decoder.layers):
                 x = self._layer(layer, self._pool.tensor[:, i], x, where)
                 self._progress.tick()
-            if not division.is_last:
-                division.pass_on(x)
-            logits = self._logits(x[where.wanted]) if division.is_last else None
-            return division.logits(logits, step, self._decoder.vocab_size, device)
+            out = self._logits(x[where.wanted]) if division.is_last else x
+            return division.finish(out, step, self._decoder.vocab_size)
 
     def _begin(self, where: _Where) -> Tensor:
         """What the first of this stage's layers is given."""

@@ -67,7 +67,7 @@ class CudaDecoder:
 
         :return: float32 [sum of `num_logits`, vocab] on the device, in order; no rows on other ranks than 0.
         """
-        division, device = self._division, self._pool.device
+        division = self._division
         with torch.inference_mode():
             own = division.own(step)
             for copy in own.copies:
@@ -75,10 +75,7 @@ class CudaDecoder:
             hidden = self._room_for_hidden(sum(len(c.tokens) for c in own.chunks))
             if hidden is not None:
                 division.take_over(hidden)
-            out = self._compute(own, hidden)
-            if not division.is_last:
-                division.pass_on(out)
-            return division.logits(out if division.is_last else None, step, self._decoder.vocab_size, device)
+            return division.finish(self._compute(own, hidden), step, self._decoder.vocab_size)
 
     def _compute(self, own: OwnStep, hidden: Tensor | None) -> Tensor:
         if not own.chunks:
