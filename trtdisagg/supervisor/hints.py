@@ -48,6 +48,7 @@ def hints(servers: Sequence[ServerStatus], windows: Mapping[str, Window], now: f
     for server in servers:
         found += _full_kv(server)
         found += _failed_transfers(server.name, windows.get(server.name, Window()))
+        found += _expired_leases(server.name, windows.get(server.name, Window()))
         found += _failures(server)
     return found
 
@@ -114,6 +115,12 @@ def _failed_transfers(name: str, window: Window) -> Iterator[str]:
     failed = lately(window, lambda s: s.num_transfer_failures_total)
     if failed >= MIN_FAILED_TRANSFERS:
         yield f"{name}: {failed:.0f} KV transfers failed in the last seconds"
+
+
+def _expired_leases(name: str, window: Window) -> Iterator[str]:
+    expired = lately(window, lambda s: s.num_expired_leases_total)
+    if expired >= MIN_FAILED_TRANSFERS:
+        yield f"{name}: nobody came for the KV of {_requests(round(expired))} in the last seconds"
 
 
 def _failures(server: ServerStatus) -> Iterator[str]:

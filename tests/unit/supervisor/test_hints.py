@@ -76,6 +76,13 @@ def test_kv_is_full_and_something_waits_for_it() -> None:
     assert told(server("generation-0", num_used_blocks=100)) == []
 
 
+def test_kv_that_nobody_comes_for() -> None:
+    assert told(server("context-0", num_expired_leases_total=4)) == [
+        "context-0: nobody came for the KV of 4 requests in the last seconds"
+    ]
+    assert told(server("context-0", num_expired_leases_total=1)) == []
+
+
 def test_transfers_that_fail() -> None:
     assert told(server("generation-0", num_transfer_failures_total=3)) == [
         "generation-0: 3 KV transfers failed in the last seconds"
