@@ -138,6 +138,46 @@ async def test_random_blocks_arrive_as_they_are(
     assert context.process.returncode == 0
 
 
+async def test_a_storm_of_cancels_leaves_nothing(
+    name: str, transport: Transport, pool: KvPool, content: torch.Tensor
+) -> None:
+    """Blocks have other owners as soon as a fetch has ended, however it did: nothing is written into them later."""
+    num_bursts, num_at_once, num_each = 5, 32, NUM_BLOCKS // 32
+    random_, loop = random.Random(7), asyncio.get_running_loop()
+    tables = [random_.sample(range(NUM_BLOCKS), num_each) for _ in range(num_bursts * num_at_once)]
+    async with context_server(name, [*tables, [3, 4]]) as context, generation(transport) as transceiver:
+        *tickets, last = context.tickets
+
+        async def fetch(ticket: Ticket, blocks: list[int]) -> None:
+            try:
+                claim = await transceiver.claim(ticket)
+                try:
+                    await claim.fetch(blocks)
+                    assert torch.equal(pool.tensor[blocks], content[ticket.blocks])
+                finally:
+                    await claim.release()
+            except asyncio.CancelledError:
+                transceiver.release(ticket)
+                raise
+            finally:
+                pool.tensor[blocks] = -1.0
+
+        for _ in range(num_bursts):
+            burst = []
+            for i in range(num_at_once):
+                blocks = list(range(i * num_each, (i + 1) * num_each))
+                burst.append(asyncio.create_task(fetch(tickets.pop(), blocks)))
+                loop.call_later(random_.uniform(0, 0.05), burst[-1].cancel)
+            for result in await asyncio.gather(*burst, return_exceptions=True):
+                assert result is None or isinstance(result, asyncio.CancelledError), result
+        assert sorted([await context.released() for _ in tables]) == list(range(1, len(tables) + 1))
+        assert (pool.tensor == -1.0).all()
+        await (await transceiver.claim(last)).fetch([0, 1])
+        assert torch.equal(pool.tensor[[0, 1]], content[[3, 4]])
+        stats = transceiver.stats()
+        assert (stats.num_claims, stats.num_transfers_running, stats.num_transfer_failures_total) == (0, 0, 0)
+
+
 async def test_an_idle_server_serves_and_stays_idle(
     name: str, transport: Transport, pool: KvPool, content: torch.Tensor
 ) -> None:
