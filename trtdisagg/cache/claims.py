@@ -1,7 +1,6 @@
-"""The generation side: claims on blocks that context servers hold, and the peers they are claimed from.
+"""The generation side: claims on blocks that context servers hold.
 
-    meet      connects, before there is any ticket
-    claim     connects, unless we are; renews the lease at once, then every third of it
+    claim     connects, unless we are (`visits`); renews the lease at once, then every third of it
     fetch     a part for each of our ranks -> their movers, at once -> Finish -> Finished(valid)
     release   gives the blocks back without having read them
     prefetch  a part for each of our ranks, of blocks that are not held but announced -> Check -> Checked(valid)
@@ -14,18 +13,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from trtdisagg.cache.announcements import Announcement, Hearing
-from trtdisagg.cache.connecting import CONNECT_TIMEOUT_S, Connector
-from trtdisagg.cache.mover import Mover
+from trtdisagg.cache.announcements import Announcement
 from trtdisagg.cache.peers import Peer
 from trtdisagg.cache.shares import holders
 from trtdisagg.cache.transfers import Transfer, Transfers
-from trtdisagg.cache.waiting import wait_out
+from trtdisagg.cache.visits import Visits
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvLayout, Ticket
-from trtdisagg.protocol.peers import Hello, Part
+from trtdisagg.protocol.peers import Part
 from trtdisagg.protocol.spec import PeerAddress
 
 log = logging.getLogger(__name__)
@@ -82,77 +78,35 @@ class Claim:
             raise HandoverError(f"{self._peer.name} no longer held the KV when it had been read")
 
 
-class Visit(NamedTuple):
-    """A peer's place among `Claims`, from the first ticket that names it until it is closed."""
-
-    opened: asyncio.Future[Peer]
-    task: asyncio.Task[None]
-
-
 class Claims:
-    """All claims of a server, and the peers they are on.
+    """All claims of a server.
 
-    :param me: our Hello; its proof is filled in later.
-    :param movers: of our ranks.
-    :param tasks: owns a task per peer; all have ended some time after `stop`.
+    :param layout: ours.
+    :param visits: to the peers that they are on.
     """
 
-    def __init__(
-        self,
-        me: Hello,
-        movers: Sequence[Mover],
-        tasks: asyncio.TaskGroup,
-        *,
-        secret: bytes,
-        keepalive_s: float,
-        transfer_timeout_s: float,
-    ) -> None:
-        self.layout = me.me.layout
+    def __init__(self, layout: KvLayout, visits: Visits, *, transfer_timeout_s: float) -> None:
+        self.layout = layout
         self.transfers = Transfers()
         self.transfer_timeout_s = transfer_timeout_s
-        self._tasks = tasks
-        self.hearing = Hearing()
-        self._connector = Connector(me, movers, self.hearing, secret=secret, keepalive_s=keepalive_s)
-        self._visits: dict[str, Visit] = {}
-        """By incarnation."""
-        self._gone: set[str] = set()
-        """Incarnations that have ended: a ticket of one may come late."""
-        self._is_stopped = False
+        self._visits = visits
 
     @property
     def num_claims(self) -> int:
-        return sum(peer.num_claims for peer in self._peers())
+        return sum(peer.num_claims for peer in self._visits.peers)
 
     @property
     def num_moving(self) -> int:
         """Requests whose KV travels now."""
-        return sum(peer.num_moving for peer in self._peers())
-
-    async def meet(self, address: PeerAddress) -> Peer:
-        """The peer with this address: connected already, or now.
-
-        :raises HandoverError: when it cannot be reached, is not the incarnation meant, or its KV does not fit ours.
-        """
-        while not self._is_stopped:
-            if address.incarnation in self._gone:
-                raise HandoverError(f"{address.server} ({address.incarnation}) has ended")
-            visit = self._visits.get(address.incarnation) or self._visit(address)
-            peer = await asyncio.shield(visit.opened)
-            if peer.lost is None:
-                return peer
-            # The next connection must not meet what the last one has not yet given back.
-            _, pending = await asyncio.wait([visit.task], timeout=CONNECT_TIMEOUT_S)
-            if pending:
-                raise HandoverError(f"{address.server}: a lost connection is not closed yet")
-        raise HandoverError("the server ends")
+        return sum(peer.num_moving for peer in self._visits.peers)
 
     async def claim(self, ticket: Ticket) -> Claim:
         """Claim a ticket's blocks.
 
-        :raises HandoverError: as `meet`, or when they are claimed already.
+        :raises HandoverError: when their server cannot be met, or they are claimed already.
         """
         try:
-            peer = await self.meet(_address(ticket))
+            peer = await self._visits.meet(_address(ticket))
             peer.claim(ticket.request_id)
         except HandoverError:
             self.transfers.failed()
@@ -162,9 +116,9 @@ class Claims:
     async def release(self, ticket: Ticket) -> None:
         """Give a ticket's blocks back that nobody here claims.
 
-        :raises HandoverError: as `meet`; then their lease ends by itself.
+        :raises HandoverError: when their server cannot be met; then their lease ends by itself.
         """
-        peer = await self.meet(_address(ticket))
+        peer = await self._visits.meet(_address(ticket))
         peer.release_unclaimed(ticket.request_id)
 
     async def prefetch(self, announcement: Announcement, blocks: Sequence[int], dp_rank: int) -> None:
@@ -173,7 +127,7 @@ class Claims:
         :raises HandoverError: when the KV did not come in time, or was retracted meanwhile.
         """
         ticket = announcement.ticket
-        peer = next((p for p in self._peers() if p.incarnation == ticket.incarnation and p.lost is None), None)
+        peer = next((p for p in self._visits.peers if p.incarnation == ticket.incarnation and p.lost is None), None)
         if peer is None:
             raise HandoverError(f"{ticket.server} is connected no more")
         with self.transfers.counted() as transfer:
@@ -199,54 +153,6 @@ class Claims:
             timeout_ms=int(self.transfer_timeout_s * 1000),
         )
         return dict.fromkeys(holders(self.layout, dp_rank), part)
-
-    def gone(self, incarnation: str) -> None:
-        """A server has ended: what is claimed of it fails now."""
-        self._gone.add(incarnation)
-        if visit := self._visits.get(incarnation):
-            if not visit.opened.done():
-                visit.opened.set_exception(HandoverError(f"{incarnation} has ended"))
-                visit.task.cancel()
-            elif not visit.opened.exception():
-                visit.opened.result().give_up("it has ended")
-
-    def stop(self) -> None:
-        """Ask the peers' tasks to end; there are no claims any more."""
-        self._is_stopped = True
-        for visit in self._visits.values():
-            visit.task.cancel()
-
-    def _peers(self) -> list[Peer]:
-        opened = (visit.opened for visit in self._visits.values())
-        return [peer.result() for peer in opened if peer.done() and not peer.exception()]
-
-    def _visit(self, address: PeerAddress) -> Visit:
-        opened: asyncio.Future[Peer] = asyncio.get_running_loop().create_future()
-        opened.add_done_callback(asyncio.Future.exception)  # seen, also when all who waited are gone
-        visit = Visit(opened, self._tasks.create_task(self._attend(address, opened)))
-        visit.task.add_done_callback(lambda _: self._forget(address, opened))  # also of one that never began
-        self._visits[address.incarnation] = visit
-        return visit
-
-    async def _attend(self, address: PeerAddress, opened: asyncio.Future[Peer]) -> None:
-        """The life of one peer."""
-        try:
-            peer = await self._connector.connect(address)
-        except HandoverError as e:
-            opened.set_exception(e)
-            return
-        try:
-            if not opened.done():  # it may have ended meanwhile
-                opened.set_result(peer)
-                await peer.run()
-                log.info("no more KV from %s", peer.lost)
-        finally:
-            await wait_out(asyncio.ensure_future(peer.close()))
-
-    def _forget(self, address: PeerAddress, opened: asyncio.Future[Peer]) -> None:
-        del self._visits[address.incarnation]
-        if not opened.done():
-            opened.set_exception(HandoverError("the server ends"))
 
 
 def check_ticket(ticket: Ticket, theirs: KvLayout) -> None:

@@ -3,7 +3,7 @@
     engine thread    hold -> Ticket                                             on_released, once
                        |                                                             ^
     event loop       offers: leases <- streams from generation servers  (Finish, Release, end of lease, peer lost)
-                     claims: meet, claim, fetch, release -> streams to context servers
+                     visits: meet -> streams to context servers   claims: claim, fetch, release over them
                        |
     movers           of each of our ranks, here or in another process: links to the ranks of peers, copies
 
@@ -22,10 +22,13 @@ import msgspec
 
 from trtdisagg.cache.announcements import Announcement, Hearing, Telling
 from trtdisagg.cache.claims import Claim, Claims
+from trtdisagg.cache.connecting import Connector
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.offers import Offers
 from trtdisagg.cache.peers import forgotten
 from trtdisagg.cache.streams import KEEPALIVE_S
+from trtdisagg.cache.transfers import TransferStats
+from trtdisagg.cache.visits import Visits
 from trtdisagg.cache.waiting import all_of
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvLayout, Ticket
@@ -33,22 +36,6 @@ from trtdisagg.protocol.peers import Hello, Met, PeerRanks, Welcome
 from trtdisagg.protocol.spec import Linked, PeerAddress
 
 log = logging.getLogger(__name__)
-
-
-class TransferStats(msgspec.Struct, kw_only=True, frozen=True):
-    """Gauges, and counters named as in `protocol.spec.Stats`."""
-
-    num_held_blocks: int
-    num_claims: int
-    num_transfers_running: int
-    num_transfers_total: int
-    num_transfer_failures_total: int
-    num_transfer_bytes_total: int
-    num_transfer_descriptors_total: int
-    transfer_seconds_total: float
-    transfer_seconds_counts: list[int]
-    num_expired_leases_total: int
-    num_unread_holds_total: int
 
 
 class Transceiver:
@@ -91,6 +78,7 @@ class Transceiver:
         self._lease_ms = lease_ms
         self._transfer_timeout_s = transfer_timeout_ms / 1000
         self._keepalive_s = keepalive_s
+        self._hearing = Hearing()
         self._is_open = False
 
     async def __aenter__(self) -> Self:
@@ -102,7 +90,8 @@ class Transceiver:
         )
         self._tasks = asyncio.TaskGroup()
         self._offers = self._make_offers(me)
-        self._claims = self._make_claims(me)
+        self._visits = self._make_visits(me)
+        self._claims = Claims(self._layout, self._visits, transfer_timeout_s=self._transfer_timeout_s)
         await self._offers.open(self.host, self.port)
         self.port = self._offers.port
         await self._tasks.__aenter__()
@@ -115,7 +104,7 @@ class Transceiver:
     ) -> None:
         self._is_open = False
         self._offers.stop()
-        self._claims.stop()
+        self._visits.stop()
         # Not told of an error in our body, which it would wrap: its tasks are asked to end already.
         await self._tasks.__aexit__(None, None, None)
 
@@ -126,7 +115,7 @@ class Transceiver:
         ticket of it. What goes wrong is in the answer."""
         linked = Linked(server=address.server, incarnation=address.incarnation)
         try:
-            peer = await self._claims.meet(address)
+            peer = await self._visits.meet(address)
         except HandoverError as e:
             log.warning("no KV can come from %s: %s", address.server, e.message)
             return msgspec.structs.replace(linked, error=e.message)
@@ -136,7 +125,7 @@ class Transceiver:
         """A server has ended: at once all claims on it fail, and what it had claimed of ours, or was to claim, is
         released."""
         self._offers.gone(incarnation)
-        self._claims.gone(incarnation)
+        self._visits.gone(incarnation)
         self._start(forgotten(self._movers, incarnation))
 
     # --- the context side -------------------------------------------------------------------------------------------
@@ -186,7 +175,7 @@ class Transceiver:
     @property
     def hearing(self) -> Hearing:
         """What others announce to us."""
-        return self._claims.hearing
+        return self._hearing
 
     async def prefetch(self, announcement: Announcement, blocks: Sequence[int], dp_rank: int) -> None:
         """Copy what a context server has announced; when it returns, the blocks are valid. When it returns, raises or
@@ -238,14 +227,11 @@ class Transceiver:
         welcome = Welcome(me=me, lease_ms=self._lease_ms)
         return Offers(welcome, self._movers, self._tasks, secret=self._secret, keepalive_s=self._keepalive_s)
 
-    def _make_claims(self, me: PeerRanks) -> Claims:
-        return Claims(
-            Hello(me=me, proof=b""),
-            self._movers,
-            self._tasks,
-            secret=self._secret,
-            keepalive_s=self._keepalive_s,
-            transfer_timeout_s=self._transfer_timeout_s,
+    def _make_visits(self, me: PeerRanks) -> Visits:
+        hello = Hello(me=me, proof=b"")
+        secret, keepalive_s = self._secret, self._keepalive_s
+        return Visits(
+            Connector(hello, self._movers, self._hearing, secret=secret, keepalive_s=keepalive_s), self._tasks
         )
 
 

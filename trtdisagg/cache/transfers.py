@@ -64,3 +64,19 @@ class Transfers:
         self.num_transfer_descriptors_total += transfer.num_descriptors
         self.transfer_seconds_total += seconds
         self.transfer_seconds.observe(seconds)
+
+
+class TransferStats(msgspec.Struct, kw_only=True, frozen=True):
+    """Gauges, and counters named as in `protocol.spec.Stats`."""
+
+    num_held_blocks: int
+    num_claims: int
+    num_transfers_running: int
+    num_transfers_total: int
+    num_transfer_failures_total: int
+    num_transfer_bytes_total: int
+    num_transfer_descriptors_total: int
+    transfer_seconds_total: float
+    transfer_seconds_counts: list[int]
+    num_expired_leases_total: int
+    num_unread_holds_total: int
