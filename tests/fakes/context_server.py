@@ -27,6 +27,8 @@ LAYOUT = KvLayout(
 )
 SHAPE = rank_shape(LAYOUT, 0)
 SEED = 11
+STAGING_BYTES = 1 << 20
+"""Two slots of 256 KiB in each half: two blocks."""
 
 
 def open_named(name: str, pool: KvPool, incarnation: str) -> AbstractContextManager[list[Transport]]:
@@ -63,7 +65,7 @@ def main() -> None:
     parser.add_argument("tables", help="JSON: the block table of each request to hold")
     args = parser.parse_args()
     with (
-        KvPool(SHAPE, NUM_BLOCKS) as pool,
+        KvPool(SHAPE, NUM_BLOCKS, staging_bytes=STAGING_BYTES) as pool,
         open_named(args.transport, pool, "context-0#1") as transports,
     ):
         fill(pool, SEED)

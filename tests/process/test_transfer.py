@@ -9,16 +9,17 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
 import torch
-from fakes.context_server import LAYOUT, NUM_BLOCKS, SEED, SHAPE, open_named
+from fakes.context_server import LAYOUT, NUM_BLOCKS, SEED, SHAPE, STAGING_BYTES, open_named
 from helpers.kv import fill, random_cache
 
+from trtdisagg.cache.movers import links
 from trtdisagg.cache.movers.rank import RankMover
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transceiver import Transceiver
@@ -75,7 +76,7 @@ async def context_server(transport: str, tables: list[list[int]]) -> AsyncIterat
 
 @pytest.fixture
 def pool() -> Iterator[KvPool]:
-    with KvPool(SHAPE, NUM_BLOCKS) as pool:
+    with KvPool(SHAPE, NUM_BLOCKS, staging_bytes=STAGING_BYTES) as pool:
         fill(pool, seed=0)
         yield pool
 
@@ -98,19 +99,25 @@ also_far = pytest.mark.parametrize("name", ["local", "nixl", "nixl-far"], indire
 
 
 @asynccontextmanager
-async def generation(transport: Transport, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Transceiver]:
-    async with (
-        RankMover(LAYOUT, 0, transport.pool, [transport], incarnation="generation-0#1") as mover,
-        Transceiver(
+async def moving(transport: Transport) -> AsyncIterator[RankMover]:
+    async with RankMover(LAYOUT, 0, transport.pool, [transport], incarnation="generation-0#1") as mover:
+        yield mover
+
+
+@asynccontextmanager
+async def generation(
+    transport: Transport, mover: RankMover | None = None, *, timeout_s: float = TIMEOUT_S
+) -> AsyncIterator[Transceiver]:
+    async with AsyncExitStack() as stack:
+        transceiver = Transceiver(
             server="generation-0",
             incarnation="generation-0#1",
             layout=LAYOUT,
-            movers=[mover],
+            movers=[mover or await stack.enter_async_context(moving(transport))],
             lease_ms=30_000,
             transfer_timeout_ms=int(timeout_s * 1000),
-        ) as transceiver,
-    ):
-        yield transceiver
+        )
+        yield await stack.enter_async_context(transceiver)
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +244,44 @@ async def test_a_frozen_context_server_fails_the_fetch_in_time(name: str, transp
             await claim.fetch([0, 1])
         context.process.send_signal(signal.SIGCONT)
         assert await context.released() == 1  # it sees that the connection is gone
+
+
+@pytest.mark.parametrize("way", ["staged pull", "push"])
+@pytest.mark.parametrize("name", ["nixl", "nixl-far"], indirect=True)
+async def test_a_prompt_larger_than_the_buffer_goes_through_it(
+    name: str, transport: Transport, pool: KvPool, content: torch.Tensor, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "choose", lambda *_: way)
+    theirs, mine = random.Random(5).sample(range(NUM_BLOCKS), 40), random.Random(6).sample(range(NUM_BLOCKS), 40)
+    async with context_server(name, [theirs]) as context, generation(transport) as transceiver:
+        before = pool.tensor.clone()
+        await (await transceiver.claim(context.tickets[0])).fetch(mine)
+        assert torch.equal(pool.tensor[mine], content[theirs])
+        others = sorted(set(range(NUM_BLOCKS)) - set(mine))
+        assert torch.equal(pool.tensor[others], before[others])
+
+
+@pytest.mark.parametrize("name", ["nixl"], indirect=True)
+async def test_slots_that_a_frozen_server_may_write_come_back_when_it_is_gone(
+    name: str, transport: Transport, pool: KvPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "choose", lambda *_: "push")
+    async with (
+        context_server(name, [[3, 4]]) as context,
+        moving(transport) as mover,
+        generation(transport, mover, timeout_s=0.3) as transceiver,
+    ):
+        claim = await transceiver.claim(context.tickets[0])
+        slots, before = mover._means.slots, pool.tensor.clone()
+        assert slots is not None
+        context.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(HandoverError, match=r"no transfer within 0.3 s"):
+            await claim.fetch([0, 1])
+        assert slots.num_quarantined == 1
+        slots.check_integrity()
+        context.process.kill()
+        async with asyncio.timeout(TIMEOUT_S):
+            while slots.num_quarantined:
+                await asyncio.sleep(0)
+        slots.check_integrity()
+        assert torch.equal(pool.tensor, before)

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from msgspec.structs import replace
 
-from trtdisagg.cache.layout import Runs, plan_runs
+from trtdisagg.cache.layout import Runs
+from trtdisagg.cache.planning import Planner
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.protocol.handover import KvShape
 from trtdisagg.protocol.peers import Part
@@ -80,7 +81,7 @@ def piece_bytes(layouts: Layouts) -> int:
         num_tokens=num_tokens,
         timeout_ms=1,
     )
-    sizes = np.concatenate([found[:, 2] for found in plan_runs(mine, 0, theirs, part).values()])
+    sizes = np.concatenate([found[:, 2] for found in Planner(mine, 0, theirs).plan(part).values()])
     return 1 << min(_BLOCK_BYTES.bit_length() - 1, int(np.median(sizes)).bit_length() - 1)
 
 

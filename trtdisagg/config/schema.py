@@ -54,9 +54,9 @@ class CacheTransceiverConfig(_Section, frozen=True):
 
     backend: Backend | None = None
     """How KV moves. DEFAULT: LOCAL (shared memory) between servers on one host without GPUs, otherwise NIXL. UCX:
-    NIXL's plugin of that name with settings of ours. MPI: deprecated. No backend: disaggregated serving is not enabled
-    on this server; servers that `up` starts get DEFAULT. Variables: TRTLLM_USE_UCX_KVCACHE, TRTLLM_USE_NIXL_KVCACHE and
-    TRTLLM_USE_MPI_KVCACHE (1) say what DEFAULT means."""
+    NIXL's plugin of that name with settings of ours. MPI: refused for servers that are started here. No backend:
+    disaggregated serving is not enabled on this server; servers that `up` starts get DEFAULT. Variables:
+    TRTLLM_USE_UCX_KVCACHE, TRTLLM_USE_NIXL_KVCACHE and TRTLLM_USE_MPI_KVCACHE (1) say what DEFAULT means."""
     max_tokens_in_buffer: Count | None = None
     """Size of the staging buffer in tokens, within `buffer_size`. A longer prompt goes through it in pieces."""
     buffer_size: Size = "512MB"
@@ -66,7 +66,8 @@ class CacheTransceiverConfig(_Section, frozen=True):
     """Never go through the staging buffer: blocks move straight from pool to pool, however small their pieces are.
     Variable: TRTLLM_TRY_ZCOPY_FOR_KVCACHE_TRANSFER."""
     async_buffer: bool = False
-    """On a GPU, take the staging buffer from the stream-ordered allocator. Variable:
+    """TensorRT-LLM's: allocate the staging buffer when it is needed. Changes nothing here, where it is part of the
+    KV pool's memory, and is said so. Variable:
     TRTLLM_KVCACHE_TRANSFER_USE_ASYNC_BUFFER."""
     disable_overlap: bool = False
     """A generation server computes nothing for others while blocks travel. Variable:

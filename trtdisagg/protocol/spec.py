@@ -57,7 +57,7 @@ class TransferSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     send_concurrency: int = 1
     """Transfers that a context server's rank packs or pushes at once."""
     async_buffer: bool = False
-    """On a device: the staging buffer comes from the stream-ordered allocator."""
+    """As the file says; changes nothing, for the buffer is part of the pool's memory."""
     pipelined: bool = False
     """Blocks of a prompt travel while the rest of it is computed."""
 

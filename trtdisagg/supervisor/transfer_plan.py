@@ -10,6 +10,12 @@ from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import EngineSpec, TransferSpec, Transport
 from trtdisagg.supervisor.slots import Slot
 
+NO_MPI = (
+    "MPI (deprecated) moves memory only between processes that one mpirun has started together, and servers are "
+    "started one by one here, so that each can be started again by itself; use NIXL, or UCX. Servers of TensorRT-LLM "
+    "that mpirun started (trtllm-serve disaggregated_mpi_worker) keep MPI among themselves: name them by `urls`"
+)
+
 
 def transfer_spec(config: CacheTransceiverConfig, backend: Backend | None, path: str, *, on_gpu: bool) -> TransferSpec:
     """
@@ -46,7 +52,7 @@ def _transports(backend: Backend | None, path: str, *, on_gpu: bool) -> list[Tra
         case "UCX":
             return ["ucx"]
         case "MPI":
-            return ["mpi"]
+            raise ConfigError(f"{path}.cache_transceiver_config.backend: {NO_MPI}")
         case "LOCAL" if not on_gpu:
             return ["local"]
         case _:
@@ -70,8 +76,8 @@ def transfer_notices(new: Sequence[Slot], specs: Sequence[EngineSpec]) -> Iterat
 
 def _notices(path: str, spec: EngineSpec) -> Iterator[str]:
     transfer = spec.transfer
-    if "mpi" in transfer.transports:
-        yield f"{path}.backend: MPI is deprecated, and a server cannot join or come back while others run; use NIXL"
+    if transfer.async_buffer:
+        yield f"{path}.async_buffer: changes nothing, the buffer is allocated once, together with the KV pool"
     num_tokens = transfer.max_tokens_in_buffer
     if num_tokens is not None and num_tokens < spec.max_seq_len:
         yield (

@@ -66,7 +66,6 @@ def test_no_buffer_is_nothing_staged() -> None:
         ("DEFAULT", True, ["nixl"]),
         ("NIXL", True, ["nixl"]),
         ("UCX", False, ["ucx"]),
-        ("MPI", False, ["mpi"]),
         ("LOCAL", False, ["local"]),
         (None, False, []),
     ],
@@ -109,8 +108,13 @@ def test_what_keeps_blocks_from_travelling_ahead_is_said() -> None:
     assert "nothing travels here ahead of its request" in generation
 
 
-def test_mpi_is_deprecated() -> None:
-    assert "MPI is deprecated" in notices(CacheTransceiverConfig(backend="MPI"))[0]
+def test_mpi_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ConfigError, match=r"cache_transceiver_config\.backend: MPI .* use NIXL, or UCX"):
+        spec_of(CacheTransceiverConfig(), "MPI")
+
+
+def test_a_buffer_that_is_there_already_is_said() -> None:
+    assert "async_buffer: changes nothing" in notices(CacheTransceiverConfig(async_buffer=True))[0]
 
 
 def test_a_change_of_a_key_restarts_the_server() -> None:

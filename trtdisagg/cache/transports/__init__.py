@@ -55,7 +55,7 @@ def _open(name: str, pool: KvPool, incarnation: str, *, one_host: bool, nixl_plu
 
         agent = UcxTransport(pool, f"{incarnation}/ucx", one_host=one_host)
     else:
-        raise StartupError(f"there is no transport {name} in this version")
+        raise StartupError(f"there is no transport {name}; there are local, nixl and ucx")
     try:
         agent.open()
     except StartupError:
