@@ -11,5 +11,6 @@ void bind_ceilings(nanobind::module_& m);
 void bind_decoder(nanobind::module_& m);
 void bind_matrix(nanobind::module_& m);
 void bind_sampler(nanobind::module_& m);
+void bind_shared_ranks(nanobind::module_& m);
 
 }  // namespace trtdisagg

@@ -56,4 +56,5 @@ NB_MODULE(_csrc, m) {
     bind_sampler(m);
     bind_matrix(m);
     bind_decoder(m);
+    bind_shared_ranks(m);
 }

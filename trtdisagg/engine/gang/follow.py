@@ -19,15 +19,13 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import NoReturn
 
-import torch
-
 from trtdisagg.cache.movers.rank import RankMover
 from trtdisagg.cache.movers.remote import serve_mover
 from trtdisagg.engine.beats import Beats
 from trtdisagg.engine.gang.frames import Frames, StreamEndedError, encode
 from trtdisagg.engine.gang.meeting import JOIN_TIMEOUT_S, Place, join
-from trtdisagg.engine.gang.messages import Compute, Ending, FromLeader, Goodbye, Loaded, Store, Ticks
-from trtdisagg.engine.gang.torch_ranks import TorchRanks, reach_store
+from trtdisagg.engine.gang.messages import Compute, Ending, FromLeader, Goodbye, Loaded, SharedMemory, Store, Ticks
+from trtdisagg.engine.gang.ways import Way, reach_way
 from trtdisagg.engine.interfaces import Runner
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.shard import open_mover, open_shard
@@ -115,19 +113,18 @@ class Follower:
             await asyncio.sleep(LAST_WORDS_S)
             raise UnavailableError(f"a step failed there: {type(e).__name__}: {e}") from e
 
-    def _connect(self, steps: Frames[FromLeader]) -> TorchRanks:
+    def _connect(self, steps: Frames[FromLeader]) -> Way:
         spec = self._spec
         steps.sock.settimeout(JOIN_TIMEOUT_S)  # rank 0 waits for the others to come
         try:
             where = steps.receive()
         except StreamEndedError as e:
             raise StartupError(f"rank 0 of {spec.name} went no further: {e}") from e
-        if not isinstance(where, Store):
-            raise StartupError(f"rank 0 of {spec.name} sent {type(where).__name__} in place of its store")
-        store = reach_store(where, spec.parallel.num_ranks)
-        ranks = TorchRanks(store, spec.parallel, spec.rank, torch.device(spec.device))
-        ranks.connect()
-        return ranks
+        if not isinstance(where, SharedMemory | Store):
+            raise StartupError(f"rank 0 of {spec.name} sent {type(where).__name__} before the way of tensors")
+        way = reach_way(spec, where)
+        way.connect()
+        return way
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from trtdisagg.cache.movers.remote import RemoteMover
@@ -16,7 +15,7 @@ from trtdisagg.engine.gang.frames import Frames, StreamEndedError, encode
 from trtdisagg.engine.gang.gang import LAST_WORDS_S, Gang
 from trtdisagg.engine.gang.meeting import Gathering, Members
 from trtdisagg.engine.gang.messages import FromFollower
-from trtdisagg.engine.gang.torch_ranks import TorchRanks, open_store
+from trtdisagg.engine.gang.ways import Way, open_way
 from trtdisagg.engine.interfaces import Runner
 from trtdisagg.engine.ranks import Ranks
 from trtdisagg.engine.step import Step
@@ -105,7 +104,9 @@ async def open_gang(
     gang.watch()
     opened = Opened(gang, kv)
     try:
-        opened.ranks = await gang.unless_ended(in_daemon(partial(_connect, spec, steps)))
+        opened.ranks = way = await in_daemon(partial(_open_way, spec, steps))
+        gang.ended.add_done_callback(lambda _: way.end())
+        await gang.unless_ended(in_daemon(way.connect))
         yield opened
     finally:
         await opened.close()
@@ -119,11 +120,9 @@ async def _gather(spec: EngineSpec, secret: bytes) -> Members:
         gathering.close()
 
 
-def _connect(spec: EngineSpec, streams: Mapping[int, Frames[FromFollower]]) -> TorchRanks:
-    store, where = open_store(spec.parallel.num_ranks)
+def _open_way(spec: EngineSpec, streams: Mapping[int, Frames[FromFollower]]) -> Way:
+    way, where = open_way(spec)
     for stream in streams.values():
         with contextlib.suppress(StreamEndedError):  # seen by whoever watches the gang
             stream.send(encode(where))
-    ranks = TorchRanks(store, spec.parallel, rank=0, device=torch.device(spec.device))
-    ranks.connect()
-    return ranks
+    return way

@@ -4,7 +4,7 @@ follower                                          rank 0
    | <------------------------------ Challenge(nonce) |   on each of its two connections
    | Join(rank, channel, spec, nonce, proof) -------> |
    | <--------------------- Admitted(proof) | Refused |
-   | <------------------------------- Store(address) |   on `steps` from here, when all have joined
+   | <------------- SharedMemory(path) | Store(address) |   on `steps` from here, when all have joined
    | Loaded ----------------------------------------> |
    | Ticks ... Ticks ... Ticks ---------------------> |   while it computes
    | <-------------------------- Compute ... Compute |
@@ -52,10 +52,17 @@ class Refused(msgspec.Struct, tag="refused", frozen=True, kw_only=True):
 
 
 class Store(msgspec.Struct, tag="store", frozen=True, kw_only=True):
-    """Where the ranks find each other for tensors."""
+    """Where the ranks find each other for tensors, by torch.distributed."""
 
     host: str
     port: int
+
+
+class SharedMemory(msgspec.Struct, tag="shared_memory", frozen=True):
+    """Memory of rank 0 that carries tensors."""
+
+    path: str
+    """Of a descriptor that it keeps open until all have come."""
 
 
 class Compute(msgspec.Struct, tag="compute", frozen=True):
@@ -82,5 +89,5 @@ class Ending(msgspec.Struct, tag="ending", frozen=True):
     reason: str
 
 
-FromLeader = Challenge | Admitted | Refused | Store | Compute | Goodbye
+FromLeader = Challenge | Admitted | Refused | Store | SharedMemory | Compute | Goodbye
 FromFollower = Join | Loaded | Ticks | Ending

@@ -1,4 +1,4 @@
-"""Tensors between the ranks of a server, carried by torch.distributed: gloo on CPU, NCCL on CUDA.
+"""Tensors between the ranks of a server by torch.distributed: NCCL on CUDA, gloo on a CPU without the extension.
 
 Its process groups are made directly, never as torch's default one: a process may be rank 0 of several servers, and
 nothing of theirs is process-wide. All of them are on this host, so gloo is held to the loopback interface.
@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trtdisagg.engine.gang.messages import Store
+from trtdisagg.engine.gang.trial import try_all
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.parallel import Parallel
 
@@ -78,9 +79,12 @@ class TorchRanks:
                 self._world = self._group("world", self.rank, num_ranks)
             if tp_size > 1:
                 self._stage = self._group(f"stage {pp_rank}", self._tp_rank, tp_size)
-            self._try()
+            try_all(self, self._device)
         except RuntimeError as e:
             raise StartupError(f"rank {self.rank} cannot reach the other ranks of its server: {e}") from e
+
+    def end(self) -> None:
+        """Nothing to do: a group notices by itself when a connection of it has ended."""
 
     def add_up(self, x: Tensor) -> None:
         """Replace x by its sum over the ranks of this stage."""
@@ -126,16 +130,3 @@ class TorchRanks:
         options._timeout = timeout
         options._threads = 1
         return dist.ProcessGroupGloo(store, rank, size, options)
-
-    def _try(self) -> None:
-        x = torch.ones(1, 1, device=self._device)
-        pp_rank, last = self.parallel.pp_rank(self.rank), self.parallel.pp_size - 1
-        self.add_up(x)
-        if pp_rank > 0:
-            self.take_over(x)
-        if pp_rank < last:
-            self.pass_on(x)
-        if last > 0 and self._tp_rank == 0 and pp_rank in (0, last):
-            self.to_first(x)
-        if x.item() != self.parallel.tp_size:
-            raise StartupError(f"rank {self.rank}: what the ranks send each other arrives wrong")

@@ -16,8 +16,8 @@ from trtdisagg.engine.gang.follow import obey, telling
 from trtdisagg.engine.gang.frames import Frames, StreamEndedError, encode
 from trtdisagg.engine.gang.leader import LeaderRunner, Opened, open_gang
 from trtdisagg.engine.gang.meeting import Place, join
-from trtdisagg.engine.gang.messages import Ending, FromLeader, Goodbye, Loaded, Store, Ticks
-from trtdisagg.engine.gang.torch_ranks import TorchRanks, reach_store
+from trtdisagg.engine.gang.messages import Ending, FromLeader, Goodbye, Loaded, SharedMemory, Store, Ticks
+from trtdisagg.engine.gang.ways import reach_way
 from trtdisagg.engine.interfaces import EngineBrokenError
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.ranks import Ranks
@@ -59,8 +59,8 @@ class Follower(threading.Thread):
         place = join(self._spec, SECRET, TIMEOUT_S)
         try:
             where = place.steps.receive()
-            assert isinstance(where, Store)
-            ranks = TorchRanks(reach_store(where, 3), THREE, self._spec.rank, torch.device("cpu"))
+            assert isinstance(where, SharedMemory | Store)
+            ranks = reach_way(self._spec, where)
             ranks.connect()
             self._live(place, ranks)
         except Exception as e:  # noqa: BLE001 - for the test to look at
