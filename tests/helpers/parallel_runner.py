@@ -34,7 +34,7 @@ class ParallelDriver:
     """Sequences over all ranks; blocks are handed out shuffled, per dp rank, and hold NaN before they are written."""
 
     def __init__(self, world: World, runners: list[Runner], pools: list[KvPool]) -> None:
-        self._world = world
+        self.world = world
         self._runners = runners
         self._per_block = pools[0].shape.tokens_per_block
         self._free = [
@@ -51,7 +51,7 @@ class ParallelDriver:
         return len(self._tables) - 1
 
     def chunk(self, sequence: int, tokens: Sequence[int], *, num_logits: int = 1) -> Chunk:
-        dp_rank = sequence % self._world.parallel.dp_size
+        dp_rank = sequence % self.world.parallel.dp_size
         start, blocks = self._lengths[sequence], self._tables[sequence]
         self._lengths[sequence] += len(tokens)
         while len(blocks) * self._per_block < self._lengths[sequence]:
@@ -60,16 +60,16 @@ class ParallelDriver:
 
     def move(self, sequence: int) -> Copy:
         """Go on in a copy of the last block."""
-        dp_rank = sequence % self._world.parallel.dp_size
+        dp_rank = sequence % self.world.parallel.dp_size
         source, target = self._tables[sequence][-1], self._free[dp_rank].pop()
         self._tables[sequence][-1] = target
         return Copy(source, target, dp_rank)
 
     def run(self, *chunks: Chunk, copies: Sequence[Copy] = ()) -> Tensor:
         step = Step(list(chunks), list(copies))
-        logits, *others = self._world.run(lambda rank: self._runners[rank].run(step))
+        logits, *others = self.world.run(lambda rank: self._runners[rank].run(step))
         assert all(len(other) == 0 for other in others)
-        self._world.check_nothing_left()
+        self.world.check_nothing_left()
         return logits
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import Any
 
 import gguf
@@ -132,6 +133,14 @@ def test_int8(implementation: str, tmp_path: Path) -> None:
     near = said(tmp_path, TP2, quantization="int8")
     for got, wanted in zip(near, said(tmp_path, ONE_RANK, quantization="int8"), strict=True):
         assert not len(wanted) or (got - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+def test_an_error_of_another_rank_is_an_error_of_the_step(implementation: str, tmp_path: Path) -> None:
+    build(tmp_path, "Llama")
+    with drive_ranks(tmp_path, TP2) as driver:
+        driver.world.stages[0].barrier.abort()
+        with pytest.raises(BrokenBarrierError):
+            driver.run(driver.chunk(driver.add(), TOKENS[:5]))
 
 
 # --- what is read -----------------------------------------------------------------------------------------------------

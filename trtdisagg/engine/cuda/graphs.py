@@ -49,7 +49,8 @@ class Graph:
             forward(self._batch.batch, hidden)
         torch.cuda.current_stream().wait_stream(warming)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=memory):
+        # Other threads, as NCCL's that looks after what runs, may ask the device something meanwhile.
+        with torch.cuda.graph(self._graph, pool=memory, capture_error_mode="thread_local"):
             self._out = forward(self._batch.batch, hidden)
 
     @property
