@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from helpers.kv import SHAPE
 
 from trtdisagg.cache.copying import copy_by_index, copy_runs, copy_within
 from trtdisagg.cache.layout import block_bytes
-from trtdisagg.cache.movers.choice import Figures, choose
+from trtdisagg.cache.movers.choice import Experience, Figures, Way, choose, compute
 from trtdisagg.cache.movers.pieces import as_asked, into_slot, out_of_slot, pieces, read_asked
 from trtdisagg.cache.movers.staging import SLOT_BYTES, Slots, halves, staging_bytes
 from trtdisagg.errors import HandoverError
@@ -174,8 +175,38 @@ def changed(**figures: float | None) -> Figures:
     ],
 )
 def test_the_fastest_way_is_chosen(figures: Figures, num_bytes: int, num_runs: int, way: str) -> None:
-    assert choose(figures, num_bytes, num_runs, 4 * MIB) == way
+    assert choose(compute(figures, num_bytes, num_runs, 4 * MIB), Experience()) == way
 
 
 def test_without_a_buffer_everything_is_pulled() -> None:
-    assert choose(FAST, 64 * MIB, 64 * 256, 0) == "pull"
+    assert list(compute(FAST, 64 * MIB, 64 * 256, 0)) == ["pull"]
+
+
+def test_what_fetches_really_take_corrects_the_choice() -> None:
+    times: dict[Way, float] = {"pull": 0.010, "staged pull": 0.030, "push": 0.040}
+    experience = Experience()
+
+    def fetches(num: int, really: dict[Way, float]) -> list[Way]:
+        ways = []
+        for _ in range(num):
+            ways.append(choose(times, experience))
+            experience.note(ways[-1], times[ways[-1]], really[ways[-1]])
+        return ways
+
+    def mostly(really: dict[Way, float]) -> Way:
+        """What four of five fetches end up with: now and then another one is tried again."""
+        [(way, num)] = Counter(fetches(200, really)[-20:]).most_common(1)
+        assert num >= 16
+        return way
+
+    assert mostly({"pull": 0.012, "staged pull": 0.033, "push": 0.044}) == "pull"
+    assert mostly({"pull": 0.100, "staged pull": 0.030, "push": 0.040}) == "staged pull"
+    assert mostly({"pull": 0.100, "staged pull": 0.300, "push": 0.400}) == "pull"  # all are slow for a while
+    assert mostly({"pull": 0.010, "staged pull": 0.030, "push": 0.040}) == "pull"
+    assert mostly({"pull": 0.100, "staged pull": 0.300, "push": 0.040}) == "push"
+
+
+def test_short_fetches_teach_nothing() -> None:
+    experience = Experience()
+    experience.note("pull", 0.0001, 1.0)
+    assert experience.corrected("pull", 1.0) == 1.0

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from trtdisagg.cache.layout import Runs
-from trtdisagg.cache.movers.choice import Figures, Way, choose
+from trtdisagg.cache.movers.choice import Experience, Figures, Way, choose, compute
 from trtdisagg.cache.movers.help import Help
 from trtdisagg.cache.movers.means import Means
 from trtdisagg.cache.movers.measuring import LinkTest
@@ -53,6 +53,7 @@ class RankLink:
             self._staged = Staged(means, means.slots, help_, self._read)
         self._reads: set[asyncio.Future[None]] = set()
         self._moves: set[asyncio.Task[None]] = set()
+        self._experience = Experience()
         self._is_aborted = False
 
     @classmethod
@@ -100,12 +101,13 @@ class RankLink:
             raise
         return opened
 
-    def way(self, num_bytes: int, num_runs: int) -> Way:
-        return choose(self.figures, num_bytes, num_runs, self._staged.piece_bytes if self._staged else 0)
+    def times(self, num_bytes: int, num_runs: int) -> dict[Way, float]:
+        """Seconds that such a fetch should take, by each way there is now."""
+        return compute(self.figures, num_bytes, num_runs, self._staged.piece_bytes if self._staged else 0)
 
     @property
     def usual_way(self) -> Way:
-        return self.way(_LARGE_BYTES, _LARGE_RUNS)
+        return choose(self.times(_LARGE_BYTES, _LARGE_RUNS), self._experience)
 
     @property
     def gb_s(self) -> float:
@@ -128,7 +130,8 @@ class RankLink:
         :param timeout_s: from when its turn has come.
         :raises HandoverError: when it could not be done in time or at all.
         """
-        way = self.way(int(runs[:, 2].sum()), len(runs))
+        times = self.times(int(runs[:, 2].sum()), len(runs))
+        way = choose(times, self._experience)
         async with self._means.turns:
             if self._is_aborted:
                 raise HandoverError("the link was aborted")
@@ -145,7 +148,9 @@ class RankLink:
                 raise
             finally:
                 abortion.cancel()
-            return Span(started, time.monotonic())
+            ended = time.monotonic()
+            self._experience.note(way, times[way], ended - started)
+            return Span(started, ended)
 
     def abort(self) -> None:
         """Make what runs end soon, and begin no more. Returns at once."""

@@ -20,7 +20,7 @@ from trtdisagg.protocol.peers import TEST_BYTES, Region
 
 _FEW_BYTES = 64
 _SMALL_RUN_BYTES = 4096
-_REPETITIONS = 3
+_REPETITIONS = 5
 """The first of which finds everything cold; the shortest counts."""
 
 

@@ -41,7 +41,7 @@ NUM_COPY_THREADS = 2
 """Copies at once: one does not fill a memory bus, and more only share it."""
 NUM_RUNS_AT_ONCE = 10_000
 """So many are planned in the event loop: asking a thread takes as long."""
-WARM_BYTES = 64 << 20
+WARM_BYTES = 128 << 20
 """How far ahead of the blocks that were used pages are touched."""
 
 

@@ -15,16 +15,13 @@ import numpy as np
 
 from trtdisagg.cache.copying import copy_within
 from trtdisagg.cache.layout import Runs
-from trtdisagg.cache.movers.choice import Way
+from trtdisagg.cache.movers.choice import PIECES_UNDERWAY, Way
 from trtdisagg.cache.movers.help import Help
 from trtdisagg.cache.movers.means import Means
 from trtdisagg.cache.movers.pieces import as_asked, out_of_slot, pieces
 from trtdisagg.cache.movers.staging import Slots
 from trtdisagg.cache.waiting import all_of, in_thread
 from trtdisagg.errors import HandoverError
-
-PIECES_UNDERWAY = 3
-"""Of one fetch: one is packed, one travels, one is unpacked."""
 
 Read = Callable[[Runs], Awaitable[None]]
 """From their region into ours; waits until nothing is written any more, also when it is cancelled."""
