@@ -83,6 +83,13 @@ class KvRow(msgspec.Struct, kw_only=True, frozen=True):
     """The bare transport, one piece from each rank."""
     descriptors_gb_s: float
     """The bare transport, the same descriptors."""
+    cpu_ms: float
+    """That the ranks which receive spend on one move, all threads together: what decoding has less. It says something
+    also where others use the cores, and the other figures do not."""
+    memcpy_cpu_ms: float
+    """Of the plain copy."""
+    descriptors_cpu_ms: float
+    """Of the bare transport with the same descriptors."""
     ratio_to_memcpy: float
     ratio_to_transport: float
     ratio_to_descriptors: float

@@ -20,7 +20,9 @@ def case(pair: str) -> Group:
 
 def measured(pair: str, *, copy_s: float, fetch_s: float) -> KvRow:
     seconds = {"fetch": [90.0, fetch_s, 80.0], "copy": [copy_s, 90.0], "piece": [1.0], "descriptors": [2.0]}
-    return row(case(pair), "nixl", MET, 256, Times(num_bytes=10**9, num_descriptors=5, first_s=7.0, seconds=seconds))
+    cpu_s = {"fetch": [0.5, 0.25], "copy": [0.125, 1.0], "descriptors": [1.0, 0.5]}
+    times = Times(num_bytes=10**9, num_descriptors=5, first_s=7.0, seconds=seconds, cpu_s=cpu_s)
+    return row(case(pair), "nixl", MET, 256, times)
 
 
 def test_prompts_that_are_too_large_are_moved_in_part() -> None:
@@ -41,6 +43,7 @@ def test_the_best_of_all_rounds_counts_on_both_sides() -> None:
     one = measured("tp1-tp1", copy_s=1.0, fetch_s=4.0)
     assert (one.gb_s, one.latency_ms, one.median_ms, one.first_ms) == (0.25, 4000, 80000, 7000)
     assert (one.ratio_to_memcpy, one.ratio_to_transport, one.ratio_to_descriptors) == (0.25, 0.25, 0.5)
+    assert (one.cpu_ms, one.memcpy_cpu_ms, one.descriptors_cpu_ms) == (250, 125, 500)
     assert (one.layout, one.way, one.num_layers) == ("TP1->TP1", "nixl push", 32)
 
 
@@ -57,7 +60,7 @@ def test_the_same_layout_is_compared_by_what_both_are_of_a_copy() -> None:
 
 def test_a_move_lasts_from_the_first_rank_that_begins_to_the_last_one_that_ends() -> None:
     times = [(1.0, 3.0), (2.0, 5.0), (1.5, 2.0)]
-    assert span_s(Timed(begun=b, ended=e, num_bytes=0, num_descriptors=0) for b, e in times) == 4.0
+    assert span_s(Timed(begun=b, ended=e, cpu_s=0, num_bytes=0, num_descriptors=0) for b, e in times) == 4.0
 
 
 def test_all_pairs_that_are_measured_by_default_can_be() -> None:

@@ -57,6 +57,8 @@ class Timed(msgspec.Struct, tag="timed", kw_only=True, frozen=True):
 
     begun: float
     ended: float
+    cpu_s: float
+    """That all threads of the rank have spent meanwhile."""
     num_bytes: int
     num_descriptors: int
 

@@ -125,13 +125,18 @@ class Rank:
         }
 
     async def _move(self, way: Way) -> Timed:
-        begun, num_descriptors = time.monotonic(), self._num_descriptors
+        begun, cpu_s, num_descriptors = time.monotonic(), time.process_time(), self._num_descriptors
         if way == "fetch":
             num_descriptors = (await self._mover.fetch(self._part)).num_descriptors
         else:
             self._works[way]()
-        ended = time.monotonic()
-        return Timed(begun=begun, ended=ended, num_bytes=self._num_bytes, num_descriptors=num_descriptors)
+        return Timed(
+            begun=begun,
+            ended=time.monotonic(),
+            cpu_s=time.process_time() - cpu_s,
+            num_bytes=self._num_bytes,
+            num_descriptors=num_descriptors,
+        )
 
 
 async def run() -> None:

@@ -27,6 +27,8 @@ class Times(NamedTuple):
     """None: it was not the first one that the servers moved."""
     seconds: Mapping[Way, Sequence[float]]
     """Round by round."""
+    cpu_s: Mapping[Way, Sequence[float]]
+    """Likewise, of all ranks that receive."""
 
 
 def span_s(ranks: Iterable[Timed]) -> float:
@@ -54,6 +56,9 @@ def row(group: Group, transport: Transport, met: Sequence[Met], num_tokens: int,
         memcpy_gb_s=gb_s["copy"],
         transport_gb_s=gb_s["piece"],
         descriptors_gb_s=gb_s["descriptors"],
+        cpu_ms=min(times.cpu_s["fetch"]) * 1e3,
+        memcpy_cpu_ms=min(times.cpu_s["copy"]) * 1e3,
+        descriptors_cpu_ms=min(times.cpu_s["descriptors"]) * 1e3,
         ratio_to_memcpy=best["copy"] / best["fetch"],
         ratio_to_transport=best["piece"] / best["fetch"],
         ratio_to_descriptors=best["descriptors"] / best["fetch"],

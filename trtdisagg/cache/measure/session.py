@@ -145,9 +145,12 @@ def _measure_prompt(group: Group, part: Part, num_rounds: int, both: Servers) ->
         if checked.wrong:
             raise HandoverError(f"{group.model} {label(group.pair)}: {checked.wrong}")
     seconds: dict[Way, list[float]] = {way: [] for way in WAYS}
+    cpu_s: dict[Way, list[float]] = {way: [] for way in WAYS}
     for ways in itertools.islice(itertools.cycle(itertools.permutations(WAYS)), _MAX_ROUNDS):
         for way in ways:
-            seconds[way].append(span_s(move(way)))
+            ranks = move(way)
+            seconds[way].append(span_s(ranks))
+            cpu_s[way].append(sum(timed.cpu_s for timed in ranks))
         if len(seconds["fetch"]) >= num_rounds and sum(seconds["fetch"]) >= _MEASURE_S:
             break
     return Times(
@@ -155,4 +158,5 @@ def _measure_prompt(group: Group, part: Part, num_rounds: int, both: Servers) ->
         num_descriptors=sum(timed.num_descriptors for timed in first),
         first_s=span_s(first),
         seconds=seconds,
+        cpu_s=cpu_s,
     )
