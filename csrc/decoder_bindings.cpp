@@ -9,10 +9,14 @@
 #include <nanobind/stl/vector.h>
 
 #include <climits>
+#include <functional>
 #include <map>
+#include <memory>
+#include <variant>
 
 #include "bindings.h"
 #include "decoder.h"
+#include "shared_ranks.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -75,14 +79,22 @@ nb::object tensor(const float* rows, int num_rows, int width) {
     return nb::cast(view, nb::rv_policy::reference);
 }
 
-Others others_of(const std::optional<nb::callable>& add_up, const std::optional<nb::callable>& gather, int width) {
+// Memory that the ranks share, asked without Python in between, or any function of a tensor.
+using AddUp = std::variant<std::shared_ptr<SharedRanks>, nb::callable>;
+
+std::function<void(float*, int)> add_up_by(const AddUp& way, int width) {
+    if (const auto* shared = std::get_if<std::shared_ptr<SharedRanks>>(&way))
+        return [ranks = *shared, width](float* x, int num_rows) { ranks->add_up(x, size_t(num_rows) * size_t(width)); };
+    return [f = std::get<nb::callable>(way), width](float* x, int num_rows) {
+        nb::gil_scoped_acquire acquired;
+        f(tensor(x, num_rows, width));
+    };
+}
+
+Others others_of(const std::optional<AddUp>& add_up, const std::optional<nb::callable>& gather, int width) {
     require(add_up || !gather, "ranks that gather rows also add them up");
     Others others;
-    if (add_up)
-        others.add_up = [f = *add_up, width](float* x, int num_rows) {
-            nb::gil_scoped_acquire acquired;
-            f(tensor(x, num_rows, width));
-        };
+    if (add_up) others.add_up = add_up_by(*add_up, width);
     if (gather)
         others.gather = [f = *gather, width](const float* own, float* all, const Rows& rows, bool wanted_only) {
             nb::gil_scoped_acquire acquired;
@@ -106,7 +118,7 @@ void init_decoder(Decoder* self, uintptr_t pool_address, int num_blocks, int num
                   const std::optional<Embedding>& embedding, std::optional<float> embedding_scale,
                   const std::optional<Table>& positions, int max_positions, std::vector<Layer> layers,
                   const std::optional<Norm>& norm, std::optional<MatrixPointer> lm_head,
-                  std::optional<float> logit_softcap, const std::optional<nb::callable>& add_up,
+                  std::optional<float> logit_softcap, const std::optional<AddUp>& add_up,
                   const std::optional<nb::callable>& gather, std::shared_ptr<Workers> workers, const std::string& isa) {
     require(!layers.empty(), "a decoder without layers");
     require(norm.has_value() == lm_head.has_value(), "a norm without lm_head, or the other way round");
@@ -191,8 +203,8 @@ void bind_decoder(nb::module_& m) {
              "embedding_scale"_a.none(), "positions"_a.none(), "max_positions"_a, "layers"_a, "norm"_a.none(),
              "lm_head"_a.none(), "logit_softcap"_a.none(), "add_up"_a.none(), "gather"_a.none(), "workers"_a,
              "isa"_a = "",
-             "`embedding` is None where it is tied to `lm_head`; `add_up(x)` and `gather(own, all, wanted_only)` ask "
-             "other ranks, if there are any, for tensors in place.")
+             "`embedding` is None where it is tied to `lm_head`; `add_up(x)`, or SharedRanks in its place, and "
+             "`gather(own, all, wanted_only)` ask other ranks, if there are any, for tensors in place.")
         .def("run", &run_decoder, "tokens"_a, "chunks"_a, "blocks"_a, "copies"_a, "in_address"_a, "out_address"_a,
              "num_out"_a, "all_rows"_a, "wanted_rows"_a,
              "A step: int32 tokens of all chunks; `chunks` is int64 [n, 4] of (num_tokens, position, first index in "

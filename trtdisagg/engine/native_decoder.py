@@ -17,6 +17,7 @@ from torch import Tensor
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.division import Division, OwnStep
+from trtdisagg.engine.gang.shared_ranks import SharedRanks
 from trtdisagg.engine.models.decoder import Decoder, Experts, Layer, Linear, Mlp, Norm
 from trtdisagg.engine.ranks import Ranks
 from trtdisagg.engine.step import Chunk, Step
@@ -92,6 +93,11 @@ class _Rows:
         everything.copy_(self._ranks.gather(own, num_rows))
 
 
+def _add_up(ranks: Ranks) -> Any:
+    """What C++ asks in the middle of a step: without Python in between, where it can."""
+    return ranks.native if isinstance(ranks, SharedRanks) else ranks.add_up
+
+
 class _Binder:
     """Makes the extension's values of a decoder's."""
 
@@ -124,7 +130,7 @@ class _Binder:
             norm=self._norm(d.norm),
             lm_head=d.lm_head and self._matrix(d.lm_head),
             logit_softcap=d.logit_softcap,
-            add_up=ranks.add_up if ranks and ranks.parallel.tp_size > 1 else None,
+            add_up=_add_up(ranks) if ranks and ranks.parallel.tp_size > 1 else None,
             gather=rows.gather if ranks and ranks.parallel.dp_size > 1 else None,
             workers=self._workers,
             isa=self._isa,

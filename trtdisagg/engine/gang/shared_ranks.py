@@ -31,7 +31,8 @@ class SharedRanks:
         self.parallel = parallel
         self.rank = rank
         self._fd = fd
-        self._native: Any = None
+        self.native: Any = None
+        """The extension's, once we are connected."""
 
     def connect(self) -> None:
         """Meet the other ranks, and pass something on every way: what cannot work fails here, and not in a request.
@@ -45,7 +46,7 @@ class SharedRanks:
                 f"rank {self.rank} has not the C++ extension that rank 0 has: install the same everywhere"
             )
         try:
-            self._native = csrc.SharedRanks(
+            self.native = csrc.SharedRanks(
                 self._fd, parallel.num_ranks, parallel.tp_size, self.rank, timeout_s=WAIT_TIMEOUT_S
             )
             try_all(self, torch.device("cpu"))
@@ -56,34 +57,34 @@ class SharedRanks:
 
     def end(self) -> None:
         """Nobody waits any more, on any rank: one of them is gone. From any thread."""
-        if self._native is not None:
-            self._native.end()
+        if self.native is not None:
+            self.native.end()
 
     def add_up(self, x: Tensor) -> None:
         """Replace x by its sum over the ranks of this stage, equal to the bit on all of them."""
-        self._native.add_up(x.data_ptr(), x.numel(), _is_bf16(x))
+        self.native.add_up(x.data_ptr(), x.numel(), _is_bf16(x))
 
     def gather(self, x: Tensor, num_rows: list[int]) -> Tensor:
         """Put together the rows that each rank of this stage has."""
         row_bytes = x.shape[1] * x.element_size()
         rows = x.new_empty(sum(num_rows), x.shape[1])
-        self._native.gather(x.data_ptr(), rows.data_ptr(), [n * row_bytes for n in num_rows])
+        self.native.gather(x.data_ptr(), rows.data_ptr(), [n * row_bytes for n in num_rows])
         return rows
 
     def pass_on(self, x: Tensor) -> None:
         """Give x to the rank with our `tp_rank` in the next stage."""
-        self._native.send(x.data_ptr(), x.nbytes)
+        self.native.send(x.data_ptr(), x.nbytes)
 
     def take_over(self, x: Tensor) -> None:
         """Fill x with what the rank with our `tp_rank` in the stage before passes on."""
-        self._native.receive(self.rank - self.parallel.tp_size, x.data_ptr(), x.nbytes)
+        self.native.receive(self.rank - self.parallel.tp_size, x.data_ptr(), x.nbytes)
 
     def to_first(self, x: Tensor) -> None:
         """Rank 0 of the server gets x from rank 0 of the last stage."""
         if self.rank == 0:
-            self._native.receive(self.parallel.num_ranks - self.parallel.tp_size, x.data_ptr(), x.nbytes)
+            self.native.receive(self.parallel.num_ranks - self.parallel.tp_size, x.data_ptr(), x.nbytes)
         else:
-            self._native.send(x.data_ptr(), x.nbytes)
+            self.native.send(x.data_ptr(), x.nbytes)
 
 
 def make_memory(num_ranks: int) -> int:
