@@ -35,6 +35,8 @@ class Counters:
     recomputed: int = 0
     """Generation legs without a ticket: the prefix had to be computed."""
     held: int = 0
+    released: int = 0
+    """Held for a request whose generation leg did not come."""
     expired: int = 0
     canaries: int = 0
     """Asked for with `/health_generate`."""

@@ -40,6 +40,7 @@ class Server:
             "/fake/stick": ("POST", self._stick),
             "/fake/unstick": ("POST", self._unstick),
             "/fake/release": ("POST", self._release),
+            "/kv/release": ("POST", self._release_unread),
             "/fake/deafen": ("POST", self._deafen),
             "/fake/spawn": ("POST", self._spawn),
             "/fake/print": ("POST", self._print),
@@ -144,6 +145,15 @@ class Server:
 
     async def _unstick(self, request: Request) -> Response:
         self.condition.unstick()
+        return Response()
+
+    async def _release_unread(self, request: Request) -> Response:
+        from trtdisagg.protocol.handover import Release, unseal
+
+        sealed = msgspec.json.decode(request.body, type=Release).ticket
+        if self.condition.tickets.drop(unseal(sealed, self.condition.secret.encode()).request_id):
+            self.condition.counters.released += 1
+            self.condition.tell_change()
         return Response()
 
     async def _release(self, request: Request) -> Response:

@@ -91,6 +91,36 @@ async def test_a_client_that_leaves_cancels_the_generation_leg(
         assert cluster["context-0"].state()["held_tickets"] == []
 
 
+# --- nobody comes for what a context server holds -------------------------------------------------------------------
+
+
+async def test_kv_is_released_when_no_generation_server_can_be_asked(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    with serving(tmp_path, {"context-0": ["--token-delay-ms=300"], "generation-0": []}, max_retries=0) as cluster:
+        asking = asyncio.create_task(complete(cluster, http, "p", 4))
+        await cluster["context-0"].wait("running")
+        cluster["generation-0"].process.kill()
+        cluster["generation-0"].process.wait()
+        _, _, error = await asking
+        assert error is not None
+        state = await cluster["context-0"].wait("released")
+        assert state["held_tickets"] == []
+
+
+async def test_kv_is_released_when_the_client_leaves_before_it_was_fetched(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    with serving(tmp_path, {"context-0": [], "generation-0": []}) as cluster:
+        cluster["generation-0"].process.send_signal(signal.SIGSTOP)
+        asking = asyncio.create_task(complete(cluster, http, "p", 4))
+        await cluster["context-0"].wait("held")
+        asking.cancel()
+        state = await cluster["context-0"].wait("released")
+        assert state["held_tickets"] == []
+        cluster["generation-0"].process.send_signal(signal.SIGCONT)
+
+
 async def test_a_storm_of_clients_that_leave_leaves_nothing(tmp_path: Path, http: aiohttp.ClientSession) -> None:
     engines = {"context-0": ["--token-delay-ms=20"], "generation-0": ["--token-delay-ms=5"]}
     with serving(tmp_path, engines, engine_transfer=TransferSpec(lease_ms=1000)) as cluster:

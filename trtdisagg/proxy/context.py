@@ -49,6 +49,11 @@ class FirstToken(msgspec.Struct, kw_only=True, frozen=True):
     prompt_token_ids: msgspec.Raw | None
     seam: SeamReply | None
 
+    @property
+    def ticket(self) -> bytes | None:
+        """As JSON; None: the server holds nothing for us."""
+        return None if self.is_last else self.params.get("encoded_opaque_state")
+
     def params_with_ticket(self) -> dict[str, Any]:
         return {**self.params, "request_type": "generation_only"}
 

@@ -13,6 +13,7 @@ from trtdisagg.proxy.legs import Legs
 from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.perf import PerfLog
 from trtdisagg.proxy.pool import Pool
+from trtdisagg.proxy.releases import Releases
 from trtdisagg.proxy.uses import Uses
 from trtdisagg.proxy.waiting import Waiting
 from trtdisagg.registry.members import Roster
@@ -28,6 +29,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     uses: Uses
     waiting: Waiting
     perf: PerfLog
+    releases: Releases
 
     @classmethod
     def make(cls, spec: ProxySpec, roster: Roster, pool: Pool) -> Self:
@@ -45,4 +47,5 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
             uses=Uses(roster),
             waiting=Waiting(roster, deadlines),
             perf=PerfLog(pool, spec.perf_metrics_max_requests),
+            releases=Releases(pool),
         )

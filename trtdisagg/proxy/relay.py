@@ -29,6 +29,7 @@ from trtdisagg.proxy.context import FirstToken, decode_first_token
 from trtdisagg.proxy.deadlines import Deadline
 from trtdisagg.proxy.legs import LegFailedError
 from trtdisagg.proxy.means import Means
+from trtdisagg.proxy.releases import Unread
 from trtdisagg.proxy.request import Incoming
 from trtdisagg.proxy.waiting import Chosen
 from trtdisagg.registry.members import Snapshot
@@ -67,6 +68,8 @@ class Relay:
         self._first: FirstToken | None = None
         """From one of ours: generation goes on from it, however often it is asked."""
         self._ticket_used = False
+        self._unread: Unread | None = None
+        """What a context server holds for us until a generation server answers."""
         self._generation_spoke = False
         self._claim = means.uses.claim()
         self._first_token_at = deadline.due
@@ -81,7 +84,10 @@ class Relay:
         :raises TrtdisaggError, RefusedError: what the client is to be told, be it before or after the first byte.
         """
         with self._claim:
-            return await self._with_retries()
+            try:
+                return await self._with_retries()
+            finally:
+                self._release_unread()
 
     async def _with_retries(self) -> web.StreamResponse:
         retries_left = self._means.spec.max_retries
@@ -105,7 +111,15 @@ class Relay:
         self._ticket_used = self._ticket_used or failure.reached
         self._claim.drop_generation()
         if self._first is None or self._ticket_used:
+            self._release_unread()
             self._claim.drop_context()
+
+    def _release_unread(self) -> None:
+        """Of all ends that a request may have, in all but one nobody comes for its KV; where somebody has come and
+        gone, the context server knows that already."""
+        if self._unread is not None:
+            self._means.releases.add(self._unread)
+            self._unread = None
 
     async def _attempt(self) -> web.StreamResponse:
         if self._first is not None:
@@ -158,6 +172,8 @@ class Relay:
         async with self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer:
             first = decode_first_token(await answer.read(MAX_ANSWER_BYTES), seam=seam)
         self._context, self._prefilled_at = member, time.monotonic()
+        if member.wire_version is not None and first.ticket is not None:
+            self._unread = Unread(member, first.ticket)
         return first
 
     async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
@@ -201,6 +217,7 @@ class Relay:
                 if not piece:
                     raise LegFailedError(member, "the answer is empty")
                 leg.is_answered()
+                self._unread = None
                 self._generation_spoke = True
                 self._claim.drop_context()
                 await self._begin(piece)
@@ -227,6 +244,7 @@ class Relay:
         # A whole answer shows no tokens, so there is nothing to time. It may take as long as its server is there.
         self._deadline.lift()
         async with self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer:
+            self._unread = None
             self._claim.drop_context()
             return await answer.read(MAX_ANSWER_BYTES)
 

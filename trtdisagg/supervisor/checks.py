@@ -50,11 +50,6 @@ def _check_pair(one: Slot, other: Slot) -> None:
         return
     if dtype_of(one.section, one.path) != dtype_of(other.section, other.path):
         raise ConfigError(f"{other.path}.dtype: differs from {one.path}.dtype, but they hand KV blocks over")
-    if one.section.kv_cache_config.tokens_per_block != other.section.kv_cache_config.tokens_per_block:
-        raise ConfigError(
-            f"{other.path}.kv_cache_config.tokens_per_block: differs from {one.path}'s; "
-            "a handover between different block sizes is not there yet"
-        )
 
 
 def check_addresses(children: Sequence[ChildPlan], *, has_secret: bool) -> None:

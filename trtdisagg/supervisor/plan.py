@@ -129,7 +129,7 @@ def make_plan(
         secret_file=cluster.secret_file,
         # Servers that others start could not know it.
         makes_secret=with_proxy and bool(servers) and not upstream and cluster.secret_file is None,
-        notices=[*host.notices, *notices],
+        notices=[*host.notices, *notices, *(_mixed_notice(everything) if with_proxy else [])],
     )
     check_addresses(plan.children, has_secret=bool(plan.secret_file or plan.makes_secret))
     if with_proxy:
@@ -170,6 +170,14 @@ def _plan_servers(
     specs = [spec for slot in new if isinstance(spec := planned[slot.name].spec, EngineSpec)]
     notices += [*pool_notices(new, pools), *transfer_notices(new, specs)]
     return [planned[slot.name] for slot in ours], notices
+
+
+def _mixed_notice(everything: Sequence[Slot]) -> list[str]:
+    mixed = [slot.name for slot in everything if slot.role == "both"]
+    if not mixed:
+        return []
+    words = "computes prompts and generates" if len(mixed) == 1 else "compute prompts and generate"
+    return [f"{', '.join(mixed)} {words}, and long prompts hold answers up: separate sets of servers are better"]
 
 
 def _is_here(slot: Slot, host: Host) -> bool:

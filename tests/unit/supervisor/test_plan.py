@@ -90,6 +90,8 @@ def test_one_url_in_both_sections_is_one_server_of_both_roles() -> None:
     plan = plan_of(cluster_file(context_servers=section, generation_servers=section))
     assert [(s.name, s.role, s.url) for s in plan.servers] == [("both-0", "both", "127.0.0.1:8001")]
     assert plan.needs == {"tiny": ["context", "generation"]}
+    (notice,) = [notice for notice in plan.notices if "both-0" in notice]
+    assert notice.startswith("both-0 computes prompts and generates, and long prompts hold answers up: separate sets")
 
 
 def test_several_models_are_in_the_names() -> None:
@@ -207,6 +209,13 @@ def test_a_model_that_only_the_users_program_knows() -> None:
     assert plan.servers[0].argv == ["my-engine", "-v"]
     assert (engine(plan, "context-0").num_blocks, engine(plan, "context-0").max_seq_len) == (1024, 2048)
     assert plan.servers[0].pool_bytes is None
+
+
+def test_block_sizes_and_divisions_may_differ() -> None:
+    other = ServerSection(kv_cache_config=KvCacheConfig(tokens_per_block=64), tensor_parallel_size=2)
+    plan = plan_of(cluster_file(context_servers=other))
+    assert (engine(plan, "context-0").tokens_per_block, engine(plan, "generation-0").tokens_per_block) == (64, 32)
+    assert not any("separate sets" in notice for notice in plan.notices)
 
 
 # --- several ranks --------------------------------------------------------------------------------------------------
@@ -380,10 +389,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dtypes differ": (
         {"context_servers": ServerSection(dtype="float32")},
         "generation_servers.dtype: differs from context_servers.dtype",
-    ),
-    "block sizes differ": (
-        {"context_servers": ServerSection(kv_cache_config=KvCacheConfig(tokens_per_block=64))},
-        "generation_servers.kv_cache_config.tokens_per_block",
     ),
     "no such core": ({"context_servers": ServerSection(cores=[99])}, "context_servers.cores: there is no CPU core 99"),
     "no cores": ({"context_servers": ServerSection(cores=[])}, "context_servers.cores: names none"),
