@@ -318,7 +318,7 @@ async def test_silence_before_generations_first_token_is_tried_elsewhere(
     tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:
     engines = {"context-0": [], "generation-0": ["--hold-generation"], "generation-1": []}
-    with serving(tmp_path, engines, idle_timeout_s=0.3) as cluster:
+    with serving(tmp_path, engines, idle_timeout_s=1.0) as cluster:
         for i in range(2):
             assert await complete(cluster, http, f"p{i}", 6) == (200, words.answer(f"p{i}", 6), None)
         state = await cluster["generation-0"].wait("cancelled")
