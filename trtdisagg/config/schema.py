@@ -65,10 +65,6 @@ class CacheTransceiverConfig(_Section, frozen=True):
     zero_copy: bool = False
     """Never go through the staging buffer: blocks move straight from pool to pool, however small their pieces are.
     Variable: TRTLLM_TRY_ZCOPY_FOR_KVCACHE_TRANSFER."""
-    async_buffer: bool = False
-    """TensorRT-LLM's: allocate the staging buffer when it is needed. Changes nothing here, where it is part of the
-    KV pool's memory, and is said so. Variable:
-    TRTLLM_KVCACHE_TRANSFER_USE_ASYNC_BUFFER."""
     disable_overlap: bool = False
     """A generation server computes nothing for others while blocks travel. Variable:
     TRTLLM_DISABLE_KV_CACHE_TRANSFER_OVERLAP."""

@@ -171,6 +171,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "use_uvm": NoEffect("KV blocks are ordinary device memory"),
     },
     CacheTransceiverConfig: {
+        "async_buffer": NoEffect("the staging buffer is allocated once, together with the KV pool"),
         "backend": NotThereYet("this transfer backend", _one_of("MOONCAKE")),
         "enable_cache_transceiver": NotThereYet("servers without a handover", lambda value: value is False),
         "kv_transfer_poll_interval_ms": _EVENT_DRIVEN,

@@ -17,7 +17,7 @@ from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.parallel import Parallel
 
 Role = Literal["context", "generation", "both"]
-Transport = Literal["local", "nixl", "ucx", "mpi"]
+Transport = Literal["local", "nixl", "ucx"]
 Dtype = Literal["bfloat16", "float32"]
 SchedulerPolicy = Literal["guaranteed_no_evict", "max_utilization"]
 Quantization = Literal["none", "int8"]
@@ -56,8 +56,6 @@ class TransferSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """A rank receives from several context servers at once."""
     send_concurrency: int = 1
     """Transfers that a context server's rank packs or pushes at once."""
-    async_buffer: bool = False
-    """As the file says; changes nothing, for the buffer is part of the pool's memory."""
     pipelined: bool = False
     """Blocks of a prompt travel while the rest of it is computed."""
 

@@ -36,7 +36,6 @@ def transfer_spec(config: CacheTransceiverConfig, backend: Backend | None, path:
         receive_parallel=config.receive_parallel,
         receive_concurrent=config.receive_concurrent,
         send_concurrency=config.send_max_concurrency,
-        async_buffer=config.async_buffer,
         pipelined=config.enable_pipelined_transfer,
     )
 
@@ -76,8 +75,6 @@ def transfer_notices(new: Sequence[Slot], specs: Sequence[EngineSpec]) -> Iterat
 
 def _notices(path: str, spec: EngineSpec) -> Iterator[str]:
     transfer = spec.transfer
-    if transfer.async_buffer:
-        yield f"{path}.async_buffer: changes nothing, the buffer is allocated once, together with the KV pool"
     num_tokens = transfer.max_tokens_in_buffer
     if num_tokens is not None and num_tokens < spec.max_seq_len:
         yield (

@@ -11,6 +11,7 @@ import pytest
 from trtdisagg.config.environment import DEFAULTS, VARIABLES
 from trtdisagg.config.load import Loaded, load
 from trtdisagg.config.schema import CacheTransceiverConfig
+from trtdisagg.config.upstream import TABLE
 from trtdisagg.errors import ConfigError
 
 Load = Callable[..., Loaded]
@@ -45,7 +46,6 @@ def origin(loaded: Loaded, key: str, section: str = "context_servers") -> str:
         ("TRTLLM_REQUEST_KV_CACHE_CONCURRENT", "0", "receive_concurrent", False),
         ("TRTLLM_TRY_ZCOPY_FOR_KVCACHE_TRANSFER", "1", "zero_copy", True),
         ("TRTLLM_KVCACHE_TRANSFER_BUFFER_SIZE", "256MB", "buffer_size", "256MB"),
-        ("TRTLLM_KVCACHE_TRANSFER_USE_ASYNC_BUFFER", "1", "async_buffer", True),
         ("TRTLLM_KVCACHE_SEND_MAX_CONCURRENCY_NUM", "4", "send_max_concurrency", 4),
         ("TRTLLM_NIXL_KVCACHE_BACKEND", "libfabric", "nixl_plugin", "LIBFABRIC"),
         ("TRTLLM_USE_UCX_KVCACHE", "1", "backend", "UCX"),
@@ -65,8 +65,15 @@ def test_a_variable_stands_for_its_key_in_both_sections(
 
 
 def test_every_variable_names_a_key_that_there_is() -> None:
-    assert {v.key for v in VARIABLES} < set(CacheTransceiverConfig.__struct_fields__)
+    known = {*CacheTransceiverConfig.__struct_fields__, *TABLE[CacheTransceiverConfig]}
+    assert {v.key for v in VARIABLES} < known
     assert len({v.name for v in VARIABLES} | set(DEFAULTS)) == len(VARIABLES) + len(DEFAULTS)
+
+
+def test_a_variable_that_changes_nothing_is_said_once(load_text: Load) -> None:
+    (notice,) = load_text("model: m", {"TRTLLM_KVCACHE_TRANSFER_USE_ASYNC_BUFFER": "1"}).no_effect
+    assert str(notice).startswith("environment TRTLLM_KVCACHE_TRANSFER_USE_ASYNC_BUFFER: ")
+    assert "no effect here, because the staging buffer is allocated once" in str(notice)
 
 
 def test_the_file_wins_and_it_is_said(load_text: Load) -> None:

@@ -16,7 +16,6 @@ EVERYTHING = CacheTransceiverConfig(
     max_tokens_in_buffer=4096,
     buffer_size="1MB",
     zero_copy=True,
-    async_buffer=True,
     disable_overlap=True,
     receive_parallel=False,
     receive_concurrent=False,
@@ -45,7 +44,6 @@ def test_every_key_reaches_the_spec() -> None:
         receive_parallel=False,
         receive_concurrent=False,
         send_concurrency=3,
-        async_buffer=True,
         pipelined=True,
     )
 
@@ -111,10 +109,6 @@ def test_what_keeps_blocks_from_travelling_ahead_is_said() -> None:
 def test_mpi_is_refused_with_the_way_out() -> None:
     with pytest.raises(ConfigError, match=r"cache_transceiver_config\.backend: MPI .* use NIXL, or UCX"):
         spec_of(CacheTransceiverConfig(), "MPI")
-
-
-def test_a_buffer_that_is_there_already_is_said() -> None:
-    assert "async_buffer: changes nothing" in notices(CacheTransceiverConfig(async_buffer=True))[0]
 
 
 def test_a_change_of_a_key_restarts_the_server() -> None:
