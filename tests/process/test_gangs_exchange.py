@@ -1,4 +1,4 @@
-"""Two servers of two ranks each, as processes: they meet, hand over, take back, and lose each other."""
+"""A server of two ranks and one of one, as processes: they meet, hand over, take back, and lose each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from helpers import tiny_model
-from helpers.engine_process import TIMEOUT_S, Engine, ask_context, make_spec, started_gang
+from helpers.engine_process import TIMEOUT_S, Engine, ask_context, make_spec, started, started_gang
 
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import Beat, Gone, Linked, Meet, PeerAddress, Ready, Stats
@@ -42,13 +42,13 @@ def address(ready: Ready, name: str) -> PeerAddress:
     return PeerAddress(server=name, incarnation=f"{name}.1", host=ready.kv_host, port=ready.kv_port)
 
 
-def test_servers_of_two_ranks_meet_hand_over_take_back_and_lose_each_other(model: Path) -> None:
+def test_servers_meet_hand_over_take_back_and_lose_each_other(model: Path) -> None:
     with tempfile.TemporaryDirectory() as directory:
         there = make_spec(model, "context-0", parallel=Parallel(tp_size=2), enable_block_reuse=False)
-        here = make_spec(model, "generation-0", parallel=Parallel(pp_partition=[1, 1]), enable_block_reuse=False)
+        here = make_spec(model, "generation-0", enable_block_reuse=False)
         with (
             started_gang(there, Path(directory)) as (context, _),
-            started_gang(here, Path(directory)) as (generation, _),
+            started(here, Path(directory)) as generation,
         ):
             peer = address(context.ready(), "context-0")
             generation.command(Meet(peer=peer))
