@@ -24,6 +24,7 @@ from trtdisagg.cache.movers.links import RankLink, Span
 from trtdisagg.cache.movers.means import Means
 from trtdisagg.cache.movers.serving import Serving
 from trtdisagg.cache.movers.staging import halves
+from trtdisagg.cache.movers.visit import Sending
 from trtdisagg.cache.planning import Planner
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.shares import ranks_to_meet
@@ -99,11 +100,10 @@ class RankMover:
             stack.push_async_callback(self._forget_all)
             if (slots := halves(self._pool.region)) and any(t.can_write for t in self._transports):
                 self._means.slots = slots[0]
-                helper = Helper(
-                    *(self._pool, slots[1], self._transports, self._means.serving),
-                    secret=self._secret,
-                    concurrency=self._spec.send_concurrency,
-                )
+                sending_threads = ThreadPoolExecutor(self._spec.send_concurrency, "kv-send")
+                stack.callback(sending_threads.shutdown)
+                sending = Sending(self._pool, slots[1], self._transports, self._means.serving, sending_threads)
+                helper = Helper(sending, secret=self._secret)
                 stack.push_async_callback(helper.close)
                 self._port = await helper.open(self._host)
             self._stack = stack.pop_all()
