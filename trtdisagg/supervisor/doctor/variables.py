@@ -33,8 +33,10 @@ def _on_gpu_and(words: set[str]) -> Callable[[str, ChildPlan, Facts], bool]:
 
 
 def _missing_device(value: str, _server: ChildPlan, facts: Facts) -> bool:
-    """UCX names RDMA devices with their port, `mlx5_0:1`, and network interfaces as they are."""
-    named = [name.strip().partition(":")[0] for name in value.removeprefix("^").split(",")]
+    """UCX names RDMA devices with their port, `mlx5_0:1`, and network interfaces as they are; `^`: all but these."""
+    if value.startswith("^"):
+        return False
+    named = [name.strip().partition(":")[0] for name in value.split(",")]
     there = {*facts.network_devices, *facts.interfaces, "all"}
     return not any(name in there for name in named)
 

@@ -209,6 +209,12 @@ def test_gpus_of_one_domain_are_compared_between_hosts() -> None:
     assert "UCX_CUDA_IPC_ENABLE_MNNVL=n" in finding.needs
 
 
+@pytest.mark.parametrize("value", ["mlx5_0:1", "eth0", "all", "nope,mlx5_0:1", "^nope"])
+def test_devices_that_are_there(value: str) -> None:
+    there = facts(env={"UCX_NET_DEVICES": value}, network_devices=["mlx5_0"], interfaces=["eth0"], memlock_bytes=None)
+    assert not_well(examine(nixl_plan(), there)) == []
+
+
 def test_a_trap_that_a_section_puts_right_is_none() -> None:
     plan = nixl_plan(2, env={"UCX_MEMTYPE_CACHE": "n"})
     assert not_well(examine(plan, facts(env={"UCX_MEMTYPE_CACHE": "y"}))) == []
