@@ -46,7 +46,10 @@ class Scheduler:
         self.num_preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.add(sequence)
+        if sequence.ticket is not None and any(_begins_with(sequence, piece) for piece in self.prefetching):
+            self.waiting.delay(sequence)  # lest what is on its way already be fetched twice
+        else:
+            self.waiting.add(sequence)
 
     @property
     def num_running(self) -> int:
@@ -165,9 +168,8 @@ class Scheduler:
         return admitted
 
     def _can_admit(self) -> bool:
-        if not self.waiting:
+        if (head := self.waiting.head) is None:
             return False
-        head = self.waiting.head
         if self.num_active + 1 + len(head.siblings) > self._limits.max_active:
             return False
         return self.tables.can_open(head, self.num_running)
@@ -216,7 +218,9 @@ class Scheduler:
 
     def prefetch(self, piece: Sequence) -> bool:
         """Give blocks to a piece of a prompt, if anything of it is missing and nobody here wants them."""
-        if self.waiting or not self.tables.can_spare(piece, self.num_running):
+        if self.waiting or any(_begins_with(sequence, piece) for sequence in self.fetching):
+            return False
+        if not self.tables.can_spare(piece, self.num_running):
             return False
         self.tables.open(piece)
         piece.state = State.EXPECTED
@@ -227,6 +231,7 @@ class Scheduler:
         """Its fetch is over, and the KV of this many tokens is here: whoever wants it finds it, as long as there is
         room for it."""
         self.prefetching.remove(piece)
+        self.waiting.resume()
         piece.num_computed = max(piece.num_computed, num_tokens)
         self.tables.filled(piece)
         self._finish(piece)
@@ -288,3 +293,8 @@ def _chunk(share: Share) -> Chunk:
 
 def _rank(sequence: Sequence) -> tuple[int, int, int]:
     return sequence.rank
+
+
+def _begins_with(sequence: Sequence, piece: Sequence) -> bool:
+    is_salted_alike = sequence.request.cache_salt == piece.request.cache_salt
+    return is_salted_alike and sequence.tokens[: piece.num_prompt] == piece.tokens

@@ -159,6 +159,57 @@ def test_a_piece_that_is_here_already_is_not_fetched() -> None:
     finish(pipeline, enter(pipeline, request))
 
 
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_request_waits_for_its_piece_that_is_on_its_way_and_nobody_else_does(comes: bool) -> None:
+    pipeline = make_pipeline()
+    request = add_context(pipeline)
+    pipeline.context.step(2)
+    pipeline.tell()
+    pipeline.generation.core.receive(timeout_s=0)
+    [key] = pipeline.pieces
+    pipeline.context.run()
+    second, other = enter(pipeline, request), make_request(5)
+    pipeline.generation.add(other)
+    pipeline.generation.run()
+    assert pipeline.generation.tokens(5) == tokens_alone(other, 6)
+    assert pipeline.generation.stats.num_waiting == 1
+    if comes:
+        pipeline.read(key)
+    pipeline.check(key)
+    pipeline.generation.step()
+    assert num_fetched(pipeline) == (2 if comes else 6)
+    finish(pipeline, second)
+
+
+def test_what_is_told_after_its_request_came_is_not_fetched_twice() -> None:
+    pipeline = make_pipeline()
+    request = add_context(pipeline)
+    pipeline.context.run()
+    second = enter(pipeline, request)
+    assert num_fetched(pipeline) == 6
+    pipeline.tell()
+    pipeline.generation.core.receive(timeout_s=0)
+    assert not pipeline.pieces
+    finish(pipeline, second)
+
+
+def test_a_request_that_waits_for_its_piece_can_be_cancelled() -> None:
+    pipeline = make_pipeline()
+    request = add_context(pipeline)
+    pipeline.context.step(2)
+    pipeline.tell()
+    pipeline.generation.core.receive(timeout_s=0)
+    [key] = pipeline.pieces
+    pipeline.context.run()
+    enter(pipeline, request)
+    pipeline.generation.cancel(1)
+    pipeline.generation.run()
+    assert pipeline.generation.last(1).finish_reason == "cancelled"
+    pipeline.check(key)
+    pipeline.generation.run()
+    pipeline.generation.assert_empty()
+
+
 def test_a_server_that_ends_begins_no_piece_and_waits_for_those_on_their_way() -> None:
     pipeline = make_pipeline()
     add_context(pipeline)
