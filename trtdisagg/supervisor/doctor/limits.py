@@ -22,15 +22,17 @@ _NO_READING = 2
 
 
 def cores(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
-    num_servers, num_cores = len(needs.on_cpu(plan)), len(facts.cores)
+    servers, num_cores = needs.on_cpu(plan), len(facts.cores)
+    num_ranks = sum(server.num_ranks for server in servers)
     quota = f", of which the control group allows {facts.cpu_quota:g} at a time" if facts.cpu_quota is not None else ""
     found = f"{num_cores} to run on{quota}"
-    wanted = f"{num_servers} servers compute on them" if num_servers else ""
+    ranks = f"{num_ranks} ranks of " if num_ranks > len(servers) else ""
+    wanted = f"{ranks}{len(servers)} servers compute on them" if servers else ""
     usable = min(num_cores, facts.cpu_quota if facts.cpu_quota is not None else num_cores)
-    if num_servers > usable:
+    if num_ranks > usable:
         remedy = "They slow each other down: start fewer servers, or allow more CPU"
         yield Finding(topic="CPU cores", severity="warning", found=found, needs=wanted, remedy=remedy)
-    elif num_servers and usable < num_cores:
+    elif servers and usable < num_cores:
         remedy = f"Threads above the quota are stopped in mid-step: give {int(usable)} `cores` in the sections"
         yield Finding(topic="CPU cores", severity="warning", found=found, needs=wanted, remedy=remedy)
     else:

@@ -64,6 +64,8 @@ def test_all_is_well(plan: Plan | None) -> None:
 
 BIG = plan_of(cluster_file(), host(memory_bytes=64 * GIB))
 """Two servers with 2 GiB of KV cache each."""
+_TWO = ServerSection(tensor_parallel_size=2)
+RANKS = plan_of(cluster_file(context_servers=_TWO, generation_servers=_TWO))
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,7 @@ BIG = plan_of(cluster_file(), host(memory_bytes=64 * GIB))
         ),
         (BIG, {"memory_bytes": 4 * GIB + MIB, "swap_bytes": GIB}, "swap", "warning", "swapoff -a"),
         (BIG, {"cores": [3]}, "CPU cores", "warning", "2 servers compute on them"),
+        (RANKS, {"cores": [1, 2, 3]}, "CPU cores", "warning", "4 ranks of 2 servers compute on them"),
         (BIG, {"cpu_quota": 1.5}, "CPU cores", "warning", "the control group allows 1.5"),
         (BIG, {"cpu_quota": 3.0}, "CPU cores", "warning", "give 3 `cores`"),
         (BIG, {"open_files": 1024}, "open files", "warning", "the proxy may need 3200. `ulimit -Hn 3200`"),
