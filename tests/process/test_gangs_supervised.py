@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import psutil
 import pytest
 
 from tests.helpers.agents import fake_plan, nothing_left, running_agent
+from tests.helpers.cluster import Cluster
+from tests.helpers.plans import FAKE_ENGINE
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.control import DownRequest
 from trtdisagg.supervisor.client import ControlClient
@@ -98,3 +101,42 @@ async def test_one_that_ignores_sigterm_is_killed_with_all_its_ranks(place: Plac
         await anyio.to_thread.run_sync(ControlClient(place).down, DownRequest(timeout_s=0.2))
         assert await agent.until_over() == 0
     assert "context-0: killed: still there 0.3 s after it was cut short" in agent.events
+
+
+# --- as users see it ------------------------------------------------------------------------------------------------
+
+
+def test_users_see_the_ranks_and_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    command = json.dumps([*FAKE_ENGINE, "--spawn-grandchild", "--only-rank", "1"])
+    text = f"model: fake\nport: 0\ncommand: {command}\ncontext_servers: {{tensor_parallel_size: 2}}\n"
+    cluster = Cluster(tmp_path, f"{text}generation_servers: {{pipeline_parallel_size: 2}}\n")
+    check = cluster.run("check", str(cluster.file))
+    assert "tp2 = 2 ranks" in check.stdout, check.stderr
+    assert "pp2 = 2 ranks" in check.stdout
+    cluster.up()
+    try:
+        status = cluster.status()
+        assert [len(server["pids"]) for server in status["servers"]] == [1, 2, 2]
+        assert (status["servers"][1]["parallel"]["tp_size"], status["links"][0]["transport"]) == (2, "local")
+        shown = cluster.run("status", str(cluster.file)).stdout
+        assert "tp2" in shown
+        assert "KV local (pull), 10.0 GB/s, 1 link" in shown
+        guard = [psutil.Process(pid) for server in status["servers"] for pid in server["pids"]]
+        os.kill(status["agent_pid"], signal.SIGKILL)
+        _, alive = psutil.wait_procs(guard, timeout=30)
+        assert alive == []
+    finally:
+        cluster.down("--force")
+    wait_until_nobody_holds(cluster)
+    assert cluster.left_over() == []
+
+
+def wait_until_nobody_holds(cluster: Cluster) -> None:
+    """The guardian ends when it has cleared up."""
+    guardians = [p for p in psutil.process_iter(["environ"]) if is_of(p, cluster)]
+    _, alive = psutil.wait_procs(guardians, timeout=30)
+    assert alive == []
+
+
+def is_of(process: psutil.Process, cluster: Cluster) -> bool:
+    return (process.info["environ"] or {}).get("TRTDISAGG_TEST") == cluster.env["TRTDISAGG_TEST"]
