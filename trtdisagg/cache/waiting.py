@@ -45,6 +45,9 @@ async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
     :return: their results, in order.
     """
+    works = list(works)
+    if len(works) == 1:
+        return [await works[0]]  # without the tasks, which cost more than a small copy
     tasks = [asyncio.create_task(work) for work in works]
     try:
         if tasks:
