@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
+from helpers.traces import until
 
 from trtdisagg.protocol.commands import encode_command
 from trtdisagg.protocol.reports import decode_report
@@ -70,10 +71,33 @@ class Engine:
             text: bytes = answer.read()
             return text
 
+    def metrics(self) -> dict[str, float]:
+        """Of `/metrics`, what has no labels but the server's own, as it is now."""
+        lines = [line for line in self.get("/metrics").decode().splitlines() if not line.startswith("#")]
+        return {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+    def until_free(self) -> None:
+        """Wait until nothing runs, and no block belongs to anybody."""
+        names = ["trtllm_num_requests_running", "trtllm_num_requests_waiting"]
+        names += [f"trtdisagg_kv_blocks_{kind}" for kind in ("used", "held")]
+
+        def owned() -> dict[str, float]:
+            values = self.metrics()
+            return {name: values[name] for name in names if values[name]}
+
+        until(lambda: not owned(), "no block is in use", TIMEOUT_S, owned)
+
     def post(self, **fields: Any) -> Any:
-        body = json.dumps({"model": "tiny", "temperature": 0, **fields}).encode()
-        with urllib.request.urlopen(f"{self.url}/v1/completions", body, timeout=TIMEOUT_S) as answer:
-            return json.loads(answer.read())
+        return json.loads(self._post("/v1/completions", {"model": "tiny", "temperature": 0, **fields}))
+
+    def release(self, ticket: str) -> None:
+        """Nobody will come for what it holds."""
+        self._post("/kv/release", {"ticket": ticket})
+
+    def _post(self, path: str, body: dict[str, Any]) -> bytes:
+        with urllib.request.urlopen(f"{self.url}{path}", json.dumps(body).encode(), timeout=TIMEOUT_S) as answer:
+            text: bytes = answer.read()
+            return text
 
 
 @contextlib.contextmanager
@@ -101,14 +125,16 @@ def started(spec: EngineSpec, tmp_path: Path, program: list[str] | None = None) 
             process.wait()
 
 
-def ask_context(engine: Engine, prompt: str, max_tokens: int) -> dict[str, Any]:
-    """The first token, and what the generation server is to be asked."""
-    first = engine.post(
-        prompt=prompt, max_tokens=max_tokens, ignore_eos=True, disaggregated_params={"request_type": "context_only"}
-    )
+def ask_context(engine: Engine, prompt: str, max_tokens: int, *, seam: Any = None, **more: Any) -> dict[str, Any]:
+    """The first token, and what the generation server is to be asked.
+
+    :param seam: of the context leg.
+    :param more: of both legs beside the usual.
+    """
+    wanted = {"max_tokens": max_tokens, "ignore_eos": True, **more}
+    first = engine.post(prompt=prompt, disaggregated_params={"request_type": "context_only"}, seam=seam, **wanted)
     params = first["choices"][0]["disaggregated_params"] | {"request_type": "generation_only"}
-    fields = {"prompt": first["prompt_token_ids"], "max_tokens": max_tokens, "ignore_eos": True}
-    return {**fields, "disaggregated_params": params}
+    return {"prompt": first["prompt_token_ids"], "disaggregated_params": params, **wanted}
 
 
 @contextlib.contextmanager
