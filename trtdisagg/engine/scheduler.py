@@ -14,6 +14,7 @@ from itertools import chain
 
 from trtdisagg.cache.blocks import BlockManager
 from trtdisagg.engine.limits import Limits
+from trtdisagg.engine.pieces import Pieces
 from trtdisagg.engine.plan import Plan, Reading
 from trtdisagg.engine.policies import Share, context_policy, generation_policy
 from trtdisagg.engine.queue import Queue
@@ -40,13 +41,13 @@ class Scheduler:
         """Running, behind it."""
         self.fetching: set[Sequence] = set()
         """Quarantined ones too: whoever a fetch may write for."""
-        self.prefetching: set[Sequence] = set()
-        """Pieces of prompts whose requests are still to come."""
+        self.pieces = Pieces(self.tables, self.waiting, self.fetching)
+        """Of prompts whose requests are still to come."""
         self.num_held_blocks = 0
         self.num_preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
-        if sequence.ticket is not None and any(_begins_with(sequence, piece) for piece in self.prefetching):
+        if sequence.ticket is not None and self.pieces.has_beginning_of(sequence):
             self.waiting.delay(sequence)  # lest what is on its way already be fetched twice
         else:
             self.waiting.add(sequence)
@@ -216,26 +217,6 @@ class Scheduler:
         self.tables.filled(sequence)
         self._run(sequence)
 
-    def prefetch(self, piece: Sequence) -> bool:
-        """Give blocks to a piece of a prompt, if anything of it is missing and nobody here wants them."""
-        if self.waiting or any(_begins_with(sequence, piece) for sequence in self.fetching):
-            return False
-        if not self.tables.can_spare(piece, self.num_running):
-            return False
-        self.tables.open(piece)
-        piece.state = State.EXPECTED
-        self.prefetching.add(piece)
-        return True
-
-    def prefetched(self, piece: Sequence, num_tokens: int) -> None:
-        """Its fetch is over, and the KV of this many tokens is here: whoever wants it finds it, as long as there is
-        room for it."""
-        self.prefetching.remove(piece)
-        self.waiting.resume()
-        piece.num_computed = max(piece.num_computed, num_tokens)
-        self.tables.filled(piece)
-        self._finish(piece)
-
     def hold(self, sequence: Sequence) -> None:
         """Stop running it, but keep its blocks until `end`."""
         self._leave(sequence)
@@ -276,7 +257,7 @@ class Scheduler:
         assert running == {*self.context, *self.generating}, "running sequences are lost"
         assert len(running) == self.num_running, "a sequence runs twice"
         assert self.fetching == {s for s in sequences if s.state in (State.FETCHING, State.QUARANTINED)}
-        assert self.prefetching == {s for s in sequences if s.state is State.EXPECTED}, "pieces are lost"
+        self.pieces.check_integrity(sequences)
         assert len(self.waiting) == sum(s.state is State.WAITING for s in sequences), "waiting sequences are lost"
         for sequence in sequences:
             assert all(s.state is State.UNBORN and s.leader is sequence for s in sequence.siblings)
@@ -293,8 +274,3 @@ def _chunk(share: Share) -> Chunk:
 
 def _rank(sequence: Sequence) -> tuple[int, int, int]:
     return sequence.rank
-
-
-def _begins_with(sequence: Sequence, piece: Sequence) -> bool:
-    is_salted_alike = sequence.request.cache_salt == piece.request.cache_salt
-    return is_salted_alike and sequence.tokens[: piece.num_prompt] == piece.tokens

@@ -73,7 +73,7 @@ class Schedulers:
     @property
     def is_fetching(self) -> bool:
         """Whether somebody may write into blocks."""
-        return any(s.fetching or s.prefetching for s in self.each)
+        return any(s.fetching or s.pieces for s in self.each)
 
     @property
     def has_work(self) -> bool:
@@ -108,10 +108,11 @@ class Schedulers:
         self._of(sequence).fetched(sequence, num_tokens)
 
     def prefetch(self, piece: Sequence) -> bool:
-        return self._of(piece).prefetch(piece)
+        scheduler = self._of(piece)
+        return scheduler.pieces.begin(piece, scheduler.num_running)
 
     def prefetched(self, piece: Sequence, num_tokens: int) -> None:
-        self._of(piece).prefetched(piece, num_tokens)
+        self._of(piece).pieces.end(piece, num_tokens)
 
     def hold(self, sequence: Sequence) -> None:
         self._of(sequence).hold(sequence)
