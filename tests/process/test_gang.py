@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from helpers.python_api import greedy
 from trtdisagg.api import EngineOptions, open_executor
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.parallel import Parallel
-from trtdisagg.protocol.spec import Failed
+from trtdisagg.protocol.spec import Beat, Failed
 
 TP2 = Parallel(tp_size=2)
 PP2 = Parallel(pp_partition=[1, 1])
@@ -106,8 +107,27 @@ def test_a_gang_answers_as_one_rank_does_and_drains_as_one(
         assert ends_of(ranks) == [0, 0, 0, 0]
 
 
-def test_without_one_rank_the_others_end_and_rank_0_says_which(model: Path, tmp_path: Path) -> None:
-    with gang_of(model, tmp_path, TP2) as ranks:
+def wait_until_stuck(engine: Engine) -> None:
+    """Until beats say, for longer than health's patience, that there is work and no progress."""
+    progress, num_alike = -1, 0
+    while num_alike < 7:
+        beat = engine.report(Beat)
+        num_alike = num_alike + 1 if beat.is_working and beat.progress == progress else 0
+        progress = beat.progress
+
+
+def test_a_frozen_rank_shows_and_a_killed_one_ends_the_others_and_is_named(
+    model: Path, tmp_path: Path, expected: list[list[int]]
+) -> None:
+    with gang_of(model, tmp_path, TP2) as ranks, ThreadPoolExecutor(1) as clients:
+        ranks[1].process.send_signal(signal.SIGSTOP)
+        asking = clients.submit(ask, ranks[0], PROMPTS[2])
+        wait_until_stuck(ranks[0])
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            is_healthy(ranks[0])
+        ranks[1].process.send_signal(signal.SIGCONT)
+        assert asking.result() == expected[2]
+        assert is_healthy(ranks[0])
         ranks[1].process.kill()
         failed = ranks[0].report(Failed)
         assert failed == Failed(message="rank 1 of context-0 has ended")

@@ -99,7 +99,6 @@ def _follow(spec: EngineSpec, reporter: Reporter) -> int:
     from trtdisagg.engine.gang.follow import Follower
     from trtdisagg.engine.secret import read_secret
 
-    gc.disable()  # as in `_open_engine`
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Follower(spec, read_secret(spec.secret_file), reporter, _end).run())
 

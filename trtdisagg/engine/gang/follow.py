@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -65,6 +66,7 @@ class Follower:
         :return: the exit code.
         :raises TrtdisaggError: when it cannot start.
         """
+        gc.disable()  # until it is loaded: nearly all that is made now stays
         with Beats(self._reporter, Stats, [lambda: Pulse(self._turns.num_ticks, is_working=False)]):
             async with turning(self._turns):
                 self._stage("joining")
@@ -90,6 +92,8 @@ class Follower:
             loop.remove_reader(place.kv.sock)
             await stack.enter_async_context(beside(self._serve_kv(place.kv, mover)))
             await stack.enter_async_context(telling(place.steps, self._progress))
+            gc.freeze()
+            gc.enable()
             place.steps.sock.settimeout(None)  # a server may have nothing to do for days
             place.steps.send(encode(Loaded()))
             await self._compute(place.steps, shard.runner)

@@ -141,7 +141,9 @@ def _connect(spec: EngineSpec, end_s: float) -> socket.socket:
             time.sleep(LOOK_EVERY_S)
         except OSError as e:
             sock.close()
-            raise StartupError(f"rank 0 of {spec.name} cannot be reached at {spec.gang_socket}: {e.strerror}") from e
+            raise StartupError(
+                f"rank 0 of {spec.name} cannot be reached at {spec.gang_socket}: {e.strerror or e}"
+            ) from e
 
 
 @contextlib.contextmanager

@@ -188,3 +188,11 @@ def test_noise_does_not_keep_ranks_out(tmp_path: Path, noise: bytes) -> None:
             stranger.sendall(noise)
         join_and_close(gang_spec(tmp_path, TWO, rank=1))
         assert len(gatherer.result()) == 2
+
+
+def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
+    path = str(tmp_path / ("x" * 120))
+    with pytest.raises(StartupError, match=r"cannot open the socket .*AF_UNIX path too long"):
+        Gathering(gang_spec(tmp_path, TWO, gang_socket=path), SECRET).gather()
+    with pytest.raises(StartupError, match=r"cannot be reached at .*AF_UNIX path too long"):
+        join(gang_spec(tmp_path, TWO, rank=1, gang_socket=path), SECRET, timeout_s=0)
