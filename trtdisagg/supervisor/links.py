@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trtdisagg.protocol.spec import PeerAddress
-from trtdisagg.supervisor.child import Child
+from trtdisagg.supervisor.child import Child, Meeting
 from trtdisagg.supervisor.events import Action, Introduce, Unmet
 from trtdisagg.supervisor.state import PROXY, ClusterState
 
@@ -54,6 +54,14 @@ def routable(state: ClusterState) -> list[Child]:
     """Servers that may be routed to."""
     waiting = unmet(state)
     return [child for child in state.children.values() if child.is_ready_server and child.name not in waiting]
+
+
+def current(state: ClusterState, generation: Child) -> list[Meeting]:
+    """Meetings of a server that count in the roles that both have now."""
+    if generation.role not in ("generation", "both"):
+        return []
+    contexts = [child.incarnation for child in state.children.values() if child.role in ("context", "both")]
+    return [meeting for incarnation, meeting in generation.meetings.items() if incarnation in contexts]
 
 
 def told_of_end(state: ClusterState, name: str) -> list[Child]:

@@ -6,8 +6,8 @@ import functools
 
 from msgspec.structs import replace
 
-from trtdisagg.protocol.spec import Beat, Failed, Linked, Loading, Ready, Report, Role, Stats
-from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, STALE_S, Child, Leaving, Meeting
+from trtdisagg.protocol.spec import Linked, Role, Stats
+from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, Child, Leaving, Meeting
 from trtdisagg.supervisor.events import (
     Abandon,
     BackOff,
@@ -30,7 +30,7 @@ from trtdisagg.supervisor.events import (
     Unmet,
     Woke,
 )
-from trtdisagg.supervisor.history import History, counted
+from trtdisagg.supervisor.hearing import heard, linked, recovered
 from trtdisagg.supervisor.rates import Window
 
 
@@ -63,7 +63,7 @@ def _spawned(event: Spawned, child: Child) -> Child:
 
 @next_child.register
 def _reported(event: Reported, child: Child) -> Child:
-    return _heard(event.report, child, event.at)
+    return heard(event.report, child, event.at)
 
 
 @next_child.register
@@ -153,7 +153,7 @@ def _introduce(event: Introduce, child: Child) -> Child:
 @next_child.register
 def _unmet(event: Unmet, child: Child) -> Child:
     error = f"they have not met within {event.at - child.meetings[event.peer].asked_at:.0f} s"
-    return _linked(Linked(server=event.server, incarnation=event.peer, error=error), child)
+    return linked(Linked(server=event.server, incarnation=event.peer, error=error), child)
 
 
 @next_child.register
@@ -169,7 +169,7 @@ def _stall(event: Stall, child: Child) -> Child:
 @next_child.register
 def _canary(event: Canary, child: Child) -> Child:
     if event.error is None:
-        return _recovered(replace(child, num_canaries_missed=0, mute_at=None), event.at)
+        return recovered(replace(child, num_canaries_missed=0, mute_at=None), event.at)
     num_missed = child.num_canaries_missed + 1
     mute_at = event.at if num_missed == NUM_CANARIES_MISSED else child.mute_at
     return replace(child, num_canaries_missed=num_missed, mute_at=mute_at)
@@ -266,71 +266,3 @@ def gone(child: Child) -> Child:
         hurry_at=None,
         switch_at=None,
     )
-
-
-# --- what a child says ----------------------------------------------------------------------------------------------
-
-
-def _heard(report: Report, child: Child, at: float) -> Child:
-    match report:
-        case Beat():
-            return _beaten(report, child, at)
-        case Loading(stage=stage):
-            child = replace(child, beat_at=at)
-            return replace(child, phase="loading", reason=stage) if child.phase in ("starting", "loading") else child
-        case Ready():
-            return _became_ready(report, child, at)
-        case Failed():
-            return replace(child, failure=report, failed_at=at)
-        case Linked():
-            return _linked(report, child)
-
-
-def _linked(report: Linked, child: Child) -> Child:
-    """One that has gone meanwhile is nobody to have met."""
-    meeting = child.meetings.get(report.incarnation)
-    if meeting is None:
-        return child
-    return replace(child, meetings={**child.meetings, report.incarnation: replace(meeting, link=report)})
-
-
-def _became_ready(ready: Ready, child: Child, at: float) -> Child:
-    """It has the role that it says it has, whatever was wanted of it."""
-    child = _in_role(replace(child, beat_at=at, progress_at=at), ready.role)
-    if child.phase in ("starting", "loading"):
-        child = replace(child, num_canaries_missed=0, mute_at=None)
-        return replace(child, phase="ready", reason=None, ready=ready, ready_at=at, in_role_at=at, ever_ready=True)
-    if child.switch_at is None or (leaving := child.leaving) is None:
-        return child
-    child = replace(child, ready=ready, switch_at=None, in_role_at=at)
-    is_there = leaving.then == "switch" and leaving.role == child.role
-    return replace(child, phase="ready", reason=None, leaving=None) if is_there else child
-
-
-def _in_role(child: Child, role: Role | None) -> Child:
-    """What counts for one role says nothing about another: a new one has a new history."""
-    if role is None or child.role in (role, "proxy"):
-        return child
-    return replace(child, role=role, history=History())
-
-
-def _beaten(beat: Beat, child: Child, at: float) -> Child:
-    gets_on = beat.progress != child.progress or not beat.is_working
-    child = replace(
-        child,
-        beat_at=at,
-        progress=beat.progress,
-        progress_at=at if gets_on else child.progress_at,
-        stats=beat.stats,
-        window=child.window.add(at, beat.stats),
-        history=child.history.add(at, counted(child.role, beat.stats)),
-    )
-    return _recovered(child, at)
-
-
-def _recovered(child: Child, at: float) -> Child:
-    """One that was stalled is ready again when all three signs of life are there."""
-    is_fresh = at - child.beat_at < STALE_S and child.gets_on
-    if child.phase != "stalled" or not is_fresh or child.mute_at is not None:
-        return child
-    return replace(child, phase="ready", reason=None)

@@ -196,7 +196,7 @@ def _waiting_words(others: Sequence[str]) -> str | None:
 
 
 def _links(state: ClusterState) -> list[Link]:
-    found = [(child.name, meeting) for child in state.children.values() for meeting in child.meetings.values()]
+    found = [(child.name, meeting) for child in state.children.values() for meeting in links.current(state, child)]
     return [_link(name, meeting) for name, meeting in sorted(found, key=lambda f: (f[1].peer.server, f[0]))]
 
 

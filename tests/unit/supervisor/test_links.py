@@ -152,3 +152,5 @@ def test_a_server_that_was_switched_is_the_one_that_came_later() -> None:
     assert cluster.routable == {"context-0", "generation-0"}
     cluster.meets("context-1", "context-0")
     assert cluster.routable == {"context-0", "context-1", "generation-0"}
+    shown = [m.peer.server for name in NAMES[1:4] for m in links.current(cluster.state, cluster.child(name))]
+    assert sorted(shown) == ["context-0", "context-0"], "what it gave as a context server counts no more"
