@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +19,9 @@ from trtdisagg.cache.layout import Runs
 from trtdisagg.cache.pool import KvPool, nonce_offset
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.peers import LocalMemory, Memory
+
+WARM_BYTES = 128 << 20
+_POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14
 
 
 class LocalLink:
@@ -74,6 +78,7 @@ class LocalTransport:
         if mapping[offset : offset + len(memory.nonce)] != memory.nonce:
             mapping.close()
             raise HandoverError(f"{path} is not the pool meant: another host, or another process by now")
+        _warm_up(mapping, min(WARM_BYTES, memory.region.pool_bytes))
         return LocalLink(self.pool, mapping, memory.region.num_bytes)
 
     def set_serving(self, is_serving: bool) -> None:
@@ -81,6 +86,12 @@ class LocalTransport:
 
     def close(self) -> None:
         """The pool is its owner's."""
+
+
+def _warm_up(mapping: mmap.mmap, num_bytes: int) -> None:
+    """Map the first pages of the peer's blocks, which it uses first, so that the first transfer finds them there."""
+    with suppress(OSError):  # an older kernel maps them one by one as they are read
+        mapping.madvise(_POPULATE_READ, 0, num_bytes)
 
 
 def _map(path: str, num_bytes: int) -> mmap.mmap:
