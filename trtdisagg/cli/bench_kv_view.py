@@ -11,7 +11,7 @@ from rich.text import Text
 from trtdisagg.protocol.bench_kv import SHAPES, KvReport, KvRow
 
 _COLUMNS = ("tokens", "MiB", "pieces", "ms", "GB/s", "copy", "bare", "same pieces", "of copy", "of bare")
-_RATIOS = ("of same pieces", "of same layout", "first", "CPU ms", "of copy's")
+_RATIOS = ("of same pieces", "of same layout", "first", "CPU ms", "CPU of copy")
 
 
 def bench_kv_view(report: KvReport) -> RenderableType:
@@ -38,7 +38,7 @@ def _cells(row: KvRow) -> list[str]:
     speeds = [row.gb_s, row.memcpy_gb_s, row.transport_gb_s, row.descriptors_gb_s]
     ratios = [row.ratio_to_memcpy, row.ratio_to_transport, row.ratio_to_descriptors, row.ratio_to_same_layout]
     first = "" if row.first_ms is None else f"x {row.first_ms / row.median_ms:.1f}"
-    cpu = [f"{row.cpu_ms:.2f}", f"x {row.cpu_ms / row.memcpy_cpu_ms:.1f}"]
+    cpu = [f"{row.cpu_ms:.2f}", _ratio(row.cpu_ms / row.memcpy_cpu_ms)]
     return [*sizes, *(f"{speed:.1f}" for speed in speeds), *map(_ratio, ratios), first, *cpu]
 
 

@@ -16,6 +16,7 @@ from trtdisagg.cache.shares import holders, ranks_to_meet
 from trtdisagg.protocol.handover import KvLayout
 from trtdisagg.protocol.peers import Part
 
+NUMS_OF_KV_HEADS = (1, 2, 3, 8)
 BLOCK_SIZES = (16, 32, 64)
 PARTITIONS = ((), (3, 3), (1, 5), (2, 2, 2), (1, 3, 2))
 """Of six layers, even ones and others."""
@@ -38,14 +39,11 @@ def is_allowed(division: Division, num_kv_heads: int) -> bool:
     return division.dp or num_kv_heads % tp == 0 or tp % num_kv_heads == 0
 
 
-def all_cases() -> list[Case]:
+def all_cases(num_kv_heads: int) -> list[Case]:
     ways = itertools.product((1, 2, 3, 4), PARTITIONS, (False, True))
     divisions = [Division(*way) for way in ways if way[0] > 1 or not way[2]]
-    cases = []
-    for num_kv_heads in (1, 2, 3, 8):
-        allowed = [division for division in divisions if is_allowed(division, num_kv_heads)]
-        cases += [Case(num_kv_heads, *pair) for pair in itertools.product(allowed, repeat=2)]
-    return cases
+    allowed = [division for division in divisions if is_allowed(division, num_kv_heads)]
+    return [Case(num_kv_heads, *pair) for pair in itertools.product(allowed, repeat=2)]
 
 
 def layout_of(division: Division, num_kv_heads: int, tokens_per_block: int) -> KvLayout:
@@ -107,10 +105,12 @@ def forget_rows_behind(pool: np.ndarray, mine: KvLayout, request: Part) -> None:
         pool[request.my_blocks[last], :, :, :, row + 1 :] = GARBAGE
 
 
-def test_every_byte_arrives_where_it_belongs(request: pytest.FixtureRequest) -> None:
-    rng = random.Random(5)
-    everything = list(itertools.product(all_cases(), itertools.product(BLOCK_SIZES, repeat=2)))
-    for case, sizes in everything if request.config.getoption("--soak") else rng.sample(everything, 800):
+@pytest.mark.timeout(600)  # all of them with --soak
+@pytest.mark.parametrize("num_kv_heads", NUMS_OF_KV_HEADS)
+def test_every_byte_arrives_where_it_belongs(num_kv_heads: int, request: pytest.FixtureRequest) -> None:
+    rng = random.Random(num_kv_heads)
+    everything = list(itertools.product(all_cases(num_kv_heads), itertools.product(BLOCK_SIZES, repeat=2)))
+    for case, sizes in everything if request.config.getoption("--soak") else rng.sample(everything, 200):
         check(case, sizes, rng)
 
 
@@ -129,6 +129,7 @@ def test_what_is_in_the_same_place_on_both_sides_moves_in_few_runs() -> None:
     assert num_runs(shards, layout(tp=2, pp=(2, 4))) == 2 * 6
 
 
-def test_the_layouts_of_all_cases_can_be() -> None:
-    for num_kv_heads, mine, _ in all_cases():
-        check_layout(layout_of(mine, num_kv_heads, 16))
+@pytest.mark.parametrize("num_kv_heads", NUMS_OF_KV_HEADS)
+def test_the_layouts_of_all_cases_can_be(num_kv_heads: int) -> None:
+    for case in all_cases(num_kv_heads):
+        check_layout(layout_of(case.mine, num_kv_heads, 16))
