@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from helpers.cluster import Cluster, post, running
+from helpers.cluster import REPOSITORY, Cluster, post, running
 from helpers.oracle import PROMPTS, greedy
+from helpers.ports import free_port
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
 
@@ -65,3 +66,13 @@ def test_aggregated(tmp_path: Path, in_float32: str, asked: Asked) -> None:
     with running(tmp_path, text) as cluster:
         assert complete(cluster, asked) == asked.answers
         assert cluster.server("generation-0")["stats"]["num_transfers_total"] == 0
+
+
+def test_servers_of_several_ranks(tmp_path: Path, asked: Asked) -> None:
+    """The example, as it stands but for its port."""
+    text = (REPOSITORY / "examples" / "parallel.yaml").read_text()
+    with running(tmp_path, text.replace("port: 8000", f"port: {free_port()}")) as cluster:
+        assert complete(cluster, asked) == asked.answers
+        stats = cluster.server("generation-0")["stats"]
+        assert stats["num_transfers_total"] > 0
+        assert stats["num_transfer_failures_total"] == 0

@@ -43,7 +43,7 @@ def complete(root: Located, *, worker_files: Path | None, overrides: Sequence[Ov
     def section(name: str, written: Located, given: Sequence[Override]) -> Located:
         if written.value is not None and not isinstance(written.value, dict):
             return written
-        whole = written.replace(_inherit(name, written.children, inherited))
+        whole = written.replace(_merge(name, inherited, written.children))
         if worker_files:
             option = put(whole, given).children.get("extra_llm_api_options")
             whole = whole.replace(_merge_worker_file(name, whole.children, option, worker_files))
@@ -93,13 +93,6 @@ def _complete_entry(
             for key, child in children.items()
         }
     )
-
-
-def _inherit(name: str, children: _Children, inherited: _Children) -> _Children:
-    for key, value in inherited.items():
-        if key in children and children[key].plain() != value.plain():
-            raise _conflict(f"{name}.{key}", children[key], value)
-    return {**inherited, **children}
 
 
 def _merge_worker_file(name: str, children: _Children, option: Located | None, directory: Path) -> _Children:

@@ -355,3 +355,11 @@ def test_an_error_in_a_worker_file_names_that_file(load_text: Load) -> None:
     Path("w.yaml").write_text("\nmax_bach_size: 5\n")
     with pytest.raises(ConfigError, match=r"^w\.yaml:2: generation_servers\.max_bach_size: unknown key; did you mean"):
         load_text("model: m\ngeneration_servers: {extra_llm_api_options: w.yaml}")
+
+
+def test_a_mapping_at_both_places_is_one(load_text: Load) -> None:
+    text = "model: m\nkv_cache_config: {max_tokens: 640}\ngeneration_servers: {kv_cache_config: {tokens_per_block: 16}}\n"
+    cluster = load_text(text).cluster
+    assert cluster.generation_servers
+    config = cluster.generation_servers.kv_cache_config
+    assert (config.max_tokens, config.tokens_per_block) == (640, 16)

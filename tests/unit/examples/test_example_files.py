@@ -21,6 +21,7 @@ NUM_SERVERS = {
     "smollm2.yaml": (1, 1, 0),
     "trtllm_disagg_config.yaml": (0, 0, 3),
     "trtllm_model_and_urls.yaml": (1, 1, 0),
+    "parallel.yaml": (1, 1, 0),
     "two_by_one.yaml": (2, 1, 0),
 }
 """File: context servers, generation servers, servers that run already."""
