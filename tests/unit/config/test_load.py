@@ -358,7 +358,8 @@ def test_an_error_in_a_worker_file_names_that_file(load_text: Load) -> None:
 
 
 def test_a_mapping_at_both_places_is_one(load_text: Load) -> None:
-    text = "model: m\nkv_cache_config: {max_tokens: 640}\ngeneration_servers: {kv_cache_config: {tokens_per_block: 16}}\n"
+    text = "model: m\nkv_cache_config: {max_tokens: 640}\n"
+    text += "generation_servers: {kv_cache_config: {tokens_per_block: 16}}\n"
     cluster = load_text(text).cluster
     assert cluster.generation_servers
     config = cluster.generation_servers.kv_cache_config
