@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
 from trtdisagg.cache.announcements import Hearing
+from trtdisagg.cache.greeting import connect, introduce
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.peers import Peer, forgotten
-from trtdisagg.cache.streams import PeerStream, introduce
+from trtdisagg.cache.streams import PeerStream
 from trtdisagg.cache.waiting import all_of, wait_out
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.peers import FromContext, HaveMet, Hello, Met, PeerRanks, Ping
+from trtdisagg.protocol.peers import FromContext, HaveMet, Hello, Met, PeerRanks
 from trtdisagg.protocol.spec import PeerAddress
 
-log = logging.getLogger(__name__)
-
-CONNECT_TIMEOUT_S = 5.0
 _DECODER = msgspec.msgpack.Decoder(FromContext)
 
 
@@ -46,27 +44,13 @@ class Connector:
         :raises HandoverError: when it cannot be reached, is not the incarnation meant, has KV that does not fit ours,
             or one of our ranks reaches one of its by no transport.
         """
-        where = f"{address.host}:{address.port}"
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(address.host, address.port)
-        except (OSError, TimeoutError) as e:
-            raise HandoverError(f"{address.server} cannot be reached at {where}: {e or 'no answer'}") from e
-        stream = PeerStream(reader, writer, _DECODER)
-        try:
-            return await self._greeted(stream, address)
-        except HandoverError as e:
-            stream.abort()
-            raise HandoverError(f"{address.server} at {where}: {e.message}") from e
-        except BaseException:
-            stream.abort()
-            raise
+        return await connect(address.server, address.host, address.port, _DECODER, partial(self._greet, address))
 
-    async def _greeted(self, stream: PeerStream[FromContext], address: PeerAddress) -> Peer:
+    async def _greet(self, address: PeerAddress, stream: PeerStream[FromContext]) -> Peer:
         welcome = await introduce(stream, self._me, self._secret)
         if welcome.me.incarnation != address.incarnation:
             raise HandoverError("it was started anew since then")
-        beating = asyncio.create_task(self._beat(stream))
+        beating = asyncio.create_task(stream.keep_alive(self._keepalive_s))  # meeting may take long
         try:
             met = await self._meet(welcome.me)
         finally:
@@ -80,9 +64,3 @@ class Connector:
         except BaseException:
             await wait_out(asyncio.ensure_future(forgotten(self._movers, peer.incarnation)))
             raise
-
-    async def _beat(self, stream: PeerStream[FromContext]) -> None:
-        """Meeting may take longer than a peer may be silent."""
-        while True:
-            await asyncio.sleep(self._keepalive_s)
-            stream.send(Ping())

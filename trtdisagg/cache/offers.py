@@ -18,9 +18,10 @@ from contextlib import suppress
 import msgspec
 
 from trtdisagg.cache.announcements import Telling
+from trtdisagg.cache.greeting import RefusedError, greet
 from trtdisagg.cache.holds import Holds
 from trtdisagg.cache.mover import Mover
-from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream, RefusedError, greet
+from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError, StartupError
 from trtdisagg.protocol.handover import Ticket

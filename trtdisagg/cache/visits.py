@@ -10,7 +10,8 @@ import asyncio
 import logging
 from typing import NamedTuple
 
-from trtdisagg.cache.connecting import CONNECT_TIMEOUT_S, Connector
+from trtdisagg.cache.connecting import Connector
+from trtdisagg.cache.greeting import CONNECT_TIMEOUT_S
 from trtdisagg.cache.peers import Peer
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError

@@ -42,6 +42,10 @@ class RankHello(msgspec.Struct, tag="rank_hello", frozen=True, kw_only=True):
     proof: bytes
     """Keyed digest of the challenge: knows the cluster's secret."""
 
+    @property
+    def name(self) -> str:
+        return f"{self.incarnation}, rank {self.rank}"
+
 
 class RankWelcome(msgspec.Struct, tag="rank_welcome", frozen=True, kw_only=True):
     slot_bytes: int

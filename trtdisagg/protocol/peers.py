@@ -158,6 +158,10 @@ class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):
     proof: bytes
     """Keyed digest of the server's challenge: knows the cluster's secret."""
 
+    @property
+    def name(self) -> str:
+        return self.me.server
+
 
 class Challenge(msgspec.Struct, tag="challenge", frozen=True, kw_only=True):
     """First frame on a connection, from the context server."""

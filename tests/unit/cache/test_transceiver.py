@@ -11,7 +11,8 @@ import pytest
 import torch
 from helpers.kv import LAYOUT, SOMEBODY, GatedTransport, server
 
-from trtdisagg.cache.streams import PeerLostError, PeerStream, introduce
+from trtdisagg.cache.greeting import introduce
+from trtdisagg.cache.streams import PeerLostError, PeerStream
 from trtdisagg.cache.transports.local import LocalTransport
 from trtdisagg.errors import HandoverError, StartupError
 from trtdisagg.protocol.peers import FromContext, Hello

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from trtdisagg.cache.streams import GREETING_TIMEOUT_S, KEEPALIVE_S, PeerLostError, PeerStream, prove
+from trtdisagg.cache.greeting import connect, present
+from trtdisagg.cache.streams import KEEPALIVE_S, PeerLostError, PeerStream
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.helping import (
     Done,
@@ -29,7 +30,7 @@ from trtdisagg.protocol.helping import (
     RankWelcome,
     Unable,
 )
-from trtdisagg.protocol.peers import Challenge, Ping, RankMemory, Refused
+from trtdisagg.protocol.peers import RankMemory
 
 _DECODER = msgspec.msgpack.Decoder(FromHolder)
 
@@ -63,22 +64,16 @@ class Help:
 
         :raises HandoverError: when it cannot be reached, or refuses us.
         """
-        try:
-            async with asyncio.timeout(GREETING_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(memory.host, memory.port)
-        except (OSError, TimeoutError) as e:
-            raise HandoverError(f"its mover cannot be reached at {memory.host}:{memory.port}: {e}") from e
-        stream = PeerStream(reader, writer, _DECODER)
-        try:
-            welcome = await _greeted(stream, hello, secret)
-        except BaseException:
-            stream.abort()
-            raise
-        return cls(stream, welcome.slot_bytes)
+
+        async def greet(stream: PeerStream[FromHolder]) -> Self:
+            welcome = await present(stream, hello, RankWelcome, secret)
+            return cls(stream, welcome.slot_bytes)
+
+        return await connect("its mover", memory.host, memory.port, _DECODER, greet)
 
     async def run(self) -> None:
         """Take in answers until the connection ends, or nobody waits for any after `close`."""
-        beating = asyncio.create_task(self._beat())
+        beating = asyncio.create_task(self._stream.keep_alive(KEEPALIVE_S))
         try:
             while not (self._is_closing and not self._pushes):
                 self._handle(await self._stream.receive(None))
@@ -145,11 +140,6 @@ class Help:
             answer.set_exception(HandoverError(self._lost))
         return answer
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(KEEPALIVE_S)
-            self._stream.send(Ping())
-
     def _handle(self, message: FromHolder) -> None:
         match message:
             case Packed(piece=piece, offset=offset):
@@ -187,19 +177,6 @@ class Help:
             _fail(answer, HandoverError(reason))
         self._packs.clear()
         self._frees.clear()
-
-
-async def _greeted(stream: PeerStream[FromHolder], hello: RankHello, secret: bytes) -> RankWelcome:
-    challenge = await stream.receive(GREETING_TIMEOUT_S)
-    if not isinstance(challenge, Challenge):
-        raise PeerLostError(f"the peer sent {type(challenge).__name__} before a challenge")
-    stream.send(msgspec.structs.replace(hello, proof=prove(challenge.nonce, secret)))
-    answer = await stream.receive(GREETING_TIMEOUT_S)
-    if isinstance(answer, Refused):
-        raise HandoverError(f"its mover refused: {answer.reason}")
-    if not isinstance(answer, RankWelcome):
-        raise PeerLostError(f"the peer sent {type(answer).__name__} in place of a welcome")
-    return answer
 
 
 def _settle(answer: asyncio.Future[Any] | None, result: object) -> None:

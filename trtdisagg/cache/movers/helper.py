@@ -6,19 +6,16 @@ What is done for each of them is its `visit`.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
-import secrets
 
 import msgspec
 
+from trtdisagg.cache.greeting import admit
 from trtdisagg.cache.movers.visit import Sending, Visit
-from trtdisagg.cache.streams import GREETING_TIMEOUT_S, PeerLostError, PeerStream, prove
+from trtdisagg.cache.streams import PeerStream
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.helping import FromFetcher, RankHello
-from trtdisagg.protocol.peers import Challenge, Refused
 
 log = logging.getLogger(__name__)
 
@@ -56,25 +53,9 @@ class Helper:
 
     async def _attend(self, stream: PeerStream[FromFetcher]) -> None:
         try:
-            hello = await self._greet(stream)
+            hello = await admit(stream, RankHello, self._secret)
             await Visit(self._sending, stream, hello).run()
         except HandoverError as e:
             log.info("a rank is helped no more: %s", e.message)
         finally:
             await wait_out(asyncio.ensure_future(stream.close()))
-
-    async def _greet(self, stream: PeerStream[FromFetcher]) -> RankHello:
-        nonce = secrets.token_bytes(32)
-        stream.send(Challenge(nonce=nonce))
-        hello = await stream.receive(GREETING_TIMEOUT_S)
-        reason = None
-        if not isinstance(hello, RankHello):
-            raise PeerLostError(f"the peer sent {type(hello).__name__} before its greeting")
-        if not hmac.compare_digest(hello.proof, prove(nonce, self._secret)):
-            reason = "the secret is not this cluster's"
-        elif hello.wire_version != WIRE_VERSION:
-            reason = f"wire version {hello.wire_version} meets {WIRE_VERSION}"
-        if reason is not None:
-            stream.send(Refused(reason=reason))
-            raise HandoverError(f"{hello.incarnation}, rank {hello.rank}: {reason}")
-        return hello

@@ -78,7 +78,7 @@ class RemoteMover:
 
         :raises PeerLostError: when the rank ended first, hangs, or says what has no place.
         """
-        beating = asyncio.create_task(self._beat())
+        beating = asyncio.create_task(self._stream.keep_alive(self._keepalive_s))
         try:
             while True:
                 self._handle(await self._stream.receive(self._silence_s))
@@ -124,11 +124,6 @@ class RemoteMover:
         if error is not None:
             raise error
         return msgspec.msgpack.decode(answer.result(), type=result)
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._keepalive_s)
-            self._stream.send(Ping())
 
     def _handle(self, message: FromMover) -> None:
         match message:
