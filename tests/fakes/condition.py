@@ -11,7 +11,9 @@ from pathlib import Path
 from fakes.tickets import Tickets
 
 from trtdisagg.protocol.latencies import LatencyCounts
-from trtdisagg.protocol.spec import Beat, EngineSpec, Ready, Role, Stats
+from trtdisagg.protocol.reports import Beat, Ready
+from trtdisagg.protocol.spec import EngineSpec, Role
+from trtdisagg.protocol.stats import Stats
 
 STALL_S = 2.0
 """As long as the real engine takes to notice that it is stuck."""

@@ -38,10 +38,10 @@ from fakes.server import Server
 from fakes.tiny_http import HttpServer
 from msgspec.structs import replace
 
-from trtdisagg.protocol.commands import Commands
+from trtdisagg.protocol.commands import Commands, Gone, Meet, SwitchRole
 from trtdisagg.protocol.parent import end_with_parent
-from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import EngineSpec, Failed, Gone, Linked, Loading, Meet, PeerAddress, SwitchRole
+from trtdisagg.protocol.reports import Failed, Linked, Loading, Reporter
+from trtdisagg.protocol.spec import EngineSpec, PeerAddress
 
 BEAT_S = 0.5
 

@@ -19,7 +19,7 @@ from trtdisagg.errors import OverloadedError
 from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.handover import Ticket
 from trtdisagg.protocol.kv_events import KvEvent
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 
 
 class FakeExecutor:

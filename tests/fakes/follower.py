@@ -10,8 +10,9 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 
-from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import Beat, EngineSpec, Failed, Loading, Stats
+from trtdisagg.protocol.reports import Beat, Failed, Loading, Reporter
+from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.protocol.stats import Stats
 
 BEAT_S = 0.5
 _JOIN_TIMEOUT_S = 20.0

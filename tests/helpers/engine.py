@@ -14,7 +14,7 @@ from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Add, Cancel
 from trtdisagg.engine.request import Output, Request, SamplingParams
 from trtdisagg.engine.step import Step
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 
 EOS = 0
 

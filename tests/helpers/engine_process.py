@@ -15,9 +15,9 @@ from typing import IO, Any
 import msgspec
 from helpers.traces import until
 
-from trtdisagg.protocol.commands import encode_command
-from trtdisagg.protocol.reports import decode_report
-from trtdisagg.protocol.spec import Command, EngineSpec, Failed, Ready, Report, TransferSpec
+from trtdisagg.protocol.commands import Command, encode_command
+from trtdisagg.protocol.reports import Failed, Ready, Report, decode_report
+from trtdisagg.protocol.spec import EngineSpec, TransferSpec
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 90

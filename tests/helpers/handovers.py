@@ -22,7 +22,7 @@ from trtdisagg.engine.executor import Executor
 from trtdisagg.engine.handover import TransceiverHandover
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.protocol.handover import KvLayout, Ticket
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 
 LONG_S = 30.0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tests.helpers.plans import cluster_file, plan_of
 from tests.helpers.supervision import BEAT_S, Replay, role_of
 from trtdisagg.config.schema import ServerSection, SupervisionConfig
-from trtdisagg.protocol.spec import Beat, Ready, Report
+from trtdisagg.protocol.reports import Beat, Ready, Report
 from trtdisagg.supervisor import view
 from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, STALE_S, Child
 from trtdisagg.supervisor.decide import next_wake

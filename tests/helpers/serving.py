@@ -18,10 +18,10 @@ from typing import Any
 
 import msgspec
 
-from trtdisagg.protocol.commands import encode_command
+from trtdisagg.protocol.commands import Command, encode_command
 from trtdisagg.protocol.control import Member, Members, Need, Told
-from trtdisagg.protocol.reports import decode_report
-from trtdisagg.protocol.spec import Command, EngineSpec, ProxySpec, Ready, Report, UpstreamServer
+from trtdisagg.protocol.reports import Ready, Report, decode_report
+from trtdisagg.protocol.spec import EngineSpec, ProxySpec, UpstreamServer
 from trtdisagg.registry.client import put_body
 
 REPOSITORY = Path(__file__).resolve().parents[2]

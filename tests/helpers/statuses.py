@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trtdisagg.protocol.control import ClusterStatus, Member, ServerStatus
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 
 BUSY = ClusterStatus(
     cluster="prod",

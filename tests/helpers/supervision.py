@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trtdisagg.config.schema import SupervisionConfig
-from trtdisagg.protocol.spec import Beat, Failed, Loading, Ready, Report, Stats
+from trtdisagg.protocol.reports import Beat, Failed, Loading, Ready, Report
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor.child import Child
 from trtdisagg.supervisor.decide import decide, next_wake
 from trtdisagg.supervisor.events import (

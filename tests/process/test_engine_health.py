@@ -21,7 +21,7 @@ from helpers.http_face import SPEC
 from helpers.serving import REPOSITORY, Child
 
 from trtdisagg.engine.beats import BEAT_S, STUCK_S
-from trtdisagg.protocol.spec import Beat
+from trtdisagg.protocol.reports import Beat
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,9 @@ import pytest
 from helpers import tiny_model
 from helpers.engine_process import TIMEOUT_S, Engine, ask_context, make_spec, started
 
-from trtdisagg.protocol.spec import Beat, Failed, Loading, Ready, SwitchRole, TransferSpec
+from trtdisagg.protocol.commands import SwitchRole
+from trtdisagg.protocol.reports import Beat, Failed, Loading, Ready
+from trtdisagg.protocol.spec import TransferSpec
 
 PARENT = """
 import os, subprocess, sys

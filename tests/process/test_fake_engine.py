@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from helpers.serving import DEADLINE_S, MODEL, FakeEngine
 
-from trtdisagg.protocol.spec import Beat, SwitchRole
+from trtdisagg.protocol.commands import SwitchRole
+from trtdisagg.protocol.reports import Beat
 
 
 @contextmanager

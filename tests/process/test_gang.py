@@ -24,7 +24,7 @@ from helpers.python_api import greedy
 from trtdisagg.api import EngineOptions, open_executor
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.parallel import Parallel
-from trtdisagg.protocol.spec import Beat, Failed
+from trtdisagg.protocol.reports import Beat, Failed
 
 TP2 = Parallel(tp_size=2)
 PP2 = Parallel(pp_partition=[1, 1])

@@ -15,8 +15,11 @@ import pytest
 from helpers import tiny_model
 from helpers.engine_process import TIMEOUT_S, Engine, ask_context, make_spec, started, started_gang
 
+from trtdisagg.protocol.commands import Gone, Meet
 from trtdisagg.protocol.parallel import Parallel
-from trtdisagg.protocol.spec import Beat, Gone, Linked, Meet, PeerAddress, Ready, Stats
+from trtdisagg.protocol.reports import Beat, Linked, Ready
+from trtdisagg.protocol.spec import PeerAddress
+from trtdisagg.protocol.stats import Stats
 
 
 @pytest.fixture(scope="module")

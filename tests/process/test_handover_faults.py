@@ -18,8 +18,9 @@ from helpers import tiny_model
 from helpers.engine_process import Engine, ask_context, make_spec, started_gang
 from helpers.traces import until
 
+from trtdisagg.protocol.commands import Gone
 from trtdisagg.protocol.parallel import Parallel
-from trtdisagg.protocol.spec import Gone, TransferSpec
+from trtdisagg.protocol.spec import TransferSpec
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -10,8 +10,10 @@ import pytest
 from helpers import tiny_model
 from helpers.engine_process import Engine, make_spec, started, started_gang
 
+from trtdisagg.protocol.commands import Meet
 from trtdisagg.protocol.parallel import Parallel
-from trtdisagg.protocol.spec import Beat, Linked, Meet, PeerAddress, TransferSpec
+from trtdisagg.protocol.reports import Beat, Linked
+from trtdisagg.protocol.spec import PeerAddress, TransferSpec
 
 PROMPT = [(7 * i) % 200 + 1 for i in range(100)]
 NUM_TOKENS = 16

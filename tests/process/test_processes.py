@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers.agents import TEST_MARK, left_over
 from trtdisagg.protocol import WIRE_VERSION
-from trtdisagg.protocol.spec import Failed, Loading, Ready, Report
+from trtdisagg.protocol.reports import Failed, Loading, Ready, Report
 from trtdisagg.supervisor import processes
 from trtdisagg.supervisor.processes import ChildProcess
 

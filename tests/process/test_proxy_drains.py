@@ -14,7 +14,7 @@ from fakes import words
 from helpers.serving import DEADLINE_S, MODEL, FakeEngine, Serving, serving
 
 from trtdisagg.protocol.control import Member, Need, Told
-from trtdisagg.protocol.spec import Beat
+from trtdisagg.protocol.reports import Beat
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,8 @@ import pytest
 from fakes import words
 from helpers.serving import DEADLINE_S, MODEL, PROXY, Child, Serving, serving
 
-from trtdisagg.protocol.spec import Failed, ProxySpec
+from trtdisagg.protocol.reports import Failed
+from trtdisagg.protocol.spec import ProxySpec
 
 pytestmark = pytest.mark.anyio
 

@@ -33,7 +33,8 @@ from trtdisagg.cache.waiting import all_of
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvLayout, Ticket
 from trtdisagg.protocol.peers import Hello, Met, PeerRanks, Welcome
-from trtdisagg.protocol.spec import Linked, PeerAddress
+from trtdisagg.protocol.reports import Linked
+from trtdisagg.protocol.spec import PeerAddress
 
 log = logging.getLogger(__name__)
 

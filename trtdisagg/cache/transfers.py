@@ -9,9 +9,8 @@ from contextlib import contextmanager
 import msgspec
 
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.latencies import LatencyCounts
+from trtdisagg.protocol.latencies import TRANSFER_BOUNDS_S, LatencyCounts
 from trtdisagg.protocol.peers import Moved
-from trtdisagg.protocol.spec import TRANSFER_BOUNDS_S
 
 
 class Transfer(msgspec.Struct):
@@ -32,7 +31,7 @@ class Transfer(msgspec.Struct):
 
 
 class Transfers:
-    """Counters; the names are those of `protocol.spec.Stats`."""
+    """Counters; the names are those of `protocol.stats.Stats`."""
 
     def __init__(self) -> None:
         self.num_transfers_total = 0
@@ -67,7 +66,7 @@ class Transfers:
 
 
 class TransferStats(msgspec.Struct, kw_only=True, frozen=True):
-    """Gauges, and counters named as in `protocol.spec.Stats`."""
+    """Gauges, and counters named as in `protocol.stats.Stats`."""
 
     num_held_blocks: int
     num_claims: int

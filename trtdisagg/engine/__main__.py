@@ -20,8 +20,8 @@ import msgspec
 from trtdisagg.errors import ConfigError, TrtdisaggError
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.parent import end_with_parent
-from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import EngineSpec, Failed
+from trtdisagg.protocol.reports import Failed, Reporter
+from trtdisagg.protocol.spec import EngineSpec
 
 if TYPE_CHECKING:
     from trtdisagg.engine.serve import Loaded

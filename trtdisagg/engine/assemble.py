@@ -31,7 +31,8 @@ from trtdisagg.engine.threads import in_daemon
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.handover import KvLayout, Ticket
 from trtdisagg.protocol.kv_events import KvEvent
-from trtdisagg.protocol.spec import EngineSpec, Stats
+from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.text.dimensions import ModelDimensions, division_problems, read_dimensions
 from trtdisagg.text.guided.guides import TokenGuides
 from trtdisagg.text.model_files import files_at

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from trtdisagg.engine.progress import Pulse
-from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import Beat, Stats
+from trtdisagg.protocol.reports import Beat, Reporter
+from trtdisagg.protocol.stats import Stats
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from trtdisagg.engine.scheduler import Scheduler
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 
 
 class Counters(msgspec.Struct):

@@ -27,7 +27,7 @@ from trtdisagg.engine.request import Output, Request
 from trtdisagg.engine.sampling import Sampler
 from trtdisagg.errors import OverloadedError, RequestError, UnavailableError
 from trtdisagg.protocol.kv_events import KvEvent
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 
 log = logging.getLogger(__name__)
 

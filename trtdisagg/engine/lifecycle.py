@@ -34,7 +34,7 @@ from trtdisagg.engine.sequence import Sequence, State
 from trtdisagg.engine.step import Chunk
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.answers import FinishReason
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 
 log = logging.getLogger(__name__)
 

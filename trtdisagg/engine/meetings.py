@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from trtdisagg.protocol.spec import Linked, PeerAddress
+from trtdisagg.protocol.reports import Linked
+from trtdisagg.protocol.spec import PeerAddress
 
 log = logging.getLogger(__name__)
 

@@ -32,9 +32,9 @@ from trtdisagg.engine.meetings import KvExchange, Meetings
 from trtdisagg.engine.secret import read_secret
 from trtdisagg.engine.watch import saying, turning
 from trtdisagg.errors import StartupError, UnavailableError
-from trtdisagg.protocol.commands import Commands
-from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import EngineSpec, Gone, Loading, Meet, Ready, SwitchRole
+from trtdisagg.protocol.commands import Commands, Gone, Meet, SwitchRole
+from trtdisagg.protocol.reports import Loading, Ready, Reporter
+from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The pipe on which an agent tells its child what to do: one JSON line a command.
+"""What an agent tells its child to do, and the pipe on which it does: one JSON line a command.
 
 Reading never waits; who has an event loop calls `receive` whenever `fd` can be read. The end of the pipe means that
 nobody commands any more; ending then is the parent-death signal's job (protocol/parent.py), not this file's.
@@ -12,9 +12,30 @@ import os
 import msgspec
 
 from trtdisagg.protocol.reports import MAX_LINE_BYTES
-from trtdisagg.protocol.spec import Command
+from trtdisagg.protocol.spec import PeerAddress, Role
 
 log = logging.getLogger(__name__)
+
+
+class SwitchRole(msgspec.Struct, tag="switch_role", kw_only=True, frozen=True):
+    """Go on in another role; answered by a Ready with that role. The agent has seen to it that nothing runs."""
+
+    role: Role
+
+
+class Meet(msgspec.Struct, tag="meet", kw_only=True, frozen=True):
+    """There is a context server to fetch KV from: connect, and move a test block; answered by `Linked`."""
+
+    peer: PeerAddress
+
+
+class Gone(msgspec.Struct, tag="gone", kw_only=True, frozen=True):
+    """An incarnation of a server has ended: nothing of it comes any more, and what it had claimed is free."""
+
+    incarnation: str
+
+
+Command = SwitchRole | Meet | Gone
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -19,7 +19,8 @@ import msgspec
 
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.parallel import Parallel
-from trtdisagg.protocol.spec import Role, Stats
+from trtdisagg.protocol.spec import Role
+from trtdisagg.protocol.stats import Stats
 
 Need = Literal["context", "generation"]
 HISTORY_S = 2.0

@@ -5,7 +5,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from trtdisagg.protocol.spec import LATENCY_BOUNDS_S
+LATENCY_BOUNDS_S = (
+    *(0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7),
+    *(1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0),
+)
+"""Upper bounds of the buckets in which latencies are counted; percentiles of a window come from differences of counts,
+and counts of several servers may be added."""
+TRANSFER_BOUNDS_S = (
+    *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
+)
+"""The same for transfers of KV, which may be much shorter."""
 
 
 class LatencyCounts:

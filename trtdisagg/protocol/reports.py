@@ -1,4 +1,4 @@
-"""The pipe on which a child tells its agent how it is: one JSON line a report.
+"""What a child tells its agent, and the pipe on which it does: one JSON line a report.
 
 Writing never blocks, because a child's loop must not wait for its agent: a beat that does not fit into the pipe is
 dropped, since the next one says the same and more; anything else is kept and goes first the next time. A pipe without
@@ -11,13 +11,73 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from typing import Literal
 
 import msgspec
 
-from trtdisagg.protocol.spec import Beat, Failed, Report
+from trtdisagg.protocol import WIRE_VERSION
+from trtdisagg.protocol.spec import Role
+from trtdisagg.protocol.stats import Stats
 
 MAX_LINE_BYTES = 4096
 """PIPE_BUF of Linux: a line up to this length is written whole or not at all."""
+
+
+class Loading(msgspec.Struct, tag="loading", kw_only=True, frozen=True):
+    stage: str
+    """For people: `weights`, `warm-up`, ..."""
+
+
+class Ready(msgspec.Struct, tag="ready", kw_only=True, frozen=True):
+    """The child can serve: model loaded, one token generated, sockets open."""
+
+    host: str
+    port: int
+    wire_version: int = WIRE_VERSION
+    max_seq_len: int = 0
+    num_blocks: int = 0
+    tokens_per_block: int = 0
+    dtype: str = ""
+    role: Role | None = None
+    """The one it has now; said again when it has changed."""
+    kv_host: str = ""
+    kv_port: int = 0
+    """Where other servers meet it for KV; 0: it hands nothing over."""
+
+
+class Linked(msgspec.Struct, tag="linked", kw_only=True, frozen=True):
+    """A generation server has met a context server it was told of, or cannot."""
+
+    server: str
+    incarnation: str
+    transport: str = ""
+    direction: Literal["", "pull", "push"] = ""
+    gb_s: float = 0.0
+    """Of the test block that was moved."""
+    latency_us: float = 0.0
+    error: str | None = None
+    """Why there is no link: prompts of that server are computed again here."""
+
+
+class Beat(msgspec.Struct, tag="beat", kw_only=True, frozen=True):
+    """Twice a second while the process is alive, whatever its loops do: those show in `progress`."""
+
+    stats: Stats
+    progress: int = 0
+    """Grows whenever a part of a step is computed; several times a second, also within a long step."""
+    is_working: bool = False
+    """There is something to compute: while this is so and `progress` stands still, the server is stuck."""
+
+
+class Failed(msgspec.Struct, tag="failed", kw_only=True, frozen=True):
+    """The child cannot go on and ends itself; `message` is the one clear line for people."""
+
+    message: str
+    fatal: bool = False
+    """Starting it again cannot help (a missing model, a wrong file)."""
+
+
+Report = Loading | Ready | Linked | Beat | Failed
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)

@@ -1,10 +1,11 @@
-"""The spec file a child is started with, the reports it sends back, and the commands it is sent.
+"""The spec file that a child is started with.
 
     python -m trtdisagg.engine --spec FILE      reads an EngineSpec
     trtdisagg proxy --spec FILE                 reads a ProxySpec
 
-The same file starts the child again by hand. Reports are JSON lines on the inherited descriptor `report_fd`, commands
-on `command_fd`; without them (by hand) reports are only logged, and nobody commands.
+The same file starts the child again by hand. What a child says then goes out on the inherited descriptor `report_fd`
+(`reports`), what it is told comes in on `command_fd` (`commands`); without them, by hand, nobody hears and nobody
+commands.
 """
 
 from __future__ import annotations
@@ -206,143 +207,3 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     secret_file: str | None = None
     parent_pid: int | None = None
     report_fd: int | None = None
-
-
-# --- reports, child to agent ----------------------------------------------------------------------------------------
-
-LATENCY_BOUNDS_S = (
-    *(0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7),
-    *(1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0),
-)
-"""Upper bounds of the buckets in which latencies are counted; percentiles of a window come from differences of counts,
-and counts of several servers may be added."""
-TRANSFER_BOUNDS_S = (
-    *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
-)
-"""The same for transfers of KV, which may be much shorter."""
-
-
-class Stats(msgspec.Struct, kw_only=True, frozen=True):
-    """Counters of a server or proxy. Names ending in `_total` only grow."""
-
-    num_running: int = 0
-    num_waiting: int = 0
-    num_steps_total: int = 0
-    num_requests_total: int = 0
-    num_failed_total: int = 0
-    num_prompt_tokens_total: int = 0
-    num_generation_tokens_total: int = 0
-    num_blocks: int = 0
-    num_used_blocks: int = 0
-    num_held_blocks: int = 0
-    """Of the used ones, held for a handover."""
-    num_cached_blocks: int = 0
-    """Of the others, those whose content can be found."""
-    num_reused_blocks_total: int = 0
-    """Blocks of prompts that were found."""
-    num_missed_blocks_total: int = 0
-    """Those that were not."""
-    num_preemptions_total: int = 0
-    num_quarantined_blocks: int = 0
-    """Of the used ones, those of requests that have ended, which a transfer may still write into."""
-    num_transfers_running: int = 0
-    """KV that is on its way here."""
-    num_transfers_total: int = 0
-    """Received, as the next ones."""
-    num_transfer_failures_total: int = 0
-    num_transfer_bytes_total: int = 0
-    num_transfer_descriptors_total: int = 0
-    """Pieces that transfers were made of."""
-    transfer_seconds_total: float = 0.0
-    transfer_seconds_counts: list[int] = []
-    """Transfers by their time: how many fell below each of `TRANSFER_BOUNDS_S`, beyond the one before, and at last how
-    many above all. Only grow; empty: none yet."""
-    num_expired_leases_total: int = 0
-    """Handovers that nobody came for in time."""
-    num_unread_holds_total: int = 0
-    """Handovers whose blocks were given back without having been read, for whatever reason."""
-    first_token_counts: list[int] = []
-    """Answers by their time to first token: how many fell below each of `LATENCY_BOUNDS_S`, beyond the one before, and
-    at last how many above all. Only grow; empty: none yet."""
-    per_token_counts: list[int] = []
-    """The same of the time per output token, the first left out."""
-
-
-class Loading(msgspec.Struct, tag="loading", kw_only=True, frozen=True):
-    stage: str
-    """For people: `weights`, `warm-up`, ..."""
-
-
-class Ready(msgspec.Struct, tag="ready", kw_only=True, frozen=True):
-    """The child can serve: model loaded, one token generated, sockets open."""
-
-    host: str
-    port: int
-    wire_version: int = WIRE_VERSION
-    max_seq_len: int = 0
-    num_blocks: int = 0
-    tokens_per_block: int = 0
-    dtype: str = ""
-    role: Role | None = None
-    """The one it has now; said again when it has changed."""
-    kv_host: str = ""
-    kv_port: int = 0
-    """Where other servers meet it for KV; 0: it hands nothing over."""
-
-
-class Linked(msgspec.Struct, tag="linked", kw_only=True, frozen=True):
-    """A generation server has met a context server it was told of, or cannot."""
-
-    server: str
-    incarnation: str
-    transport: str = ""
-    direction: Literal["", "pull", "push"] = ""
-    gb_s: float = 0.0
-    """Of the test block that was moved."""
-    latency_us: float = 0.0
-    error: str | None = None
-    """Why there is no link: prompts of that server are computed again here."""
-
-
-class Beat(msgspec.Struct, tag="beat", kw_only=True, frozen=True):
-    """Twice a second while the process is alive, whatever its loops do: those show in `progress`."""
-
-    stats: Stats
-    progress: int = 0
-    """Grows whenever a part of a step is computed; several times a second, also within a long step."""
-    is_working: bool = False
-    """There is something to compute: while this is so and `progress` stands still, the server is stuck."""
-
-
-class Failed(msgspec.Struct, tag="failed", kw_only=True, frozen=True):
-    """The child cannot go on and ends itself; `message` is the one clear line for people."""
-
-    message: str
-    fatal: bool = False
-    """Starting it again cannot help (a missing model, a wrong file)."""
-
-
-Report = Loading | Ready | Linked | Beat | Failed
-
-# --- commands, agent to child ---------------------------------------------------------------------------------------
-
-
-class SwitchRole(msgspec.Struct, tag="switch_role", kw_only=True, frozen=True):
-    """Go on in another role; answered by a Ready with that role. The agent has seen to it that nothing runs."""
-
-    role: Role
-
-
-class Meet(msgspec.Struct, tag="meet", kw_only=True, frozen=True):
-    """There is a context server to fetch KV from: connect, and move a test block; answered by `Linked`."""
-
-    peer: PeerAddress
-
-
-class Gone(msgspec.Struct, tag="gone", kw_only=True, frozen=True):
-    """An incarnation of a server has ended: nothing of it comes any more, and what it had claimed is free."""
-
-    incarnation: str
-
-
-Command = SwitchRole | Meet | Gone

@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.latencies import LatencyCounts
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.registry.members import Roster
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

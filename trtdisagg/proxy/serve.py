@@ -18,8 +18,8 @@ import uvloop
 from trtdisagg.errors import StartupError
 from trtdisagg.net import open_sockets
 from trtdisagg.protocol.parent import end_with_parent
-from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import Beat, Failed, ProxySpec, Ready
+from trtdisagg.protocol.reports import Beat, Failed, Ready, Reporter
+from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.app import App
 from trtdisagg.proxy.attached import attached
 from trtdisagg.proxy.completions import Completions

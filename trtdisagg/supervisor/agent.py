@@ -24,8 +24,10 @@ import anyio
 import anyio.abc
 import msgspec
 
+from trtdisagg.protocol.commands import Gone, Meet, SwitchRole
 from trtdisagg.protocol.control import ClusterStatus, DownRequest
-from trtdisagg.protocol.spec import Beat, Gone, Linked, Meet, ProxySpec, SwitchRole
+from trtdisagg.protocol.reports import Beat, Linked
+from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor import view
 from trtdisagg.supervisor.autoscaler import Autoscaler

@@ -14,7 +14,9 @@ from __future__ import annotations
 import msgspec
 
 from trtdisagg.protocol.control import ServerState
-from trtdisagg.protocol.spec import Failed, Linked, PeerAddress, Ready, Role, Stats
+from trtdisagg.protocol.reports import Failed, Linked, Ready
+from trtdisagg.protocol.spec import PeerAddress, Role
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor.events import ChildRole, Then
 from trtdisagg.supervisor.history import History
 from trtdisagg.supervisor.rates import Window

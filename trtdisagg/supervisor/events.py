@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from trtdisagg.protocol.spec import PeerAddress, Report, Role
+from trtdisagg.protocol.reports import Report
+from trtdisagg.protocol.spec import PeerAddress, Role
 
 ChildRole = Literal[Role, "proxy"]
 Then = Literal["restart", "stop", "gone", "switch", "end"]

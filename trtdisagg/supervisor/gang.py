@@ -22,7 +22,8 @@ import anyio
 import anyio.abc
 from msgspec.structs import replace
 
-from trtdisagg.protocol.spec import Beat, Command, Failed, Ready, Report
+from trtdisagg.protocol.commands import Command
+from trtdisagg.protocol.reports import Beat, Failed, Ready, Report
 from trtdisagg.supervisor.processes import ChildProcess
 from trtdisagg.supervisor.words import exit_words
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from trtdisagg.protocol.spec import Beat, Failed, Linked, Loading, Ready, Report, Role
+from trtdisagg.protocol.reports import Beat, Failed, Linked, Loading, Ready, Report
+from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.child import STALE_S, Child
 from trtdisagg.supervisor.history import History, counted
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from trtdisagg.protocol.control import HISTORY_S
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 
 NUM_INTERVALS = 60
 _EARLY_S = 0.25

@@ -10,7 +10,7 @@ import anyio
 import msgspec
 from anyio.streams.memory import MemoryObjectSendStream
 
-from trtdisagg.protocol.spec import Beat
+from trtdisagg.protocol.reports import Beat
 from trtdisagg.supervisor.events import Event, Reported
 from trtdisagg.supervisor.words import describe
 

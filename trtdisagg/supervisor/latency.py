@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from trtdisagg.protocol.spec import LATENCY_BOUNDS_S
+from trtdisagg.protocol.latencies import LATENCY_BOUNDS_S
 
 Counts = Sequence[int]
 

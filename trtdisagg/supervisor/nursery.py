@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.protocol.spec import Command, EngineSpec, ProxySpec, Report
+from trtdisagg.protocol.commands import Command
+from trtdisagg.protocol.reports import Report
+from trtdisagg.protocol.spec import EngineSpec, ProxySpec
 from trtdisagg.supervisor import ports, rundir
 from trtdisagg.supervisor.door import Door
 from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawned

@@ -23,9 +23,8 @@ import anyio.to_thread
 import msgspec
 
 from trtdisagg.protocol import WIRE_VERSION
-from trtdisagg.protocol.commands import encode_command
-from trtdisagg.protocol.reports import decode_report
-from trtdisagg.protocol.spec import Command, Failed, Gone, Linked, Ready, Report
+from trtdisagg.protocol.commands import Command, Gone, encode_command
+from trtdisagg.protocol.reports import Failed, Linked, Ready, Report, decode_report
 from trtdisagg.supervisor import guardian, notify
 
 NUM_LAST_LINES = 10

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor import latency
 
 NUM_BEATS = 10

@@ -6,7 +6,9 @@ import functools
 
 from msgspec.structs import replace
 
-from trtdisagg.protocol.spec import Linked, Role, Stats
+from trtdisagg.protocol.reports import Linked
+from trtdisagg.protocol.spec import Role
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, Child, Leaving, Meeting
 from trtdisagg.supervisor.events import (
     Abandon,

@@ -8,7 +8,8 @@ from typing import Literal
 import msgspec
 
 from trtdisagg.protocol.control import ClusterStatus, Link, Member, Members, Need, ServerStatus
-from trtdisagg.protocol.spec import EngineSpec, Linked
+from trtdisagg.protocol.reports import Linked
+from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor import links
 from trtdisagg.supervisor.child import Child, Meeting
 from trtdisagg.supervisor.events import Exited

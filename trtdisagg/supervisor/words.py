@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 
-from trtdisagg.protocol.spec import Beat, Failed, Linked, Loading, Ready, Report
+from trtdisagg.protocol.reports import Beat, Failed, Linked, Loading, Ready, Report
 from trtdisagg.supervisor.events import (
     Abandon,
     Added,

@@ -19,7 +19,7 @@ from trtdisagg.cli.generate.grafana import dashboard
 from trtdisagg.cli.main import cli
 from trtdisagg.engine.http.metrics import Metrics as EngineMetrics
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.proxy.metrics import Metrics as ProxyMetrics
 from trtdisagg.registry.members import Roster
 

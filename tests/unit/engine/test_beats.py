@@ -12,9 +12,9 @@ import pytest
 
 from trtdisagg.engine.beats import STUCK_S, Beats, Stuck, Vitals
 from trtdisagg.engine.progress import Pulse
-from trtdisagg.protocol.latencies import LatencyCounts
-from trtdisagg.protocol.reports import MAX_LINE_BYTES, Reporter, decode_report
-from trtdisagg.protocol.spec import LATENCY_BOUNDS_S, Beat, Loading, Stats
+from trtdisagg.protocol.latencies import LATENCY_BOUNDS_S, LatencyCounts
+from trtdisagg.protocol.reports import MAX_LINE_BYTES, Beat, Loading, Reporter, decode_report
+from trtdisagg.protocol.stats import Stats
 
 
 def test_progress_of_one_is_progress_while_the_other_has_nothing_to_do() -> None:

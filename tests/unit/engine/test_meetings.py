@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from trtdisagg.engine.meetings import Meetings
-from trtdisagg.protocol.spec import Linked, PeerAddress
+from trtdisagg.protocol.reports import Linked
+from trtdisagg.protocol.spec import PeerAddress
 
 pytestmark = pytest.mark.anyio
 

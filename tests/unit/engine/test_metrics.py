@@ -5,8 +5,8 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from trtdisagg.engine.http.metrics import Metrics
-from trtdisagg.protocol.latencies import LatencyCounts
-from trtdisagg.protocol.spec import TRANSFER_BOUNDS_S, Stats
+from trtdisagg.protocol.latencies import TRANSFER_BOUNDS_S, LatencyCounts
+from trtdisagg.protocol.stats import Stats
 
 
 def samples(stats: Stats) -> dict[str, float]:

@@ -21,9 +21,9 @@ from helpers.http_face import SPEC, make_tokenizer
 from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.serve import Loaded, Server
 from trtdisagg.errors import ConfigError, StartupError, TrtdisaggError
-from trtdisagg.protocol.commands import encode_command
-from trtdisagg.protocol.reports import Reporter, decode_report
-from trtdisagg.protocol.spec import Beat, EngineSpec, Loading, Ready, Report, Role, SwitchRole
+from trtdisagg.protocol.commands import SwitchRole, encode_command
+from trtdisagg.protocol.reports import Beat, Loading, Ready, Report, Reporter, decode_report
+from trtdisagg.protocol.spec import EngineSpec, Role
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trtdisagg.protocol.commands import Commands, encode_command
-from trtdisagg.protocol.spec import SwitchRole
+from trtdisagg.protocol.commands import Commands, SwitchRole, encode_command
 
 
 class Pipe:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from trtdisagg.protocol.latencies import LatencyCounts
-from trtdisagg.protocol.spec import LATENCY_BOUNDS_S
+from trtdisagg.protocol.latencies import LATENCY_BOUNDS_S, LatencyCounts
 
 
 def test_nothing_counted_is_nothing_to_send() -> None:

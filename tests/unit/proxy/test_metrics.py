@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import LATENCY_BOUNDS_S
+from trtdisagg.protocol.latencies import LATENCY_BOUNDS_S
 from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.registry.members import Roster
 

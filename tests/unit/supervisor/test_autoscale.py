@@ -7,7 +7,8 @@ import pytest
 
 from trtdisagg.config.schema import AutoscaleBounds, AutoscaleConfig
 from trtdisagg.protocol.control import ClusterStatus, ServerStatus
-from trtdisagg.protocol.spec import Role, Stats
+from trtdisagg.protocol.spec import Role
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor.autoscale import Decision, Memory, decide
 from trtdisagg.supervisor.rates import LATENCY_WINDOW_S
 

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from trtdisagg.protocol.spec import Beat, Failed, Gone, Loading, Ready, Report, Stats
+from trtdisagg.protocol.commands import Gone
+from trtdisagg.protocol.reports import Beat, Failed, Loading, Ready, Report
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor import gang as module
 from trtdisagg.supervisor.gang import Gang
 

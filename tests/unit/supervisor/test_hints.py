@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.supervisor.test_latency import counts
 from trtdisagg.protocol.control import ServerStatus
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor.hints import hints
 from trtdisagg.supervisor.rates import Window
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.supervision import Replay, up
 from trtdisagg.config.schema import SupervisionConfig
-from trtdisagg.protocol.spec import Loading
+from trtdisagg.protocol.reports import Loading
 from trtdisagg.supervisor.events import LeaveAsked
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.supervision import Replay, up
 from trtdisagg.config.schema import SupervisionConfig
-from trtdisagg.protocol.spec import Ready
+from trtdisagg.protocol.reports import Ready
 from trtdisagg.supervisor.events import Exited, Reported, Told
 
 

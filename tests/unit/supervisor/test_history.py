@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trtdisagg.protocol.control import HISTORY_S
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor.history import NUM_INTERVALS, History, counted
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from trtdisagg.protocol.spec import Beat, Ready, Stats
+from trtdisagg.protocol.reports import Beat, Ready
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor import journal as module
 from trtdisagg.supervisor.events import Noticed, Reported, Told
 from trtdisagg.supervisor.journal import Journal

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtdisagg.protocol.spec import LATENCY_BOUNDS_S
+from trtdisagg.protocol.latencies import LATENCY_BOUNDS_S
 from trtdisagg.supervisor import latency
 
 

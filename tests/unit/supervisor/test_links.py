@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.helpers.supervision import Replay
-from trtdisagg.protocol.spec import Linked, Ready
+from trtdisagg.protocol.reports import Linked, Ready
 from trtdisagg.supervisor import links
 from trtdisagg.supervisor.events import Introduce
 from trtdisagg.supervisor.links import MEET_TIMEOUT_S, told_of_end

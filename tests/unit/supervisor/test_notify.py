@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.notify import Ear, listening
 from trtdisagg.protocol.control import ClusterStatus, Member, ServerStatus
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor.notify import Notifier, messages, status_line, without_variables
 
 PATIENCE = "EXTEND_TIMEOUT_USEC=30000000"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.supervisor.test_latency import counts
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor.rates import LANDMARK_S, NUM_BEATS, Rates, Window, lately, latencies, rates
 
 

@@ -7,7 +7,8 @@ import pytest
 from tests.helpers.plans import cluster_file, plan_of
 from tests.helpers.supervision import Replay, up
 from trtdisagg.protocol.control import ClusterStatus, Members
-from trtdisagg.protocol.spec import Beat, Ready, Stats
+from trtdisagg.protocol.reports import Beat, Ready
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor import view
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan

@@ -33,8 +33,9 @@ from trtdisagg.engine.shard import open_mover, open_shard
 from trtdisagg.engine.threads import in_daemon
 from trtdisagg.engine.watch import beside, turning
 from trtdisagg.errors import StartupError, TrtdisaggError, UnavailableError
-from trtdisagg.protocol.reports import Reporter
-from trtdisagg.protocol.spec import EngineSpec, Loading, Stats
+from trtdisagg.protocol.reports import Loading, Reporter
+from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.text.dimensions import read_dimensions
 from trtdisagg.text.model_files import files_at
 

@@ -14,7 +14,7 @@ from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.http.running import Engine
 from trtdisagg.engine.request import Output, Request, SamplingParams
 from trtdisagg.errors import OverloadedError, UnavailableError
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.text.tokenizer import Tokenizer
 
 CANARY_TIMEOUT_S = 10.0

@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from trtdisagg.protocol.latencies import LatencyCounts
-from trtdisagg.protocol.spec import TRANSFER_BOUNDS_S, Role, Stats
+from trtdisagg.protocol.latencies import TRANSFER_BOUNDS_S, LatencyCounts
+from trtdisagg.protocol.spec import Role
+from trtdisagg.protocol.stats import Stats
 
 _FAMILIES: dict[str, type[GaugeMetricFamily | CounterMetricFamily]] = {
     "gauge": GaugeMetricFamily,

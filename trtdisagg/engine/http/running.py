@@ -20,7 +20,7 @@ from trtdisagg.engine.request import Output, Request
 from trtdisagg.protocol.answers import PromptTokensDetails, Usage
 from trtdisagg.protocol.handover import Ticket
 from trtdisagg.protocol.kv_events import KvEvent
-from trtdisagg.protocol.spec import Stats
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.text.tokenizer import Tokenizer
 
 

@@ -18,7 +18,8 @@ from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.errors import RequestError, UnavailableError
 from trtdisagg.protocol.handover import Ticket
 from trtdisagg.protocol.kv_events import KvEvent
-from trtdisagg.protocol.spec import EngineSpec, Role, Stats
+from trtdisagg.protocol.spec import EngineSpec, Role
+from trtdisagg.protocol.stats import Stats
 from trtdisagg.text.tokenizer import Tokenizer
 
 BODY_TIMEOUT_S = 60.0
