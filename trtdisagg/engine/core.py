@@ -218,7 +218,7 @@ class EngineCore:
     def _publish(self) -> None:
         self.stats = self._lifecycle.stats()
         self._has_work = self._lifecycle.has_work
-        if outputs := self._lifecycle.take_outputs():
+        if outputs := self._lifecycle.outputs.take():
             try:
                 self._deliver(outputs)
             except Exception:  # the fault of whoever takes them, and no reason to stop serving the others
@@ -234,7 +234,7 @@ class EngineCore:
     def _handle(self, message: Message) -> None:
         match message:
             case Add(request=request) if self.broken:
-                self._lifecycle.refuse(request, f"The engine is broken: {self.broken}")
+                self._lifecycle.outputs.refused(request, f"The engine is broken: {self.broken}")
             case Add(request=request, guides=guides, arrived_s=arrived_s):
                 self._lifecycle.add(request, guides, self._clock() if arrived_s is None else arrived_s)
             case Cancel(request_id=request_id, choice=choice):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from functools import partial
+
+from torch import Tensor
 
 from trtdisagg.cache.announcements import Announcement
 from trtdisagg.cache.transfers import Transfer
@@ -90,8 +93,17 @@ class Exchange:
 
     # --- pieces of prompts that are still computed --------------------------------------------------------------------
 
-    def announce(self, sequence: Sequence) -> None:
-        """Tell who will come for its KV of the blocks that have become full. They do not change any more."""
+    def announce(self, sequences: Items[Sequence], logits: Tensor) -> None:
+        """Tell who will come for their KV of the blocks that have become full. They do not change any more.
+
+        :param logits: of the step that filled them, whose KV is there when one of them is.
+        """
+        if sequences:
+            logits[:1, :1].tolist()  # waits for the device
+        for sequence in sequences:
+            self._announce(sequence)
+
+    def _announce(self, sequence: Sequence) -> None:
         if sequence.announcement is None:
             request = sequence.request
             assert request.reader is not None

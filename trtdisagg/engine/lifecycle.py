@@ -1,7 +1,7 @@
 """What becomes of each request: from its arrival over the handover to its last output.
 
 It owns sequences, schedulers and blocks; it computes nothing and knows no threads, and a clock only for records. What
-the caller is to be told piles up as outputs until `take_outputs`.
+the caller is to be told piles up as `outputs`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 
-import msgspec
 from torch import Tensor
 
 from trtdisagg.cache.events import BlockEvents
@@ -20,10 +19,10 @@ from trtdisagg.engine.choices import give_place, make_choices
 from trtdisagg.engine.counters import Counters, stats_of
 from trtdisagg.engine.deadlines import Deadlines
 from trtdisagg.engine.exchange import Exchange
-from trtdisagg.engine.gains import are_numbers, gain_of
 from trtdisagg.engine.interfaces import Guide, Handover
 from trtdisagg.engine.limits import Limits
 from trtdisagg.engine.messages import Message
+from trtdisagg.engine.outputs import Outputs, are_numbers, gain_of
 from trtdisagg.engine.plan import Plan
 from trtdisagg.engine.prefetches import Prefetches
 from trtdisagg.engine.record import Record
@@ -55,6 +54,7 @@ class Lifecycle:
         clock: Callable[[], float],
     ) -> None:
         self.counters = Counters()
+        self.outputs = Outputs(self.counters)
         self.events = BlockEvents(limits.event_buffer_max_size)
         self._eos_token_ids = frozenset(t for t in eos_token_ids if 0 <= t < limits.vocab_size)
         self._exchange = Exchange(handover, post, limits.tokens_per_block)
@@ -64,7 +64,6 @@ class Lifecycle:
             self._exchange.follow()
         self._requests: dict[int, list[Sequence]] = {}
         """The choices of each that own blocks or wait for some."""
-        self._outputs: list[Output] = []
         self._start_over()
 
     def _start_over(self) -> None:
@@ -81,7 +80,7 @@ class Lifecycle:
         """
         self.counters.num_requests_total += 1
         if request.id in self._requests:
-            self.refuse(request, f"The blocks of an earlier request with id {request.id} are still in use")
+            self.outputs.refused(request, f"The blocks of an earlier request with id {request.id} are still in use")
             return
         leader, *_ = choices = make_choices(request, guides, self._eos_token_ids, self.counters.num_requests_total)
         if self._limits.keeps_records:
@@ -98,12 +97,6 @@ class Lifecycle:
         self._schedulers.add(leader)
         if reason := leader.finish_reason:  # it came with all of its tokens
             self._end_all(request.id, reason)
-
-    def refuse(self, request: Request, error: str) -> None:
-        """End a request that has not begun."""
-        self.counters.num_failed_total += 1
-        for choice in range(request.num_choices):
-            self._outputs.append(Output(request_id=request.id, choice=choice, finish_reason="error", error=error))
 
     def cancel(self, request_id: int, choice: int | None = None) -> None:
         """Nobody wants the rest of it; of blocks that are held, nobody has the ticket."""
@@ -177,10 +170,7 @@ class Lifecycle:
             assert sequence.readings is not None
             sequence.readings.take(logits[row : row + chunk.num_logits], chunk.start)
         self._schedulers.computed()
-        if told := [s for s in plan.sequences if s.is_announced and s.in_context]:
-            logits[:1, :1].tolist()  # waits for the device
-            for sequence in told:
-                self._exchange.announce(sequence)
+        self._exchange.announce([s for s in plan.sequences if s.is_announced and s.in_context], logits)
 
     def advance(self, sequences: Items[Sequence], sampled: Items[Sampled], logits: Tensor) -> None:
         """Take in what was drawn, and tell.
@@ -224,14 +214,10 @@ class Lifecycle:
                 self._exchange.retract(sequence)
             if not sequence.is_active:
                 continue
-            self._say(sequence, "error", error=error)
+            self.outputs.ended(sequence, "error", error=error)
             with contextlib.suppress(Exception):  # the lease ends by itself
                 self._exchange.forget(sequence)
         self._start_over()
-
-    def take_outputs(self) -> list[Output]:
-        outputs, self._outputs = self._outputs, []
-        return outputs
 
     @property
     def is_fetching(self) -> bool:
@@ -266,7 +252,7 @@ class Lifecycle:
         elif sequence.request.type == "context_only":
             self._hold(sequence, gain)
         else:
-            self._outputs.append(gain)
+            self.outputs.gained(gain)
 
     def _hold(self, sequence: Sequence, gain: Output) -> None:
         """The context phase is over: offer the blocks, and keep them until they are released."""
@@ -277,7 +263,7 @@ class Lifecycle:
             return
         self._schedulers.hold(sequence)
         self._deadlines.discard(sequence.id)
-        self._outputs.append(msgspec.structs.replace(gain, finish_reason="not_finished", ticket=ticket))
+        self.outputs.held(gain, ticket)
 
     def _end_without_token(self, sequence: Sequence, logits: Tensor) -> None:
         if are_numbers(logits):
@@ -300,17 +286,8 @@ class Lifecycle:
             sequence = give_place(sequence)
         self._exchange.forget(sequence)
         self._schedulers.end(sequence)
-        self._say(sequence, reason, gain, error)
+        self.outputs.ended(sequence, reason, gain, error)
         self._forget_finished(sequence)
-
-    def _say(
-        self, sequence: Sequence, reason: FinishReason, gain: Output | None = None, error: str | None = None
-    ) -> None:
-        """The last output of a choice."""
-        self.counters.num_failed_total += reason == "error"
-        last = gain or Output(request_id=sequence.id, choice=sequence.choice)
-        stop = sequence.tokens[-1] if reason == "stop" and sequence.ends_with_stop else None
-        self._outputs.append(msgspec.structs.replace(last, finish_reason=reason, stop_token_id=stop, error=error))
 
     def _forget_finished(self, sequence: Sequence) -> None:
         if sequence.state is not State.FINISHED:
