@@ -1,6 +1,6 @@
 """The other end of `help`: listens for ranks of other servers that want help, and finds out who they are.
 
-What is done for each of them is its `visit`.
+What is done for each of them is its `packer`'s.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import msgspec
 
 from trtdisagg.cache.greeting import admit
-from trtdisagg.cache.movers.visit import Sending, Visit
+from trtdisagg.cache.movers.packer import Packer, Sending
 from trtdisagg.cache.streams import PeerStream
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError
@@ -29,7 +29,7 @@ class Helper:
         self._sending = sending
         self._secret = secret
         self._server: asyncio.Server | None = None
-        self._visits: set[asyncio.Task[None]] = set()
+        self._packing: set[asyncio.Task[None]] = set()
 
     async def open(self, host: str) -> int:
         """
@@ -42,19 +42,19 @@ class Helper:
         """End all connections, each when it writes no more."""
         if self._server is not None:
             self._server.close()
-        for visit in self._visits:
-            visit.cancel()
-        await wait_out(asyncio.gather(*self._visits, return_exceptions=True))
+        for packing in self._packing:
+            packing.cancel()
+        await wait_out(asyncio.gather(*self._packing, return_exceptions=True))
 
     def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        visit = asyncio.create_task(self._attend(PeerStream(reader, writer, _DECODER)))
-        self._visits.add(visit)
-        visit.add_done_callback(self._visits.discard)
+        packing = asyncio.create_task(self._attend(PeerStream(reader, writer, _DECODER)))
+        self._packing.add(packing)
+        packing.add_done_callback(self._packing.discard)
 
     async def _attend(self, stream: PeerStream[FromFetcher]) -> None:
         try:
             hello = await admit(stream, RankHello, self._secret)
-            await Visit(self._sending, stream, hello).run()
+            await Packer(self._sending, stream, hello).run()
         except HandoverError as e:
             log.info("a rank is helped no more: %s", e.message)
         finally:

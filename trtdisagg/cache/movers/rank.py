@@ -22,9 +22,9 @@ from trtdisagg.cache.layout import Runs
 from trtdisagg.cache.movers.helper import Helper
 from trtdisagg.cache.movers.links import RankLink, Span
 from trtdisagg.cache.movers.means import Means
+from trtdisagg.cache.movers.packer import Sending
 from trtdisagg.cache.movers.serving import Serving
 from trtdisagg.cache.movers.staging import halves
-from trtdisagg.cache.movers.visit import Sending
 from trtdisagg.cache.planning import Planner
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.shares import ranks_to_meet

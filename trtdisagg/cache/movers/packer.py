@@ -1,8 +1,8 @@
-"""One rank of another server that is helped: packs for it, and writes into its staging buffer.
+"""What is done for one rank of another server that wants help: packs for it, and writes into its staging buffer.
 
     for each piece: a slot | packed by a thread | read by the other, or written to it | free
 
-A visit ends when its last write has ended. What the other said it would read is kept until it is done with it, or its
+It ends when its last write has ended. What the other said it would read is kept until it is done with it, or its
 connection ends, or it is silent: whoever comes back after that is not told `Freed`, and throws away what it read.
 """
 
@@ -56,8 +56,8 @@ class Sending(NamedTuple):
     threads: Executor
 
 
-class Visit:
-    """One rank that is helped."""
+class Packer:
+    """Of one rank that is helped."""
 
     def __init__(self, sending: Sending, stream: PeerStream[FromFetcher], hello: RankHello) -> None:
         self._sending = sending
