@@ -50,11 +50,8 @@ class Connector:
         welcome = await introduce(stream, self._me, self._secret)
         if welcome.me.incarnation != address.incarnation:
             raise HandoverError("it was started anew since then")
-        beating = asyncio.create_task(stream.keep_alive(self._keepalive_s))  # meeting may take long
-        try:
+        async with stream.kept_alive(self._keepalive_s):
             met = await self._meet(welcome.me)
-        finally:
-            beating.cancel()
         stream.send(HaveMet())
         return Peer(stream, welcome, self._movers, met, hearing=self._hearing, keepalive_s=self._keepalive_s)
 

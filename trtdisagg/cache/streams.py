@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 
 import msgspec
 
+from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.peers import Ping
 
@@ -86,8 +88,17 @@ class PeerStream(Generic[Incoming]):
         if not self._writer.is_closing():  # uvloop raises where asyncio says nothing
             self._writer.write(_LENGTH.pack(len(body)) + body)
 
-    async def keep_alive(self, every_s: float) -> None:
-        """Give signs of life until we are cancelled."""
+    @asynccontextmanager
+    async def kept_alive(self, every_s: float) -> AsyncIterator[None]:
+        """Give signs of life until the end of the block."""
+        beating = asyncio.create_task(self._beat(every_s))
+        try:
+            yield
+        finally:
+            beating.cancel()
+            await wait_out(beating)
+
+    async def _beat(self, every_s: float) -> None:
         while True:
             await asyncio.sleep(every_s)
             self.send(Ping())

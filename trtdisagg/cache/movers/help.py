@@ -73,14 +73,13 @@ class Help:
 
     async def run(self) -> None:
         """Take in answers until the connection ends, or nobody waits for any after `close`."""
-        beating = asyncio.create_task(self._stream.keep_alive(KEEPALIVE_S))
         try:
-            while not (self._is_closing and not self._pushes):
-                self._handle(await self._stream.receive(None))
+            async with self._stream.kept_alive(KEEPALIVE_S):
+                while not (self._is_closing and not self._pushes):
+                    self._handle(await self._stream.receive(None))
         except PeerLostError as e:
             self._lose(e.message, is_over=e.has_ended)
         finally:
-            beating.cancel()
             self._lose("the link was closed", is_over=False)
             self._stream.abort()
 

@@ -78,15 +78,14 @@ class RemoteMover:
 
         :raises PeerLostError: when the rank ended first, hangs, or says what has no place.
         """
-        beating = asyncio.create_task(self._stream.keep_alive(self._keepalive_s))
         try:
-            while True:
-                self._handle(await self._stream.receive(self._silence_s))
+            async with self._stream.kept_alive(self._keepalive_s):
+                while True:
+                    self._handle(await self._stream.receive(self._silence_s))
         except PeerLostError as e:
             self._lose(e.message)
             raise PeerLostError(f"{self._name}: {e.message}") from e
         finally:
-            beating.cancel()
             self._lose("the server ends")
             await wait_out(asyncio.ensure_future(self._stream.close()))
 
