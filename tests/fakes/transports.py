@@ -8,6 +8,7 @@ from trtdisagg.cache.copying import copy_runs
 from trtdisagg.cache.layout import Runs
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports.base import check_bounds
+from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.peers import Memory, UcxMemory
 
 
@@ -46,6 +47,7 @@ class WritingLink:
         self._transport = transport
         self._ours = transport.pool.address, transport.pool.region.num_bytes
         self._theirs = memory.base, memory.region.num_bytes
+        self._is_aborted = threading.Event()
 
     def read(self, runs: Runs) -> None:
         check_bounds(runs, local_bytes=self._ours[1], remote_bytes=self._theirs[1])
@@ -56,12 +58,14 @@ class WritingLink:
         check_bounds(runs, local_bytes=self._ours[1], remote_bytes=self._theirs[1])
         self._transport.has_begun.set()
         if (may_write := self._transport.may_write) is not None:
-            assert may_write.wait(20)
+            while not may_write.wait(0.01):
+                if self._is_aborted.is_set():
+                    raise HandoverError("the write was aborted")
         copy_runs(self._theirs, self._ours, runs[:, [1, 0, 2]])
         self._transport.num_writes += 1
 
     def abort(self) -> None:
-        pass
+        self._is_aborted.set()
 
     def close(self) -> None:
         pass

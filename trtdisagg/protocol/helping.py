@@ -77,7 +77,7 @@ class Push(msgspec.Struct, tag="push", frozen=True, kw_only=True):
     runs: bytes
     """As of Pack."""
     to_offset: int
-    """In the region of the rank that fetches, within its staging buffer or its sink."""
+    """In the region of the rank that fetches, within its staging buffer."""
 
 
 class Pushed(msgspec.Struct, tag="pushed", frozen=True, kw_only=True):

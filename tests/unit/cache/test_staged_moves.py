@@ -17,9 +17,10 @@ from trtdisagg.cache.movers import links
 from trtdisagg.cache.movers.help import Help
 from trtdisagg.cache.movers.staging import Slots
 from trtdisagg.cache.pool import KvPool
+from trtdisagg.cache.streams import PeerLostError
 from trtdisagg.cache.transports import Transport
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.helping import RankHello
+from trtdisagg.protocol.helping import Packed, RankHello
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import TransferSpec
 
@@ -30,6 +31,10 @@ TP2 = msgspec.structs.replace(LAYOUT, parallel=Parallel(tp_size=2))
 
 def writing(pool: KvPool) -> list[Transport]:
     return [WritingTransport(pool)]
+
+
+def hanging(may_write: threading.Event) -> Callable[[KvPool], list[Transport]]:
+    return lambda pool: [WritingTransport(pool, may_write)]
 
 
 def slots_of(server: Server, rank: int = 0) -> Slots:
@@ -84,16 +89,16 @@ async def test_servers_that_fetch_from_each_other_do_not_wait_for_each_other(way
 async def test_a_writer_that_hangs_keeps_its_slots_and_touches_nothing_else(way: str) -> None:
     may_write = threading.Event()
     may_write.set()
-    transports: list[WritingTransport] = []
+    ours: list[WritingTransport] = []
 
-    def hanging(pool: KvPool) -> list[Transport]:
-        transports.append(WritingTransport(pool, may_write))
-        return list(transports[-1:])
+    def writing_too(pool: KvPool) -> list[Transport]:
+        ours.append(WritingTransport(pool))
+        return list(ours)
 
     async with (
-        server("context-0", seed=1, transports=hanging, staging_bytes=16384) as context,
+        server("context-0", seed=1, transports=hanging(may_write), staging_bytes=16384) as context,
         server("context-1", seed=2, transports=writing, staging_bytes=16384) as other,
-        server("generation-0", transports=writing, staging_bytes=16384, transfer_timeout_ms=600) as generation,
+        server("generation-0", transports=writing_too, staging_bytes=16384, transfer_timeout_ms=600) as generation,
     ):
         await generation.transceiver.meet(context.address)
         may_write.clear()
@@ -102,6 +107,7 @@ async def test_a_writer_that_hangs_keeps_its_slots_and_touches_nothing_else(way:
         with pytest.raises(HandoverError, match=r"no transfer within 0\.6 s"):
             await claim.fetch([0])
         assert slots.num_quarantined == 1
+        assert ours[0].is_serving, "between hosts the write would never end"
         assert torch.equal(generation.pool.tensor, before)
         # The peer is given up meanwhile, and others are fetched from as before.
         await (await generation.transceiver.claim(other.hold(1, [5]))).fetch([2])
@@ -113,6 +119,39 @@ async def test_a_writer_that_hangs_keeps_its_slots_and_touches_nothing_else(way:
             await asyncio.sleep(0)
         assert torch.equal(generation.pool.tensor, before)
         slots.check_integrity()
+        assert not ours[0].is_serving
+
+
+@pytest.mark.parametrize("way", ["push", "staged pull"], indirect=True)
+async def test_a_fetch_without_a_slot_that_may_be_used_fails(way: str) -> None:
+    """All went into quarantine after its way was chosen."""
+    some: dict[str, object] = {"transports": writing, "staging_bytes": 4096}
+    async with server("context-0", seed=1, **some) as context, server("generation-0", **some) as generation:
+        claim = await generation.transceiver.claim(context.hold(1, [3]))
+        written = await all_quarantined(slots_of(generation))
+        with pytest.raises(HandoverError, match="all slots of the staging buffer"):
+            await claim.fetch([0])
+        written.set_result(None)
+
+
+async def test_without_a_slot_that_may_be_used_servers_meet_and_pull() -> None:
+    some: dict[str, object] = {"transports": writing, "staging_bytes": 4096}
+    async with server("context-0", seed=1, **some) as context, server("generation-0", **some) as generation:
+        written = await all_quarantined(slots_of(generation))
+        async with asyncio.timeout(links.TEST_TIMEOUT_S):
+            await (await generation.transceiver.claim(context.hold(1, [3]))).fetch([0])
+        assert torch.equal(generation.read([0], 4), context.read([3], 4))
+        written.set_result(None)
+
+
+async def all_quarantined(slots: Slots) -> asyncio.Future[None]:
+    """
+    :return: to be done when they may be used again.
+    """
+    written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    for _ in range(slots.num_slots):
+        slots.give_when(await slots.take(), written)
+    return written
 
 
 async def test_zero_copy_never_stages(way: str) -> None:
@@ -142,9 +181,18 @@ async def test_one_after_the_other_where_it_is_asked_for(way: str, figures: dict
 
 
 @pytest.fixture
-async def helped() -> object:
+def may_write() -> threading.Event:
+    """Whether the holder's writes end."""
+    event = threading.Event()
+    event.set()
+    return event
+
+
+@pytest.fixture
+async def helped(may_write: threading.Event) -> object:
     """A holder, a pool of ours, and what opens a connection between them."""
-    async with server("context-0", seed=1, transports=writing, staging_bytes=4096, secret=b"s") as context:
+    some: dict[str, object] = {"transports": hanging(may_write), "staging_bytes": 4096}
+    async with server("context-0", seed=1, secret=b"s", **some) as context:
         with KvPool(context.pool.shape, 8, staging_bytes=4096) as pool:
             pool.memory.zero_()
 
@@ -213,6 +261,37 @@ async def test_who_has_gone_silent_is_not_told_that_his_piece_was_kept(
     with pytest.raises(HandoverError, match="connection to the peer was lost"):
         await help_.done(piece)
     await running
+
+
+async def test_who_was_frozen_does_not_find_that_his_piece_was_kept(
+    helped: tuple[Server, KvPool, Callable[..., object]],
+) -> None:
+    """What he finds when he wakes up was sent before he says `Done`; it must not look like the answer to that."""
+    context, _, open_ = helped
+    stream = (help_ := await open_())._stream
+    help_.pack(asked((0, 64)))
+    assert isinstance(await stream.receive(5), Packed)
+    await context.movers[0]._stack.aclose()  # the holder gives the slot to others
+    with pytest.raises(PeerLostError):
+        await stream.receive(5)
+    stream.abort()
+
+
+async def test_a_write_that_hangs_ends_with_the_connection_and_holds_up_nobody(
+    helped: tuple[Server, KvPool, Callable[..., object]], may_write: threading.Event
+) -> None:
+    context, pool, open_ = helped
+    may_write.clear()
+    lost, other = await open_(), await open_()
+    running = [asyncio.create_task(help_.run()) for help_ in (lost, other)]
+    lost.push(asked((0, 64)), pool.region.staging_offset)
+    sending = context.movers[0]._transports[0]
+    assert await asyncio.to_thread(sending.has_begun.wait, 5)
+    lost._stream.abort()
+    async with asyncio.timeout(5):
+        await other.pack(asked((0, 64)))[1]  # by the only thread
+    other.close()
+    await asyncio.gather(*running)
 
 
 def asked(*runs: tuple[int, int]) -> bytes:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import NamedTuple, Self
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -25,9 +26,12 @@ from trtdisagg.protocol.peers import Memory, RankMemory, Region
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 TEST_TIMEOUT_S = 10.0
 _LARGE_BYTES, _LARGE_RUNS = 64 << 20, 64
 """A fetch by which a link is described: that of a long prompt between servers of the same layout."""
+_ABORTED = "the link was aborted"
 
 
 class Span(NamedTuple):
@@ -52,7 +56,7 @@ class RankLink:
         if help_ is not None and means.slots is not None:
             self._staged = Staged(means, means.slots, help_, self._read)
         self._reads: set[asyncio.Future[None]] = set()
-        self._moves: set[asyncio.Task[None]] = set()
+        self._moves: set[asyncio.Task[Any]] = set()
         self._experience = Experience()
         self._is_aborted = False
 
@@ -130,18 +134,17 @@ class RankLink:
         :param timeout_s: from when its turn has come.
         :raises HandoverError: when it could not be done in time or at all.
         """
-        times = self.times(int(runs[:, 2].sum()), len(runs))
-        way = choose(times, self._experience)
         async with self._means.turns:
-            if self._is_aborted:
-                raise HandoverError("the link was aborted")
+            times = self.times(int(runs[:, 2].sum()), len(runs))
+            way = choose(times, self._experience)
             started = time.monotonic()
             abortion = asyncio.get_running_loop().call_later(timeout_s, self.abort)
             try:
                 if way == "pull":
                     await self._read(runs)
                 else:
-                    await self._move(runs, way)
+                    assert self._staged is not None
+                    await self._abortable(self._staged.move(runs, way))
             except HandoverError as e:
                 if time.monotonic() - started >= timeout_s:
                     raise HandoverError(f"no transfer within {timeout_s:g} s") from e
@@ -172,9 +175,14 @@ class RankLink:
             await asyncio.wait(self._reads)
         await in_thread(self._means.threads, self._link.close)
 
-    async def _move(self, runs: Runs, way: Way) -> None:
-        assert self._staged is not None
-        moving = asyncio.create_task(self._staged.move(runs, way))
+    async def _abortable(self, work: Coroutine[Any, Any, T]) -> T:
+        """
+        :raises HandoverError: when it was cut short.
+        """
+        if self._is_aborted:
+            work.close()
+            raise HandoverError(_ABORTED)
+        moving = asyncio.create_task(work)
         self._moves.add(moving)
         try:
             await asyncio.wait([moving])
@@ -183,10 +191,12 @@ class RankLink:
             await wait_out(moving)
             self._moves.remove(moving)
         if moving.cancelled():
-            raise HandoverError("the link was aborted")
-        moving.result()
+            raise HandoverError(_ABORTED)
+        return moving.result()
 
     async def _read(self, runs: Runs) -> None:
+        if self._is_aborted:  # and perhaps closed
+            raise HandoverError(_ABORTED)
         reading = asyncio.get_running_loop().run_in_executor(self._means.threads, self._link.read, runs)
         self._reads.add(reading)
         try:
@@ -198,23 +208,25 @@ class RankLink:
             raise error
 
     async def _measure(self, theirs: Region) -> None:
-        abortion = asyncio.get_running_loop().call_later(TEST_TIMEOUT_S, self.abort)
         test = LinkTest(self._means.pool, theirs, self._read, self._means.threads)
-        try:
-            async with self._means.one_test:
+        async with self._means.one_test:
+            abortion = asyncio.get_running_loop().call_later(TEST_TIMEOUT_S, self.abort)
+            try:
                 self.figures = await test.of_reads()
-                if self._staged is not None:
+                if self._staged is not None and self._staged.piece_bytes:
                     await self._measure_staged(test, self._staged)
-        finally:
-            abortion.cancel()
+            finally:
+                abortion.cancel()
+        if self._is_aborted:
+            raise HandoverError(_ABORTED)
         if self._help is not None:
             self._help.measured()
 
     async def _measure_staged(self, test: LinkTest, staged: Staged) -> None:
-        request_s = await test.of_requests(staged)
+        request_s = await self._abortable(test.of_requests(staged))
         self.figures = msgspec.structs.replace(self.figures, request_s=request_s)
         try:
-            write_bytes_s = await test.of_pushes(staged, self.figures, request_s)
+            write_bytes_s = await self._abortable(test.of_pushes(staged, self.figures, request_s))
         except HandoverError as e:
             if self._is_aborted:
                 raise

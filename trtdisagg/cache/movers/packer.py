@@ -67,6 +67,7 @@ class Packer:
         """By piece: what is packed or written, and what waits to be read."""
         self._link: asyncio.Task[Link] | None = None
         """To its staging buffer, from the first push on."""
+        self._is_ending = False
 
     async def run(self) -> None:
         """Do what is asked until the connection ends.
@@ -105,6 +106,8 @@ class Packer:
 
     def _ended(self, piece: int, task: asyncio.Task[None]) -> None:
         del self._work[piece]
+        if self._is_ending:  # nothing is said of what we cut short: `Freed` would say that it was kept until `Done`
+            return
         if task.cancelled():
             self._stream.send(Freed(piece=piece))
         elif isinstance(error := task.exception(), HandoverError | IndexError):
@@ -160,6 +163,9 @@ class Packer:
 
     async def _end(self) -> None:
         """Stop what waits, wait for what runs, and let go of its memory."""
+        self._is_ending = True
+        if self._link is not None and self._link.done() and not self._link.exception():
+            self._link.result().abort()  # lest a write to who answers no more keep the thread that others wait for
         for task in self._work.values():
             task.cancel()
         if self._work:

@@ -22,6 +22,7 @@ _WIRE = np.dtype("<i8")
 
 def pieces(runs: Runs, slot_bytes: int) -> Iterator[Runs]:
     """The same bytes as parts of at most `slot_bytes`, in order."""
+    assert slot_bytes > 0
     cut = _cut(runs, slot_bytes)
     ends = np.cumsum(cut[:, 2])
     first = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,13 +23,19 @@ class Serving:
 
     @contextmanager
     def needed(self) -> Iterator[None]:
-        self._num_needs += 1
-        self._tell()
+        self._count(1)
         try:
             yield
         finally:
-            self._num_needs -= 1
-            self._tell()
+            self._count(-1)
+
+    def needed_until(self, end: asyncio.Future[None]) -> None:
+        self._count(1)
+        end.add_done_callback(lambda _: self._count(-1))
+
+    def _count(self, change: int) -> None:
+        self._num_needs += change
+        self._tell()
 
     def _tell(self) -> None:
         for transport in self._transports:

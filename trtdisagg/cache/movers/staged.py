@@ -50,7 +50,9 @@ class Staged:
 
         :raises HandoverError: when one of them could not be had.
         """
-        waiting = pieces(runs, self.piece_bytes)
+        if not (piece_bytes := self.piece_bytes):
+            raise HandoverError("all slots of the staging buffer may still be written by others")
+        waiting = pieces(runs, piece_bytes)
         one = self.push if way == "push" else self.pull
 
         async def work() -> None:
@@ -72,9 +74,9 @@ class Staged:
     async def push(self, piece: Runs) -> None:
         slot = await self._slots.take()
         pushing = self._help.push(as_asked(piece), slot)
+        self._means.serving.needed_until(pushing.written)  # a write that we do not wait for any more ends all the same
         try:
-            with self._means.serving.needed():
-                await pushing.answer
+            await pushing.answer
             await self._unpack(piece, slot)
         finally:
             self._slots.give_when(slot, pushing.written)
