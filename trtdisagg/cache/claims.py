@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trtdisagg.cache.announcements import Announcement
 from trtdisagg.cache.peers import Peer
@@ -21,7 +21,7 @@ from trtdisagg.cache.transfers import Transfer, Transfers
 from trtdisagg.cache.visits import Visits
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvLayout, Ticket
-from trtdisagg.protocol.peers import Part
+from trtdisagg.protocol.peers import Moved, Part
 from trtdisagg.protocol.spec import PeerAddress
 
 log = logging.getLogger(__name__)
@@ -63,11 +63,8 @@ class Claim:
     async def _fetch(self, blocks: Sequence[int], dp_rank: int, transfer: Transfer) -> None:
         check_ticket(self.ticket, self._peer.layout)
         parts = self._claims.parts(self.ticket, blocks, dp_rank)
-        try:
-            for moved in await self._peer.move(parts):
-                transfer.add(moved)
-        except HandoverError as e:
-            raise self._peer.give_up(e.message) from e
+        for moved in await _moved(self._peer, parts):
+            transfer.add(moved)
         timeout_s = self._claims.transfer_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
@@ -132,7 +129,7 @@ class Claims:
             raise HandoverError(f"{ticket.server} is connected no more")
         with self.transfers.counted() as transfer:
             check_ticket(ticket, peer.layout)
-            for moved in await peer.move(self.parts(ticket, blocks, dp_rank)):
+            for moved in await _moved(peer, self.parts(ticket, blocks, dp_rank)):
                 transfer.add(moved)
         try:
             async with asyncio.timeout(self.transfer_timeout_s):
@@ -153,6 +150,17 @@ class Claims:
             timeout_ms=int(self.transfer_timeout_s * 1000),
         )
         return dict.fromkeys(holders(self.layout, dp_rank), part)
+
+
+async def _moved(peer: Peer, parts: Mapping[int, Part]) -> list[Moved]:
+    """Have our ranks fetch their parts.
+
+    :raises HandoverError: when one of them could not. Then the peer is given up: its links were aborted.
+    """
+    try:
+        return await peer.move(parts)
+    except HandoverError as e:
+        raise peer.give_up(e.message) from e
 
 
 def check_ticket(ticket: Ticket, theirs: KvLayout) -> None:

@@ -97,6 +97,10 @@ class Visits:
         except HandoverError as e:
             opened.set_exception(e)
             return
+        except Exception as e:  # a fault of ours, or an address that is none: no reason to end
+            log.exception("%s was not met", address.server)
+            opened.set_exception(HandoverError(f"{address.server} was not met: {type(e).__name__}: {e}"))
+            return
         try:
             if not opened.done():  # it may have ended meanwhile
                 opened.set_result(peer)

@@ -96,6 +96,21 @@ async def test_what_was_taken_back_while_it_was_read_is_not_valid() -> None:
             await prefetch
 
 
+async def test_a_server_whose_piece_did_not_come_in_time_is_met_anew() -> None:
+    """Its links were aborted: the request itself would find them so."""
+    transport = GatedTransport()
+    async with pair(transports=[transport], transfer_timeout_ms=200) as (context, generation, follower):
+        number = context.transceiver.telling.announce("generation-0", 0, None)
+        assert number is not None
+        context.transceiver.telling.tell(number, [1, 2, 3, 4], [7])
+        prefetch = asyncio.create_task(generation.transceiver.prefetch(await follower.next(), [4], 0))
+        await transport.aborted()
+        transport.may_end.set()
+        with pytest.raises(HandoverError, match="no transfer within"):
+            await prefetch
+        await (await generation.transceiver.claim(context.hold(1, [3]))).fetch([0])
+
+
 async def test_nobody_is_told_who_is_not_connected_or_does_not_listen() -> None:
     async with server("context-0", seed=SEED) as context, server("generation-0") as generation:
         telling = context.transceiver.telling

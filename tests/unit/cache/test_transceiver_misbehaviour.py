@@ -85,6 +85,15 @@ async def test_a_server_that_greets_wrongly_is_not_met(messages: list[msgspec.St
         assert reason in (linked.error or "")
 
 
+async def test_an_address_that_is_none_is_an_answer_and_ends_nothing() -> None:
+    nowhere = PeerAddress(server="context-0", incarnation="context-0#1", host="127.0.0.1", port=99_999)
+    async with server("context-1", seed=1) as context, server("generation-0") as generation:
+        linked = await generation.transceiver.meet(nowhere)
+        assert linked.error
+        assert "context-0 was not met: OverflowError" in linked.error
+        await (await generation.transceiver.claim(context.hold(1, [3]))).fetch([0])
+
+
 async def test_a_server_that_says_what_has_no_place_loses_its_claims() -> None:
     """It greets as it should, in another server's name."""
     async with server("context-0") as honest, server("generation-0") as generation:

@@ -61,6 +61,18 @@ def test_a_link_reads_again_and_again(transports: list[Transport], pools: tuple[
         assert torch.equal(ours.tensor[[first, first + 2, first + 1]], theirs.tensor[[5, 4, first]])
 
 
+def test_a_link_outlives_another_one_to_the_same_pool(
+    transports: list[Transport], pools: tuple[KvPool, KvPool]
+) -> None:
+    """One to read from a rank and one to write to it, or one of a connection that was lost."""
+    ours, theirs = pools
+    first, second = (transports[0].connect(transports[1].describe()) for _ in range(2))
+    first.close()
+    second.read(transfer_runs(SHAPE, [1], SHAPE, [4], 4))
+    assert torch.equal(ours.tensor[1], theirs.tensor[4])
+    second.close()
+
+
 def test_a_pool_can_be_read_into_itself(transports: list[Transport], pools: tuple[KvPool, KvPool]) -> None:
     link = transports[0].connect(transports[0].describe())
     link.read(transfer_runs(SHAPE, [1], SHAPE, [2], 4))

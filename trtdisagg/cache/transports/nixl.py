@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Literal
@@ -67,7 +68,7 @@ class NixlLink:
         self._give_up_at = time.monotonic() + ABORT_TIMEOUT_S
 
     def close(self) -> None:
-        self._transport.forget(self._memory)
+        self._transport.let_go(self._memory)
 
     def _move(self, operation: Operation, runs: Runs) -> None:
         num_bytes = self._transport.pool.region.num_bytes
@@ -101,6 +102,9 @@ class NixlTransport:
         self._agent: Any = None
         self._registered: Any = None
         self._errors: tuple[type[Exception], ...] = ()
+        self._num_links: Counter[str] = Counter()
+        """By remote agent."""
+        self._links_lock = threading.Lock()
         self._is_serving = threading.Event()
         self._is_closed = False
         self._server = threading.Thread(target=self._serve, name=f"{name_of(self.memory_type)}-serve")
@@ -137,8 +141,10 @@ class NixlTransport:
         if memory.plugin != self._plugin:
             raise HandoverError(f"NIXL's plugin is {self._plugin} here and {memory.plugin} there")
         link = NixlLink(self, memory)
+        with self._links_lock:
+            self._num_links[memory.agent] += 1
         try:
-            with self._reported():
+            with self._reported(), self._links_lock:
                 if memory.agent != self._name:
                     self._agent.add_remote_agent(memory.metadata)
             link.probe()
@@ -178,6 +184,15 @@ class NixlTransport:
                 self.forget(memory)  # what UCX still had under way to us ends with the connection
                 raise
             self._release(handle)
+
+    def let_go(self, memory: AgentMemory) -> None:
+        """A link is closed: the last one drops the remote agent. There may be one to read, one to write, and one of a
+        connection that was lost."""
+        with self._links_lock:
+            self._num_links[memory.agent] -= 1
+            if not self._num_links[memory.agent]:
+                del self._num_links[memory.agent]
+                self.forget(memory)
 
     def forget(self, memory: AgentMemory) -> None:
         """Drop a remote agent and what UCX keeps for it."""
