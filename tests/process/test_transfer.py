@@ -18,6 +18,7 @@ import pytest
 import torch
 from fakes.context_server import LAYOUT, NUM_BLOCKS, SEED, SHAPE, STAGING_BYTES, open_named
 from helpers.kv import fill, random_cache
+from helpers.mpi import needs_mpi
 
 from trtdisagg.cache.movers import links
 from trtdisagg.cache.movers.rank import RankMover
@@ -81,10 +82,13 @@ def pool() -> Iterator[KvPool]:
         yield pool
 
 
-@pytest.fixture(params=["local", "nixl"])
+MPI, MPI_FAR = (pytest.param(name, marks=needs_mpi) for name in ("mpi", "mpi-far"))
+
+
+@pytest.fixture(params=["local", "nixl", MPI])
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which transport; `nixl-far` as between hosts, where each read needs the target's help."""
-    if request.param == "nixl-far":
+    if str(request.param).endswith("-far"):
         monkeypatch.setenv("UCX_TLS", "tcp")
     return str(request.param)
 
@@ -95,7 +99,7 @@ def transport(name: str, pool: KvPool) -> Iterator[Transport]:
         yield transport
 
 
-also_far = pytest.mark.parametrize("name", ["local", "nixl", "nixl-far"], indirect=True)
+also_far = pytest.mark.parametrize("name", ["local", "nixl", "nixl-far", MPI, MPI_FAR], indirect=True)
 
 
 @asynccontextmanager
@@ -235,7 +239,7 @@ async def test_a_context_server_killed_during_the_fetch(
                 assert torch.equal(pool.tensor[:64], content[tables[0]])
 
 
-@pytest.mark.parametrize("name", ["local"], indirect=True)
+@pytest.mark.parametrize("name", ["local", MPI], indirect=True)
 async def test_a_frozen_context_server_fails_the_fetch_in_time(name: str, transport: Transport) -> None:
     async with context_server(name, [[3, 4]]) as context, generation(transport, timeout_s=0.3) as transceiver:
         claim = await transceiver.claim(context.tickets[0])

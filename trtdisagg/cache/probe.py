@@ -105,6 +105,8 @@ def _libraries(transports: Sequence[str]) -> list[Library]:
     modules = {"torch": "torch", "kernels": "trtdisagg._csrc"}
     if not {"nixl", "ucx"}.isdisjoint(transports):
         modules["nixl"] = "nixl._bindings"
+    if "mpi" in transports:
+        modules["mpi4py"] = "mpi4py.MPI"
     return [_library(name, module) for name, module in modules.items()]
 
 

@@ -54,9 +54,9 @@ class CacheTransceiverConfig(_Section, frozen=True):
 
     backend: Backend | None = None
     """How KV moves. DEFAULT: LOCAL (shared memory) between servers on one host without GPUs, otherwise NIXL. UCX:
-    NIXL's plugin of that name with settings of ours. MPI: refused for servers that are started here. No backend:
-    disaggregated serving is not enabled on this server; servers that `up` starts get DEFAULT. Variables:
-    TRTLLM_USE_UCX_KVCACHE, TRTLLM_USE_NIXL_KVCACHE and TRTLLM_USE_MPI_KVCACHE (1) say what DEFAULT means."""
+    NIXL's plugin of that name with settings of ours. MPI: deprecated, host memory only. No backend: disaggregated
+    serving is not enabled on this server; servers that `up` starts get DEFAULT. Variables: TRTLLM_USE_UCX_KVCACHE,
+    TRTLLM_USE_NIXL_KVCACHE and TRTLLM_USE_MPI_KVCACHE (1) say what DEFAULT means."""
     max_tokens_in_buffer: Count | None = None
     """Size of the staging buffer in tokens, within `buffer_size`. A longer prompt goes through it in pieces."""
     buffer_size: Size = "512MB"

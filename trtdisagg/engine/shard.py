@@ -76,6 +76,7 @@ async def open_mover(spec: EngineSpec, secret: bytes, shard: Shard) -> AsyncIter
         incarnation=f"{spec.incarnation}/{spec.rank}",
         one_host=is_loopback(resolve(spec.host)[1][0]),
         nixl_plugin=spec.transfer.nixl_plugin,
+        host=reachable(spec.host),
     )
     with ExitStack() as stack:
         transports = await in_daemon(lambda: stack.enter_context(opening))

@@ -97,8 +97,18 @@ class UcxMemory(_AgentMemory, tag="ucx", frozen=True):
     """For NIXL's UCX plugin with settings of our own."""
 
 
+class MpiMemory(msgspec.Struct, tag="mpi", frozen=True, kw_only=True):
+    """A region that its owner sends from by MPI, to those that ask where it listens."""
+
+    host: str
+    port: int
+    key: bytes
+    """Whoever asks must know it; another one for each start of a server."""
+    region: Region
+
+
 AgentMemory = NixlMemory | UcxMemory
-Memory = LocalMemory | AgentMemory
+Memory = LocalMemory | AgentMemory | MpiMemory
 
 
 class RankMemory(msgspec.Struct, frozen=True, kw_only=True):

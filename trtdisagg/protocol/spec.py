@@ -18,7 +18,7 @@ from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.parallel import Parallel
 
 Role = Literal["context", "generation", "both"]
-Transport = Literal["local", "nixl", "ucx"]
+Transport = Literal["local", "nixl", "ucx", "mpi"]
 Dtype = Literal["bfloat16", "float32"]
 SchedulerPolicy = Literal["guaranteed_no_evict", "max_utilization"]
 Quantization = Literal["none", "int8"]

@@ -10,11 +10,7 @@ from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import EngineSpec, TransferSpec, Transport
 from trtdisagg.supervisor.slots import Slot
 
-NO_MPI = (
-    "MPI (deprecated) moves memory only between processes that one mpirun has started together, and servers are "
-    "started one by one here, so that each can be started again by itself; use NIXL, or UCX. Servers of TensorRT-LLM "
-    "that mpirun started (trtllm-serve disaggregated_mpi_worker) keep MPI among themselves: name them by `urls`"
-)
+_MPI_IS_DEPRECATED = "MPI is deprecated: it moves host memory only, and every byte by way of two buffers; use NIXL"
 
 
 def transfer_spec(config: CacheTransceiverConfig, backend: Backend | None, path: str, *, on_gpu: bool) -> TransferSpec:
@@ -50,12 +46,12 @@ def _transports(backend: Backend | None, path: str, *, on_gpu: bool) -> list[Tra
             return ["nixl"]
         case "UCX":
             return ["ucx"]
-        case "MPI":
-            raise ConfigError(f"{path}.cache_transceiver_config.backend: {NO_MPI}")
+        case "MPI" if not on_gpu:
+            return ["mpi"]
         case "LOCAL" if not on_gpu:
             return ["local"]
         case _:
-            raise ConfigError(f"{path}.cache_transceiver_config.backend: LOCAL moves host memory only, use NIXL")
+            raise ConfigError(f"{path}.cache_transceiver_config.backend: {backend} moves host memory only, use NIXL")
 
 
 def transfer_notices(new: Sequence[Slot], specs: Sequence[EngineSpec]) -> Iterator[str]:
@@ -75,6 +71,8 @@ def transfer_notices(new: Sequence[Slot], specs: Sequence[EngineSpec]) -> Iterat
 
 def _notices(path: str, spec: EngineSpec) -> Iterator[str]:
     transfer = spec.transfer
+    if "mpi" in transfer.transports:
+        yield f"{path}.backend: {_MPI_IS_DEPRECATED}"
     num_tokens = transfer.max_tokens_in_buffer
     if num_tokens is not None and num_tokens < spec.max_seq_len:
         yield (

@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers.kv import NUM_BLOCKS, SHAPE, fill
 from helpers.layouts import transfer_runs
+from helpers.mpi import needs_mpi
 
 from trtdisagg.cache import copying
 from trtdisagg.cache.pool import KvPool, pattern
@@ -35,7 +36,7 @@ def pools() -> Iterator[tuple[KvPool, KvPool]]:
         yield ours, theirs
 
 
-@pytest.fixture(params=["local", "local without csrc", "nixl", "ucx"])
+@pytest.fixture(params=["local", "local without csrc", "nixl", "ucx", pytest.param("mpi", marks=needs_mpi)])
 def transports(
     request: pytest.FixtureRequest, pools: tuple[KvPool, KvPool], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[list[Transport]]:

@@ -65,6 +65,7 @@ def test_no_buffer_is_nothing_staged() -> None:
         ("NIXL", True, ["nixl"]),
         ("UCX", False, ["ucx"]),
         ("LOCAL", False, ["local"]),
+        ("MPI", False, ["mpi"]),
         (None, False, []),
     ],
 )
@@ -72,9 +73,11 @@ def test_transports_of_a_backend(backend: Backend | None, on_gpu: bool, transpor
     assert spec_of(CacheTransceiverConfig(), backend, on_gpu=on_gpu).transports == transports
 
 
-def test_local_moves_no_device_memory() -> None:
-    with pytest.raises(ConfigError, match=r"context_servers\.cache_transceiver_config\.backend: LOCAL moves host"):
-        spec_of(CacheTransceiverConfig(), "LOCAL", on_gpu=True)
+@pytest.mark.parametrize("backend", ["LOCAL", "MPI"])
+def test_who_moves_no_device_memory_says_so(backend: Backend) -> None:
+    path = r"context_servers\.cache_transceiver_config\.backend"
+    with pytest.raises(ConfigError, match=f"{path}: {backend} moves host memory only, use NIXL"):
+        spec_of(CacheTransceiverConfig(), backend, on_gpu=True)
 
 
 def notices(config: CacheTransceiverConfig, **keys: Any) -> list[str]:
@@ -106,9 +109,11 @@ def test_what_keeps_blocks_from_travelling_ahead_is_said() -> None:
     assert "nothing travels here ahead of its request" in generation
 
 
-def test_mpi_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ConfigError, match=r"cache_transceiver_config\.backend: MPI .* use NIXL, or UCX"):
-        spec_of(CacheTransceiverConfig(), "MPI")
+def test_mpi_is_said_to_be_deprecated() -> None:
+    (context, generation) = notices(CacheTransceiverConfig(backend="MPI"))
+    assert context.startswith("context_servers.cache_transceiver_config.backend: MPI is deprecated")
+    assert context.endswith("use NIXL")
+    assert generation.startswith("generation_servers.")
 
 
 def test_a_change_of_a_key_restarts_the_server() -> None:

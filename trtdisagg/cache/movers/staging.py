@@ -88,7 +88,7 @@ class Slots:
 
 def staging_bytes(spec: TransferSpec, shape: KvShape, num_blocks: int) -> int:
     """How large a rank's buffer is, both halves together: no larger than what the file says, nor than its blocks."""
-    if spec.zero_copy or not set(spec.transports) - {"local"}:
+    if spec.zero_copy or set(spec.transports) <= {"local", "mpi"}:  # neither has peers write
         return 0
     block = block_bytes(shape)
     asked = spec.buffer_bytes

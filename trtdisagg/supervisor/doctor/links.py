@@ -16,7 +16,7 @@ from trtdisagg.supervisor.doctor.finding import Finding, Severity, size_words
 from trtdisagg.supervisor.doctor.probing import Probed
 from trtdisagg.supervisor.plan import Plan
 
-MIN_SHARE = {"local": 0.2, "nixl": 0.12, "ucx": 0.12}
+MIN_SHARE = {"local": 0.2, "nixl": 0.12, "ucx": 0.12, "mpi": 0.08}
 """Of the rate of a plain copy. Measured on one 2-core machine: local 0.57 to 0.9, NIXL 0.34 to 0.63, NIXL by TCP
 0.08."""
 EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -25,7 +25,7 @@ _BY_TCP = (
     "UCX probably goes by TCP: unset UCX_TLS and UCX_NET_DEVICES, and allow process_vm_readv "
     "(Docker: --cap-add=SYS_PTRACE; Kubernetes: shareProcessNamespace)"
 )
-_REMEDY = {"local": _BUSY, "nixl": _BY_TCP, "ucx": _BY_TCP}
+_REMEDY = {"local": _BUSY, "nixl": _BY_TCP, "ucx": _BY_TCP, "mpi": _BY_TCP}
 
 
 def examine_probe(plan: Plan | None, probed: Iterable[Probed], env: Mapping[str, str] = EMPTY) -> list[Finding]:
