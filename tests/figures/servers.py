@@ -14,17 +14,10 @@ import msgspec
 from helpers.engine_process import Engine, ask_context, started_gang
 from helpers.serving import PROXY, Child
 
+from trtdisagg.protocol.commands import Meet
 from trtdisagg.protocol.parallel import Parallel
-from trtdisagg.protocol.spec import (
-    Dtype,
-    EngineSpec,
-    Linked,
-    Meet,
-    PeerAddress,
-    ProxySpec,
-    TransferSpec,
-    UpstreamServer,
-)
+from trtdisagg.protocol.reports import Linked
+from trtdisagg.protocol.spec import Dtype, EngineSpec, PeerAddress, ProxySpec, TransferSpec, UpstreamServer
 from trtdisagg.text.model_files import resolve_model
 
 MODEL = "smollm2-135m-instruct"
