@@ -166,7 +166,7 @@ async def test_a_storm_of_cancels_leaves_nothing(
                     await claim.fetch(blocks)
                     assert torch.equal(pool.tensor[blocks], content[ticket.blocks])
                 finally:
-                    await claim.release()
+                    claim.release()
             except asyncio.CancelledError:
                 transceiver.release(ticket)
                 raise

@@ -51,10 +51,10 @@ class Claim:
             with self._claims.transfers.counted() as transfer:
                 await self._fetch(blocks, dp_rank, transfer)
         finally:
-            await self.release()
+            self.release()
         return transfer
 
-    async def release(self) -> None:
+    def release(self) -> None:
         """Give the peer's blocks back unread. Without effect on a claim that has ended."""
         if self._is_open:
             self._is_open = False

@@ -203,12 +203,12 @@ class Errand:
             raise
         fetch = await self._fetch
         if fetch is None or not self._is_wanted:
-            await claim.release()
+            claim.release()
             raise HandoverError(_GIVEN_UP)
         try:
             return await self._cancellable(claim.fetch(fetch.blocks, fetch.dp_rank))
         finally:
-            await claim.release()  # a fetch that is cut short before it began has not done so
+            claim.release()  # a fetch that is cut short before it began has not done so
 
     async def _cancellable(self, work: Coroutine[Any, Any, T]) -> T:
         """

@@ -4,8 +4,10 @@
     answers   server  -> proxy -> client     and what comes back
     handover  context  -> proxy  -> generation: what makes two legs one request
     peers     server  <-> server             the stream that goes with a KV transfer
-    spec      agent    <-> child             the spec file a child is started with, its reports, commands to it
-    reports, commands, latencies             the pipes of these, and how `Stats` counts latencies
+    helping   rank    <-> rank of another    KV that is packed on its way
+    movers    rank 0  <-> rank of its own    what the movers of a server are told
+    spec      agent    -> child              the file it is started with; `parallel`: how ranks divide a model
+    reports, commands                        what it says, what it is told; `stats`, `latencies`: what it has counted
     control   agent   <-> commands, proxy    status, events, membership
 
 `WIRE_VERSION` counts changes that an older process would misread.

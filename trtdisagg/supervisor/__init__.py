@@ -11,7 +11,8 @@ Commands need six doors:
 
 From a file to processes:
 
-    ClusterFile -> survey -> slots -> placement, memory -> server_plan, checks -> plan -> run -> agent
+    ClusterFile -> survey -> slots -> division, placement, pools -> server_plan, transfer_plan, checks -> plan
+      -> run -> agent
 
 What becomes of a wish, as `scale generation=3`:
 
@@ -19,12 +20,13 @@ What becomes of a wish, as `scale generation=3`:
       -> operations                         what has to change: wish, difference; replanning finds the places
       -> events -> reducer, transitions     the state after it: state, child
       -> decide                             what the state calls for now, and when to look again
-      -> agent -> nursery -> processes      done: started, signalled; what they say comes back as events
+      -> agent -> nursery -> gang           done: the processes of each child are started, signalled
+      -> events                             of what they say: hearing
     patience waits until the state shows that the wish has come true
 
-Beside them `telling` (who may be routed to), `canaries` (can it still generate), `autoscaler` (wishes of its own),
-`signals`, `guarded` -> `guardian` (clears up if the agent is killed); `journal`, `view` and `words` are what people
-see.
+Beside them `links` (who has met whom for KV), `telling` (who may be routed to), `canaries` (can it still generate),
+`autoscaler` (wishes of its own), `signals`, `guarded` -> `guardian` (clears up if the agent is killed); `journal`,
+`view` and `words` are what people see.
 
 `slots` to `plan`, `wish` and `difference`, `events` to `decide`, `view` and `words` are pure; the others touch the
 world.

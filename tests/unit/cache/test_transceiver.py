@@ -33,7 +33,7 @@ async def test_blocks_arrive_and_are_released_once() -> None:
         assert torch.equal(generation.pool.tensor[[1, 2, 3, 0]], context.pool.tensor[[5, 6, 9, 2]])
         assert not torch.equal(generation.pool.tensor[4], context.pool.tensor[4])
 
-        await claim.release()
+        claim.release()
         await context.releases.wait(7)
         stats = generation.transceiver.stats()
         assert (stats.num_claims, stats.num_transfers_total, stats.num_transfer_failures_total) == (0, 1, 0)
@@ -111,8 +111,8 @@ async def test_a_claim_keeps_the_lease_alive() -> None:
 async def test_released_blocks_are_free_at_once() -> None:
     async with server("context-0") as context, server("generation-0") as generation:
         claim = await generation.transceiver.claim(context.hold(1, [3]))
-        await claim.release()
-        await claim.release()
+        claim.release()
+        claim.release()
         await context.releases.wait(1)
     assert context.releases.counts == {1: 1}
 
@@ -127,7 +127,7 @@ async def test_what_was_given_back_during_a_read_is_not_valid() -> None:
         ticket = context.hold(1, [3])
         fetch = asyncio.create_task((await slow.transceiver.claim(ticket)).fetch([0]))
         await gate.begun()
-        await (await other.transceiver.claim(ticket)).release()
+        (await other.transceiver.claim(ticket)).release()
         await context.releases.wait(1)
         gate.may_end.set()
         with pytest.raises(HandoverError, match="no longer held"):
@@ -141,7 +141,7 @@ async def test_a_request_id_used_again_does_not_make_old_reads_valid() -> None:
         server("generation-0", transports=[gate]) as generation,
     ):
         claim = await generation.transceiver.claim(context.hold(1, [3]))
-        await claim.release()
+        claim.release()
         await context.releases.wait(1)
         old = asyncio.create_task((await generation.transceiver.claim(claim.ticket)).fetch([0]))
         await gate.begun()

@@ -45,7 +45,7 @@ class FakeClaim:
             raise self.error
         return Transfer(1.0, 2.0, num_bytes=3)
 
-    async def release(self) -> None:
+    def release(self) -> None:
         self.is_released = True
 
 

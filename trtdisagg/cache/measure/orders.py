@@ -1,4 +1,5 @@
-"""What the measuring program tells its ranks to do, one line of JSON each; each is answered by one line."""
+"""What the measuring program tells its ranks to do, one line of JSON each; each is answered by one line: `Done` where
+nothing else is said, `Refused` where it could not be done."""
 
 from __future__ import annotations
 
@@ -20,14 +21,14 @@ class OpenPool(msgspec.Struct, tag="open_pool", kw_only=True, frozen=True):
 
 
 class OpenMover(msgspec.Struct, tag="open_mover", kw_only=True, frozen=True):
-    """Offer the pool by one transport; answered by `RankMemory`."""
+    """Offer the pool by one transport; answered by `Offered`."""
 
     transport: Transport
     incarnation: str
 
 
 class Meet(msgspec.Struct, tag="meet", kw_only=True, frozen=True):
-    """Reach the ranks of the context server; answered by `Met`."""
+    """Reach the ranks of the context server; answered by `Reached`."""
 
     peer: PeerRanks
 

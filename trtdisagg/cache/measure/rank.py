@@ -51,7 +51,7 @@ _ORDERS: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 
 
 class Rank:
-    """What is open, from the inside out: pool, mover, prepared request. `async with` closes it."""
+    """What is open, from the inside out: pool, mover, prepared request; until `close`."""
 
     def __init__(self) -> None:
         self._pools = ExitStack()
