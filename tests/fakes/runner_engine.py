@@ -61,7 +61,7 @@ class SlowRunner(FakeRunner):
 
 @asynccontextmanager
 async def open_engine(
-    spec: EngineSpec, secret: bytes, delivery: Delivery, stage: Callable[[str], None]
+    spec: EngineSpec, secret: bytes, delivery: Delivery, stage: Callable[[str], None], **_: object
 ) -> AsyncIterator[Loaded]:
     stage("nothing")
     tokenizer = make_tokenizer()

@@ -106,7 +106,10 @@ async def test_one_that_ignores_sigterm_is_killed_with_all_its_ranks(place: Plac
 # --- as users see it ------------------------------------------------------------------------------------------------
 
 
-def test_users_see_the_ranks_and_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+def test_users_see_the_ranks_and_nothing_outlives_a_killed_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     command = json.dumps([*FAKE_ENGINE, "--spawn-grandchild", "--only-rank", "1"])
     text = f"model: fake\nport: 0\ncommand: {command}\ncontext_servers: {{tensor_parallel_size: 2}}\n"
     cluster = Cluster(tmp_path, f"{text}generation_servers: {{pipeline_parallel_size: 2}}\n")

@@ -69,6 +69,9 @@ class PoolOffer:
     def __init__(self) -> None:
         self.released: dict[int, Callable[[], None]] = {}
 
+    def follow(self, *_: object) -> None:
+        """Nothing is announced."""
+
     def hold(
         self,
         request_id: int,
@@ -92,6 +95,9 @@ class PoolFetch:
         self.offer = offer
         self.error = error
         self.claims: dict[int, Ticket] = {}
+
+    def follow(self, *_: object) -> None:
+        """Nothing is announced."""
 
     def claim(self, request_id: int, ticket: Ticket) -> None:
         self.claims[request_id] = ticket
