@@ -34,6 +34,8 @@ class FakeRunner:
         """Raised by the next steps, until it is taken back."""
         self.nan_tokens: set[int] = set()
         """A sequence that ends with one of these gets no finite logits."""
+        self.unread_blocks: set[int] = set()
+        """Written by steps of which no row was there to be read: other stages, or a device, may be far behind."""
         self._late: list[tuple[Place, int]] = []
         """What was launched ahead writes as late as a device may: before the next step, or when it is waited for."""
 
@@ -66,6 +68,7 @@ class FakeRunner:
         if self.failure is not None:
             raise self.failure
         rows = [self._logits(c, end) for c in step.chunks for end in _ends_with_logits(c)]
+        self.unread_blocks = set() if rows else self.unread_blocks.union(*(c.blocks for c in step.chunks))
         return torch.from_numpy(np.stack(rows) if rows else np.empty((0, VOCAB_SIZE), np.float32))
 
     def copy_kv(self, fetch: Fetch, other: FakeRunner) -> None:

@@ -57,9 +57,9 @@ class HandDriven:
         )
 
     def _late_blocks(self) -> set[int]:
-        """Those that what was launched ahead may still write to; what was read since has been computed."""
+        """Those that what was launched may still write to; what was read since has been computed."""
         is_late = self.core.ahead is not None and self.core.ahead.is_late
-        return self.runner.late_blocks() if is_late else set()
+        return self.runner.unread_blocks | (self.runner.late_blocks() if is_late else set())
 
     def add(self, *requests: Request) -> None:
         for request in requests:

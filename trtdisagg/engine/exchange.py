@@ -34,11 +34,21 @@ class Exchange:
         self._tokens_per_block = tokens_per_block
         self._announced: set[Sequence] = set()
         """Those with an announcement."""
+        self._fetches = False
+        """Something was asked for, and more may be."""
 
     @property
     def _handover(self) -> Handover:
         assert self._maybe_handover is not None, "a request that needs a handover was let in without one"
         return self._maybe_handover
+
+    def must_await(self, request: Request) -> bool:
+        """Whether no step of it may be left behind uncomputed: should it end early, a fetch may write into its blocks
+        at once, while a step without logits has yet to be computed by another stage or rank, or on a device.
+
+        What only makes KV for others fetches none; there the stages compute several chunks at once.
+        """
+        return self._maybe_handover is not None and (self._fetches or request.type != "context_only")
 
     def claim(self, request: Request) -> Ticket | None:
         """Keep the KV that the request's ticket names alive.
@@ -47,6 +57,7 @@ class Exchange:
         """
         if request.ticket is None:
             return None
+        self._fetches = True
         self._handover.claim(request.id, request.ticket)
         num_tokens, num_known = request.ticket.num_tokens, len(request.prompt_token_ids) + len(request.output_token_ids)
         if 0 < num_tokens <= num_known:
@@ -135,6 +146,7 @@ class Exchange:
 
     def prefetch(self, announcement: Announcement, piece: Sequence) -> None:
         """Have the KV of what was announced written into the piece's blocks, but for those that were found."""
+        self._fetches = True
         num_found, key = piece.num_published, announcement.key
         blocks = [-1] * num_found + piece.blocks[num_found:]
         self._handover.prefetch(announcement, blocks, piece.dp_rank, lambda error: self._post(Prefetched(key, error)))

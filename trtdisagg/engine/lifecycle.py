@@ -91,6 +91,9 @@ class Lifecycle:
         leader.is_announced = (
             self._limits.pipelined_transfers and request.type == "context_only" and request.reader is not None
         )
+        is_awaited = leader.is_announced or self._exchange.must_await(request)
+        for choice in choices:
+            choice.is_awaited = is_awaited
         self._requests[request.id] = choices
         if request.timeout_s is not None:
             self._deadlines.add(request.id, arrived_s + request.timeout_s)
@@ -170,6 +173,8 @@ class Lifecycle:
             assert sequence.readings is not None
             sequence.readings.take(logits[row : row + chunk.num_logits], chunk.start)
         self._schedulers.computed()
+        if not plan.sampled and any(s.is_awaited for s in plan.sequences):
+            logits[:1, :1].tolist()  # waits for the device
         self._exchange.announce([s for s in plan.sequences if s.is_announced and s.in_context], logits)
 
     def advance(self, sequences: Items[Sequence], sampled: Items[Sampled], logits: Tensor) -> None:

@@ -267,7 +267,7 @@ class Scheduler:
 def _chunk(share: Share) -> Chunk:
     sequence, start, end = share.sequence, share.sequence.num_computed, share.sequence.num_computed + share.num_tokens
     num_logits = int(end == len(sequence.tokens)) if sequence.readings is None else share.num_tokens
-    if sequence.is_announced:  # when a row of it is there, so is its KV: on all stages, and on a device
+    if sequence.is_awaited:
         num_logits = max(num_logits, 1)
     return Chunk(sequence.tokens[start:end], start, sequence.blocks, num_logits, sequence.dp_rank)
 

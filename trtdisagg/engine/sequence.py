@@ -81,6 +81,8 @@ class Sequence:
     """Hashes of its first full blocks, behind `root`."""
     num_published: int = 0
     """Of its blocks, those that others can find."""
+    is_awaited: bool = False
+    """Each chunk of it has a row of logits: when that is there, so is its KV, on all stages and on a device."""
     is_announced: bool = False
     """Who will fetch its KV is told of each piece of the prompt that is computed."""
     announcement: int | None = None

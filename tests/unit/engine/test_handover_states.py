@@ -296,3 +296,25 @@ def test_a_broken_engine_gives_claims_back() -> None:
     assert engine.core.broken
     assert engine.handover.forgotten == [4]
     engine.assert_empty()
+
+
+# --- steps that are behind --------------------------------------------------------------------------------------------
+
+
+def test_a_fetch_writes_into_no_block_that_a_step_may_still_write() -> None:
+    """The prompt is cut short behind a chunk without a token, and its blocks go to a fetch before the next step."""
+    context, engine = HandDriven(), HandDriven(max_num_tokens=4, num_blocks=4)
+    last = context_leg(context, request_id=2, num_prompt=13, max_tokens=2)
+    engine.add(make_request(1, num_prompt=13, max_tokens=2))
+    engine.step()
+    engine.cancel(1)
+    engine.add(generation_request(2, last, num_prompt=13, max_tokens=2))
+    engine.step()
+    assert set(engine.handover.fetches[2].blocks) == set(range(4))
+
+
+def test_what_only_makes_kv_for_others_waits_for_no_chunk() -> None:
+    engine = HandDriven(max_num_tokens=4)
+    engine.add(make_request(1, num_prompt=12, type="context_only"))
+    steps = [engine.step() for _ in range(3)]
+    assert [chunk.num_logits for step in steps if step for chunk in step.chunks] == [0, 0, 1]
