@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from trtdisagg.cache.announcements import Announcement
 from trtdisagg.cache.peers import Peer
@@ -21,7 +21,7 @@ from trtdisagg.cache.transfers import Transfer, Transfers
 from trtdisagg.cache.visits import Visits
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvLayout, Ticket
-from trtdisagg.protocol.peers import Moved, Part
+from trtdisagg.protocol.peers import Part
 from trtdisagg.protocol.spec import PeerAddress
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,10 @@ class Claim:
         assert self._is_open
         try:
             with self._claims.transfers.counted() as transfer:
-                await self._fetch(blocks, dp_rank, transfer)
+                peer = self._peer
+                is_valid = await self._claims.copy(peer, self.ticket, blocks, dp_rank, transfer, confirm=peer.finish)
+                if not is_valid:
+                    raise HandoverError(f"{peer.name} no longer held the KV when it had been read")
         finally:
             self.release()
         return transfer
@@ -60,20 +63,6 @@ class Claim:
             self._is_open = False
             self._peer.release(self.ticket.request_id)
 
-    async def _fetch(self, blocks: Sequence[int], dp_rank: int, transfer: Transfer) -> None:
-        check_ticket(self.ticket, self._peer.layout)
-        parts = self._claims.parts(self.ticket, blocks, dp_rank)
-        for moved in await _moved(self._peer, parts):
-            transfer.add(moved)
-        timeout_s = self._claims.transfer_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                is_valid = await self._peer.finish(self.ticket.request_id)
-        except TimeoutError:
-            raise self._peer.give_up(f"no transfer within {timeout_s:g} s") from None
-        if not is_valid:
-            raise HandoverError(f"{self._peer.name} no longer held the KV when it had been read")
-
 
 class Claims:
     """All claims of a server.
@@ -83,9 +72,9 @@ class Claims:
     """
 
     def __init__(self, layout: KvLayout, visits: Visits, *, transfer_timeout_s: float) -> None:
-        self.layout = layout
+        self._layout = layout
         self.transfers = Transfers()
-        self.transfer_timeout_s = transfer_timeout_s
+        self._transfer_timeout_s = transfer_timeout_s
         self._visits = visits
 
     @property
@@ -128,18 +117,41 @@ class Claims:
         if peer is None:
             raise HandoverError(f"{ticket.server} is connected no more")
         with self.transfers.counted() as transfer:
-            check_ticket(ticket, peer.layout)
-            for moved in await _moved(peer, self.parts(ticket, blocks, dp_rank)):
-                transfer.add(moved)
-        try:
-            async with asyncio.timeout(self.transfer_timeout_s):
-                is_valid = await peer.still_holds(ticket.request_id)
-        except TimeoutError:
-            raise peer.give_up(f"no answer within {self.transfer_timeout_s:g} s") from None
+            is_valid = await self.copy(peer, ticket, blocks, dp_rank, transfer, confirm=peer.still_holds)
         if not is_valid:
             raise HandoverError(f"{peer.name} has taken back what it announced")
 
-    def parts(self, ticket: Ticket, blocks: Sequence[int], dp_rank: int) -> dict[int, Part]:
+    async def copy(
+        self,
+        peer: Peer,
+        ticket: Ticket,
+        blocks: Sequence[int],
+        dp_rank: int,
+        transfer: Transfer,
+        *,
+        confirm: Callable[[int], Awaitable[bool]],
+    ) -> bool:
+        """Have our ranks fetch their parts of what a ticket names.
+
+        :param confirm: asks the peer, after all reads, whether what was read was there until now.
+        :return: its answer.
+        :raises HandoverError: when one of them could not, or the peer does not answer. Then it is given up: its links
+            were aborted, or it hangs.
+        """
+        check_ticket(ticket, peer.layout)
+        try:
+            parts_moved = await peer.move(self._parts(ticket, blocks, dp_rank))
+        except HandoverError as e:
+            raise peer.give_up(e.message) from e
+        for moved in parts_moved:
+            transfer.add(moved)
+        try:
+            async with asyncio.timeout(self._transfer_timeout_s):
+                return await confirm(ticket.request_id)
+        except TimeoutError:
+            raise peer.give_up(f"no transfer within {self._transfer_timeout_s:g} s") from None
+
+    def _parts(self, ticket: Ticket, blocks: Sequence[int], dp_rank: int) -> dict[int, Part]:
         """What each of our ranks that take part fetches."""
         part = Part(
             incarnation=ticket.incarnation,
@@ -147,20 +159,9 @@ class Claims:
             their_blocks=ticket.blocks,
             my_blocks=list(blocks),
             num_tokens=ticket.num_tokens,
-            timeout_ms=int(self.transfer_timeout_s * 1000),
+            timeout_ms=int(self._transfer_timeout_s * 1000),
         )
-        return dict.fromkeys(holders(self.layout, dp_rank), part)
-
-
-async def _moved(peer: Peer, parts: Mapping[int, Part]) -> list[Moved]:
-    """Have our ranks fetch their parts.
-
-    :raises HandoverError: when one of them could not. Then the peer is given up: its links were aborted.
-    """
-    try:
-        return await peer.move(parts)
-    except HandoverError as e:
-        raise peer.give_up(e.message) from e
+        return dict.fromkeys(holders(self._layout, dp_rank), part)
 
 
 def check_ticket(ticket: Ticket, theirs: KvLayout) -> None:
