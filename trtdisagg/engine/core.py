@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from torch import Tensor
 
 from trtdisagg.engine.ahead import Ahead, AheadRunner
+from trtdisagg.engine.draws import Draws, draws_of
 from trtdisagg.engine.interfaces import EngineBrokenError, Handover, Runner
 from trtdisagg.engine.lifecycle import Lifecycle
 from trtdisagg.engine.limits import Limits
@@ -34,8 +35,7 @@ from trtdisagg.engine.plan import Plan
 from trtdisagg.engine.progress import Progress
 from trtdisagg.engine.request import Output
 from trtdisagg.engine.rows import pick_rows
-from trtdisagg.engine.sampling import Row, Sampled, Sampler
-from trtdisagg.engine.sequence import Sequence
+from trtdisagg.engine.sampling import Sampled, Sampler
 from trtdisagg.protocol.kv_events import KvEvent
 
 log = logging.getLogger(__name__)
@@ -173,41 +173,28 @@ class EngineCore:
             self._fail(plan, e)
             return
         self._lifecycle.computed(plan, logits)
-        sequences, rows, indices = self._draws(plan)
+        draws = draws_of(plan)
+        for sequence, error in draws.failed:
+            self._lifecycle.guide_failed(sequence, error)
         try:
-            logits = pick_rows(logits, indices)
-            sampled = self._sample(logits, rows, sequences)
+            logits = pick_rows(logits, draws.indices)
+            sampled = self._sample(logits, draws)
         except Exception as e:  # and whatever becomes of its logits
-            log.exception("%d tokens could not be drawn", len(rows))
+            log.exception("%d tokens could not be drawn", len(draws.rows))
             self._fail(plan, e)
             return
         self._num_failed_steps = 0
-        self._lifecycle.advance(sequences, sampled, logits)
+        self._lifecycle.advance(draws.sequences, sampled, logits)
 
     def _ahead_of(self, plan: Plan) -> Tensor | None:
         return None if self.ahead is None else self.ahead.take(plan)
 
-    def _sample(self, logits: Tensor, rows: list[Row], sequences: list[Sequence]) -> list[Sampled]:
+    def _sample(self, logits: Tensor, draws: Draws) -> list[Sampled]:
         if self.ahead is None:
-            return self._sampler.sample(logits, rows)
-        drawn = self._sampler.draw(logits, rows)
-        self.ahead.launch(self._lifecycle.ahead(sequences), drawn.tokens)
+            return self._sampler.sample(logits, draws.rows)
+        drawn = self._sampler.draw(logits, draws.rows)
+        self.ahead.launch(self._lifecycle.ahead(draws.sequences), drawn.tokens)
         return drawn.read()
-
-    def _draws(self, plan: Plan) -> tuple[list[Sequence], list[Row], list[int]]:
-        """Who draws a token, how, and from which row of the logits."""
-        sequences, rows, indices = [], [], []
-        for sequence, index in zip(plan.sampled, plan.rows, strict=True):
-            try:
-                row = _row(sequence)
-            except Exception as e:  # whatever a guide raises ends this request alone
-                log.exception("request %d: the guide failed", sequence.id)
-                self._lifecycle.end_failed(sequence, f"The guide of this request failed: {_describe(e)}")
-                continue
-            sequences.append(sequence)
-            rows.append(row)
-            indices.append(index)
-        return sequences, rows, indices
 
     def _fail(self, plan: Plan, error: Exception) -> None:
         self._lifecycle.fail(plan, f"The engine failed to compute this request: {_describe(error)}")
@@ -262,19 +249,6 @@ class EngineCore:
         if self._end_by is None:
             return False
         return not self._lifecycle.is_fetching or time.monotonic() > self._end_by
-
-
-def _row(sequence: Sequence) -> Row:
-    return Row(
-        sequence.request.sampling,
-        position=len(sequence.tokens),
-        choice=sequence.choice,
-        banned_ids=sequence.banned_ids,
-        tokens=sequence.tokens,
-        num_prompt=sequence.num_prompt,
-        mask=None if sequence.guide is None else sequence.guide.mask(),
-        history=sequence.history,
-    )
 
 
 def _describe(error: Exception) -> str:

@@ -193,9 +193,8 @@ class Lifecycle:
             try:
                 if sequence.guide is not None:
                     sequence.guide.accept(token)
-            except Exception as e:  # whatever a guide raises ends this request alone
-                log.exception("request %d: the guide failed", sequence.id)
-                self.end_failed(sequence, f"The guide of this request failed: {type(e).__name__}: {e}")
+            except Exception as e:  # noqa: BLE001 - whatever a guide raises
+                self.guide_failed(sequence, e)
                 continue
             self._tell(sequence, gain_of(sequence, token, logprob, logits, i))
 
@@ -208,9 +207,10 @@ class Lifecycle:
         for request_id in {s.id for s in plan.sequences}:
             self._end_all(request_id, "error", error)
 
-    def end_failed(self, sequence: Sequence, error: str) -> None:
-        """This choice cannot go on, for a reason of its own."""
-        self._end(sequence, "error", error=error)
+    def guide_failed(self, sequence: Sequence, error: Exception) -> None:
+        """What a guide raises ends the choice that it guides, and no other."""
+        log.error("request %d: the guide failed", sequence.id, exc_info=error)
+        self._end(sequence, "error", error=f"The guide of this request failed: {type(error).__name__}: {error}")
 
     def abandon(self, error: str) -> None:
         """End everything and forget it, blocks and all, without a look at what state it is in."""
@@ -276,7 +276,7 @@ class Lifecycle:
         else:
             error = "The model computed no finite logits for this request"
             self._schedulers.distrust()
-        self.end_failed(sequence, error)
+        self._end(sequence, "error", error=error)
 
     def _end_all(self, request_id: int, reason: FinishReason, error: str | None = None) -> None:
         """End those choices that have not ended; the unborn before the one they wait for."""
