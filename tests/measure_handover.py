@@ -42,16 +42,16 @@ Figures = dict[str, Any]
 
 def gap(servers: Servers, num_rounds: int) -> Figures:
     """Of each round its parts in ms: from the first token at the client to the second one there."""
-    servers.requests()
+    servers.requests(0)
     rounds = []
     with servers.behind_proxy() as url:
         for _ in range(num_rounds + 1):
             prompt = make_prompt(NUM_PROMPT)
             rounds.append(stream(url, model=MODEL, prompt=prompt, max_tokens=NUM_TOKENS))
-    parts = [_parts(times, told) for times, told in zip(rounds, servers.requests(), strict=True)][1:]
+    parts = [_parts(times, told) for times, told in zip(rounds, servers.requests(num_rounds + 1), strict=True)][1:]
     return {
-        **{f"{name}_ms": round(median(part[name] for part in parts), 2) for name in parts[0]},
-        "least_added_ms": round(min(part["added"] for part in parts), 2),
+        "median_ms": {name: round(median(part[name] for part in parts), 2) for name in parts[0]},
+        "least_ms": {name: round(min(part[name] for part in parts), 2) for name in parts[0]},
     }
 
 
@@ -74,10 +74,10 @@ def _parts(times: list[float], told: dict[str, float]) -> dict[str, float]:
 
 def first(servers: Servers) -> Figures:
     """Times of the first transfers, in ms."""
-    servers.requests()
+    servers.requests(0)
     for _ in range(NUM_FIRST):
         servers.hand_over(make_prompt(NUM_PROMPT), 2)
-    told = servers.requests()
+    told = servers.requests(NUM_FIRST)
     took = [1000 * (one["kv_cache_transfer_end"] - one["kv_cache_transfer_start"]) for one in told]
     return {
         "transfers_ms": [round(ms, 2) for ms in took],

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from helpers.engine_process import Engine, ask_context, started_gang
+from helpers.engine_process import TIMEOUT_S, Engine, ask_context, started_gang
 from helpers.serving import PROXY, Child
+from helpers.traces import until
 
 from trtdisagg.protocol.commands import Meet
 from trtdisagg.protocol.parallel import Parallel
@@ -59,9 +60,16 @@ class Servers(NamedTuple):
         """Both legs of a request."""
         self.generation.post(**ask_context(self.context, prompt, num_tokens, model=MODEL))
 
-    def requests(self) -> list[dict[str, float]]:
-        """Times of what the generation server has answered since it was asked last, the oldest first."""
-        told = json.loads(self.generation.get("/perf_metrics"))
+    def requests(self, num_requests: int) -> list[dict[str, float]]:
+        """Times of so many requests that the generation server has answered since it was asked last, the oldest first.
+        Those of the last one come a moment after its answer."""
+        told: list[Any] = []
+
+        def are_there() -> bool:
+            told.extend(json.loads(self.generation.get("/perf_metrics")))
+            return len(told) >= num_requests
+
+        until(are_there, f"{num_requests} requests are told of", TIMEOUT_S)
         return [one["perf_metrics"]["timing_metrics"] for one in told]
 
     @contextlib.contextmanager

@@ -34,6 +34,7 @@ from trtdisagg.protocol.handover import KvShape
 from trtdisagg.protocol.peers import TEST_BYTES, Region
 
 NONCE_BYTES = 16
+_WARM_SLICE_BYTES = 1 << 20
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 _libc = ctypes.CDLL(None)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -98,8 +99,11 @@ class KvPool:
         begin, end = self._warm_bytes, min(nonce_offset(num_bytes), self.num_bytes // mmap.PAGESIZE * mmap.PAGESIZE)
         if self.fd is not None and end > begin:
             self._warm_bytes = end
-            # An older kernel does not know this, and then pages come one by one as they are touched.
-            _libc.madvise(ctypes.c_void_p(self.address + begin), ctypes.c_size_t(end - begin), _POPULATE_WRITE)
+            # In slices, lest others of the process wait long for a change of its address space. An older kernel does
+            # not know this, and then pages come one by one as they are touched.
+            for at in range(begin, end, _WARM_SLICE_BYTES):
+                num = min(_WARM_SLICE_BYTES, end - at)
+                _libc.madvise(ctypes.c_void_p(self.address + at), ctypes.c_size_t(num), _POPULATE_WRITE)
 
     def __enter__(self) -> Self:
         self.open()

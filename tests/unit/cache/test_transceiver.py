@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
+import threading
 
 import msgspec
 import pytest
 import torch
 from helpers.kv import LAYOUT, SOMEBODY, GatedTransport, server
+from helpers.traces import until
 
 from trtdisagg.cache.greeting import introduce
 from trtdisagg.cache.streams import PeerLostError, PeerStream
@@ -41,6 +44,17 @@ async def test_blocks_arrive_and_are_released_once() -> None:
         assert stats.transfer_seconds_total > 0
         assert context.transceiver.stats().num_held_blocks == 0
     assert context.releases.counts == {7: 1}
+
+
+async def test_what_comes_next_is_made_ready_by_a_thread_that_gives_way() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    async with server("context-0", seed=1) as context, server("generation-0") as generation:
+        await (await generation.transceiver.claim(context.hold(1, [5]))).fetch([1])
+        [warming] = [thread for thread in threading.enumerate() if thread.name.startswith("kv-warm")]
+        assert warming.native_id is not None
+        tid = warming.native_id
+        until(lambda: os.getpriority(os.PRIO_PROCESS, tid) == 19, "it gives way", timeout_s=10)
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 async def test_many_requests_share_one_connection() -> None:

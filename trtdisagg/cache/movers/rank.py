@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -95,6 +97,8 @@ class RankMover:
         async with AsyncExitStack() as stack:
             threads = ThreadPoolExecutor(NUM_COPY_THREADS, "kv-copy")
             stack.callback(threads.shutdown)
+            self._warming = ThreadPoolExecutor(1, "kv-warm", initializer=_give_way)
+            stack.callback(self._warming.shutdown, cancel_futures=True)
             self._means = self._make_means(threads)
             stack.push_async_callback(self._means.end)
             stack.push_async_callback(self._forget_all)
@@ -179,9 +183,10 @@ class RankMover:
         return await in_thread(self._means.threads, planner.plan, part)
 
     def _warm_up_behind(self, part: Part) -> None:
-        """Blocks are used for the first time in their order: touch the pages of the next ones."""
+        """Blocks are used for the first time in their order: touch the pages of the next ones. The request that has its
+        KV now is computed meanwhile, so this takes only what is left of the cores."""
         used_bytes = (max(part.my_blocks, default=-1) + 1) * self._pool.block_bytes
-        self._means.threads.submit(self._pool.warm_up, used_bytes + WARM_BYTES)
+        self._warming.submit(self._pool.warm_up, used_bytes + WARM_BYTES)
 
     def _make_means(self, threads: ThreadPoolExecutor) -> Means:
         return Means(
@@ -213,3 +218,8 @@ class RankMover:
             raise HandoverError(f"rank {self._rank} here, rank {rank} there: {e.message}") from e
         log.info("KV of %s (%s), rank %d, comes by %s", peer.server, peer.incarnation, rank, link)
         return link
+
+
+def _give_way() -> None:
+    """Let the others of this machine compute before this thread."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
