@@ -114,7 +114,7 @@ def test_each_shell_has_a_script(kind: str) -> None:
 
 def test_the_answer_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from trtdisagg.cli.names import complete_server; complete_server(None, None, ''); "
+        "import sys; from trtdisagg.cli.names import complete_cluster; complete_cluster(None, None, ''); "
         "print(sorted({'torch', 'aiohttp', 'rich', 'asyncio', 'yaml', 'psutil', 'anyio'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

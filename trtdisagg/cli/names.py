@@ -27,13 +27,8 @@ def complete_cluster(_ctx: click.Context, _param: click.Parameter, incomplete: s
     return [_FILES, *_beginning(names, incomplete)]
 
 
-def complete_server(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """A server of any cluster that runs."""
-    return _beginning(_children(), incomplete)
-
-
 def complete_server_or_file(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """A server, or the cluster file it is in."""
+    """A server of any cluster that runs, or a cluster file."""
     return [_FILES, *_beginning(_children(), incomplete)]
 
 

@@ -37,7 +37,3 @@ class Backend:
             self.csrc = csrc
             self.workers = workers = csrc.Workers(self.num_threads)
             self.progress.add(lambda: int(workers.num_ticks))
-
-    @property
-    def is_bf16(self) -> bool:
-        return bool(self.dtype == torch.bfloat16)

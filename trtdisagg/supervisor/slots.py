@@ -36,8 +36,9 @@ class Slot(msgspec.Struct, kw_only=True, frozen=True):
 def slots(cluster: ClusterFile, numbers: Mapping[str, Sequence[int]] | None = None) -> Iterator[Slot]:
     """All servers of a file; one whose url stands in both sections is one server of role `both`.
 
-    :param numbers: those of the servers there shall be, by group, where they are not `default_numbers`; a group that
-        is not in it has none. A number that no url is listed for gets any free port on the host of the first.
+    :param numbers: those of the servers there shall be, by group (`ROLE`, or with several models `MODEL.ROLE`), where
+        they are not those that the file asks for; a group that is not in it has none. A number that no url is listed
+        for gets any free port on the host of the first.
     :raises ConfigError: when the two sections of a server differ, or there is no such group.
     """
     groups = list(_groups(cluster))
@@ -46,11 +47,6 @@ def slots(cluster: ClusterFile, numbers: Mapping[str, Sequence[int]] | None = No
         raise ConfigError(f"{unknown[0]}: the cluster file has no section for such servers; it has: {known}")
     for group, urls in groups:
         yield from _numbered(group, urls, range(len(urls)) if numbers is None else numbers.get(group.name, ()))
-
-
-def default_numbers(cluster: ClusterFile) -> dict[str, list[int]]:
-    """The numbers of the servers that a file asks for, by group: `ROLE`, or with several models `MODEL.ROLE`."""
-    return {group.name: list(range(len(urls))) for group, urls in _groups(cluster)}
 
 
 def _groups(cluster: ClusterFile) -> Iterator[tuple[Slot, list[str]]]:

@@ -10,7 +10,7 @@ import pytest
 from click.shell_completion import CompletionItem
 
 from trtdisagg.cli import names
-from trtdisagg.cli.names import complete_role_count, complete_server, complete_server_or_file
+from trtdisagg.cli.names import complete_role_count, complete_server_or_file
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.rundir import Place
 
@@ -33,15 +33,15 @@ def _clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_servers_of_all_clusters_each_name_once() -> None:
-    offered = [item.value for item in complete_server(CONTEXT, WORDS, "")]
-    assert offered == ["big.generation-0", "context-0", "context-1"]
+    offered = [item.value for item in complete_server_or_file(CONTEXT, WORDS, "")]
+    assert offered == ["", "big.generation-0", "context-0", "context-1"]
 
 
 @pytest.mark.parametrize(
     ("complete", "incomplete", "offered"),
     [
-        (complete_server, "context-1", ["context-1"]),
-        (complete_server, "x", []),
+        (complete_server_or_file, "context-1", ["", "context-1"]),
+        (complete_server_or_file, "x", [""]),
         (complete_server_or_file, "big", ["", "big.generation-0"]),
         (complete_role_count, "", ["", "context=", "generation="]),
         (complete_role_count, "gen", ["", "generation="]),

@@ -157,9 +157,9 @@ async def test_not_ready_draining_hanging() -> None:
         face.executor.reason = None
         face.service.drain()
         await expect_unavailable(face, "draining")
-        assert face.service.is_drained
+        assert not face.service.unfinished
         face.executor.num_held_blocks = 1
-        assert not face.service.is_drained
+        assert face.service.unfinished
 
 
 async def expect_unavailable(face: Face, reason: str) -> None:
@@ -175,9 +175,9 @@ async def test_running_requests_finish_while_it_drains() -> None:
         async with face.reading(COMPLETIONS, {**GOOD, "stream": True}) as stream:
             await stream.next()
             face.service.drain()
-            assert not face.service.is_drained
+            assert face.service.unfinished
             assert (await stream.after(2))["choices"][0]["finish_reason"] == "stop"
-        assert face.service.is_drained
+        assert not face.service.unfinished
 
 
 # --- who may ask ----------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from trtdisagg.protocol.spec import EngineSpec, ProxySpec, RegistrySpec
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.server_plan import ChildPlan
-from trtdisagg.supervisor.slots import default_numbers, slots
+from trtdisagg.supervisor.slots import slots
 
 
 def children(plan: Plan) -> dict[str, ChildPlan]:
@@ -45,8 +45,7 @@ def with_gpus(*free_bytes: int) -> Host:
 
 def test_the_numbers_of_a_file() -> None:
     file = cluster_file(context_servers=ServerSection(num_instances=2))
-    assert default_numbers(file) == {"context": [0, 1], "generation": [0]}
-    assert [slot.name for slot in slots(file, default_numbers(file))] == ["context-0", "context-1", "generation-0"]
+    assert [slot.name for slot in slots(file)] == ["context-0", "context-1", "generation-0"]
 
 
 def test_numbers_say_which_servers_a_group_has() -> None:
@@ -68,7 +67,7 @@ def test_beyond_the_listed_urls_a_server_gets_a_port_of_the_first_ones_host() ->
 def test_a_group_of_both_roles_may_be_scaled() -> None:
     section = ServerSection(urls=["10.0.0.5:8001"])
     file = cluster_file(context_servers=section, generation_servers=section)
-    assert default_numbers(file) == {"both": [0], "context": [], "generation": []}
+    assert [slot.name for slot in slots(file)] == ["both-0"]
     found = {slot.name: slot.url for slot in slots(file, {"both": [0, 1], "generation": [0]})}
     assert found == {"both-0": "10.0.0.5:8001", "both-1": "10.0.0.5:0", "generation-0": "10.0.0.5:0"}
 

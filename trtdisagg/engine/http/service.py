@@ -73,10 +73,6 @@ class Service:
         }
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or None
 
-    @property
-    def is_drained(self) -> bool:
-        return self.unfinished is None
-
     # --- from any thread --------------------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
