@@ -106,7 +106,7 @@ def _libraries(transports: Sequence[str]) -> list[Library]:
     if not {"nixl", "ucx"}.isdisjoint(transports):
         modules["nixl"] = "nixl._bindings"
     if "mpi" in transports:
-        modules["mpi4py"] = "mpi4py.MPI"
+        modules["mpi4py"] = "mpi4py"  # its module MPI would start MPI
     return [_library(name, module) for name, module in modules.items()]
 
 

@@ -27,12 +27,12 @@ from trtdisagg.errors import HandoverError
 log = logging.getLogger(__name__)
 
 NONCE_BYTES = 32
-PIECE_BYTES = 2 << 20
+PIECE_BYTES = 4 << 20
 """Of one message."""
-PIECES_UNDERWAY = 2
-"""Of one link: one is packed while the one before travels."""
+PIECES_UNDERWAY = 4
+"""Of one link: one is packed, one unpacked, and what is between them travels."""
 TAKEN_WITHIN_S = 30.0
-_EAGERLY = 100
+_EAGERLY = 20
 _PAUSE_S, _LONG_S, _LONG_PAUSE_S = 0.0001, 1.0, 0.01
 _CLOSE_TIMEOUT_S = 2.0 * MEET_TIMEOUT_S
 
