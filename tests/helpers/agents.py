@@ -10,11 +10,14 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
+import msgspec
 import pytest
 
 from tests.helpers.plans import FAKE_ENGINE, host
 from trtdisagg.config.schema import ClusterFile, ServerSection, SupervisionConfig
-from trtdisagg.protocol.control import ClusterStatus, ServerStatus
+from trtdisagg.protocol.control import ClusterStatus, DownRequest, ServerStatus
+from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 from trtdisagg.supervisor.run import run_agent
 from trtdisagg.supervisor.rundir import Place
@@ -117,6 +120,11 @@ async def running_agent(plan: Plan, place: Place) -> AsyncIterator[RunningAgent]
         tasks.start_soon(agent.run)
         yield agent
         tasks.cancel_scope.cancel()
+
+
+async def down(place: Place, **request: float | bool) -> None:
+    """Have the agent there take its cluster down."""
+    await anyio.to_thread.run_sync(ControlClient(place).down, msgspec.convert(request, DownRequest))
 
 
 def left_over(mark: str) -> list[str]:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from tests.helpers.agents import fake_plan, nothing_left, running_agent
+from tests.helpers.agents import fake_plan, running_agent
 from trtdisagg.errors import NotRunningError
 from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.rundir import Place
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
-    with nothing_left(monkeypatch, tmp_path) as place:
-        yield place
 
 
 async def test_statuses_are_streamed_until_the_agent_ends(place: Place) -> None:

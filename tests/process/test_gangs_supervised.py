@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -13,7 +12,7 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from tests.helpers.agents import fake_plan, nothing_left, running_agent
+from tests.helpers.agents import down, fake_plan, running_agent
 from tests.helpers.cluster import Cluster
 from tests.helpers.plans import FAKE_ENGINE
 from trtdisagg.errors import StartupError
@@ -22,16 +21,6 @@ from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.rundir import Place
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
-    with nothing_left(monkeypatch, tmp_path) as place:
-        yield place
-
-
-async def down(place: Place) -> None:
-    await anyio.to_thread.run_sync(ControlClient(place).down, DownRequest())
 
 
 def gang_plan(*misbehaviour: str, **supervision: float):

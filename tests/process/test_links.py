@@ -6,31 +6,17 @@ import json
 import os
 import signal
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from tests.helpers.agents import RunningAgent, fake_plan, nothing_left, running_agent
-from trtdisagg.protocol.control import DownRequest
+from tests.helpers.agents import RunningAgent, down, fake_plan, running_agent
 from trtdisagg.supervisor import links
-from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.rundir import Place
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
-    with nothing_left(monkeypatch, tmp_path) as place:
-        yield place
-
-
-async def down(place: Place) -> None:
-    await anyio.to_thread.run_sync(ControlClient(place).down, DownRequest())
 
 
 async def seen_by(agent: RunningAgent, name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers.agents import fake_plan, nothing_left, running_agent
+from tests.helpers.agents import fake_plan, running_agent
 from tests.helpers.cluster import TRTDISAGG, Cluster, post
 from tests.helpers.notify import Ear, listening
 from tests.helpers.plans import FAKE_ENGINE
@@ -115,12 +115,6 @@ def test_a_service_that_does_not_come_up_is_never_ready(tmp_path: Path) -> None:
         assert any(re.match(r"STATUS=failed: \S+ did not start: cannot load the weights", line) for line in heard), (
             heard
         )
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
-    with nothing_left(monkeypatch, tmp_path) as place:
-        yield place
 
 
 @pytest.mark.anyio

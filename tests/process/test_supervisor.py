@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -17,7 +16,7 @@ import msgspec
 import psutil
 import pytest
 
-from tests.helpers.agents import fake_plan, left_over, nothing_left, running_agent
+from tests.helpers.agents import down, fake_plan, left_over, running_agent
 from trtdisagg.errors import (
     AlreadyRunningError,
     CrashLoopError,
@@ -25,21 +24,11 @@ from trtdisagg.errors import (
     NotRunningError,
     StartupError,
 )
-from trtdisagg.protocol.control import ClusterStatus, DownRequest
+from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor.client import ControlClient, wait_until_gone
 from trtdisagg.supervisor.rundir import Place
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
-    with nothing_left(monkeypatch, tmp_path) as place:
-        yield place
-
-
-async def down(place: Place, **request: float | bool) -> None:
-    await anyio.to_thread.run_sync(ControlClient(place).down, msgspec.convert(request, DownRequest))
 
 
 # --- up and down ----------------------------------------------------------------------------------------------------
