@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 from functools import partial
 
+import msgspec
 from torch import Tensor
 
 from trtdisagg.cache.announcements import Announcement
@@ -19,6 +20,7 @@ from trtdisagg.engine.messages import Announced, Fetched, Message, Prefetched, R
 from trtdisagg.engine.request import Request
 from trtdisagg.engine.sequence import Sequence, State
 from trtdisagg.protocol.handover import Ticket
+from trtdisagg.text.block_hash import block_hash
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +61,11 @@ class Exchange:
             return None
         self._fetches = True
         self._handover.claim(request.id, request.ticket)
-        num_tokens, num_known = request.ticket.num_tokens, len(request.prompt_token_ids) + len(request.output_token_ids)
-        if 0 < num_tokens <= num_known:
-            return request.ticket
-        log.warning("request %d: the ticket is for %d tokens, %d are known", request.id, num_tokens, num_known)
-        self._handover.forget(request.id)
-        return None
+        if reason := _why_not(request.ticket, request.prompt_token_ids + request.output_token_ids):
+            log.warning("request %d is computed here: %s", request.id, reason)
+            self._handover.forget(request.id)
+            return None
+        return request.ticket
 
     def forget(self, sequence: Sequence) -> None:
         """It wants nothing of others any more, if it ever did."""
@@ -87,7 +88,7 @@ class Exchange:
         :raises TrtdisaggError: when it cannot be offered.
         """
         released = partial(self._post, Released(sequence.id))
-        sequence.offer = self._handover.hold(
+        ticket = self._handover.hold(
             sequence.id,
             sequence.blocks,
             sequence.num_computed,
@@ -95,6 +96,7 @@ class Exchange:
             sequence.dp_rank,
             reader=sequence.request.reader,
         )
+        sequence.offer = msgspec.structs.replace(ticket, text_hash=_text_hash(sequence.tokens, sequence.num_computed))
         return sequence.offer
 
     def withdraw(self, sequence: Sequence) -> None:
@@ -150,3 +152,16 @@ class Exchange:
         num_found, key = piece.num_published, announcement.key
         blocks = [-1] * num_found + piece.blocks[num_found:]
         self._handover.prefetch(announcement, blocks, piece.dp_rank, lambda error: self._post(Prefetched(key, error)))
+
+
+def _why_not(ticket: Ticket, tokens: list[int]) -> str | None:
+    """Why the KV that a ticket names is of no use for these tokens; None: it is."""
+    if not 0 < ticket.num_tokens <= len(tokens):
+        return f"the ticket is for {ticket.num_tokens} tokens, {len(tokens)} are known"
+    if ticket.text_hash and ticket.text_hash != _text_hash(tokens, ticket.num_tokens):
+        return "the ticket is for other tokens: both phases of a request must have the same prompt"
+    return None
+
+
+def _text_hash(tokens: list[int], num_tokens: int) -> bytes:
+    return block_hash(b"", tokens[:num_tokens])

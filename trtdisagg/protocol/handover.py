@@ -128,6 +128,8 @@ class Ticket(msgspec.Struct, kw_only=True, frozen=True):
     """From the moment the ticket was made; renewed over the peer stream."""
     dp_rank: int = 0
     """With attention data parallelism: the ranks of which tp_rank hold the blocks."""
+    text_hash: bytes = b""
+    """Of the tokens that the KV is of (`text.block_hash`); empty: not told."""
 
 
 class Release(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -318,3 +318,16 @@ def test_what_only_makes_kv_for_others_waits_for_no_chunk() -> None:
     engine.add(make_request(1, num_prompt=12, type="context_only"))
     steps = [engine.step() for _ in range(3)]
     assert [chunk.num_logits for step in steps if step for chunk in step.chunks] == [0, 0, 1]
+
+
+def test_kv_of_another_prompt_is_not_fetched() -> None:
+    """As where the two phases were given the text, and a template with the time of day made tokens of it."""
+    context, engine = HandDriven(), HandDriven()
+    last = context_leg(context, request_id=1, num_prompt=9)
+    other = [*make_request(1, 9).prompt_token_ids[:-1], 3]
+    request = generation_request(1, last, prompt=other)
+    engine.add(request)
+    engine.run()
+    assert not engine.handover.fetches
+    assert engine.tokens(1) == tokens_alone(request, request.sampling.max_tokens)
+    engine.assert_empty()
