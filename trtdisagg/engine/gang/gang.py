@@ -22,8 +22,9 @@ from trtdisagg.errors import StartupError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-SEND_TIMEOUT_S = 10.0
-"""For a step to be taken by a rank that is far behind."""
+SEND_TIMEOUT_S = 600.0
+"""For a step to be taken by a rank that is far behind, as one whose long prompt nobody waits for: longer than any step.
+Who is frozen is found by its silence, and who is gone by the end of its connection."""
 LAST_WORDS_S = 1.0
 """When a step fails because a rank is gone, its end is known so soon: then that is the reason to be told."""
 GOODBYE_TIMEOUT_S = 10.0
@@ -122,8 +123,10 @@ class Gang:
 
     def _say_goodbye(self) -> None:
         for rank in self._here:
-            with contextlib.suppress(StreamEndedError):  # it has gone by itself
-                self._streams[rank].send(encode(Goodbye()))
+            stream = self._streams[rank]
+            stream.sock.settimeout(0)  # who has not taken the steps before it learns of the end by that of the stream
+            with contextlib.suppress(StreamEndedError):  # or it has gone by itself
+                stream.send(encode(Goodbye()))
 
     def _listen(self, rank: int, stream: Frames[FromFollower]) -> None:
         try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -12,11 +13,22 @@ import torch
 from helpers.gangs import TIMEOUT_S, gang_spec
 from torch import Tensor
 
+from trtdisagg.engine.gang import gang
 from trtdisagg.engine.gang.follow import obey, telling
 from trtdisagg.engine.gang.frames import Frames, StreamEndedError, encode
 from trtdisagg.engine.gang.leader import LeaderRunner, Opened, open_gang
 from trtdisagg.engine.gang.meeting import Place, join
-from trtdisagg.engine.gang.messages import Ending, FromLeader, Goodbye, Loaded, SharedMemory, Store, Ticks
+from trtdisagg.engine.gang.messages import (
+    Compute,
+    Ending,
+    FromFollower,
+    FromLeader,
+    Goodbye,
+    Loaded,
+    SharedMemory,
+    Store,
+    Ticks,
+)
 from trtdisagg.engine.gang.ways import reach_way
 from trtdisagg.engine.interfaces import EngineBrokenError
 from trtdisagg.engine.progress import Progress
@@ -214,3 +226,17 @@ async def test_a_rank_that_does_not_go_is_not_waited_for_for_ever(
     async with open_three(tmp_path, stubborn) as (opened, followers):
         await opened.gang.loaded()
     assert followers[1].error is None
+
+
+async def test_the_goodbye_waits_for_no_rank_that_is_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end of the connection is full of steps; whoever says goodbye is the event loop."""
+    monkeypatch.setattr(gang, "GOODBYE_TIMEOUT_S", 0.05)
+    here, there = socket.socketpair()
+    with there:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                here.send(encode(Compute(STEP)), socket.MSG_DONTWAIT)
+        leader = gang.Gang("context-0", {1: Frames(here, FromFollower)})
+        leader.watch()
+        await leader.close()
+        assert here.fileno() == -1
