@@ -15,6 +15,7 @@ from rich.text import Text
 
 from trtdisagg.cli import values
 from trtdisagg.protocol.control import ServerStatus
+from trtdisagg.supervisor.server_name import parse_name
 
 _MAX_PLACE_CHARS = 12
 """Of a list of cores: the one thing that may be any length and that no one reads to its end."""
@@ -73,7 +74,7 @@ _WHAT = [
 
 def server_tables(servers: Sequence[ServerStatus], width: int) -> list[list[Text]]:
     """The lines of one table, or of two where one does not fit: a heading, a rule, a row for each server."""
-    named_by_role = all(s.role in (s.name, s.name.rpartition(".")[2].rpartition("-")[0]) for s in servers)
+    named_by_role = all(s.role in (s.name, parse_name(s.name).role) for s in servers)
     are_divided = any(s.parallel and s.parallel.num_ranks > 1 for s in servers)
     name = _filled(_NAME, servers)
     more = ([] if named_by_role else [_ROLE]) + ([_RANKS] if are_divided else [])

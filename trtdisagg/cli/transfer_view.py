@@ -17,6 +17,7 @@ from trtdisagg.config.schema import CacheTransceiverConfig, ServerSection
 from trtdisagg.config.sections import SECTIONS
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.server_name import parse_name
 
 _KEY = "cache_transceiver_config"
 
@@ -81,8 +82,8 @@ def _words(value: Any) -> str:
 
 def _transports(plan: Plan, section: str) -> str:
     """What the backend comes to for the servers of a section."""
-    group = f"{section.removesuffix('_servers')}-"
-    specs = [server.spec for server in plan.servers if server.name.rpartition(".")[2].startswith(group)]
+    role = section.removesuffix("_servers")
+    specs = [server.spec for server in plan.servers if parse_name(server.name).role == role]
     found = dict.fromkeys(", ".join(spec.transfer.transports) for spec in specs if isinstance(spec, EngineSpec))
     return "; ".join(found) or "-"
 

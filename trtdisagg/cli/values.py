@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from rich.text import Text
 
 from trtdisagg.protocol.parallel import Parallel
+from trtdisagg.supervisor.server_name import parse_name
 
 STATE_STYLES = {
     "ready": "green",
@@ -30,7 +31,7 @@ _HIGH, _FULL = 0.75, 0.95
 
 def name_style(name: str) -> str | None:
     """The colour of a server's role, by its name; None: it is none of the four."""
-    return ROLE_STYLES.get(name.rpartition(".")[2].rpartition("-")[0] or name)
+    return ROLE_STYLES.get(parse_name(name).role)
 
 
 def place_words(gpus: list[str], cores: list[int]) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from trtdisagg.config.schema import AutoscaleBounds, AutoscaleConfig
 from trtdisagg.protocol.control import ClusterStatus, ServerStatus
 from trtdisagg.supervisor.rates import LATENCY_WINDOW_S
+from trtdisagg.supervisor.server_name import parse_name
 
 ScaledRole = Literal["context", "generation"]
 Verb = Literal["keep", "add", "remove", "move"]
@@ -146,7 +147,9 @@ def _save(loads: Sequence[Load], spare: Mapping[str, float], config: AutoscaleCo
 def _relieve(load: Load, other: Load, config: AutoscaleConfig, why: str) -> Decision:
     """A server for a role that is short of them: from the other role, or a new one."""
     if config.move and _can_spare(other, config):
-        idlest = min(other.servers, key=lambda s: (s.stats.num_running + s.stats.num_waiting, -_number(s.name)))
+        idlest = min(
+            other.servers, key=lambda s: (s.stats.num_running + s.stats.num_waiting, -parse_name(s.name).number)
+        )
         why += f", and {other.role} is only {other.busy:.0%} busy"
         return Decision(verb="move", role=load.role, server=idlest.name, count=load.count + 1, why=why)
     return Decision(verb="add", role=load.role, count=load.count + 1, why=why)
@@ -194,8 +197,3 @@ def _busy(server: ServerStatus) -> float:
 def _words(load: Load) -> str:
     latency = "" if load.latency_ms is None else f", p95 {load.latency_ms:.0f} ms"
     return f"{load.count} {load.role} {load.busy:.0%} busy, {load.waiting:.1f} waiting{latency}"
-
-
-def _number(name: str) -> int:
-    number = name.rpartition("-")[2]
-    return int(number) if number.isdigit() else 0

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from trtdisagg.protocol.spec import PeerAddress
 from trtdisagg.supervisor.child import Child, Meeting
 from trtdisagg.supervisor.events import Action, Introduce, Unmet
+from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.state import PROXY, ClusterState
 
 MEET_TIMEOUT_S = 15.0
@@ -86,8 +87,7 @@ def _pairs_that_have_not_met(state: ClusterState) -> Iterator[_Pair]:
 
 
 def _model(child: Child) -> str:
-    """`NAME` of `NAME.context-0`: equal for servers of one model."""
-    return child.name.rpartition(".")[0]
+    return parse_name(child.name).model
 
 
 def _address(context: Child) -> PeerAddress:

@@ -15,6 +15,7 @@ from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor import wish as wishes
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.running import Running
+from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.survey import survey
 from trtdisagg.supervisor.wish import Wish
 
@@ -43,7 +44,7 @@ class Replanning:
     @property
     def groups(self) -> list[str]:
         """What can be scaled: roles, with several models those of each."""
-        models = {c.name.rpartition("-")[0].rpartition(".")[0] for c in wishes.servers(self._agent.state)}
+        models = {parse_name(c.name).model for c in wishes.servers(self._agent.state)}
         prefixes = [f"{model}." if model else "" for model in sorted(models)] or [""]
         return [f"{prefix}{role}" for prefix in prefixes for role in ("context", "generation", "both")]
 

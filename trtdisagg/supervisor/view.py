@@ -17,6 +17,7 @@ from trtdisagg.supervisor.hints import hints
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rates import rates
 from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import LOOPBACK, join_address
 from trtdisagg.supervisor.state import PROXY, ClusterState
@@ -146,8 +147,8 @@ def url(state: ClusterState, plan: Plan) -> str:
 
 def _order(child: Child) -> tuple[int, str, int]:
     """The proxy, then by group and number."""
-    group, _, number = child.name.rpartition("-")
-    return 0 if child.role == PROXY else 1, group, int(number) if number.isdigit() else 0
+    name = parse_name(child.name)
+    return 0 if child.role == PROXY else 1, name.group, name.number
 
 
 def _cluster_state(state: ClusterState) -> Literal["starting", "ready", "degraded", "stopping", "failed"]:

@@ -14,6 +14,7 @@ from trtdisagg.config.load import Loaded
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.child import Child
+from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.state import PROXY, ClusterState
 
 
@@ -32,16 +33,9 @@ class Scaling(msgspec.Struct, kw_only=True, frozen=True):
     removed: list[str] = []
 
 
-def split_name(name: str) -> tuple[str, int]:
-    """`generation-2` -> generation, 2."""
-    group, _, number = name.rpartition("-")
-    return group, int(number)
-
-
 def group_of(child: Child) -> str:
     """The group that a server counts in now: that of its role."""
-    model = split_name(child.name)[0].rpartition(".")[0]
-    return f"{model}.{child.role}" if model else str(child.role)
+    return parse_name(child.name)._replace(role=child.role).group
 
 
 def servers(state: ClusterState) -> list[Child]:
@@ -53,8 +47,8 @@ def servers(state: ClusterState) -> list[Child]:
 def numbers(names: Iterable[str]) -> dict[str, list[int]]:
     """The numbers of each group."""
     found: dict[str, list[int]] = {}
-    for group, number in map(split_name, names):
-        found.setdefault(group, []).append(number)
+    for name in map(parse_name, names):
+        found.setdefault(name.group, []).append(name.number)
     return {group: sorted(members) for group, members in found.items()}
 
 
@@ -62,7 +56,7 @@ def roles(state: ClusterState) -> dict[str, Role]:
     """The roles of servers whose name says another one."""
     found: dict[str, Role] = {}
     for child in servers(state):
-        if child.role != "proxy" and child.role != split_name(child.name)[0].rpartition(".")[2]:
+        if child.role != "proxy" and child.role != parse_name(child.name).role:
             found[child.name] = child.role
     return found
 
@@ -83,7 +77,7 @@ def scaling(state: ClusterState, counts: Mapping[str, int], groups: Sequence[str
         if count < 0:
             raise ConfigError(f"{group}={count}: a number of servers is 0 or more")
         mine = [c for c in servers(state) if group_of(c) == group]
-        up = sorted((c for c in mine if c.stays), key=lambda c: (c.phase != "ready", split_name(c.name)[1]))
+        up = sorted((c for c in mine if c.stays), key=lambda c: (c.phase != "ready", parse_name(c.name).number))
         stopped = [c.name for c in mine if not c.stays]
         removed += [c.name for c in up[count:]]
         revived += [c.name for c in up[:count] if c.phase == "failed"]
