@@ -1,4 +1,4 @@
-"""Addresses of this machine, as both halves need them: who can reach one, who has a port, and to listen on one."""
+"""Addresses, as both halves need them: how one is written, who can reach it, who has its port, and to listen on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from trtdisagg.errors import StartupError
 
 BACKLOG = 1024
 """Clients that wait to be accepted."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[::1]:port` -> host, port."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:

@@ -15,6 +15,7 @@ from trtdisagg.cli.terminal import say
 from trtdisagg.config.load import assemble
 from trtdisagg.config.located import Located, Place
 from trtdisagg.config.sections import SECTIONS
+from trtdisagg.net import join_address
 from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rundir import Place as RunPlace
@@ -52,7 +53,7 @@ def command(
     MODEL is an alias, a hub id, a directory with safetensors, or a .gguf file. The sizes are those of a section of the
     cluster file, where they are explained. `trtdisagg proxy` routes to servers started so.
     """
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = join_address(host, port)
     top = {"model": model, "served_model_name": served_model_name, "secret_file": secret_file}
     port_place = Place("--port")
     section = {"urls": Located([Located(address, port_place)], port_place), **section_of(options)}

@@ -18,6 +18,7 @@ from trtdisagg.config import shape
 from trtdisagg.config.located import Located, read
 from trtdisagg.config.schema import Port, Seconds
 from trtdisagg.errors import ConfigError
+from trtdisagg.net import join_address
 from trtdisagg.protocol.spec import MetadataSpec
 
 MISSPELLED = "refersh_interval"
@@ -54,9 +55,8 @@ def load_metadata(path: Path) -> tuple[MetadataSpec, list[str]]:
     except msgspec.ValidationError as e:
         message, _, key = str(e).partition(" - at `$.")
         raise ConfigError(f"{root.at(key.rstrip('`')).place}: {key.rstrip('`')}: {message}") from None
-    host = f"[{file.hostname}]" if ":" in file.hostname else file.hostname
     spec = MetadataSpec(
-        uri=f"etcd://{host}:{file.port}",
+        uri=f"etcd://{join_address(file.hostname, file.port)}",
         health_check_timeout_s=file.health_check_timeout,
         refresh_interval_s=file.refresh_interval,
     )

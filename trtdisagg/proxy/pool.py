@@ -13,6 +13,7 @@ import asyncio
 from collections import defaultdict, deque
 from types import TracebackType
 
+from trtdisagg.net import split_address
 from trtdisagg.proxy.http1 import Head
 from trtdisagg.proxy.upstream import BrokenError, Connection
 
@@ -63,12 +64,10 @@ class Pool:
 
         :raises UnreachableError: when that is not possible in time.
         """
-        host, _, port = url.rpartition(":")
         try:
+            host, port = split_address(url)
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(self._loop), host.strip("[]"), int(port)
-                )
+                _, connection = await self._loop.create_connection(lambda: Connection(self._loop), host, port)
         except TimeoutError:
             raise UnreachableError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
         except (OSError, ValueError) as e:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trtdisagg.net import split_address
 from trtdisagg.protocol.control import Member, Need
 from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.registry.members import Roster, Snapshot
@@ -66,5 +67,5 @@ def _servers(snapshot: Snapshot, need: Need) -> list[Member]:
 
 
 def _worker(member: Member, need: Need) -> dict[str, Any]:
-    host, _, port = member.url.rpartition(":")
-    return {"worker_id": member.name, "host": host.strip("[]"), "port": int(port), "role": UPSTREAM_ROLE[need]}
+    host, port = split_address(member.url)
+    return {"worker_id": member.name, "host": host, "port": port, "role": UPSTREAM_ROLE[need]}

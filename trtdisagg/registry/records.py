@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from trtdisagg import __version__
+from trtdisagg.net import join_address, split_address
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import Role, UpstreamServer
 
@@ -52,12 +53,12 @@ def prefix_of(cluster_name: str) -> str:
 
 def entries_of(member: Member, cluster_name: str) -> dict[str, str]:
     """The keys of a member, in the order in which they are to be written: who sees the last knows all."""
-    host, _, port = member.url.rpartition(":")
+    host, port = split_address(member.url)
     worker_id = f"{member.role.upper()}-{member.url}-{member.identity}"
     worker = {
         "worker_id": worker_id,
-        "host": host.strip("[]"),
-        "port": int(port),
+        "host": host,
+        "port": port,
         "role": _NUMBERS[member.role],
     }
     prefix = prefix_of(cluster_name)
@@ -124,8 +125,7 @@ def apart(members: Sequence[Member], taken: Sequence[Member]) -> list[Member]:
 
 def _listed(value: str, beside: str | None) -> Listed:
     worker = msgspec.json.decode(value, type=_Worker)
-    host = f"[{worker.host}]" if ":" in worker.host else worker.host
-    role, url = _role(worker.role), _checked(f"{host}:{worker.port}")
+    role, url = _role(worker.role), _checked(join_address(worker.host, worker.port))
     member = msgspec.json.decode(beside, type=Member) if beside is not None else None
     if member is not None and member.url != url:
         raise ValueError(f"{url} there, {member.url} beside it")

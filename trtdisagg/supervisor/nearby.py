@@ -11,11 +11,11 @@ from trtdisagg.config.load import load
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.uri import ClusterUri
 from trtdisagg.errors import ConfigError, NotRunningError, StartupError
+from trtdisagg.net import split_address
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.rundir import Place
-from trtdisagg.supervisor.slots import split_address
 
 
 class Nearby(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from trtdisagg.config.schema import Backend, ClusterFile, DisaggCluster, RouterConfig, ServerSection
 from trtdisagg.errors import ConfigError
+from trtdisagg.net import join_address
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import (
     Dtype,
@@ -28,7 +29,7 @@ from trtdisagg.protocol.spec import (
 )
 from trtdisagg.supervisor.claims import Spot
 from trtdisagg.supervisor.memory import Pool
-from trtdisagg.supervisor.slots import LOOPBACK, Slot, join_address, section_settings
+from trtdisagg.supervisor.slots import LOOPBACK, Slot, section_settings
 from trtdisagg.supervisor.state import PROXY
 from trtdisagg.supervisor.transfer_plan import transfer_spec
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from trtdisagg.config.schema import ClusterFile, ModelEntry, ServerSection
 from trtdisagg.errors import ConfigError
+from trtdisagg.net import join_address, split_address
 from trtdisagg.protocol.spec import Role
 
 LOOPBACK = "127.0.0.1"
@@ -91,13 +92,3 @@ def _entries(
 def section_settings(section: ServerSection) -> ServerSection:
     """What a section says about each of its servers, whatever their number and addresses."""
     return replace(section, urls=[], num_instances=1)
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port` or `[::1]:port` -> host, port."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

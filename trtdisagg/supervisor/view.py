@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from trtdisagg.net import join_address
 from trtdisagg.protocol.control import ClusterStatus, Link, Member, Members, Need, ServerStatus
 from trtdisagg.protocol.reports import Linked
 from trtdisagg.protocol.spec import EngineSpec
@@ -19,7 +20,7 @@ from trtdisagg.supervisor.rates import rates
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.server_plan import ChildPlan
-from trtdisagg.supervisor.slots import LOOPBACK, join_address
+from trtdisagg.supervisor.slots import LOOPBACK
 from trtdisagg.supervisor.state import PROXY, ClusterState
 
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
