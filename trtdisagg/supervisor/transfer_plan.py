@@ -10,7 +10,7 @@ from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import EngineSpec, TransferSpec, Transport
 from trtdisagg.supervisor.slots import Slot
 
-_MPI_IS_DEPRECATED = "MPI is deprecated: it moves host memory only, and every byte by way of two buffers; use NIXL"
+_MPI_IS_DEPRECATED = "MPI is deprecated: it moves host memory only, and MPICH may end a server with its peer; use NIXL"
 
 
 def transfer_spec(config: CacheTransceiverConfig, backend: Backend | None, path: str, *, on_gpu: bool) -> TransferSpec:

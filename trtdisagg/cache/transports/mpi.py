@@ -4,7 +4,7 @@ MPI has no word for "one-sided, and the other may die". So a message never goes 
 in the middle of one may go on much later, and then writes into a buffer that nobody uses any more (`mpi_library`).
 What goes beside MPI is in `mpi_stream`, the holder in `mpi_serving`.
 
-A peer that is killed costs its link only, by shared memory and by TCP alike.
+A peer that is killed costs its link, by shared memory and by TCP; but MPICH has been seen to end our process, too.
 """
 
 from __future__ import annotations

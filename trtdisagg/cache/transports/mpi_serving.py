@@ -167,9 +167,11 @@ class Server:
             try:
                 sock, _ = self._listener.accept()
             except OSError as e:
-                if not self._is_closed:
-                    log.warning("nobody more can read by mpi: %s", e)
-                return
+                if self._is_closed:
+                    return
+                log.warning("a peer cannot read by mpi: %s", e)
+                time.sleep(_LONG_S)  # out of descriptors, probably
+                continue
             stream = Stream(sock)
             thread = threading.Thread(target=self._attend, args=(stream,), name="mpi-serve", daemon=True)
             with self._lock:
