@@ -130,6 +130,7 @@ class RankMover:
             for rank in ranks_to_meet(self._layout, self._rank, peer.layout):
                 neighbours.links[rank] = await self._connect(peer, rank)
             await in_thread(self._means.threads, self._pool.warm_up, WARM_BYTES)
+            await in_thread(self._warming, self._pool.warm_up, WARM_BYTES)  # starts it, which takes milliseconds
         except BaseException:
             await wait_out(asyncio.ensure_future(self.forget(peer.incarnation)))
             raise
