@@ -34,7 +34,8 @@ async def in_thread(
     try:
         await wait_out(future)
     except asyncio.CancelledError:
-        if undo is not None and future.exception() is None:
+        error = future.exception()  # looked at, whoever waits
+        if undo is not None and error is None:
             await wait_out(loop.run_in_executor(threads, undo, future.result()))
         raise
     return await future

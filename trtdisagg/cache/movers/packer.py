@@ -106,11 +106,12 @@ class Packer:
 
     def _ended(self, piece: int, task: asyncio.Task[None]) -> None:
         del self._work[piece]
+        error = None if task.cancelled() else task.exception()
         if self._is_ending:  # nothing is said of what we cut short: `Freed` would say that it was kept until `Done`
             return
         if task.cancelled():
             self._stream.send(Freed(piece=piece))
-        elif isinstance(error := task.exception(), HandoverError | IndexError):
+        elif isinstance(error, HandoverError | IndexError):
             self._stream.send(Unable(piece=piece, error=str(error)))
         elif error is not None:
             log.error("a piece for %s was not packed", self._hello.incarnation, exc_info=error)
