@@ -15,12 +15,13 @@ from helpers.kv import NUM_BLOCKS, SHAPE, fill
 from helpers.layouts import transfer_runs
 from helpers.mpi import needs_mpi
 
+from trtdisagg.cache.greeting import prove
 from trtdisagg.cache.movers.pieces import as_asked
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports import mpi_library, open_transports
 from trtdisagg.cache.transports.mpi_pmi import answer
 from trtdisagg.cache.transports.mpi_serving import NONCE_BYTES
-from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream, prove
+from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream
 from trtdisagg.errors import HandoverError, StartupError
 from trtdisagg.protocol.peers import MpiMemory
 

@@ -19,13 +19,14 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from trtdisagg.cache.copying import copy_runs
+from trtdisagg.cache.greeting import prove
 from trtdisagg.cache.layout import Runs
 from trtdisagg.cache.movers.pieces import as_asked, out_of_slot, pieces
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports.base import check_bounds
 from trtdisagg.cache.transports.mpi_library import MEET_TIMEOUT_S, Bytes, Library, load
 from trtdisagg.cache.transports.mpi_serving import NONCE_BYTES, PIECE_BYTES, PIECES_UNDERWAY, Pauses, Server
-from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream, prove
+from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream
 from trtdisagg.errors import HandoverError, StartupError
 from trtdisagg.protocol.peers import Memory, MpiMemory, Region
 

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from trtdisagg.cache.copying import copy_runs
+from trtdisagg.cache.greeting import prove
 from trtdisagg.cache.movers.pieces import into_slot, read_asked
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports.mpi_library import MEET_TIMEOUT_S, Bytes, Library
-from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream, Unable, prove
+from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream, Unable
 from trtdisagg.errors import HandoverError
 
 log = logging.getLogger(__name__)

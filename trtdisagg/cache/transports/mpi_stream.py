@@ -16,7 +16,6 @@ Frames are msgpack behind their length, 4 bytes.
 from __future__ import annotations
 
 import contextlib
-import hmac
 import select
 import socket
 import struct
@@ -34,7 +33,7 @@ _LENGTH = struct.Struct("<I")
 
 class Greeting(msgspec.Struct, tag="greeting", frozen=True):
     proof: bytes
-    """Keyed digest of the nonce: knows the key that came with the holder's memory."""
+    """As `cache.greeting.prove` has it: knows the key that came with the holder's memory."""
     process: str
 
 
@@ -55,11 +54,6 @@ class Unable(msgspec.Struct, tag="unable", frozen=True):
 
 
 Message = TypeVar("Message", bound=msgspec.Struct)
-
-
-def prove(nonce: bytes, key: bytes) -> bytes:
-    """That we know the key."""
-    return hmac.digest(key, nonce, "sha256")
 
 
 class Stream:
