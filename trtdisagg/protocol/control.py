@@ -42,6 +42,8 @@ class Member(msgspec.Struct, kw_only=True, frozen=True):
     max_seq_len: int | None = None
     num_blocks: int | None = None
     tokens_per_block: int | None = None
+    max_batch_size: int | None = None
+    """Requests that it runs at once."""
 
     @property
     def identity(self) -> str:

@@ -32,6 +32,7 @@ class DisaggregatedParams(msgspec.Struct, kw_only=True, frozen=True, forbid_unkn
 
     request_type: RequestType
     first_gen_tokens: list[int] | None = None
+    """What is generated already: the context leg's one token, or all that a broken stream has said."""
     first_gen_log_probs: Any = None
     ctx_request_id: int | None = None
     disagg_request_id: int | None = None
@@ -75,6 +76,19 @@ class SeamReply(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Characters of the answer that `first_chunk` says; calls of tools are counted as the model wrote them."""
     first_chunk: str | None = None
     """Server-sent events to pass to the client as they are; when nothing is to come, up to and with `[DONE]`."""
+
+
+class SeamPart(msgspec.Struct, frozen=True, array_like=True):
+    """In each event of a stream that was asked for with a seam, field `seam`: what it takes to go on behind it.
+
+    A request of one answer goes on elsewhere from its prompt, the tokens of all parts so far (`first_gen_tokens`, be
+    it one or many) and the last `num_chars_sent`, whatever stop strings, guides or calls of tools it has.
+    """
+
+    num_chars_sent: int
+    """Characters of the answer that are said by now, from its very beginning; counted as in `SeamReply`."""
+    token_ids: list[int]
+    """Tokens behind those of the part before. Where log probabilities are shown, those alone that are shown by now."""
 
 
 class KvShape(msgspec.Struct, kw_only=True, frozen=True):

@@ -1,12 +1,39 @@
 """What a server says about the blocks it has, so that others can send requests where their beginning is computed.
 
-In TensorRT-LLM's form, as `/kv_cache_events` gives it. A gap in `event_id` means that events were lost: whoever
-follows them forgets the server's blocks and learns them anew. Hashes are those of `text/block_hash.py`, in hex.
+Ours: `GET /kv_events` answers with a stream that does not end: a KvSnapshot, then a KvChange for whatever changes (and
+an empty one each second), each as msgpack behind its length (4 bytes, big endian). Events are made as long as somebody
+listens. A gap in `sequence`, or another incarnation, means that the index is of no use: connect again.
+
+The rest is TensorRT-LLM's form, as `/kv_cache_events` gives it, hashes in hex. A gap in `event_id` means that events
+were lost: whoever follows them forgets the server's blocks and learns them anew. Hashes are those of
+`text/block_hash.py`: one names a whole beginning of a text, up to and with its block.
 """
 
 from __future__ import annotations
 
 import msgspec
+
+from trtdisagg.protocol import WIRE_VERSION
+
+
+class KvSnapshot(msgspec.Struct, tag="snapshot", kw_only=True, frozen=True):
+    wire_version: int = WIRE_VERSION
+    incarnation: str
+    tokens_per_block: int
+    root_model: str
+    """What the server puts into `root_hash` beside a request's salt."""
+    sequence: int
+    hashes: bytes
+    """Of all full blocks that can be found, one behind the other, in no order."""
+
+
+class KvChange(msgspec.Struct, tag="change", kw_only=True, frozen=True):
+    sequence: int
+    """One more than that of the message before."""
+    stored: bytes = b""
+    """Hashes that can be found from now on."""
+    removed: bytes = b""
+    """And no more. Of a hash that is in both, the block is there."""
 
 
 class Created(msgspec.Struct, tag_field="type", tag="created", frozen=True):

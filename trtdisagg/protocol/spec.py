@@ -175,6 +175,30 @@ class MetadataSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """Between two looks at etcd."""
 
 
+RouterType = Literal["round_robin", "load_balancing", "kv_cache_aware", "session"]
+
+
+class RouterSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How one of the servers of a role is chosen."""
+
+    type: RouterType = "round_robin"
+    use_tokens: bool = False
+    """Load is counted in tokens, not in requests."""
+    max_batch_size: int = 64
+    """So many requests weigh as much as the whole prompt found in the cache."""
+
+
+class ModelSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What the proxy knows of a model from the cluster file."""
+
+    context_router: RouterSpec = RouterSpec()
+    generation_router: RouterSpec = RouterSpec()
+    max_local_prefill_length: int | None = None
+    """Prompts of which not more tokens are to be computed go to a generation server alone; None: none do."""
+    model_path: str | None = None
+    """Where its tokenizer is; None: not here, so its prompts are not read here."""
+
+
 class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Everything the proxy process knows at its start."""
 
@@ -204,6 +228,15 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """From the request to its first token; a stream that flows has no total limit."""
     idle_timeout_s: float = 120.0
     """Between two tokens."""
+    models: dict[str, ModelSpec] = {}
+    """By the name that clients use; one that is not listed here is routed round robin."""
+    worker: int = 0
+    """Number of this process among those that share the port."""
+    num_workers: int = 1
+    load_file: str | None = None
+    """Mapped by all of them: what each has in flight on each server; None: it is the only one."""
+    num_text_workers: int = 1
+    """Processes that render and tokenize prompts for this one, started when they are first needed."""
     secret_file: str | None = None
     parent_pid: int | None = None
     report_fd: int | None = None
