@@ -36,6 +36,7 @@ NOT_SERVED: dict[str, NotServed] = {
 }
 
 _Request = TypeVar("_Request", ChatRequest, CompletionRequest)
+_Body = TypeVar("_Body", bound=msgspec.Struct)
 
 _MISSING = re.compile(r"missing required field `(.+)`")
 _UNKNOWN = re.compile(r"unknown field `(.+)`")
@@ -48,8 +49,21 @@ def decode_request(body: bytes, kind: type[_Request]) -> _Request:
     :raises RequestError: saying which field is wrong and why; `param` is its path.
     :raises UnsupportedError: for a known feature that is not served.
     """
+    request = decode_body(body, kind)
+    if not _asks_for_nothing_more(request):
+        _refuse_not_served(request)
+    if request.stream_options is not None and not request.stream:
+        raise RequestError("`stream_options` is allowed only with `stream: true`", param="stream_options")
+    return request
+
+
+def decode_body(body: bytes, kind: type[_Body]) -> _Body:
+    """Decode a body of any form.
+
+    :raises RequestError: saying which field is wrong and why; `param` is its path.
+    """
     try:
-        request = msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as e:
         raise _wrong_field(str(e)) from None
     except msgspec.DecodeError as e:
@@ -58,11 +72,6 @@ def decode_request(body: bytes, kind: type[_Request]) -> _Request:
         raise RequestError("The body is not valid UTF-8") from None
     except RecursionError:
         raise RequestError("The body is nested too deeply") from None
-    if not _asks_for_nothing_more(request):
-        _refuse_not_served(request)
-    if request.stream_options is not None and not request.stream:
-        raise RequestError("`stream_options` is allowed only with `stream: true`", param="stream_options")
-    return request
 
 
 def read_timeout(header: str | None) -> float | None:
