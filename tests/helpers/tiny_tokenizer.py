@@ -36,6 +36,13 @@ def write_byte_level(directory: Path, *, chat_template: str | None = CHAT_TEMPLA
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
 
 
+def write_model(directory: Path) -> None:
+    """A model directory for those who look at its text alone."""
+    write_byte_level(directory)
+    (directory / "config.json").write_text("{}")
+    (directory / "model.safetensors").touch()
+
+
 def sentence_piece_metadata() -> dict[str, Any]:
     """The tokenizer's part of a GGUF file's metadata, for words made of `a`, `b` and `c`."""
     pieces = ["▁", "a", "b", "c", "ab", "▁a", "▁ab", "▁abc"]

@@ -65,6 +65,10 @@ class Tokenizer:
         detokenizer = Detokenizer(self, skip_special_tokens=skip_special_tokens)
         return detokenizer.push(token_ids) + detokenizer.flush()
 
+    def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+        """Tokens as they stand in the vocabulary."""
+        return [self._backend.id_to_token(t) or "" for t in token_ids]
+
     def render_chat(
         self,
         messages: Sequence[ChatMessage],
