@@ -15,7 +15,7 @@ from trtdisagg.config.load import load
 from trtdisagg.config.schema import AutoscaleConfig
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.control import ClusterStatus
-from trtdisagg.supervisor.autoscale import Decision, Memory, decide
+from trtdisagg.supervisor.autoscale import Decision, Memory, by_model, decide
 from trtdisagg.supervisor.client import ControlClient
 
 
@@ -40,8 +40,9 @@ def command(*, cluster: str | None, dry_run: bool, once: bool, overrides: tuple[
     statuses = ControlClient(find_cluster(cluster)).watch()
     first = next(statuses)
     config = _config(first, overrides)
-    for decision in _decisions(itertools.chain([first], statuses), config):
-        click.echo(f"{datetime.now():%H:%M:%S} {decision.line}")
+    for decisions in _decisions(itertools.chain([first], statuses), config):
+        for model, decision in decisions.items():
+            click.echo(f"{datetime.now():%H:%M:%S} {f'{model}: ' if model else ''}{decision.line}")
         if once:
             return
 
@@ -55,12 +56,14 @@ def _config(status: ClusterStatus, overrides: tuple[str, ...]) -> AutoscaleConfi
     return load(status.file, overrides).cluster.autoscale
 
 
-def _decisions(statuses: Iterable[ClusterStatus], config: AutoscaleConfig) -> Iterator[Decision]:
-    """One an interval, each remembering those before: how long a role could have spared a server, above all."""
-    memory, due = Memory(), -math.inf
+def _decisions(statuses: Iterable[ClusterStatus], config: AutoscaleConfig) -> Iterator[dict[str, Decision]]:
+    """One for each model an interval, remembering those before: how long a role could have spared a server."""
+    memories: dict[str, Memory] = {}
+    due = -math.inf
     for status in statuses:
         now = time.monotonic()
         if now >= due:
             due = now + config.interval_s
-            decision, memory = decide(status, config, memory, now)
-            yield decision
+            decided = {m: decide(s, config, memories.get(m, Memory()), now) for m, s in by_model(status).items()}
+            memories = {model: memory for model, (_, memory) in decided.items()}
+            yield {model: decision for model, (decision, _) in decided.items()}

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from trtdisagg.cli.server_options import given, section_of, server_options
 from trtdisagg.cli.terminal import say
-from trtdisagg.config.load import assemble, load
+from trtdisagg.config.load import assemble, load, of_one_model
 from trtdisagg.config.located import Located, Place
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.sections import SECTIONS
@@ -42,7 +42,7 @@ from trtdisagg.supervisor.server_plan import registry_of
 @click.option("--name", metavar="NAME", help="What the servers' names begin with.")
 @click.option("-f", "--file", metavar="FILE", help="Cluster file that says what the servers are.")
 @click.option("--model", help="Without a file: alias, hub id, directory, or .gguf file.")
-@click.option("--served_model_name", help="What clients ask for.")
+@click.option("--served_model_name", help="What clients ask for; with a file of several models, which of them.")
 @server_options
 def command(
     *,
@@ -113,18 +113,31 @@ def _read(
     file: str | None, model: str | None, served_model_name: str | None, role: Role, options: dict[str, Any]
 ) -> ClusterFile:
     if file is not None:
-        if both := [f"--{o}" for o, v in (("model", model), ("served_model_name", served_model_name)) if v]:
-            raise click.UsageError(f"{both[0]} and the file {file} both say what the servers are; give one of them")
+        if model:
+            raise click.UsageError(f"--model and the file {file} both say what the servers are; give one of them")
         if set_ := given(options):
             raise click.UsageError(f"{set_[0]}: is said by the file {file}")
         loaded = load(file)
         say(*loaded.no_effect)
-        if loaded.cluster.model is None:
-            raise ConfigError(f"{file}: names no model, so no server can be started from it; give --model")
-        return loaded.cluster
+        return _one_of(loaded.cluster, file, served_model_name)
     if model is None:
         raise click.UsageError("--model or --file is needed: what are the servers to serve?")
     return _assemble(model, served_model_name, role, options)
+
+
+def _one_of(cluster: ClusterFile, file: str, served_model_name: str | None) -> ClusterFile:
+    """The file as if the model that is meant were its only one."""
+    if not cluster.models:
+        if served_model_name:
+            raise click.UsageError(f"--served_model_name: is said by the file {file}")
+        if cluster.model is None:
+            raise ConfigError(f"{file}: names no model, so no server can be started from it; give --model")
+        return cluster
+    entries = {entry.served_name: entry for entry in cluster.models if entry.model}
+    if served_model_name not in entries:
+        known = ", ".join(entries) or "none that could be started"
+        raise ConfigError(f"--served_model_name: names one of the models of {file}: {known}")
+    return of_one_model(cluster, entries[served_model_name])
 
 
 def _assemble(model: str, served_model_name: str | None, role: Role, options: dict[str, Any]) -> ClusterFile:

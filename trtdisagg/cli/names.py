@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from trtdisagg.supervisor import rundir
+from trtdisagg.supervisor.server_name import ServerName, parse_name
 
 _ROLES = ("context", "generation")
 
@@ -39,8 +40,10 @@ def complete_log(_ctx: click.Context, _param: click.Parameter, incomplete: str) 
 
 
 def complete_role_count(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """`context=`, to be followed by a number; and cluster files."""
-    return [_FILES, *_beginning([f"{role}=" for role in _ROLES], incomplete)]
+    """`context=`, with several models `NAME.context=`, to be followed by a number; and cluster files."""
+    models = {parse_name(child).model for child in _children()} | {""}
+    groups = [ServerName(model, role, 0).group for model in models for role in _ROLES]
+    return [_FILES, *_beginning([f"{group}=" for group in groups], incomplete)]
 
 
 _FILES = CompletionItem("", type="file")

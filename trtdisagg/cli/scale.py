@@ -19,8 +19,8 @@ from trtdisagg.protocol.control import ScaleRequest
 def command(words: tuple[str, ...], cluster: str | None, timeout: float | None, no_wait: bool) -> None:
     """Have more or fewer servers of a role.
 
-    As in `scale context=2 generation=3`. New servers get what is free; those that are too many drain first, the newest
-    before the others. `up` brings the numbers of the cluster file back.
+    As in `scale context=2 generation=3`, with several models `scale NAME.context=2`. New servers get what is free;
+    those that are too many drain first, the newest before the others. `up` brings the numbers of the cluster file back.
     """
     client, counts = asked(words, cluster)
     request = ScaleRequest(counts=_counts(counts), timeout_s=timeout, wait=not no_wait)

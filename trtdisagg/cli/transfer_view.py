@@ -13,7 +13,7 @@ from rich.text import Text
 
 from trtdisagg.config.environment import INHERITED
 from trtdisagg.config.load import Loaded
-from trtdisagg.config.schema import CacheTransceiverConfig, ServerSection
+from trtdisagg.config.schema import CacheTransceiverConfig, ClusterFile, ModelEntry, ServerSection
 from trtdisagg.config.sections import SECTIONS
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor.plan import Plan
@@ -31,14 +31,20 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 def transfer_settings(loaded: Loaded) -> dict[str, dict[str, Setting]]:
-    """Those of each section whose servers are ours to start, by key."""
-    there = {name: getattr(loaded.cluster, name) for name in SECTIONS if loaded.cluster.model}
-    return {name: dict(_settings(loaded, name, section)) for name, section in there.items() if section is not None}
+    """Those of each section whose servers are ours to start, by key; with several models `NAME.context_servers`."""
+    found: dict[str, dict[str, Setting]] = {}
+    entries: list[tuple[str, str, ClusterFile | ModelEntry]] = [("", "", loaded.cluster)]
+    entries += [(f"{entry.name}.", f"models[{i}].", entry) for i, entry in enumerate(loaded.cluster.models)]
+    for prefix, path, entry in entries:
+        for name in SECTIONS if entry.model else ():
+            if (section := getattr(entry, name)) is not None:
+                found[prefix + name] = dict(_settings(loaded, path + name, section))
+    return found
 
 
-def _settings(loaded: Loaded, name: str, section: ServerSection) -> Iterator[tuple[str, Setting]]:
+def _settings(loaded: Loaded, path: str, section: ServerSection) -> Iterator[tuple[str, Setting]]:
     for key, value in msgspec.structs.asdict(section.cache_transceiver_config).items():
-        origin = loaded.origins.get(f"{name}.{_KEY}.{key}")
+        origin = loaded.origins.get(f"{path}.{_KEY}.{key}")
         yield key, Setting("DEFAULT" if key == "backend" and value is None else value, str(origin or "default"))
 
 
@@ -82,8 +88,8 @@ def _words(value: Any) -> str:
 
 def _transports(plan: Plan, section: str) -> str:
     """What the backend comes to for the servers of a section."""
-    role = section.removesuffix("_servers")
-    specs = [server.spec for server in plan.servers if parse_name(server.name).role == role]
+    group = section.removesuffix("_servers")
+    specs = [server.spec for server in plan.servers if parse_name(server.name).group == group]
     found = dict.fromkeys(", ".join(spec.transfer.transports) for spec in specs if isinstance(spec, EngineSpec))
     return "; ".join(found) or "-"
 

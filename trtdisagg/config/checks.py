@@ -14,6 +14,7 @@ from trtdisagg.config.schema import ClusterFile, ModelEntry, ServerSection
 from trtdisagg.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_IN_PATHS = "letters, digits, dot, dash and underscore only: it is part of paths"
 _URL = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@?#\[\]]+):(\d{1,5})")
 
 
@@ -24,9 +25,7 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool, elsewhere: 
     :raises ConfigError: with the line and path of what does not fit.
     """
     if cluster.name is not None and not _NAME.fullmatch(cluster.name):
-        raise _error(
-            root, "name", f"{cluster.name!r}: letters, digits, dot, dash and underscore only: it is part of paths"
-        )
+        raise _error(root, "name", f"{cluster.name!r}: {_IN_PATHS}")
     _check_models(cluster, root, only_routes)
     check_registry(cluster, root)
     elsewhere = elsewhere or cluster.disagg_cluster.cluster_uri is not None
@@ -45,13 +44,15 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool, elsewhere: 
 
 
 def _check_autoscale(cluster: ClusterFile, root: Located) -> None:
-    there = {path.rpartition(".")[2] for path, _ in _sections(cluster)}
+    there = {path for path, _ in _sections(cluster)}
+    prefixes = [f"models[{i}]." for i in range(len(cluster.models))] or [""]
     for role in ("context", "generation"):
         bounds = getattr(cluster.autoscale, role)
         if bounds.min > bounds.max:
             raise _error(root, f"autoscale.{role}", f"min {bounds.min} is above max {bounds.max}")
-        if cluster.autoscale.enabled and f"{role}_servers" not in there:
-            message = f"there are no {role}_servers in the file; both roles are needed to scale them"
+        missing = [f"{prefix}{role}_servers" for prefix in prefixes if f"{prefix}{role}_servers" not in there]
+        if cluster.autoscale.enabled and missing:
+            message = f"there are no {missing[0]} in the file; both roles are needed to scale them"
             raise _error(root, "autoscale.enabled", message)
 
 
@@ -59,10 +60,19 @@ def _check_models(cluster: ClusterFile, root: Located, only_routes: bool) -> Non
     for key in ("model", "served_model_name", "context_servers", "generation_servers"):
         if cluster.models and getattr(cluster, key) is not None:
             raise _error(root, key, "belongs in the entry of `models` that the file has as well")
-    if len(cluster.models) > 1:
-        raise _error(root, "models[1]", "several models in one cluster: not there yet")
     if not only_routes and not cluster.model and not cluster.models:
         raise _error(root, "model" if "model" in root.children else "models", "names no model")
+    served: dict[str, str] = {}
+    for i, entry in enumerate(cluster.models):
+        path = f"models[{i}]"
+        if not _NAME.fullmatch(entry.name):
+            raise _error(root, f"{path}.name", f"{entry.name!r}: {_IN_PATHS}; served_model_name may have others")
+        if not only_routes and not entry.model:
+            raise _error(root, path, "names no `model`; either all entries do, or none")
+        if any(entry.name == other.name for other in cluster.models[:i]):
+            raise _error(root, f"{path}.name", f"{entry.name} stands here twice; names of servers begin with it")
+        if (other := served.setdefault(entry.served_name, path)) != path:
+            raise _error(root, path, f"clients would ask for {entry.served_name} and mean {other} as well")
 
 
 def _sections(cluster: ClusterFile) -> Iterator[tuple[str, ServerSection]]:

@@ -21,7 +21,7 @@ from trtdisagg.config.environment import with_variables
 from trtdisagg.config.keys import Notice, Pruner
 from trtdisagg.config.located import Located, Place, kind, read
 from trtdisagg.config.overrides import Override, SetValue, compare, parse, put
-from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.schema import ClusterFile, ModelEntry, ServerSection
 from trtdisagg.config.sections import SECTIONS, complete, of_sections
 from trtdisagg.errors import ConfigError
 
@@ -40,7 +40,7 @@ class Assembled(msgspec.Struct, kw_only=True, frozen=True):
     """What was written, in a file or elsewhere, once it holds together."""
 
     cluster: ClusterFile
-    """With `model` and the two sections, also where the file has one entry of `models`."""
+    """With `model` and the two sections where the file has one entry of `models`; with several, these."""
     no_effect: list[Notice] = []
     """Keys and variables that were accepted and change nothing, with the reason; each once."""
     origins: dict[str, Place] = {}
@@ -108,7 +108,7 @@ def assemble(
     :raises ConfigError: as `load`.
     """
     root = put(root, [override for override in overrides if not of_sections(override)])
-    only_routes = only_routes or not {"model", "models"} & root.children.keys()
+    only_routes = only_routes or not _names_a_model(root)
     pruner = Pruner(only_routes=only_routes)
     whole = complete(
         root,
@@ -123,26 +123,40 @@ def assemble(
     return Assembled(
         cluster=_that_run(cluster) if only_routes else cluster,
         no_effect=[*pruner.notices, *overruled],
-        origins={path.removeprefix("models[0]."): place for path, place in root.places()},
+        origins={path if cluster.models else path.removeprefix("models[0]."): at for path, at in root.places()},
     )
+
+
+def _names_a_model(root: Located) -> bool:
+    models = root.children.get("models")
+    if models is None:
+        return "model" in root.children
+    entries = models.value if isinstance(models.value, list) else []
+    return not entries or "model" in root.children or any("model" in entry.children for entry in entries)
 
 
 def _that_run(cluster: ClusterFile) -> ClusterFile:
     """Only servers that run already: where a section lists none, they are found in a registry."""
-    sections = {name: getattr(cluster, name) for name in SECTIONS}
-    empty = {name: replace(s, num_instances=0) for name, s in sections.items() if s is not None and not s.urls}
-    return replace(cluster, model=None, **empty)
+    models = [replace(entry, model=None, **_empty_sections(entry)) for entry in cluster.models]
+    return replace(cluster, model=None, models=models, **_empty_sections(cluster))
+
+
+def _empty_sections(entry: ClusterFile | ModelEntry) -> dict[str, ServerSection]:
+    sections: dict[str, ServerSection | None] = {name: getattr(entry, name) for name in SECTIONS}
+    return {name: replace(s, num_instances=0) for name, s in sections.items() if s is not None and not s.urls}
 
 
 def _flat(cluster: ClusterFile) -> ClusterFile:
     """One entry of `models` is the flat form written differently."""
-    if not cluster.models:
-        return cluster
-    (entry,) = cluster.models
+    return of_one_model(cluster, cluster.models[0]) if len(cluster.models) == 1 else cluster
+
+
+def of_one_model(cluster: ClusterFile, entry: ModelEntry) -> ClusterFile:
+    """The flat form of a file, as if one of its `models` were all."""
     return replace(
         cluster,
         model=entry.model,
-        served_model_name=entry.name,
+        served_model_name=entry.served_name,
         context_servers=entry.context_servers,
         generation_servers=entry.generation_servers,
         models=[],

@@ -167,13 +167,19 @@ class ModelEntry(_Section, frozen=True):
     """One of several models in a cluster."""
 
     name: str
-    """What clients ask for."""
-    model: str
+    """What its servers' names begin with (`NAME.context-0`), and what clients ask for."""
+    model: str | None = None
     """As at the top level."""
+    served_model_name: str | None = None
+    """What clients ask for, where that is not `name`: this one may have any characters."""
     context_servers: ServerSection | None = None
     """As at the top level."""
     generation_servers: ServerSection | None = None
     """As at the top level."""
+
+    @property
+    def served_name(self) -> str:
+        return self.served_model_name or self.name
 
 
 class SupervisionConfig(_Section, frozen=True):
@@ -286,7 +292,7 @@ class ClusterFile(_Section, frozen=True):
     served_model_name: str | None = None
     """What clients ask for; without it, `model` as it stands (of a path, its last part)."""
     models: list[ModelEntry] = []
-    """In place of `model` and the two sections; more than one entry is not there yet."""
+    """In place of `model` and the two sections: several models behind one proxy, each with servers of its own."""
     hostname: str = "localhost"
     """Address the proxy listens on."""
     port: Port = 8000

@@ -12,7 +12,7 @@ from typing import Any
 from trtdisagg.net import split_address
 from trtdisagg.protocol.control import Member, Need
 from trtdisagg.protocol.spec import ProxySpec
-from trtdisagg.registry.members import Roster, Snapshot
+from trtdisagg.registry.members import Pools, Roster, Snapshot
 
 NEEDS: tuple[Need, ...] = ("context", "generation")
 UPSTREAM_ROLE: Mapping[Need, int] = {"context": 0, "generation": 1}
@@ -51,9 +51,12 @@ def _is_ready(spec: ProxySpec, roster: Roster) -> bool:
 
 
 def _too_few(spec: ProxySpec, snapshot: Snapshot) -> Iterator[str]:
-    for need in NEEDS:
-        if (count := len(_servers(snapshot, need))) < (minimum := _minimum(spec, need)):
-            yield f"{count} of at least {minimum} {need} servers"
+    """Of each model there must be so many."""
+    several = len(snapshot.pools) > 1
+    for model, pools in (snapshot.pools or {"": Pools()}).items():
+        for need in NEEDS:
+            if (count := len(getattr(pools, need))) < (minimum := _minimum(spec, need)):
+                yield f"{count} of at least {minimum} {need} servers{f' for {model}' if several else ''}"
 
 
 def _minimum(spec: ProxySpec, need: Need) -> int:

@@ -7,7 +7,7 @@ probe succeeds or its source replaces it. Nothing here waits, and time is told f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -25,7 +25,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Everything routing looks at, as a value."""
 
     pools: Mapping[str, Pools] = {}
-    """By model. A model that was served once stays, so that asking for it is 503 and not 404."""
+    """By model. A model that was served once stays, so that asking for it is 503 and not 404, until whoever needed
+    servers of it does not any more."""
     needs: Mapping[str, tuple[Need, ...]] = {}
     coming: Mapping[str, frozenset[Need]] = {}
     """Roles of which a server is about to be back, by model."""
@@ -59,6 +60,8 @@ class Roster:
         self._doubted: set[Member] = set()
         self._known: frozenset[Member] = frozenset()
         self._models: set[str] = set()
+        self._taken_away: set[str] = set()
+        """Models of which nobody needs a server any more."""
         self._watchers: list[Callable[[], None]] = []
         self.snapshot = Snapshot()
         self.was_complete = False
@@ -94,6 +97,7 @@ class Roster:
         :param until: when the set counts as stale; None: never.
         """
         is_new = source not in self._sets
+        taken_away = self._needs.get(source, {}).keys() - (needs or {}).keys()
         self._sets[source] = tuple(members)
         self._needs[source] = _frozen(needs)
         self._coming[source] = _frozen(coming)
@@ -101,7 +105,7 @@ class Roster:
         if until is not None:
             self._until[source] = until
         self._doubted &= set(self.members)
-        self._models |= {m.model for m in self._sets[source]} | set(self._needs[source]) | set(self._coming[source])
+        self._note_models(taken_away)
         self._change(is_new=is_new)
 
     def has_heard_of(self, sources: Iterable[str]) -> bool:
@@ -130,6 +134,12 @@ class Roster:
     def is_listed(self, member: Member) -> bool:
         """Whether a source still stands by this member, and no doubt has come up."""
         return member in self.members and member not in self._doubted
+
+    def _note_models(self, taken_away: Collection[str]) -> None:
+        """:param taken_away: models that a source needs no server of any more; they stay while somebody has one."""
+        told = {m.model for m in self.members}.union(*self._needs.values(), *self._coming.values())
+        self._taken_away = (self._taken_away | set(taken_away)) - set().union(*self._needs.values())
+        self._models = (self._models | told) - (self._taken_away - told)
 
     def _change(self, *, is_new: bool = False) -> None:
         snapshot, members = self._build(), frozenset(self.members)

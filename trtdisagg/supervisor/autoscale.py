@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from trtdisagg.config.schema import AutoscaleBounds, AutoscaleConfig
 from trtdisagg.protocol.control import ClusterStatus, ServerStatus
@@ -90,8 +91,19 @@ class Load(msgspec.Struct, kw_only=True, frozen=True):
         return max((ms for ms in found if ms is not None), default=None)
 
 
+def by_model(status: ClusterStatus) -> dict[str, ClusterStatus]:
+    """What the autoscaler sees of each model, by the name that its servers' names begin with (of one model: empty)."""
+    proxies = [server for server in status.servers if server.role == "proxy"]
+    found: dict[str, list[ServerStatus]] = {}
+    for server in status.servers:
+        if server.role != "proxy":
+            found.setdefault(parse_name(server.name).model, []).append(server)
+    return {model: replace(status, servers=[*proxies, *found[model]]) for model in sorted(found)} or {"": status}
+
+
 def decide(status: ClusterStatus, config: AutoscaleConfig, memory: Memory, now: float) -> tuple[Decision, Memory]:
     """
+    :param status: of one model.
     :param now: on the clock of `memory`.
     :returns: what to do, and what to remember; once it is done, `Memory.changed` is.
     """

@@ -46,7 +46,7 @@ def _check_generates(everything: Sequence[Slot]) -> None:
 
 def _check_pair(one: Slot, other: Slot) -> None:
     """A context and a generation server of one model read each other's KV blocks."""
-    if one.entry is None or one.entry != other.entry:
+    if one.model is None or one.entry != other.entry:
         return
     if dtype_of(one.section, one.path) != dtype_of(other.section, other.path):
         raise ConfigError(f"{other.path}.dtype: differs from {one.path}.dtype, but they hand KV blocks over")

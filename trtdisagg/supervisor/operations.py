@@ -19,6 +19,7 @@ from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed, RollA
 from trtdisagg.supervisor.patience import Patience
 from trtdisagg.supervisor.replanning import Replanning
 from trtdisagg.supervisor.running import Running
+from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.state import PROXY, ClusterState
 from trtdisagg.supervisor.wish import Wish
 
@@ -136,7 +137,7 @@ class Operations:
         async with self._replanning.lock:
             self._check_stays_up()
             scaling = wishes.scaling(self._agent.state, request.counts, self._replanning.groups)
-            self._check_generates_without(scaling.removed, num_new=len(scaling.new) + len(scaling.revived))
+            self._check_generates_without(scaling.removed, new=[*scaling.new, *scaling.revived])
             names = [c.name for c in wishes.servers(self._agent.state) if c.name not in scaling.removed]
             await self._replanning.plan_for([*names, *scaling.new])
         self._add([*scaling.new, *scaling.revived], after=[])
@@ -238,14 +239,17 @@ class Operations:
             reason = stop.reason.partition("\n")[0]
             raise StartupError(f"the cluster is going down ({reason}); when it is down, `up` brings it back")
 
-    def _check_generates_without(self, names: Sequence[str], *, num_new: int = 0) -> None:
+    def _check_generates_without(self, names: Sequence[str], *, new: Sequence[str] = ()) -> None:
         """
-        :raises ConfigError: when no server would be left that generates.
+        :param new: those that come.
+        :raises ConfigError: when no server of a model would be left that generates.
         """
         there = [c for c in wishes.servers(self._agent.state) if c.stays and c.phase != "failed"]
-        left = [c for c in there if c.name not in names]
-        if names and not num_new and not any(c.role in ("generation", "both") for c in left):
-            raise ConfigError("then no server would be left that generates; `trtdisagg down` ends the cluster")
+        left = {parse_name(c.name).model for c in there if c.name not in names and c.role in ("generation", "both")}
+        for model in {parse_name(name).model for name in names} - {parse_name(name).model for name in new}:
+            if model not in left:
+                of = f" for {model}" if model else ""
+                raise ConfigError(f"then no server would be left that generates{of}; `trtdisagg down` ends the cluster")
 
 
 def _done(request: ScaleRequest | ServersRequest | SwitchRequest, names: Sequence[str], done: str, begun: str) -> Done:

@@ -109,11 +109,11 @@ def make_plan(
     :raises StartupError: when there is too little memory, or there are too few GPUs.
     """
     everything = [replace(slot, role=(roles or {}).get(slot.name, slot.role)) for slot in slots(cluster, numbers)]
-    ours = [slot for slot in everything if slot.entry is not None and _is_here(slot, host)]
+    ours = [slot for slot in everything if slot.model is not None and _is_here(slot, host)]
     registry = registry_of(cluster.disagg_cluster)
     check_slots(everything, ours, with_proxy=with_proxy, has_registry=elsewhere or registry is not None)
     facts = {slot.name: _facts(slot, cluster, name, models, default_backend) for slot in ours}
-    divided = {slot.name: _divided(slot, models[slot.entry.model].dimensions) for slot in ours if slot.entry}
+    divided = {slot.name: _divided(slot, models[slot.model].dimensions) for slot in ours if slot.model}
     servers, notices = _plan_servers(ours, facts, divided, host, keep=keep or {}, resident=resident)
     upstream = [_upstream(slot, models) for slot in everything if slot not in ours]
     plan = Plan(
@@ -190,14 +190,15 @@ def _upstream(slot: Slot, models: Mapping[str, ModelFacts]) -> UpstreamServer:
 
 
 def _served_name(entry: ModelEntry, models: Mapping[str, ModelFacts]) -> str:
-    return entry.name or models[entry.model].served_name
+    return entry.served_name or models[entry.model or ""].served_name
 
 
 def _facts(
     slot: Slot, cluster: ClusterFile, name: str, models: Mapping[str, ModelFacts], default_backend: Backend | None
 ) -> ServerFacts:
     assert slot.entry is not None
-    model = models[slot.entry.model]
+    assert slot.model is not None
+    model = models[slot.model]
     return ServerFacts(
         cluster=name,
         model=_served_name(slot.entry, models),

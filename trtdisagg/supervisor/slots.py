@@ -24,7 +24,7 @@ class Slot(msgspec.Struct, kw_only=True, frozen=True):
     """Of its section in the file, for messages."""
     section: ServerSection
     entry: ModelEntry | None
-    """None: the file names no model, so the server runs already."""
+    """None, or one without a `model`: the server runs already."""
     host: str = LOOPBACK
     port: int = 0
     """0: any that is free."""
@@ -32,6 +32,11 @@ class Slot(msgspec.Struct, kw_only=True, frozen=True):
     @property
     def url(self) -> str:
         return join_address(self.host, self.port)
+
+    @property
+    def model(self) -> str | None:
+        """As the file names it; None: the server runs already."""
+        return self.entry.model if self.entry else None
 
 
 def slots(cluster: ClusterFile, numbers: Mapping[str, Sequence[int]] | None = None) -> Iterator[Slot]:

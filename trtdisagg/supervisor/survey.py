@@ -87,8 +87,8 @@ def _users(everything: list[Slot]) -> dict[str, list[ServerSection]]:
     """The sections that serve each model."""
     users: dict[str, list[ServerSection]] = {}
     for slot in everything:
-        if slot.entry is not None:
-            users.setdefault(slot.entry.model, []).append(slot.section)
+        if slot.model is not None:
+            users.setdefault(slot.model, []).append(slot.section)
     return users
 
 

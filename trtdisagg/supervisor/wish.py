@@ -95,12 +95,19 @@ def _new_names(state: ClusterState, group: str, count: int) -> list[str]:
 
 
 def changes(old: object, new: object, path: str = "") -> list[str]:
-    """The difference of two files, as `path: old -> new`, one line a key."""
+    """The difference of two files, as `path: old -> new`, one line a key; entries with names are told by these."""
+    old, new = _by_name(old), _by_name(new)
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         prefix = f"{path}." if path else ""
         return [line for key in keys for line in changes(old.get(key), new.get(key), f"{prefix}{key}")]
     return [] if old == new else [f"{path}: {_shown(old)} -> {_shown(new)}"]
+
+
+def _by_name(value: object) -> object:
+    if isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
+        return {entry["name"]: entry for entry in value}
+    return value
 
 
 def _shown(value: object) -> str:

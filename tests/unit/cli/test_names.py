@@ -43,7 +43,7 @@ def test_servers_of_all_clusters_each_name_once() -> None:
         (complete_server_or_file, "context-1", ["", "context-1"]),
         (complete_server_or_file, "x", [""]),
         (complete_server_or_file, "big", ["", "big.generation-0"]),
-        (complete_role_count, "", ["", "context=", "generation="]),
+        (complete_role_count, "", ["", "big.context=", "big.generation=", "context=", "generation="]),
         (complete_role_count, "gen", ["", "generation="]),
         (names.complete_file, "gen", [""]),
     ],

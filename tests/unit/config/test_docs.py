@@ -28,7 +28,7 @@ def test_every_key_is_explained(struct: type[msgspec.Struct]) -> None:
 def test_defaults_are_the_schemas() -> None:
     by_name = {key.name: key for key in docs.keys(schema.ClusterFile)}
     assert by_name["port"].default == "8000"
-    assert {key.name: key.default for key in docs.keys(schema.ModelEntry)}["model"] is None
+    assert {key.name: key.default for key in docs.keys(schema.ModelEntry)}["name"] is None
 
 
 def test_the_table_repeats_a_key_of_the_schema_only_to_refuse_values() -> None:

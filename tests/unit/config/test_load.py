@@ -84,6 +84,35 @@ def test_null_in_a_section_is_the_default(load_text: Load) -> None:
     assert section.cache_transceiver_config == CacheTransceiverConfig()
 
 
+def test_several_models_each_inherit_what_stands_at_the_top(load_text: Load) -> None:
+    text = """
+dtype: float32
+models:
+- {name: a, model: m, generation_servers: {num_instances: 2, cache_transceiver_config: {buffer_size: 1MB}}}
+- {name: b, served_model_name: org/b, model: m2}
+"""
+    loaded = load_text(text)
+    a, b = loaded.cluster.models
+    assert loaded.cluster.model is None
+    assert (a.served_name, b.served_name) == ("a", "org/b")
+    assert a.context_servers is None
+    assert a.generation_servers is not None
+    assert (a.generation_servers.num_instances, a.generation_servers.dtype) == (2, "float32")
+    assert b.context_servers is not None
+    assert b.context_servers.dtype == "float32"
+    where = loaded.origins["models[0].generation_servers.cache_transceiver_config.buffer_size"]
+    assert where.line == 4
+
+
+def test_several_models_whose_servers_run_already(load_text: Load) -> None:
+    text = "models:\n- {name: a, generation_servers: {urls: ['h:1']}}\n- {name: b, generation_servers: {urls: ['h:2']}}"
+    models = load_text(text).cluster.models
+    assert [(e.name, e.model, e.generation_servers and e.generation_servers.urls) for e in models] == [
+        ("a", None, ["h:1"]),
+        ("b", None, ["h:2"]),
+    ]
+
+
 def test_one_entry_of_models_is_the_flat_form(load_text: Load) -> None:
     text = "dtype: float32\nmodels: [{name: a, model: m, generation_servers: {num_instances: 2}}]"
     cluster = load_text(text).cluster
@@ -211,7 +240,6 @@ def test_values_that_ask_for_nothing_are_accepted(load_text: Load, text: str) ->
         ("router: {type: kv_cache_aware, use_tokens: true}", "this router: not there yet"),
         ("kv_cache_config: {dtype: fp8}", "a KV cache of this type"),
         ("kv_cache_config: {max_attention_window: [512]}", "sliding-window attention"),
-        ("models: [{name: a, model: m}, {name: b, model: m}]", "several models in one cluster"),
     ],
 )
 def test_what_would_change_results_is_refused(load_text: Load, text: str, what: str) -> None:
@@ -287,7 +315,6 @@ def test_but_their_keys_must_be_known(load_text: Load) -> None:
         ("kv_cache_config: {free_gpu_memory_fraction: 0}", "c.yaml:2: context_servers.kv_cache_config.free_gpu_memory"),
         ("cache_transceiver_config: {backend: TCP}", "c.yaml:2: context_servers.cache_transceiver_config.backend: exp"),
         ("name: a/b", "c.yaml:2: name: 'a/b': letters, digits"),
-        ("models: [{name: a}]", "c.yaml:2: models[0]: missing required field model"),
         ("models: [{name: a, model: b}]", "c.yaml:1: model: belongs in the entry of `models`"),
         ("context_servers: {urls: [a]}", "c.yaml:2: context_servers.urls[0]: expected host:port, got 'a'"),
         ("context_servers: {urls: ['http://a:1']}", "c.yaml:2: context_servers.urls[0]: expected host:port"),
@@ -322,6 +349,22 @@ def test_a_wrong_file_is_told_where_it_is_wrong(load_text: Load, text: str, mess
         ("", "c.yaml: no servers"),
         ("model:", "c.yaml:1: model: names no model"),
         ("models: []", "c.yaml:1: models: names no model"),
+        ("models: [{model: m}]", "c.yaml:1: models[0]: missing required field name"),
+        ("models: [{name: a}]", "c.yaml: no servers"),
+        ("models: [{name: a, model: m}, {name: b}]", "c.yaml:1: models[1]: names no `model`; either all entries do"),
+        ("models: [{name: a/b, model: m}]", "c.yaml:1: models[0].name: 'a/b': letters, digits, dot, dash and und"),
+        (
+            "models:\n- {name: a, model: m}\n- {name: a, model: m2}",
+            "c.yaml:3: models[1].name: a stands here twice; names of servers begin with it",
+        ),
+        (
+            "models:\n- {name: a, model: m}\n- {name: b, served_model_name: a, model: m2}",
+            "c.yaml:3: models[1]: clients would ask for a and mean models[0] as well",
+        ),
+        (
+            "autoscale: {enabled: true}\nmodels:\n- {name: a, model: m}\n- {name: b, model: m, generation_servers: {}}",
+            "c.yaml:1: autoscale.enabled: there are no models[1].context_servers in the file",
+        ),
         (
             "context_servers: {num_instances: 2}",
             "c.yaml:1: context_servers: no `urls` of servers that run already, and",

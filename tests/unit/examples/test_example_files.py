@@ -22,6 +22,7 @@ NUM_SERVERS = {
     "trtllm_disagg_config.yaml": (0, 0, 3),
     "trtllm_model_and_urls.yaml": (1, 1, 0),
     "parallel.yaml": (1, 1, 0),
+    "several_models.yaml": (2, 2, 0),
     "two_by_one.yaml": (2, 1, 0),
 }
 """File: context servers, generation servers, servers that run already."""

@@ -144,3 +144,16 @@ def test_what_comes_and_what_is_in_doubt_is_told_by_model_and_role() -> None:
     assert roster.snapshot.doubted == {"m": {"context", "generation"}, "other": {"generation"}}
     assert names(roster, "new") == ([], []), "a model that comes is known"
     assert roster.apart_from("registry") == [both, generation]
+
+
+def test_a_model_that_nobody_needs_any_more_is_forgotten_when_its_servers_are_gone() -> None:
+    roster = Roster()
+    a, b = member("a", model="A"), member("b", model="B")
+    roster.replace("agent", [a, b], needs={"A": ["generation"], "B": ["generation"]})
+    roster.replace("agent", [a, b], needs={"A": ["generation"]})
+    assert set(roster.snapshot.pools) == {"A", "B"}
+    roster.replace("agent", [a], needs={"A": ["generation"]})
+    assert set(roster.snapshot.pools) == {"A"}
+    assert not roster.snapshot.missing()
+    roster.replace("agent", [a], needs={"A": ["generation"], "B": ["generation"]})
+    assert set(roster.snapshot.pools) == {"A", "B"}

@@ -109,6 +109,20 @@ def test_several_models_are_in_the_names() -> None:
     assert [s.model for s in plan.servers] == ["small", "small", "large", "large"]
 
 
+def test_several_models_whose_servers_run_already_are_routed_to_by_their_names() -> None:
+    entries = [
+        ModelEntry(name=name, generation_servers=ServerSection(urls=[f"localhost:{port}"]))
+        for name, port in (("small", 8001), ("large", 8002))
+    ]
+    plan = plan_of(ClusterFile(models=entries))
+    assert plan.servers == []
+    assert [(u.name, u.model) for u in plan.upstream] == [
+        ("small.generation-0", "small"),
+        ("large.generation-0", "large"),
+    ]
+    assert plan.needs == {"small": ["generation"], "large": ["generation"]}
+
+
 def test_a_server_started_by_hand_has_no_proxy_no_secret_and_no_transport() -> None:
     file = ClusterFile(model="tiny", context_servers=ServerSection(urls=["localhost:8001"]))
     plan = plan_of(file, with_proxy=False, default_backend=None)

@@ -136,6 +136,11 @@ def test_servers_are_those_that_belong_to_the_cluster() -> None:
         ({"a": 1}, {"b": [1]}, ["a: 1 -> (none)", "b: (none) -> [1]"]),
         ({"a": None}, {"a": {"b": 1}}, ['a: (none) -> {"b":1}']),
         ({"a": [1, 2]}, {"a": [2]}, ["a: [1,2] -> [2]"]),
+        (
+            {"a": [{"name": "x", "b": 1}]},
+            {"a": [{"name": "y"}, {"name": "x", "b": 2}]},
+            ["a.x.b: 1 -> 2", 'a.y: (none) -> {"name":"y"}'],
+        ),
     ],
 )
 def test_changes(old: object, new: object, lines: list[str]) -> None:
