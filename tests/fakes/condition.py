@@ -116,6 +116,7 @@ class Condition:
             max_seq_len=spec.max_seq_len,
             num_blocks=spec.num_blocks,
             tokens_per_block=spec.tokens_per_block,
+            max_batch_size=spec.max_batch_size,
             dtype=spec.dtype,
             role=self.role,
             kv_host=spec.host,

@@ -102,6 +102,7 @@ class Server:
             max_seq_len=spec.max_seq_len,
             num_blocks=spec.num_blocks,
             tokens_per_block=spec.tokens_per_block,
+            max_batch_size=spec.max_batch_size,
         )
         return _json(member)
 

@@ -132,6 +132,7 @@ class Server:
                 max_seq_len=spec.max_seq_len,
                 num_blocks=spec.num_blocks_of_all,
                 tokens_per_block=spec.tokens_per_block,
+                max_batch_size=spec.max_batch_size_of_all,
                 dtype=spec.dtype,
                 role=service.role,
                 kv_host=self._kv_address[0],

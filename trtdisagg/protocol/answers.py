@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from trtdisagg.errors import TrtdisaggError
-from trtdisagg.protocol.handover import DisaggregatedParams, SeamReply
+from trtdisagg.protocol.handover import DisaggregatedParams, SeamPart, SeamReply
 from trtdisagg.protocol.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprob
 from trtdisagg.protocol.tools import ToolCall, ToolCallDelta
 
@@ -90,7 +90,8 @@ class Completion(msgspec.Struct, kw_only=True, frozen=True):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
     prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     """On the context leg: what the server made of the prompt."""
-    seam: SeamReply | msgspec.UnsetType = msgspec.UNSET
+    seam: SeamReply | SeamPart | msgspec.UnsetType = msgspec.UNSET
+    """Where the request had one: of the context leg, of an event of a stream."""
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True, frozen=True):
@@ -113,6 +114,7 @@ class ChatChunk(msgspec.Struct, kw_only=True, frozen=True):
     choices: list[ChatChunkChoice]
     prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    seam: SeamPart | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorDetail(msgspec.Struct, kw_only=True, frozen=True):

@@ -64,6 +64,8 @@ class Seam(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Likewise."""
     num_chars_sent: int = 0
     """Characters of the answer that the client already has; generation goes on behind them."""
+    has_ended: bool = False
+    """The client has had the finish reason of its stream: only usage, where it is wanted, and `[DONE]` are to come."""
     generation: str | None = None
     """In the context leg: name of the server that the generation leg will most likely go to."""
 
@@ -81,14 +83,17 @@ class SeamReply(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 class SeamPart(msgspec.Struct, frozen=True, array_like=True):
     """In each event of a stream that was asked for with a seam, field `seam`: what it takes to go on behind it.
 
-    A request of one answer goes on elsewhere from its prompt, the tokens of all parts so far (`first_gen_tokens`, be
-    it one or many) and the last `num_chars_sent`, whatever stop strings, guides or calls of tools it has.
+    Not in streams that take one server (`why_indivisible`). Another server goes on from the prompt, the tokens of all
+    parts so far (`first_gen_tokens`, none or many) and the last `num_chars_sent`, whatever stop strings, guides or
+    calls of tools there are. Since a context server's first chunk has its token in a part, these are the tokens that
+    the broken leg was asked with and those of its own parts; `first_gen_log_probs` and `ctx_usage` stay as they were.
     """
 
     num_chars_sent: int
     """Characters of the answer that are said by now, from its very beginning; counted as in `SeamReply`."""
     token_ids: list[int]
-    """Tokens behind those of the part before. Where log probabilities are shown, those alone that are shown by now."""
+    """Tokens behind those of the part before, and behind those the leg was asked with: also those whose text is held
+    back. Where log probabilities are shown, those alone that are shown by now."""
 
 
 class KvShape(msgspec.Struct, kw_only=True, frozen=True):

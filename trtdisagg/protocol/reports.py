@@ -37,6 +37,7 @@ class Ready(msgspec.Struct, tag="ready", kw_only=True, frozen=True):
     max_seq_len: int = 0
     num_blocks: int = 0
     tokens_per_block: int = 0
+    max_batch_size: int = 0
     dtype: str = ""
     role: Role | None = None
     """The one it has now; said again when it has changed."""

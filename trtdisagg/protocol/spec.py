@@ -134,6 +134,11 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         """Of all ranks that divide the requests: those that hold parts of the same ones count once."""
         return self.num_blocks * self.parallel.dp_size
 
+    @property
+    def max_batch_size_of_all(self) -> int:
+        """Likewise."""
+        return self.max_batch_size * self.parallel.dp_size
+
 
 class UpstreamServer(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A server that the proxy is told of by address: it already runs, somebody else looks after it."""

@@ -78,6 +78,7 @@ def _member(server: ChildPlan, child: Child) -> Member:
         max_seq_len=child.ready.max_seq_len or None,
         num_blocks=child.ready.num_blocks or None,
         tokens_per_block=child.ready.tokens_per_block or None,
+        max_batch_size=child.ready.max_batch_size or None,
     )
 
 

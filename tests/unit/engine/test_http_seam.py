@@ -137,10 +137,12 @@ async def test_stop_string_at_the_first_token_gives_the_blocks_back() -> None:
 async def test_first_chunk_is_only_what_can_be_said() -> None:
     seam = {"id": "x", "created": 5, "stream": True}
     reply = (await context_leg("END", PATHS[0], seam, stop="END"))["seam"]
-    assert reply == {"first_chunk": ""}
+    [event] = parse_events(reply["first_chunk"])
+    assert (event["choices"][0]["text"], event["seam"]) == ("", [0, make_tokenizer().encode("E")])
     reply = (await context_leg("END", PATHS[1], seam, stop="END"))["seam"]
     assert [e["choices"][0]["delta"] for e in parse_events(reply["first_chunk"])] == [
-        {"role": "assistant", "content": ""}
+        {"role": "assistant", "content": ""},
+        {},
     ]
     reply = (await context_leg("no", PATHS[0], seam | {"stream": False}))["seam"]
     assert reply == {}

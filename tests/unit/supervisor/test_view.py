@@ -76,9 +76,11 @@ def test_members_have_the_limits_they_reported_and_an_address_that_can_be_dialle
         12 cluster passes
     """)
     assert names(replay) == ["generation-0"]
-    replay.report("context-0", Ready(host="0.0.0.0", port=81, max_seq_len=99, num_blocks=5, tokens_per_block=32))
+    ready = Ready(host="0.0.0.0", port=81, max_seq_len=99, num_blocks=5, tokens_per_block=32, max_batch_size=3)
+    replay.report("context-0", ready)
     member = routable(replay).members[0]
-    assert (member.url, member.max_seq_len, member.num_blocks, member.role) == ("127.0.0.1:81", 99, 5, "context")
+    assert (member.url, member.role) == ("127.0.0.1:81", "context")
+    assert (member.max_seq_len, member.num_blocks, member.tokens_per_block, member.max_batch_size) == (99, 5, 32, 3)
     assert member.incarnation == "run.context-0.2"
 
 

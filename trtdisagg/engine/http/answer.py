@@ -17,6 +17,7 @@ from trtdisagg.engine.http.tokens import Said, Waiting, spell_prompt
 from trtdisagg.engine.request import Output, Request, TokenLogprob
 from trtdisagg.errors import DeadlineError, TrtdisaggError, UnavailableError
 from trtdisagg.protocol.answers import FinishReason
+from trtdisagg.protocol.handover import SeamPart
 from trtdisagg.protocol.tools import ToolCallDelta
 from trtdisagg.text.detokenizer import Detokenizer
 from trtdisagg.text.stop import StopStrings
@@ -75,17 +76,30 @@ class Answer:
         """Characters, as is what follows."""
         self.num_passed = 0
         self._num_to_skip = job.num_chars_sent
+        self._num_told = len(request.output_token_ids)
         self._is_echo_due = False
-        text, stop = self._read(request.output_token_ids, job.first_logprobs)
+        said, hidden = request.output_token_ids, []
+        if not look.include_stop and _ends_with_stop(request, tokenizer):
+            said, hidden = said[:-1], said[-1:]
+        text, stop = self._read(said, job.first_logprobs)
+        self._hide(hidden)
         if self._waiting is not None and job.has_begun:
             self._waiting.drop(job.num_chars_sent)
-        self.begin = self._piece(text, "stop" if stop is not None else None, stop)
+        self.begin = self._piece(text, "stop" if stop is not None or job.has_ended else None, stop)
         """What the tokens that came with the request say and the client does not have."""
         self._is_echo_due = bool(look.echoes)
 
     @property
     def is_complete(self) -> bool:
         return self.finish_reason is not None
+
+    def part(self) -> SeamPart:
+        """What it takes to go on behind what is said by now; with tokens since it was asked last."""
+        end = len(self.token_ids)
+        if self._waiting is not None and self._look.num_logprobs is not None:
+            end = max(self._num_told, end - len(self._waiting))  # elsewhere, nobody knows the others' probabilities
+        start, self._num_told = self._num_told, end
+        return SeamPart(self.num_passed, self.token_ids[start:end])
 
     def take(self, output: Output) -> Piece:
         """Take what the engine gave.
@@ -103,13 +117,17 @@ class Answer:
         text, stop = self._read(said, output.logprobs)
         if stop is not None:
             return self._piece(text, "stop", stop)
-        for token_id in hidden:  # a token that ends the answer counts, but is not said
-            self.token_ids.append(token_id)
-            if self._waiting is not None:
-                self._waiting.hide(token_id)
+        self._hide(hidden)
         if reason is None or reason == "not_finished":
             return self._piece(text, reason)
         return self._end(text, reason, output.stop_token_id)
+
+    def _hide(self, token_ids: Sequence[int]) -> None:
+        """Take the token that ends the answer, where it counts and is not said."""
+        for token_id in token_ids:
+            self.token_ids.append(token_id)
+            if self._waiting is not None:
+                self._waiting.hide(token_id)
 
     def _keep(self, output: Output) -> None:
         self.logprobs += output.logprobs
@@ -187,6 +205,14 @@ class Answer:
             text, tokens = self.prompt.echo + text, self.prompt.tokens + tokens
             self._is_echo_due = False
         return msgspec.structs.replace(piece, text=text, tokens=tokens)
+
+
+def _ends_with_stop(request: Request, tokenizer: Tokenizer) -> bool:
+    """Whether the tokens that came with a request are all of its answer: as the engine will find, too."""
+    tokens, sampling = request.output_token_ids, request.sampling
+    if len(tokens) <= sampling.min_tokens:
+        return False
+    return tokens[-1] in sampling.stop_token_ids or (not sampling.ignore_eos and tokens[-1] in tokenizer.eos_token_ids)
 
 
 def _raise_if_failed(output: Output) -> None:

@@ -25,7 +25,7 @@ from trtdisagg.protocol.answers import (
     Usage,
     encode_error,
 )
-from trtdisagg.protocol.handover import DisaggregatedParams, SeamReply
+from trtdisagg.protocol.handover import DisaggregatedParams, SeamPart, SeamReply
 
 DONE = b"data: [DONE]\n\n"
 
@@ -60,30 +60,35 @@ def context_answer(job: Job, answer: Answer, piece: Piece, usage: Usage, params:
 def begin(job: Job) -> bytes:
     """The events before any text."""
     indices = range(len(job.requests) * job.num_answers)
-    shown = job.look.prompt_token_ids
+    shown, part = job.look.prompt_token_ids, SeamPart(0, []) if job.has_parts else None
     if job.chat:
         prompt = job.requests[0].prompt_token_ids if shown else msgspec.UNSET
-        return b"".join(_event(_chat_chunk(job, [choices.opening_chat(i)], prompt_token_ids=prompt)) for i in indices)
+        opening = [_chat_chunk(job, [choices.opening_chat(i)], None, part, prompt_token_ids=prompt) for i in indices]
+        return b"".join(map(_event, opening))
     if shown:
-        return b"".join(_event(_chunk(job, [choices.opening_completion(job, i)])) for i in indices)
+        return b"".join(_event(_chunk(job, [choices.opening_completion(job, i)], None, part)) for i in indices)
     return b""
 
 
-def events(job: Job, pieces: Iterable[Piece], usage: Usage | None) -> bytes:
+def events(job: Job, pieces: Iterable[Piece], usage: Usage | None, part: SeamPart | None) -> bytes:
     """Pieces of a stream, an event each.
 
     :param usage: so far, where it is wanted.
+    :param part: of the one piece, likewise.
     """
     if job.chat:
-        return b"".join(_event(_chat_chunk(job, [choices.chat_part(job, piece)], usage)) for piece in pieces)
-    return b"".join(_event(_chunk(job, [choices.completion(job, piece)], usage)) for piece in pieces)
+        return b"".join(_event(_chat_chunk(job, [choices.chat_part(job, piece)], usage, part)) for piece in pieces)
+    return b"".join(_event(_chunk(job, [choices.completion(job, piece)], usage, part)) for piece in pieces)
 
 
-def ending(job: Job, usage: Usage) -> bytes:
-    """The events behind all text."""
+def ending(job: Job, usage: Usage, part: SeamPart | None) -> bytes:
+    """The events behind all text.
+
+    :param part: with no more tokens, where it is wanted.
+    """
     if not job.include_usage:
         return DONE
-    return _event(_chat_chunk(job, [], usage) if job.chat else _chunk(job, [], usage)) + DONE
+    return _event(_chat_chunk(job, [], usage, part) if job.chat else _chunk(job, [], usage, part)) + DONE
 
 
 def error_event(error: TrtdisaggError) -> bytes:
@@ -92,25 +97,49 @@ def error_event(error: TrtdisaggError) -> bytes:
 
 
 def _first_part(job: Job, answer: Answer, piece: Piece, usage: Usage) -> SeamReply:
-    """The beginning of the client's stream, and all of it when nothing is to come."""
-    said, so_far = begin(job), usage if job.continuous_usage else None
-    if piece.finish_reason != "not_finished":
-        said += events(job, [piece], so_far) + ending(job, usage)
-    elif piece.text or piece.tokens or piece.calls:
-        said += events(job, [msgspec.structs.replace(piece, finish_reason=None)], so_far)
-    return SeamReply(num_chars_sent=answer.num_passed, first_chunk=said.decode())
+    """The beginning of the client's stream, and all of it when nothing is to come.
+
+    There is an event of the first token in any case, though its text may be held back: it has the token's part.
+    """
+    num_chars, so_far = answer.num_passed, usage if job.continuous_usage else None
+    goes_on = piece.finish_reason == "not_finished"
+    piece = msgspec.structs.replace(piece, finish_reason=None) if goes_on else piece
+    said = begin(job) + events(job, [piece], so_far, SeamPart(num_chars, answer.token_ids))
+    if not goes_on:
+        said += ending(job, usage, SeamPart(num_chars, []))
+    return SeamReply(num_chars_sent=num_chars, first_chunk=said.decode())
 
 
-def _chunk(job: Job, made: list[CompletionChoice], usage: Usage | None = None, **extra: Any) -> Completion:
+def _chunk(
+    job: Job,
+    made: list[CompletionChoice],
+    usage: Usage | None = None,
+    seam: SeamReply | SeamPart | None = None,
+    **extra: Any,
+) -> Completion:
     """Whole or not: it looks the same."""
     return Completion(
-        id=job.id, created=job.created, model=job.model, choices=made, usage=_usage_field(job, usage), **extra
+        id=job.id,
+        created=job.created,
+        model=job.model,
+        choices=made,
+        usage=_usage_field(job, usage),
+        seam=seam or msgspec.UNSET,
+        **extra,
     )
 
 
-def _chat_chunk(job: Job, made: list[ChatChunkChoice], usage: Usage | None = None, **extra: Any) -> ChatChunk:
+def _chat_chunk(
+    job: Job, made: list[ChatChunkChoice], usage: Usage | None, part: SeamPart | None, **extra: Any
+) -> ChatChunk:
     return ChatChunk(
-        id=job.id, created=job.created, model=job.model, choices=made, usage=_usage_field(job, usage), **extra
+        id=job.id,
+        created=job.created,
+        model=job.model,
+        choices=made,
+        usage=_usage_field(job, usage),
+        seam=part or msgspec.UNSET,
+        **extra,
     )
 
 

@@ -44,13 +44,14 @@ def check_leg(wish: Wish, *, is_enabled: bool) -> None:
     params = wish.disaggregated_params
     if params is None or params.request_type == "context_and_generation":
         return
-    if not is_enabled:
+    goes_on = params.request_type == "generation_only"
+    if not is_enabled and not (goes_on and wish.seam and params.encoded_opaque_state is None):
         raise RequestError(_NOT_ENABLED, param=_PARAM)
     if why := why_indivisible(wish):
         raise RequestError(f"{why}, which takes one server for the whole request", param=_PARAM)
     if params.request_type == "context_only" and wish.stream:
         raise RequestError("A context_only request cannot be streamed", param="stream")
-    if params.request_type == "generation_only" and not params.first_gen_tokens:
+    if goes_on and not params.first_gen_tokens and (params.first_gen_tokens is None or wish.seam is None):
         raise RequestError("A generation_only request needs `first_gen_tokens`", param=_PARAM)
 
 

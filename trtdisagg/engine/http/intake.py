@@ -19,6 +19,7 @@ from trtdisagg.engine.request import Request
 from trtdisagg.errors import ModelNotFoundError, RequestError
 from trtdisagg.protocol.decoding import decode_request
 from trtdisagg.protocol.guide import GuideSpec
+from trtdisagg.protocol.indivisible import why_indivisible
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest, StreamOptions
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.text.guided.request import guide_of
@@ -107,7 +108,8 @@ class Intake:
             created=seam.created if seam else int(time.time()),
             stream=wish.stream,
             frames_stream=wish.stream or bool(seam and seam.stream),
-            has_begun=bool(seam and seam.stream and handed.token_ids),
+            has_begun=bool(seam and seam.stream) and requests[0].type == "generation_only",
+            has_ended=bool(seam and seam.has_ended),
             include_usage=options.include_usage or bool(seam and seam.include_usage),
             continuous_usage=options.continuous_usage_stats or bool(seam and seam.continuous_usage_stats),
             num_chars_sent=seam.num_chars_sent if seam else 0,
@@ -115,6 +117,7 @@ class Intake:
             num_cached_elsewhere=handed.num_cached_tokens,
             params=wish.disaggregated_params,
             seam=seam,
+            has_parts=bool(seam and (wish.stream or seam.stream)) and why_indivisible(wish) is None,
         )
 
     def _request(

@@ -59,6 +59,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The client's stream is made here: of this leg, or, on a context leg, its first part."""
     has_begun: bool
     """The client has had the beginning of its stream from another server."""
+    has_ended: bool
+    """And its end, but for the last events."""
     include_usage: bool
     continuous_usage: bool
     num_chars_sent: int
@@ -68,6 +70,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of the prompt that the context server did not have to compute; None: it did not say."""
     params: DisaggregatedParams | None
     seam: Seam | None
+    has_parts: bool
+    """Each event of the client's stream says how to go on behind it."""
 
     @property
     def is_context_only(self) -> bool:

@@ -157,8 +157,8 @@ async def _stream(
 
 def _events(job: Job, running: Running, pieces: list[Piece]) -> bytes:
     """Pieces, and behind the last of all the ending."""
-    events = frames.events(job, pieces, running.usage if job.continuous_usage else None)
-    return events + frames.ending(job, running.usage) if running.is_complete else events
+    events = frames.events(job, pieces, running.usage if job.continuous_usage else None, running.part())
+    return events + frames.ending(job, running.usage, running.part()) if running.is_complete else events
 
 
 async def _end_with(stream: EventStream, job: Job, error: Exception) -> None:

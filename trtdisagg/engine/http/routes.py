@@ -103,6 +103,7 @@ class _Routes:
             max_seq_len=spec.max_seq_len,
             num_blocks=spec.num_blocks_of_all,
             tokens_per_block=spec.tokens_per_block,
+            max_batch_size=spec.max_batch_size_of_all,
         )
         return json_response(msgspec.json.encode(member))
 

@@ -18,7 +18,7 @@ from trtdisagg.engine.progress import Pulse
 from trtdisagg.engine.record import Record
 from trtdisagg.engine.request import Output, Request
 from trtdisagg.protocol.answers import PromptTokensDetails, Usage
-from trtdisagg.protocol.handover import Ticket
+from trtdisagg.protocol.handover import SeamPart, Ticket
 from trtdisagg.protocol.kv_events import KvEvent
 from trtdisagg.protocol.stats import Stats
 from trtdisagg.text.tokenizer import Tokenizer
@@ -84,6 +84,10 @@ class Running:
             prompt_tokens_details=PromptTokensDetails(num_cached if elsewhere is None else elsewhere),
         )
 
+    def part(self) -> SeamPart | None:
+        """How to go on behind what was said by now, where each event says it; see `Answer.part`."""
+        return self.answers[0].part() if self.job.has_parts else None
+
     async def start(self) -> None:
         """Give the requests to the engine, unless the tokens that came with them end them already.
 
@@ -117,7 +121,7 @@ class Running:
         :raises TrtdisaggError: when the engine failed.
         """
         if self.is_complete:
-            return [answer.begin for answer in self.answers]
+            return [] if self.job.has_ended else [answer.begin for answer in self.answers]
         while True:
             if pieces := self._take(await self._mailbox.take()):
                 return pieces

@@ -48,6 +48,9 @@ class Waiting:
         self._bytes = token_bytes
         self._waiting: deque[tuple[Said, float]] = deque()
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def add(self, token_id: int, logprob: TokenLogprob | None, *, offset: int, end: float) -> None:
         """
         :param end: said with so many characters of the text.

@@ -1,0 +1,57 @@
+"""Streams that break off and go on elsewhere, as a proxy has them go on; what it keeps of them is what it has relayed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+DONE = "data: [DONE]"
+SEAM: dict[str, Any] = {"id": "x-1", "created": 5, "stream": True}
+
+Ask = Callable[[dict[str, Any]], Awaitable[list[Any]]]
+"""Posts a body to a server of its own; the events of its answer."""
+
+
+class Relayed(NamedTuple):
+    """What a client has of a stream."""
+
+    events: list[Any]
+    leg: dict[str, Any]
+    """Body of the leg that said the last of them."""
+    num_before: int
+    """Events of the legs before it."""
+
+    @property
+    def tokens(self) -> list[int]:
+        params = self.leg.get("disaggregated_params") or {}
+        more = [token for event in self.events[self.num_before :] for token in event["seam"][1]]
+        return [*(params.get("first_gen_tokens") or []), *more]
+
+
+def next_leg(relayed: Relayed) -> dict[str, Any]:
+    """What another server is asked: prompt, tokens so far, characters said, no ticket."""
+    events, leg = relayed.events, relayed.leg
+    kept = {k: v for k, v in (leg.get("disaggregated_params") or {}).items() if k != "encoded_opaque_state"}
+    params = {**kept, "request_type": "generation_only", "first_gen_tokens": relayed.tokens}
+    has_ended = any(choice["finish_reason"] for event in events for choice in event["choices"])
+    seam = {**SEAM, "num_chars_sent": events[-1]["seam"][0], "has_ended": has_ended}
+    return {**leg, "disaggregated_params": params, "seam": seam}
+
+
+async def broken(ask: Ask, body: dict[str, Any], breaks: Sequence[int]) -> list[Any]:
+    """What the client gets of a stream that breaks behind so many events, each server's first included; then it is
+    whole."""
+    relayed = Relayed([], {**body, "seam": SEAM}, 0)
+    return await go_on(ask, relayed, breaks)
+
+
+async def go_on(ask: Ask, relayed: Relayed, breaks: Sequence[int]) -> list[Any]:
+    """
+    :param relayed: by the server that broke first; its leg is asked as it stands when it has said nothing.
+    """
+    leg = relayed.leg
+    for num in breaks:
+        events = await ask(leg)
+        relayed = Relayed([*relayed.events, *events[: min(num, len(events) - 1)]], leg, len(relayed.events))
+        leg = next_leg(relayed)
+    return [*relayed.events, *await ask(leg)]

@@ -1,0 +1,123 @@
+"""A stream that breaks anywhere goes on elsewhere, and its client cannot tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers.breaks import DONE, SEAM, Relayed, broken, go_on
+from helpers.http_face import http_face, make_tokenizer, parse_events
+from helpers.streams import put_together
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from unit.engine.test_http_agreement import CHAT, Wish, comparable, scripts, streamed, wishes
+
+pytestmark = pytest.mark.anyio
+
+RANDOM = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+BREAKS = st.lists(st.integers(1, 5), min_size=1, max_size=3)
+TOOLS: dict[str, Any] = {"tools": [{"type": "function", "function": {"name": "weather"}}]}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo 🎉"}}\n</tool_call>'
+
+
+class Servers:
+    """Any number of them, each asked once."""
+
+    def __init__(self, script: str, path: str, **options: Any) -> None:
+        self.script, self.path, self.options = script, path, options
+
+    async def __call__(self, body: dict[str, Any]) -> list[Any]:
+        async with http_face(self.script, **self.options) as face:
+            return await face.events(self.path, body)
+
+    async def context_leg(self, body: dict[str, Any]) -> Relayed:
+        """What a context server begins, and the leg that goes on from it."""
+        wish = {k: v for k, v in body.items() if k not in ("stream", "stream_options")}
+        async with http_face(self.script, **self.options) as face:
+            asked = {**wish, "disaggregated_params": {"request_type": "context_only"}, "seam": _seam_of(body)}
+            status, first = await face.post(self.path, asked)
+            assert status == 200, first
+        events = parse_events(first["seam"]["first_chunk"])
+        params = {**first["choices"][0].get("disaggregated_params", {}), "request_type": "generation_only"}
+        leg = {**body, "disaggregated_params": params}
+        leg["seam"] = {**SEAM, "num_chars_sent": first["seam"].get("num_chars_sent", 0)}
+        leg["prompt_token_ids" if self.path == CHAT else "prompt"] = first["prompt_token_ids"]
+        assert events[-1] == DONE or [t for e in events for t in e["seam"][1]] == params["first_gen_tokens"]
+        return Relayed(events, leg, len(events))
+
+
+def whole_of(events: list[Any]) -> dict[str, Any]:
+    """What a client makes of a stream; what was found cached is each server's own."""
+    whole = comparable(put_together(events))
+    return {**whole, "usage": (whole["usage"] or {}) | {"prompt_tokens_details": None}}
+
+
+def _seam_of(body: dict[str, Any]) -> dict[str, Any]:
+    return {**SEAM, **body.get("stream_options", {})}
+
+
+@RANDOM
+@given(script=scripts, asked=wishes(divisible=True), breaks=BREAKS)
+async def test_a_stream_that_breaks_goes_on(script: str, asked: Wish, breaks: list[int]) -> None:
+    path, wish = asked[0], streamed(asked[1])
+    servers = Servers(script, path)
+    whole = await servers({**wish, "seam": SEAM})
+    assert whole_of(await broken(servers, wish, breaks)) == whole_of(whole)
+
+
+@RANDOM
+@given(script=scripts, asked=wishes(divisible=True), breaks=BREAKS)
+async def test_behind_a_context_server(script: str, asked: Wish, breaks: list[int]) -> None:
+    path, wish = asked[0], streamed(asked[1])
+    servers = Servers(script, path)
+    whole = await servers({**wish, "seam": SEAM})
+    begun = await servers.context_leg(wish)
+    if begun.events[-1] == DONE:
+        return
+    assert whole_of(await go_on(servers, begun, breaks)) == whole_of(whole)
+
+
+@pytest.mark.parametrize("script", [CALL, "So " + CALL + CALL, "<tool_call> of nature"])
+async def test_calls_of_tools(script: str) -> None:
+    template = "{% if tools %}<tool_call>{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    servers = Servers(script, CHAT, chat_template=template)
+    wish = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True, **TOOLS}
+    whole = await servers({**wish, "seam": SEAM})
+    for num in range(1, len(whole)):
+        again = await broken(servers, wish, [num, 1])
+        assert whole_of(again) == whole_of(whole), num
+
+
+async def test_every_event_says_how_to_go_on_and_no_other_has_parts() -> None:
+    servers = Servers("END of", "/v1/completions")
+    wish = streamed({"model": "tiny", "prompt": "Hi", "stop": "ENDE"})
+    events = (await servers({**wish, "seam": SEAM}))[:-1]
+    ids = make_tokenizer().encode("END of")
+    assert [e["seam"] for e in events[:2]] == [[4, ids[:4]], [5, ids[4:5]]]
+    assert [t for e in events for t in e["seam"][1]][:-1] == ids  # and the end of the sequence
+    assert events[-1]["seam"] == [6, []]
+    assert events[-1]["choices"] == []
+    for fields in ({}, {"n": 2, "seam": SEAM}, {"echo": True, "seam": SEAM}, {"prompt": ["a", "b"], "seam": SEAM}):
+        assert not any("seam" in event for event in (await servers({**wish, **fields}))[:-1])
+
+
+async def test_usage_counts_all_tokens_in_every_event() -> None:
+    servers = Servers("Hello", "/v1/completions")
+    options = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    wish = {"model": "tiny", "prompt": "Hi", "stream": True, **options}
+    whole = await servers({**wish, "seam": SEAM})
+    assert [e["usage"]["completion_tokens"] for e in whole[:-1]] == [1, 2, 3, 4, 5, 6, 6]
+    for num in range(1, 7):
+        events = await broken(servers, wish, [num])
+        assert [e["usage"]["completion_tokens"] for e in events[:-1]] == [1, 2, 3, 4, 5, 6, 6], num
+
+
+async def test_a_stream_of_which_only_the_opening_was_said() -> None:
+    servers = Servers("Hi", CHAT)
+    wish = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    events = await broken(servers, wish, [1])
+    assert [e["choices"][0]["delta"] for e in events[:3]] == [
+        {"role": "assistant", "content": ""},
+        {"content": "H"},
+        {"content": "i"},
+    ]
