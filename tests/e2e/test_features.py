@@ -12,7 +12,7 @@ import openai
 import pytest
 from helpers.cluster import Cluster, post
 from helpers.http_face import parse_events
-from helpers.streams import put_together
+from helpers.streams import put_together, rounded
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(300)]
 
@@ -91,19 +91,7 @@ def comparable(body: Any) -> Any:
     """Without what differs between two answers to the same request, or is in whole ones only."""
     choices = [{k: v for k, v in c.items() if k not in ("stop_reason", "prompt_token_ids")} for c in body["choices"]]
     usage = {k: v for k, v in body["usage"].items() if k != "prompt_tokens_details"}
-    return _rounded({"choices": choices, "usage": usage})
-
-
-def _rounded(value: Any) -> Any:
-    """Other blocks are computed in other pieces, which moves the last bits of a logarithm."""
-    match value:
-        case float():
-            return round(value, 3)
-        case list():
-            return [_rounded(v) for v in value]
-        case dict():
-            return {k: _rounded(v) for k, v in value.items()}
-    return value
+    return rounded({"choices": choices, "usage": usage})
 
 
 @pytest.fixture(scope="module")

@@ -62,3 +62,15 @@ def _join(before: dict[str, Any] | None, more: dict[str, Any] | None) -> dict[st
     if before is None or more is None:
         return before or more
     return {name: (before[name] or []) + (more[name] or []) or before[name] for name in before}
+
+
+def rounded(value: Any) -> Any:
+    """Other blocks are computed in other pieces, which moves the last bits of a logarithm."""
+    match value:
+        case float():
+            return round(value, 3)
+        case list():
+            return [rounded(v) for v in value]
+        case dict():
+            return {k: rounded(v) for k, v in value.items()}
+    return value

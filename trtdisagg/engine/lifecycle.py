@@ -271,12 +271,13 @@ class Lifecycle:
         self.outputs.held(gain, ticket)
 
     def _end_without_token(self, sequence: Sequence, logits: Tensor) -> None:
-        if are_numbers(logits):
+        is_own_fault = are_numbers(logits)
+        if is_own_fault:
             error = "No token may come next: what is banned and what the guide does not allow are all there are"
         else:
             error = "The model computed no finite logits for this request"
             self._schedulers.distrust()
-        self._end(sequence, "error", error=error)
+        self._end(sequence, "error", error=error, is_own_fault=is_own_fault)
 
     def _end_all(self, request_id: int, reason: FinishReason, error: str | None = None) -> None:
         """End those choices that have not ended; the unborn before the one they wait for."""
@@ -285,13 +286,19 @@ class Lifecycle:
                 self._end(sequence, reason, error=error)
 
     def _end(
-        self, sequence: Sequence, reason: FinishReason, gain: Output | None = None, error: str | None = None
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        gain: Output | None = None,
+        error: str | None = None,
+        *,
+        is_own_fault: bool = False,
     ) -> None:
         if sequence.siblings:
             sequence = give_place(sequence)
         self._exchange.forget(sequence)
         self._schedulers.end(sequence)
-        self.outputs.ended(sequence, reason, gain, error)
+        self.outputs.ended(sequence, reason, gain, error, is_own_fault=is_own_fault)
         self._forget_finished(sequence)
 
     def _forget_finished(self, sequence: Sequence) -> None:

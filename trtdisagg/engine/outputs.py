@@ -44,13 +44,23 @@ class Outputs:
         self._outputs.append(msgspec.structs.replace(gain, finish_reason="not_finished", ticket=ticket))
 
     def ended(
-        self, sequence: Sequence, reason: FinishReason, gain: Output | None = None, error: str | None = None
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        gain: Output | None = None,
+        error: str | None = None,
+        *,
+        is_own_fault: bool = False,
     ) -> None:
         """The end of a choice, with its last token where one came of it."""
         self._counters.num_failed_total += reason == "error"
         last = gain or Output(request_id=sequence.id, choice=sequence.choice)
         stop = sequence.tokens[-1] if reason == "stop" and sequence.ends_with_stop else None
-        self._outputs.append(msgspec.structs.replace(last, finish_reason=reason, stop_token_id=stop, error=error))
+        self._outputs.append(
+            msgspec.structs.replace(
+                last, finish_reason=reason, stop_token_id=stop, error=error, is_own_fault=is_own_fault
+            )
+        )
 
 
 def gain_of(sequence: Sequence, token: int, logprob: TokenLogprob | None, logits: Tensor, row: int) -> Output:

@@ -127,6 +127,8 @@ class Output(msgspec.Struct, kw_only=True, frozen=True):
     """Of its times, with the first output; the engine goes on writing it until the last."""
     error: str | None = None
     """With finish reason `error`, for people."""
+    is_own_fault: bool = False
+    """The error lies in the request: no server would do better."""
 
     @property
     def context_phase_params(self) -> ContextPhaseParams | None:

@@ -143,6 +143,7 @@ def test_a_guide_that_allows_nothing_is_an_error_that_says_so_and_nothing_is_for
     engine.add_guided(make_request(1, guide=EVERY_THIRD), FakeGuide(allows_nothing_at=1))
     engine.run()
     assert "No token may come next" in (engine.last(1).error or "")
+    assert engine.last(1).is_own_fault
     assert engine.stats.num_cached_blocks > 0
     engine.assert_empty()
 

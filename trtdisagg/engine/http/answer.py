@@ -15,7 +15,7 @@ from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.http.piece import Piece, join_calls
 from trtdisagg.engine.http.tokens import Said, Waiting, spell_prompt
 from trtdisagg.engine.request import Output, Request, TokenLogprob
-from trtdisagg.errors import DeadlineError, TrtdisaggError, UnavailableError
+from trtdisagg.errors import DeadlineError, RequestError, TrtdisaggError, UnavailableError
 from trtdisagg.protocol.answers import FinishReason
 from trtdisagg.protocol.handover import SeamPart
 from trtdisagg.protocol.tools import ToolCallDelta
@@ -217,6 +217,8 @@ def _ends_with_stop(request: Request, tokenizer: Tokenizer) -> bool:
 
 def _raise_if_failed(output: Output) -> None:
     match output.finish_reason:
+        case "error" if output.is_own_fault:
+            raise RequestError(output.error or "The request cannot be answered as it stands")
         case "error":
             raise TrtdisaggError(output.error or "The engine failed to compute this request")
         case "cancelled":
