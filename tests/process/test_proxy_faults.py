@@ -137,7 +137,7 @@ async def test_a_storm_of_clients_that_leave_leaves_nothing(tmp_path: Path, http
             while (state := engine.state())["running"] or state["held_tickets"]:
                 await asyncio.sleep(0.05)
         assert await metric(cluster, http, "trtdisagg_proxy_requests_in_flight") == 0
-        assert await metric(cluster, http, "trtdisagg_proxy_server_legs_in_flight") == 0
+        assert await metric(cluster, http, "trtdisagg_proxy_server_requests_in_flight") == 0
 
 
 # --- context servers that fail --------------------------------------------------------------------------------------

@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 
 from aiohttp import web
 
 from trtdisagg.errors import BodyTimeoutError, BodyTooLargeError, OverloadedError, UnavailableError
 from trtdisagg.protocol.decoding import TIMEOUT_HEADER, read_timeout
 from trtdisagg.proxy.client_stream import ClientStream
+from trtdisagg.proxy.counts import CLIENT_LEFT
 from trtdisagg.proxy.deadlines import Deadline
 from trtdisagg.proxy.ids import request_id
 from trtdisagg.proxy.means import Means
-from trtdisagg.proxy.metrics import CLIENT_LEFT
-from trtdisagg.proxy.refusals import as_answer, as_event
+from trtdisagg.proxy.record import Record
+from trtdisagg.proxy.refusals import as_answer, as_event, kind_of
 from trtdisagg.proxy.relay import Relay
 from trtdisagg.proxy.request import decode_incoming
 
@@ -58,10 +58,10 @@ class Completions:
 
         :raises ConnectionError: when the client has left.
         """
-        started, arrived, path = self._loop.time(), time.monotonic(), request.raw_path.partition("?")[0]
+        started, path = self._loop.time(), request.raw_path.partition("?")[0]
         id_ = request_id(request.headers.get("X-Request-Id"))
         client = ClientStream(request, {"X-Request-Id": id_})
-        model, status = "", CLIENT_LEFT
+        record = self._means.records.begin(id_, path)
         deadline = self._begin()
         try:
             async with deadline:
@@ -69,21 +69,21 @@ class Completions:
                 timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
                 body = await self._read(request)
                 incoming = decode_incoming(
-                    body, chat=COMPLETIONS[path], request_id=id_, timeout_s=timeout_s, arrived=arrived
+                    body, chat=COMPLETIONS[path], request_id=id_, timeout_s=timeout_s, arrived=record.arrived
                 )
-                model = incoming.model
+                record.model, record.is_stream = incoming.model, incoming.stream
                 deadline.due = started + self._patience_s(incoming.timeout_s)
                 self._turn += 1
-                relay = Relay(self._means, incoming, client, turn=self._turn, started=started, deadline=deadline)
+                relay = Relay(self._means, incoming, client, turn=self._turn, record=record, deadline=deadline)
                 response = await relay.run()
-            status = response.status
+            record.status = response.status
         except ConnectionError:
             raise
         except Exception as e:  # noqa: BLE001 (a bug must be answered, too)
-            response = await self._fail(client, model, id_, e)
-            status = response.status
+            response = await self._fail(client, record, e)
+            record.status = response.status
         finally:
-            self._end(deadline, model, path, status, self._loop.time() - started)
+            self._end(deadline, client, record)
         return response
 
     # --- before it runs ---------------------------------------------------------------------------------------------
@@ -92,13 +92,12 @@ class Completions:
         deadline = self._means.deadlines.by(math.inf)
         self._running.add(deadline)
         self.idle.clear()
-        self._means.metrics.request_begins()
         return deadline
 
     def _admit(self) -> None:
         if self._is_ending:
             raise _ending()
-        if self._means.metrics.num_in_flight > self._means.spec.max_queue_size:
+        if self._means.records.num_in_flight > self._means.spec.max_queue_size:
             raise OverloadedError(f"{self._means.spec.max_queue_size} requests are in flight already; ask again later")
 
     def _patience_s(self, timeout_s: float | None) -> float:
@@ -124,22 +123,24 @@ class Completions:
 
     # --- after it ran -----------------------------------------------------------------------------------------------
 
-    async def _fail(self, client: ClientStream, model: str, id_: str, error: Exception) -> web.StreamResponse:
+    async def _fail(self, client: ClientStream, record: Record, error: Exception) -> web.StreamResponse:
         if not client.begun:
-            return as_answer(error, id_)
+            record.error = kind_of(error)
+            return as_answer(error, record.request_id)
         if not client.is_complete:
-            self._means.metrics.stream_broke(model)
-            logger.warning("%s: the stream broke: %s", id_, error)
-            await client.fail(as_event(error, id_))
+            record.error = kind_of(error)
+            logger.warning("%s: the stream broke: %s", record.request_id, error)
+            await client.fail(as_event(error, record.request_id))
         return client.response
 
-    def _end(self, deadline: Deadline, model: str, path: str, status: int, seconds: float) -> None:
+    def _end(self, deadline: Deadline, client: ClientStream, record: Record) -> None:
         self._running.discard(deadline)
         if not self._running:
             self.idle.set()
-        # A model nobody serves is no label: clients could make up any number of them.
-        known = model if model in self._means.roster.snapshot.pools else ""
-        self._means.metrics.request_ends(known, path, status, seconds)
+        if not record.status:
+            record.status, record.error = CLIENT_LEFT, "client_left"
+        record.num_events = client.num_events
+        self._means.records.add(record)
 
 
 def _ending() -> UnavailableError:

@@ -54,6 +54,12 @@ class FirstToken(msgspec.Struct, kw_only=True, frozen=True):
         """As JSON; None: the server holds nothing for us."""
         return None if self.is_last else self.params.get("encoded_opaque_state")
 
+    @property
+    def ctx_request_id(self) -> int | None:
+        """What the context server calls it."""
+        field = self.params.get("ctx_request_id")
+        return None if field is None else msgspec.json.decode(field, type=int | None)
+
     def params_with_ticket(self) -> dict[str, Any]:
         return {**self.params, "request_type": "generation_only"}
 

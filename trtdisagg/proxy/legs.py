@@ -6,6 +6,7 @@ What to do about either is the relay's.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from types import TracebackType
 
@@ -13,8 +14,8 @@ from trtdisagg.errors import DeadlineError, TrtdisaggError, UnavailableError, Up
 from trtdisagg.protocol.answers import encode_error
 from trtdisagg.protocol.control import Member
 from trtdisagg.proxy.http1 import BadAnswerError, Head
-from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.pool import Exchange, Pool, UnreachableError
+from trtdisagg.proxy.record import LegKind, LegOutcome, LegRecord, Record
 from trtdisagg.proxy.upstream import BrokenError, Connection
 from trtdisagg.registry.members import Roster
 
@@ -60,15 +61,18 @@ class RefusedError(Exception):
 class Legs:
     """Asks servers, and knows from which of them an answer is awaited."""
 
-    def __init__(self, pool: Pool, roster: Roster, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, roster: Roster) -> None:
         self.pool = pool
         self.roster = roster
-        self.metrics = metrics
         self._awaiting: defaultdict[Member, set[Leg]] = defaultdict(set)
 
-    def open(self, member: Member, path: str, body: bytes, request_id: str) -> Leg:
-        """Prepare to ask a server; it is asked on entering the result."""
-        return Leg(self, member, self.pool.exchange(member.url, "POST", path, body, request_id))
+    def open(self, kind: LegKind, member: Member, path: str, body: bytes, record: Record) -> Leg:
+        """Prepare to ask a server; it is asked on entering the result.
+
+        :param record: of the request: what becomes of the leg is noted there.
+        """
+        exchange = self.pool.exchange(member.url, "POST", path, body, record.request_id)
+        return Leg(self, record.leg(kind, member, time.monotonic()), exchange)
 
     def awaited(self) -> list[Member]:
         """Servers of which an answer has not begun, or does not show that it has."""
@@ -80,14 +84,12 @@ class Legs:
             leg.give_up()
 
     def begins(self, leg: Leg) -> None:
-        self.metrics.leg_begins(leg.member)
         self._awaiting[leg.member].add(leg)
 
     def is_answered(self, leg: Leg) -> None:
         self._awaiting[leg.member].discard(leg)
 
     def ends(self, leg: Leg) -> None:
-        self.metrics.leg_ends(leg.member)
         awaiting = self._awaiting[leg.member]
         awaiting.discard(leg)
         if not awaiting:
@@ -97,9 +99,10 @@ class Legs:
 class Leg:
     """One server and its answer, from `async with` to the end of the block."""
 
-    def __init__(self, legs: Legs, member: Member, exchange: Exchange) -> None:
+    def __init__(self, legs: Legs, record: LegRecord, exchange: Exchange) -> None:
         self._legs = legs
-        self.member = member
+        self.member = record.member
+        self.record = record
         self._exchange = exchange
 
     async def __aenter__(self) -> Connection:
@@ -114,6 +117,7 @@ class Leg:
         except BaseException as e:
             self._end(e)
             raise
+        self.record.first_byte = time.monotonic()
         if head.status != 200:
             try:
                 await _raise_for_status(self.member, head, connection)
@@ -130,6 +134,7 @@ class Leg:
 
     def _end(self, error: BaseException | None) -> None:
         self._legs.ends(self)
+        self.record.end(time.monotonic(), _outcome(error), "" if error is None else str(error))
         if isinstance(error, UnreachableError | BrokenError):
             self._legs.roster.doubt(self.member)
             raise LegFailedError(self.member, str(error), reached=isinstance(error, BrokenError)) from error
@@ -139,9 +144,21 @@ class Leg:
     def is_answered(self) -> None:
         """The answer has begun: from now on it is the stream that shows whether the server is alive."""
         self._legs.is_answered(self)
+        self.record.first_byte = time.monotonic()
 
     def give_up(self) -> None:
         self._exchange.give_up()
+
+
+def _outcome(error: BaseException | None) -> LegOutcome:
+    match error:
+        case None:
+            return "done"
+        case LegFailedError() | UnreachableError() | BrokenError() | BadAnswerError():
+            return "failed"
+        case RefusedError():
+            return "refused"
+    return "cancelled"
 
 
 async def _raise_for_status(member: Member, head: Head, connection: Connection) -> None:

@@ -7,12 +7,15 @@ from typing import Self
 import msgspec
 
 from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
+from trtdisagg.proxy.gauges import Gauges
 from trtdisagg.proxy.ids import DisaggIds
 from trtdisagg.proxy.legs import Legs
 from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.perf import PerfLog
 from trtdisagg.proxy.pool import Pool
+from trtdisagg.proxy.records import Records
 from trtdisagg.proxy.releases import Releases
 from trtdisagg.proxy.uses import Uses
 from trtdisagg.proxy.waiting import Waiting
@@ -23,6 +26,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     spec: ProxySpec
     roster: Roster
     legs: Legs
+    records: Records
     metrics: Metrics
     ids: DisaggIds
     deadlines: Deadlines
@@ -36,16 +40,20 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
         """
         :param pool: connections to servers.
         """
-        metrics, deadlines = Metrics(roster), Deadlines()
+        deadlines, uses = Deadlines(), Uses(roster)
+        waiting, counts = Waiting(roster, deadlines), Counts(roster)
+        perf = PerfLog(pool, spec.perf_metrics_max_requests)
+        records = Records([counts.add, *([perf.add] if perf.is_on else [])])
         return cls(
             spec=spec,
             roster=roster,
-            legs=Legs(pool, roster, metrics),
-            metrics=metrics,
+            legs=Legs(pool, roster),
+            records=records,
+            metrics=Metrics(counts, records, waiting, Gauges(records, waiting, uses, roster)),
             ids=DisaggIds(),
             deadlines=deadlines,
-            uses=Uses(roster),
-            waiting=Waiting(roster, deadlines),
-            perf=PerfLog(pool, spec.perf_metrics_max_requests),
+            uses=uses,
+            waiting=waiting,
+            perf=perf,
             releases=Releases(pool),
         )

@@ -1,127 +1,54 @@
-"""What the proxy counts, and how Prometheus reads it.
-
-On the request path there are plain numbers only; the rest is made when somebody asks.
-"""
+"""How Prometheus reads what was counted, and what a beat tells of it. On the request path nothing of this runs."""
 
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.latencies import LatencyCounts
+from trtdisagg.protocol.latencies import LATENCY_BOUNDS_S
 from trtdisagg.protocol.stats import Stats
-from trtdisagg.registry.members import Roster
+from trtdisagg.proxy.counts import Counts, Histogram
+from trtdisagg.proxy.gauges import Gauges
+from trtdisagg.proxy.records import Records
+from trtdisagg.proxy.waiting import Waiting
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-CLIENT_LEFT = 499
-"""Counted as the status of a request whose client did not wait for the answer."""
+_BOUNDS = (*map(str, LATENCY_BOUNDS_S), "+Inf")
+_OF_A_SERVER = ("server", "role", "model")
 
 Labels = tuple[str, ...]
 
 
-class Histogram:
-    """How many observations fell between two of `SECONDS`, and their sum."""
-
-    def __init__(self) -> None:
-        self._counts = [0] * (len(SECONDS) + 1)
-        self._sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(SECONDS, seconds)] += 1
-        self._sum += seconds
-
-    def add_to(self, family: HistogramMetricFamily, labels: Labels) -> None:
-        bounds = [*(str(float(s)) for s in SECONDS), "+Inf"]
-        buckets = list(zip(bounds, itertools.accumulate(self._counts), strict=True))
-        family.add_metric(labels, buckets, self._sum)
-
-
 class Metrics:
-    """All counters of one proxy process.
+    """The page of one proxy process.
 
-    :param roster: asked, when somebody reads, for who is up.
+    :param counts: of requests that are over.
+    :param records: and of those that are not.
     """
 
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
-        self.num_in_flight = 0
-        self.num_requests = 0
-        self.num_failed = 0
-        self._first_token, self._per_token = LatencyCounts(), LatencyCounts()
-        self._legs_in_flight: Counter[str] = Counter()
-        self._answers: Counter[tuple[str, str, int]] = Counter()
-        self._retries: Counter[Labels] = Counter()
-        self._leg_failures: Counter[Labels] = Counter()
-        self._broken_streams: Counter[Labels] = Counter()
-        self._durations: defaultdict[Labels, Histogram] = defaultdict(Histogram)
-        self._first_tokens: defaultdict[Labels, Histogram] = defaultdict(Histogram)
+    def __init__(self, counts: Counts, records: Records, waiting: Waiting, gauges: Gauges) -> None:
+        self._counts = counts
+        self._records = records
+        self._waiting = waiting
         self._registry = CollectorRegistry()
-        self._registry.register(self)
+        for collector in (self, gauges):
+            self._registry.register(collector)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    # --- told by the request path -----------------------------------------------------------------------------------
-
-    def request_begins(self) -> None:
-        self.num_in_flight += 1
-        self.num_requests += 1
-
-    def request_ends(self, model: str, route: str, status: int, seconds: float) -> None:
-        self.num_in_flight -= 1
-        self.num_failed += status >= 500
-        self._answers[model, route, status] += 1
-        self._durations[model, route].observe(seconds)
-
-    def first_token(self, model: str, seconds: float) -> None:
-        self._first_tokens[(model,)].observe(seconds)
-        self._first_token.observe(seconds)
-
-    def stream_ends(self, seconds: float, num_events: int) -> None:
-        """A stream came to its end mark.
-
-        :param seconds: since its first event.
-        :param num_events: one a token, and the end mark.
-        """
-        if num_events > 2:
-            self._per_token.observe(seconds / (num_events - 2))
-
-    def retry(self, model: str) -> None:
-        self._retries[(model,)] += 1
-
-    def leg_begins(self, member: Member) -> None:
-        self._legs_in_flight[member.name] += 1
-
-    def leg_ends(self, member: Member) -> None:
-        self._legs_in_flight[member.name] -= 1
-
-    def leg_failed(self, member: Member) -> None:
-        self._leg_failures[member.name, member.model] += 1
-
-    def stream_broke(self, model: str) -> None:
-        self.num_failed += 1
-        self._broken_streams[(model,)] += 1
-
-    # --- asked from outside -----------------------------------------------------------------------------------------
-
-    def stats(self, *, num_waiting: int = 0) -> Stats:
-        """For the beat.
-
-        :param num_waiting: requests in flight that wait for a server.
-        """
+    def stats(self) -> Stats:
+        """For the beat."""
+        num_waiting = self._waiting.num_waiting
         return Stats(
-            num_running=self.num_in_flight - num_waiting,
+            num_running=self._records.num_in_flight - num_waiting,
             num_waiting=num_waiting,
-            num_requests_total=self.num_requests,
-            num_failed_total=self.num_failed,
-            first_token_counts=self._first_token.counts,
-            per_token_counts=self._per_token.counts,
+            num_requests_total=self._records.num_begun,
+            num_failed_total=self._counts.num_failed,
+            first_token_counts=_summed(of.first_token for of in self._counts.models.values()),
+            per_token_counts=_summed(of.per_token for of in self._counts.servers.values()),
         )
 
     def page(self) -> tuple[bytes, str]:
@@ -130,51 +57,108 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        answers: dict[Labels, int] = {(m, route, str(status)): n for (m, route, status), n in self._answers.items()}
+        yield from self._of_models()
+        yield from self._of_servers()
+        clients = self._counts.clients.items()
         yield _counter(
-            "requests", "Requests answered, by status; 499: the client left", ["model", "route", "status"], answers
+            "client_requests",
+            "Requests by name of the API key they came with",
+            ("client", "status"),
+            (((client, str(status)), number) for (client, status), number in clients),
         )
-        yield _counter("retries", "Legs asked again elsewhere", ["model"], self._retries)
-        yield _counter("leg_failures", "Legs that failed, by server", ["server", "model"], self._leg_failures)
-        yield _counter("broken_streams", "Streams that ended with an error event", ["model"], self._broken_streams)
+
+    def _of_models(self) -> Iterator[Metric]:
+        models = self._counts.models
+        yield _counter(
+            "requests",
+            "Requests answered, by status; 499: the client left",
+            ("model", "route", "status"),
+            (((m, r, str(s)), n) for m, of in models.items() for (r, s), n in of.answers.items()),
+        )
+        yield _counter(
+            "request_errors",
+            "Requests that went wrong, in their streams too, by kind: the code that the client was told",
+            ("model", "kind"),
+            (((m, kind), n) for m, of in models.items() for kind, n in of.errors.items()),
+        )
+        yield _counter(
+            "request_paths",
+            "Requests by the way they went: both servers, or why only one",
+            ("model", "path"),
+            (((m, path), n) for m, of in models.items() for path, n in of.paths.items()),
+        )
+        for name, help_, field in (
+            ("retries", "Requests asked again elsewhere before an answer had begun", "num_retries"),
+            ("migrations", "Streams that went on elsewhere", "num_migrations"),
+            ("broken_streams", "Streams that ended with an error event", "num_broken_streams"),
+            ("stream_events", "Events of streams: about one a token", "num_events"),
+        ):
+            yield _counter(name, help_, ("model",), (((m,), getattr(of, field)) for m, of in models.items()))
         yield _histogram(
             "request_duration_seconds",
             "From a request to the last byte of its answer",
-            ["model", "route"],
-            self._durations,
+            ("model", "route"),
+            (((m, route), h) for m, of in models.items() for route, h in of.whole.items()),
         )
-        yield _histogram(
-            "time_to_first_token_seconds",
-            "From a request to the first byte of its streamed answer",
-            ["model"],
-            self._first_tokens,
+        for name, help_, field in (
+            ("queue_seconds", "From a request to the choice of its servers", "queue"),
+            (
+                "time_to_first_token_seconds",
+                "From a request to the first byte of its streamed answer",
+                "first_token",
+            ),
+        ):
+            yield _histogram(name, help_, ("model",), (((m,), getattr(of, field)) for m, of in models.items()))
+
+    def _of_servers(self) -> Iterator[Metric]:
+        servers = [((name, kind, of.model), of) for (name, kind), of in self._counts.servers.items()]
+        yield _counter(
+            "legs",
+            "Times that a server was asked, by what became of it",
+            (*_OF_A_SERVER, "outcome"),
+            (((*labels, outcome), n) for labels, of in servers for outcome, n in of.outcomes.items()),
         )
-        yield GaugeMetricFamily(
-            "trtdisagg_proxy_requests_in_flight", "Requests not yet answered", value=self.num_in_flight
+        yield _counter(
+            "replayed_tokens",
+            "Tokens of broken streams that a server went on behind",
+            _OF_A_SERVER,
+            ((labels, of.num_replayed_tokens) for labels, of in servers),
         )
-        yield from self._collect_servers()
+        for name, help_, field in (
+            ("leg_first_byte_seconds", "From asking a server to the first byte of its answer", "first_byte"),
+            ("leg_duration_seconds", "From asking a server to the end of its answer", "whole"),
+            (
+                "handover_seconds",
+                "From the context server's answer to generation's first byte",
+                "handover",
+            ),
+            (
+                "time_per_output_token_seconds",
+                "Mean time between the events of a stream, the first left out: one observation a stream",
+                "per_token",
+            ),
+        ):
+            yield _histogram(name, help_, _OF_A_SERVER, ((labels, getattr(of, field)) for labels, of in servers))
 
-    def _collect_servers(self) -> Iterator[Metric]:
-        labels = ["server", "role", "model"]
-        up = GaugeMetricFamily("trtdisagg_proxy_server_up", "1: requests are routed to it", labels=labels)
-        in_flight = GaugeMetricFamily("trtdisagg_proxy_server_legs_in_flight", "Legs it works on", labels=labels)
-        for member in self._roster.members:
-            values = [member.name, member.role, member.model]
-            up.add_metric(values, float(self._roster.is_listed(member)))
-            in_flight.add_metric(values, self._legs_in_flight[member.name])
-        yield up
-        yield in_flight
+
+def _summed(histograms: Iterable[Histogram]) -> list[int]:
+    """Empty: nothing was observed yet."""
+    summed = [sum(column) for column in zip(*(h.counts for h in histograms), strict=True)]
+    return summed if any(summed) else []
 
 
-def _counter(name: str, text: str, labels: list[str], values: Mapping[Labels, int]) -> Metric:
+def _counter(name: str, text: str, labels: Labels, values: Iterable[tuple[Labels, float]]) -> Metric:
     family = CounterMetricFamily(f"trtdisagg_proxy_{name}", text, labels=labels)
-    for of, value in values.items():
+    for of, value in values:
         family.add_metric(of, value)
     return family
 
 
-def _histogram(name: str, text: str, labels: list[str], values: Mapping[Labels, Histogram]) -> Metric:
+def _histogram(name: str, text: str, labels: Labels, values: Iterable[tuple[Labels, Histogram]]) -> Metric:
+    """Without those in which nothing was ever observed."""
     family = HistogramMetricFamily(f"trtdisagg_proxy_{name}", text, labels=labels)
-    for of, histogram in values.items():
-        histogram.add_to(family, of)
+    for of, histogram in values:
+        if any(histogram.counts):
+            buckets = list(zip(_BOUNDS, itertools.accumulate(histogram.counts), strict=True))
+            family.add_metric(of, buckets, histogram.sum_s)
     return family

@@ -16,10 +16,10 @@ from collections import OrderedDict, deque
 import msgspec
 from aiohttp import web
 
-from trtdisagg.proxy.context import FirstToken
 from trtdisagg.proxy.http1 import BadAnswerError
 from trtdisagg.proxy.pages import json_page
 from trtdisagg.proxy.pool import Pool, UnreachableError
+from trtdisagg.proxy.record import LegRecord, Record
 from trtdisagg.proxy.upstream import BrokenError
 
 ASK_TIMEOUT_S = 5.0
@@ -81,20 +81,22 @@ class PerfLog:
     def is_on(self) -> bool:
         return self._max_requests > 0
 
-    def add(self, first: FirstToken, servers: tuple[str, str], arrived_s: float, first_token_s: float) -> None:
-        """Keep a request that has been answered.
+    @property
+    def num_kept(self) -> int:
+        return len(self._kept)
 
-        :param first: what the context server said.
-        :param servers: context and generation, host:port.
-        """
-        ctx_server, gen_server = servers
+    def add(self, record: Record) -> None:
+        """Keep a request, if it was handed over."""
+        context, generation = (_answered(record, kind) for kind in ("context", "generation"))
+        if context is None or generation is None:
+            return
         handed = Handed(
-            ctx_server=ctx_server,
-            gen_server=gen_server,
-            arrived_s=arrived_s,
-            first_token_s=first_token_s,
-            disagg_request_id=_number(first.params.get("disagg_request_id")),
-            ctx_request_id=_number(first.params.get("ctx_request_id")),
+            ctx_server=context.member.url,
+            gen_server=generation.member.url,
+            arrived_s=record.arrived,
+            first_token_s=max(record.first_token, context.ended),
+            disagg_request_id=record.disagg_request_id,
+            ctx_request_id=record.ctx_request_id,
         )
         self._kept.append(handed)
 
@@ -141,8 +143,8 @@ class PerfLog:
             self._said.popitem(last=False)
 
 
-def _number(field: msgspec.Raw | None) -> int | None:
-    return None if field is None else msgspec.json.decode(field, type=int | None)
+def _answered(record: Record, kind: str) -> LegRecord | None:
+    return next((leg for leg in reversed(record.legs) if leg.kind == kind and leg.outcome == "done"), None)
 
 
 def _told(handed: Handed, context: msgspec.Raw, generation: msgspec.Raw) -> Told:

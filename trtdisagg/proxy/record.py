@@ -2,7 +2,7 @@
 
     completions makes it -> relay, legs note what happens -> records.add(record), once, at its end
 
-Times are of the loop's clock (`asyncio`'s monotonic one), 0.0 where it never came to that.
+Times are of the monotonic clock (a loop's time is the same, a moment older), 0.0 where it never came to that.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class LegRecord:
         self.num_replayed_tokens = 0
         """It went on behind so many tokens of a stream that broke."""
 
+    def end(self, now: float, outcome: LegOutcome, why: str = "") -> None:
+        """It was answered, or was not."""
+        self.ended, self.outcome, self.why = now, outcome, why
+
 
 class Record:
     """One request of a client."""
@@ -43,8 +47,10 @@ class Record:
         "arrived",
         "chosen",
         "client",
+        "ctx_request_id",
         "disagg_request_id",
         "ended",
+        "error",
         "first_token",
         "is_stream",
         "legs",
@@ -66,7 +72,7 @@ class Record:
         self.chosen = 0.0
         """Servers were chosen for the first time: until then it was read and waited."""
         self.first_token = 0.0
-        """The first byte of an answer went to the client."""
+        """The first byte of a streamed answer went to the client."""
         self.ended = 0.0
         self.model = ""
         self.client = ""
@@ -74,6 +80,9 @@ class Record:
         self.is_stream = False
         self.path: Path = ""
         self.status = 0
+        """499: the client left."""
+        self.error = ""
+        """What went wrong, in a word: the `code` of the error, or its `type`; with status 200, within the stream."""
         self.legs: list[LegRecord] = []
         """In the order in which they were asked."""
         self.num_retries = 0
@@ -84,6 +93,8 @@ class Record:
         """Of a stream."""
         self.disagg_request_id: int | None = None
         """Of the last attempt; what its servers call it."""
+        self.ctx_request_id: int | None = None
+        """What the context server calls it; read only for /perf_metrics."""
         self.traceparent: str | None = None
         """W3C trace context that came with it."""
 

@@ -43,7 +43,22 @@ def as_event(error: Exception, request_id: str) -> bytes:
     return encode_error(_name(error, request_id))
 
 
+def kind_of(error: Exception) -> str:
+    """In a word of a bounded number of them, for records."""
+    if isinstance(error, RefusedError):
+        return "refused_by_server"
+    named = _named(error)
+    return named.code or named.type
+
+
 def _name(error: Exception, request_id: str) -> TrtdisaggError:
+    named = _named(error)
+    if type(named) is TrtdisaggError and named is not error:
+        logger.error("%s: a bug in the proxy", request_id, exc_info=error)
+    return named
+
+
+def _named(error: Exception) -> TrtdisaggError:
     match error:
         case TrtdisaggError():
             return error
@@ -51,5 +66,4 @@ def _name(error: Exception, request_id: str) -> TrtdisaggError:
             return DeadlineError("There was no first token in time")
         case web.RequestPayloadError():
             return RequestError(f"The body cannot be read: {error}")
-    logger.error("%s: a bug in the proxy", request_id, exc_info=error)
     return TrtdisaggError("Internal error; the proxy's log has more under this request's id")

@@ -29,6 +29,7 @@ from trtdisagg.proxy.context import FirstToken, decode_first_token
 from trtdisagg.proxy.deadlines import Deadline
 from trtdisagg.proxy.legs import LegFailedError
 from trtdisagg.proxy.means import Means
+from trtdisagg.proxy.record import Record
 from trtdisagg.proxy.releases import Unread
 from trtdisagg.proxy.request import Incoming
 from trtdisagg.proxy.waiting import Chosen
@@ -44,7 +45,7 @@ class Relay:
 
     :param turn: counts the requests; which servers are next follows from it.
     :param client: where a streamed answer goes.
-    :param started: when the request came, on the loop's clock.
+    :param record: what happens is noted there.
     :param deadline: for the first token, as seen from outside.
     """
 
@@ -55,14 +56,14 @@ class Relay:
         client: ClientStream,
         *,
         turn: int,
-        started: float,
+        record: Record,
         deadline: Deadline,
     ) -> None:
         self._means = means
         self._incoming = incoming
         self._client = client
         self._turn = turn
-        self._started = started
+        self._record = record
         self._deadline = deadline
         self._avoid: set[str] = set()
         self._first: FirstToken | None = None
@@ -73,10 +74,6 @@ class Relay:
         self._generation_spoke = False
         self._claim = means.uses.claim()
         self._first_token_at = deadline.due
-        self._begun_at = 0.0
-        self._context: Member | None = None
-        """That computed the prompt."""
-        self._prefilled_at = 0.0
 
     async def run(self) -> web.StreamResponse:
         """Answer the client.
@@ -96,12 +93,11 @@ class Relay:
                 return await self._attempt()
             except LegFailedError as e:
                 logger.warning("%s: %s", self._incoming.request_id, e)
-                self._means.metrics.leg_failed(e.member)
                 if self._generation_spoke or retries_left == 0:
                     raise e.as_error() from e
                 self._note(e)
             retries_left -= 1
-            self._means.metrics.retry(self._incoming.model)
+            self._record.num_retries += 1
             if self._first is None:
                 self._deadline.due = self._first_token_at
 
@@ -129,49 +125,46 @@ class Relay:
         context = None if incoming.is_indivisible else chosen.context
         self._claim.take(context, chosen.generation)
         if context is None:
+            self._record.path = "indivisible" if incoming.is_indivisible else "no_context"
             seam = route.speaks_seam(chosen.generation)
             return await self._generate(chosen.generation, incoming.alone_body(seam=seam))
         seam = route.speaks_seam(context) and route.speaks_seam(chosen.generation)
         first = await self._prefill(context, chosen.generation, seam=seam)
         if first.is_last:
+            self._record.path = "first_token"
             return await self._finish_at_first(first)
         if first.seam is not None:
             self._first = first
             if incoming.stream and first.seam.first_chunk:
                 await self._begin(first.seam.first_chunk.encode())
-        return await self._hand_over(chosen.generation, first)
+        return await self._generate(chosen.generation, self._generation_body(first))
 
     async def _go_on(self, first: FirstToken) -> web.StreamResponse:
         """Ask another generation server to go on behind the first token."""
         model = self._incoming.model
         successor = await self._choose(lambda now: route.choose_successor(now, model, self._turn, self._avoid))
         self._claim.take_generation(successor)
-        return await self._hand_over(successor, first)
-
-    async def _hand_over(self, generation: Member, first: FirstToken) -> web.StreamResponse:
-        response = await self._generate(generation, self._generation_body(first))
-        if self._means.perf.is_on:
-            assert self._context is not None
-            servers = (self._context.url, generation.url)
-            # A loop's time may be a moment old.
-            self._means.perf.add(first, servers, self._started, max(self._begun_at, self._prefilled_at))
-        return response
+        return await self._generate(successor, self._generation_body(first))
 
     async def _choose(self, choose: Callable[[Snapshot], Chosen]) -> Chosen:
         due = self._deadline.due
         if due == math.inf:  # it was lifted: the client waits as between any two tokens
             due = asyncio.get_running_loop().time() + self._means.spec.idle_timeout_s
-        return await self._means.waiting.choose(choose, model=self._incoming.model, due=due)
+        chosen = await self._means.waiting.choose(choose, model=self._incoming.model, due=due)
+        self._record.chosen = self._record.chosen or time.monotonic()
+        return chosen
 
     # --- context leg ------------------------------------------------------------------------------------------------
 
     async def _prefill(self, member: Member, generation: Member, *, seam: bool) -> FirstToken:
-        incoming = self._incoming
+        incoming, record = self._incoming, self._record
         self._ticket_used = False
-        body = incoming.context_body(self._means.ids.next(), seam=seam, generation=generation.name)
-        async with self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer:
+        record.path, record.disagg_request_id = "both", self._means.ids.next()
+        body = incoming.context_body(record.disagg_request_id, seam=seam, generation=generation.name)
+        async with self._means.legs.open("context", member, incoming.path, body, record) as answer:
             first = decode_first_token(await answer.read(MAX_ANSWER_BYTES), seam=seam)
-        self._context, self._prefilled_at = member, time.monotonic()
+        if self._means.perf.is_on:
+            record.ctx_request_id = first.ctx_request_id
         if member.wire_version is not None and first.ticket is not None:
             self._unread = Unread(member, first.ticket)
         return first
@@ -209,7 +202,7 @@ class Relay:
         incoming, idle_timeout_s = self._incoming, self._means.spec.idle_timeout_s
         # Before the first token the request's own deadline holds; after it, what holds between any two tokens.
         due = asyncio.get_running_loop().time() + idle_timeout_s if self._client.begun else math.inf
-        leg = self._means.legs.open(member, incoming.path, body, incoming.request_id)
+        leg = self._means.legs.open("generation", member, incoming.path, body, self._record)
         try:
             async with self._means.deadlines.by(due) as silence, leg as answer:
                 piece = await answer.next_piece()
@@ -223,11 +216,12 @@ class Relay:
                 await self._begin(piece)
                 await answer.pump(self._client.feed, self._client.drain, idle_timeout_s)
         except TimeoutError:
-            raise LegFailedError(member, f"no token came for {idle_timeout_s:g} s") from None
+            failure = LegFailedError(member, f"no token came for {idle_timeout_s:g} s")
+            leg.record.end(time.monotonic(), "failed", str(failure))
+            raise failure from None
         if not self._client.is_complete:
+            leg.record.end(time.monotonic(), "failed", "its answer broke off")
             raise UpstreamError(f"The answer of {member.name} broke off")
-        lasted_s = asyncio.get_running_loop().time() - self._begun_at
-        self._means.metrics.stream_ends(lasted_s, self._client.num_events)
         await self._client.end()
 
     async def _begin(self, data: bytes) -> None:
@@ -235,15 +229,14 @@ class Relay:
             self._client.feed(data)
             return
         self._deadline.lift()
-        self._begun_at = asyncio.get_running_loop().time()
-        self._means.metrics.first_token(self._incoming.model, self._begun_at - self._started)
+        self._record.first_token = time.monotonic()
         await self._client.begin(data)
 
     async def _fetch(self, member: Member, body: bytes) -> bytes:
         incoming = self._incoming
         # A whole answer shows no tokens, so there is nothing to time. It may take as long as its server is there.
         self._deadline.lift()
-        async with self._means.legs.open(member, incoming.path, body, incoming.request_id) as answer:
+        async with self._means.legs.open("generation", member, incoming.path, body, self._record) as answer:
             self._unread = None
             self._claim.drop_context()
             return await answer.read(MAX_ANSWER_BYTES)

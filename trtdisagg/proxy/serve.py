@@ -135,7 +135,7 @@ async def _drain(completions: Completions, door: Door) -> None:
 
 async def _beat(reporter: Reporter, means: Means) -> None:
     while True:
-        reporter.send(Beat(stats=means.metrics.stats(num_waiting=means.waiting.num_waiting)))
+        reporter.send(Beat(stats=means.metrics.stats()))
         await asyncio.sleep(BEAT_S)
 
 

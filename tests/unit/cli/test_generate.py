@@ -13,15 +13,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from helpers.proxy_page import Page
+from helpers.records import handed_over, record
 from prometheus_client.parser import text_string_to_metric_families
 
 from trtdisagg.cli.generate.grafana import dashboard
 from trtdisagg.cli.main import cli
 from trtdisagg.engine.http.metrics import Metrics as EngineMetrics
-from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.stats import Stats
-from trtdisagg.proxy.metrics import Metrics as ProxyMetrics
-from trtdisagg.registry.members import Roster
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 INSTALLED = ["--program", "/opt/trtdisagg/bin/trtdisagg", "--file-at", "/etc/trtdisagg/smollm2.yaml"]
@@ -168,20 +167,10 @@ def verified(unit: Path) -> tuple[int, str]:
 
 def exported() -> dict[str, set[str]]:
     """Every series that proxy and engine export when all has happened once, and its labels."""
-    roster = Roster()
-    member = Member(name="context-0", role="context", model="m", url="a:1")
-    roster.replace("test", [member])
-    proxy = ProxyMetrics(roster)
-    proxy.request_begins()
-    proxy.request_ends("m", "/v1/completions", 200, 1.0)
-    proxy.first_token("m", 1.0)
-    proxy.retry("m")
-    proxy.leg_begins(member)
-    proxy.leg_failed(member)
-    proxy.stream_broke("m")
+    proxy = Page(handed_over(client="alice"), record(error="queue_full"))
     engine = EngineMetrics(model="m", server="context-0")
     engine.finished("stop", first_s=0.1, whole_s=1.0, num_tokens=4)
-    pages = [proxy.page()[0], engine.render(Stats(), "context")]
+    pages = [proxy.metrics.page()[0], engine.render(Stats(), "context")]
     families = [family for page in pages for family in text_string_to_metric_families(page.decode())]
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 
@@ -190,8 +179,9 @@ def charts() -> list[dict[str, Any]]:
     return [panel for panel in dashboard()["panels"] if panel["type"] == "timeseries"]
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("panel", charts(), ids=lambda panel: panel["title"])
-def test_every_panel_shows_what_is_exported(panel: dict[str, Any]) -> None:
+async def test_every_panel_shows_what_is_exported(panel: dict[str, Any]) -> None:
     series = exported()
     for target in panel["targets"]:
         names = re.findall(r"\b(?:trtdisagg|trtllm)_\w+", target["expr"])

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
+from helpers.records import CONTEXT, GENERATION, handed_over, leg, record
 
-from trtdisagg.proxy.context import FirstToken
 from trtdisagg.proxy.perf import PerfLog, Told
 from trtdisagg.proxy.pool import Pool
+from trtdisagg.proxy.record import Record
 
 pytestmark = pytest.mark.anyio
 
@@ -53,10 +54,12 @@ async def perf_log(max_requests: int = 10) -> AsyncIterator[PerfLog]:
     pool.close_idle()
 
 
-def first(**params: int) -> FirstToken:
-    """Of a context leg."""
-    raw = {name: msgspec.Raw(str(number).encode()) for name, number in params.items()}
-    return FirstToken(body=b"", is_last=False, params=raw, prompt_token_ids=None, seam=None)
+def handed(context: str, generation: str, *, arrived: float = 1.0, first_token: float = 2.0, **ids: int) -> Record:
+    """A request that went over these two servers."""
+    servers = msgspec.structs.replace(CONTEXT, url=context), msgspec.structs.replace(GENERATION, url=generation)
+    legs = [leg("context", servers[0], (1.0, 1.5, 1.5)), leg("generation", servers[1], (1.5, 2.0, 3.0))]
+    more: dict[str, Any] = {"disagg_request_id": None, **ids}
+    return handed_over(legs=legs, arrived=arrived, first_token=first_token, **more)
 
 
 def parts(told: list[Told]) -> list[tuple[Any, Any]]:
@@ -65,8 +68,9 @@ def parts(told: list[Told]) -> list[tuple[Any, Any]]:
 
 async def test_what_belongs_together_is_told_once() -> None:
     async with servers() as (context, generation), perf_log() as log:
-        log.add(first(disagg_request_id=90, ctx_request_id=1), (context.url, generation.url), 5.0, 6.0)
-        log.add(first(disagg_request_id=91, ctx_request_id=2), (context.url, generation.url), 7.0, 8.0)
+        urls = context.url, generation.url
+        log.add(handed(*urls, arrived=5.0, first_token=6.0, disagg_request_id=90, ctx_request_id=1))
+        log.add(handed(*urls, disagg_request_id=91, ctx_request_id=2))
         context.items = [{"request_id": i, "ctx_request_id": i, "disagg_request_id": 89 + i} for i in (1, 2)]
         # Another context server's number 1, too.
         generation.items = [{"request_id": 7, "ctx_request_id": 1, "disagg_request_id": n} for n in (80, 90, 91)]
@@ -86,7 +90,7 @@ async def test_what_belongs_together_is_told_once() -> None:
 
 async def test_a_request_waits_for_the_other_half() -> None:
     async with servers() as (context, generation), perf_log() as log:
-        log.add(first(ctx_request_id=1), (context.url, generation.url), 1.0, 2.0)
+        log.add(handed(context.url, generation.url, ctx_request_id=1))
         context.items = [{"ctx_request_id": 1}]
         assert await log.take() == []
         generation.items = [{"ctx_request_id": 1, "request_id": 5}]
@@ -96,8 +100,8 @@ async def test_a_request_waits_for_the_other_half() -> None:
 @pytest.mark.parametrize("status", [404, 500])
 async def test_servers_that_say_nothing(status: int) -> None:
     async with servers() as (context, generation), perf_log() as log:
-        log.add(first(ctx_request_id=1), (context.url, "127.0.0.1:1"), 1.0, 2.0)
-        log.add(first(ctx_request_id=2), (context.url, generation.url), 1.0, 2.0)
+        log.add(handed(context.url, "127.0.0.1:1", ctx_request_id=1))
+        log.add(handed(context.url, generation.url, ctx_request_id=2))
         context.items = [{"ctx_request_id": 2}]
         generation.status, generation.items = status, [{"ctx_request_id": 2}]
         assert await log.take() == []
@@ -106,10 +110,19 @@ async def test_servers_that_say_nothing(status: int) -> None:
 async def test_the_oldest_go() -> None:
     async with servers() as (context, generation), perf_log(2) as log:
         for number in range(5):
-            log.add(first(ctx_request_id=number), (context.url, generation.url), 1.0, 2.0)
+            log.add(handed(context.url, generation.url, ctx_request_id=number))
         for server in (context, generation):
             server.items = [{"ctx_request_id": number} for number in range(3, 5)]
         assert [c["ctx_request_id"] for c, _ in parts(await log.take())] == [3, 4]
+
+
+async def test_what_was_not_handed_over_is_not_kept() -> None:
+    async with perf_log() as log:
+        generation = leg("generation", GENERATION, (1.5, 2.0, 3.0))
+        log.add(record())
+        log.add(handed_over(legs=[generation]))
+        log.add(handed_over(legs=[leg("context", CONTEXT, (1.0, 0.0, 1.5), "failed"), generation]))
+        assert not log.num_kept
 
 
 async def test_nothing_is_kept_where_nobody_asked_for_it() -> None:

@@ -55,7 +55,7 @@ CLIENTS = Row(
             "short",
             [
                 Query("sum(trtdisagg_proxy_requests_in_flight)", "at the proxy"),
-                Query(_now("trtdisagg_proxy_server_legs_in_flight", "server"), "{{server}}"),
+                Query(_now("trtdisagg_proxy_server_requests_in_flight", "server"), "{{server}}"),
             ],
         ),
         Panel("Servers routed to", "short", [Query(_now("trtdisagg_proxy_server_up", "role"), "{{role}}")]),
@@ -64,7 +64,7 @@ CLIENTS = Row(
             "reqps",
             [
                 Query(_rate("trtdisagg_proxy_retries_total", "model"), "asked again elsewhere: {{model}}"),
-                Query(_rate("trtdisagg_proxy_leg_failures_total", "server"), "failed: {{server}}"),
+                Query(_rate("trtdisagg_proxy_legs_total", "outcome"), "legs {{outcome}}"),
                 Query(_rate("trtdisagg_proxy_broken_streams_total", "model"), "broken streams: {{model}}"),
             ],
         ),

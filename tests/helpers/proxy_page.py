@@ -1,0 +1,38 @@
+"""What a proxy that has served these requests says at /metrics."""
+
+from __future__ import annotations
+
+from helpers.records import CONTEXT, GENERATION
+from prometheus_client.parser import text_string_to_metric_families
+
+from trtdisagg.proxy.counts import Counts
+from trtdisagg.proxy.deadlines import Deadlines
+from trtdisagg.proxy.gauges import Gauges
+from trtdisagg.proxy.metrics import Metrics
+from trtdisagg.proxy.record import Record
+from trtdisagg.proxy.records import Records
+from trtdisagg.proxy.uses import Uses
+from trtdisagg.proxy.waiting import Waiting
+from trtdisagg.registry.members import Roster
+
+
+class Page:
+    """All samples of a page, read when asked."""
+
+    def __init__(self, *records: Record) -> None:
+        self.roster = Roster()
+        self.roster.replace("test", [CONTEXT, GENERATION])
+        self.records, self.uses = Records([]), Uses(self.roster)
+        self.waiting, counts = Waiting(self.roster, Deadlines()), Counts(self.roster)
+        gauges = Gauges(self.records, self.waiting, self.uses, self.roster)
+        self.metrics = Metrics(counts, self.records, self.waiting, gauges)
+        for made in records:
+            counts.add(made)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        page, _ = self.metrics.page()
+        for family in text_string_to_metric_families(page.decode()):
+            for sample in family.samples:
+                if sample.name == f"trtdisagg_proxy_{name}" and sample.labels == labels:
+                    return sample.value
+        return None

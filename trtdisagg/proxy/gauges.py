@@ -1,0 +1,55 @@
+"""What is true of this process at the moment, read when somebody asks.
+
+With several workers the pages of all are added up, gauges like counters, but for those in `NOT_ADDED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from trtdisagg.proxy.records import Records
+from trtdisagg.proxy.uses import Uses
+from trtdisagg.proxy.waiting import Waiting
+from trtdisagg.registry.members import Roster
+
+NOT_ADDED: Mapping[str, Literal["min", "max"]] = {
+    "trtdisagg_proxy_server_up": "min",
+    "process_start_time_seconds": "min",
+    "process_max_fds": "min",
+    "python_info": "max",
+}
+"""Of the workers' values, the one that is told."""
+
+
+class Gauges:
+    """Who is in flight where, and who is up."""
+
+    def __init__(self, records: Records, waiting: Waiting, uses: Uses, roster: Roster) -> None:
+        self._records = records
+        self._waiting = waiting
+        self._uses = uses
+        self._roster = roster
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        yield GaugeMetricFamily(
+            "trtdisagg_proxy_requests_in_flight", "Requests not yet answered", value=self._records.num_in_flight
+        )
+        yield GaugeMetricFamily(
+            "trtdisagg_proxy_requests_waiting", "Of these, such as wait for a server", value=self._waiting.num_waiting
+        )
+        labels = ["server", "role", "model"]
+        up = GaugeMetricFamily("trtdisagg_proxy_server_up", "1: requests are routed to it", labels=labels)
+        in_flight = GaugeMetricFamily(
+            "trtdisagg_proxy_server_requests_in_flight", "Requests that count on it", labels=labels
+        )
+        in_use = self._uses.in_use()
+        for member in self._roster.members:
+            values = [member.name, member.role, member.model]
+            up.add_metric(values, float(self._roster.is_listed(member)))
+            in_flight.add_metric(values, in_use.get(member.identity, 0))
+        yield up
+        yield in_flight
