@@ -6,6 +6,8 @@ something, the exit code when a command did. Nothing here knows aiohttp or click
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class TrtdisaggError(Exception):
     """Base of every error that is meant for the outside world.
@@ -17,6 +19,8 @@ class TrtdisaggError(Exception):
     exit_code = 1
     type = "internal_error"
     code: str | None = None
+    headers: Mapping[str, str] = {}
+    """Of the answer that says it."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)

@@ -18,6 +18,7 @@ import msgspec
 
 from trtdisagg.errors import RequestError, UnsupportedError
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
+from trtdisagg.protocol.unknown_fields import name_unknown
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 """Seconds that a request may take, where its body has no `timeout`."""
@@ -35,11 +36,14 @@ NOT_SERVED: dict[str, NotServed] = {
     "chat_template": NotServed((None,), "the model's own is used, because a template is a program"),
 }
 
+MAX_SHOWN_CHARS = 200
+"""Of what a client made up."""
+
 _Request = TypeVar("_Request", ChatRequest, CompletionRequest)
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 _MISSING = re.compile(r"missing required field `(.+)`")
-_UNKNOWN = re.compile(r"unknown field `(.+)`")
+_UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 
 
@@ -65,7 +69,7 @@ def decode_body(body: bytes, kind: type[_Body]) -> _Body:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as e:
-        raise _wrong_field(str(e)) from None
+        raise _wrong_field(str(e), body, kind) from None
     except msgspec.DecodeError as e:
         raise RequestError(f"The body is not valid JSON: {e}") from None
     except UnicodeDecodeError:
@@ -105,13 +109,19 @@ def _not_served_fields(kind: type[ChatRequest | CompletionRequest]) -> tuple[ope
     return operator.attrgetter(*names), tuple(NOT_SERVED[name].neutral[0] for name in names)
 
 
-def _wrong_field(text: str) -> RequestError:
+def _wrong_field(text: str, body: bytes, kind: type[msgspec.Struct]) -> RequestError:
     path = m[1] if (m := _PATH.search(text)) else ""
     what = _PATH.sub("", text)
     if m := _UNKNOWN.search(what):
-        name = f"{path}.{m[1]}" if path else m[1]
-        return RequestError(f"Unknown field `{name}`", param=name)
+        name = _join(path, m[1])
+        named = name_unknown(body, kind) or [f"`{name}`"]
+        return RequestError(f"Unknown field{'s' * (len(named) > 1)} {', '.join(named)}", param=name)
     if m := _MISSING.search(what):
-        name = f"{path}.{m[1]}" if path else m[1]
+        name = _join(path, m[1])
         return RequestError(f"Missing field `{name}`", param=name)
+    what = what[:MAX_SHOWN_CHARS]
     return RequestError(f"Wrong value for `{path}`: {what}" if path else f"Wrong body: {what}", param=path or None)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name[:MAX_SHOWN_CHARS]}" if path else name[:MAX_SHOWN_CHARS]

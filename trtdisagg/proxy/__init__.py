@@ -1,6 +1,6 @@
 """One OpenAI endpoint in front of context and generation servers. The life of a request is this list of files:
 
-    app             routes
+    app             routes (routes), and what every answer bears (visit)
     completions     admission, deadlines, errors
     request         the body: decoded, checked, spliced into the bodies of the legs
     relay           context leg, first token, generation leg, retries

@@ -1,9 +1,11 @@
-"""The proxy's routes: who answers each, and in which form it is said that nobody does.
+"""The proxy's routes: who answers each, and what every answer bears.
 
 POST /v1/completions, /v1/chat/completions   completions.py
-GET  /v1/models /version /metrics /perf_metrics
-GET  /health /readyz                         200 once every model has what it needs
-GET  /livez                                  200 while this process answers at all
+GET  /v1/models, /v1/models/ID, /version, /perf_metrics
+GET  /metrics, /prometheus/metrics           the latter as TensorRT-LLM has it
+GET  /health, /readyz                        200 once every model has what it needs
+GET  /livez, /ping                           200 while this process answers at all
+OPTIONS, HEAD                                of any of them
 
 Other rooms bring pages of their own (attached.py).
 """
@@ -12,34 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Callable
+import urllib.parse
 
 from aiohttp import web
 
 from trtdisagg import __version__
-from trtdisagg.errors import RequestError, TrtdisaggError
+from trtdisagg.errors import ModelNotFoundError
 from trtdisagg.protocol.answers import ModelCard, ModelList
 from trtdisagg.proxy.completions import COMPLETIONS, Completions
 from trtdisagg.proxy.http_server import Handler
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.pages import Pages, json_page
 from trtdisagg.proxy.readiness import health
-from trtdisagg.proxy.refusals import as_page
+from trtdisagg.proxy.refusals import as_answer
+from trtdisagg.proxy.routes import SHOWN_CHARS, Routes, Visited
+from trtdisagg.proxy.visit import REQUEST_ID, Visit
 
-
-class NotFoundError(RequestError):
-    """No such route."""
-
-    http_status = 404
-    code = "not_found"
-
-
-class WrongMethodError(RequestError):
-    """The route is there, the method is not."""
-
-    http_status = 405
-    code = "method_not_allowed"
+MODELS = "/v1/models"
 
 
 class App:
@@ -54,56 +45,77 @@ class App:
         self._created = int(time.time())
         self.is_draining = False
         """Said by /health."""
-        own = {
-            "/v1/models": self._models,
-            "/health": self._health,
-            "/readyz": self._health,
-            "/livez": lambda: json_page({"status": "ok"}),
-            "/version": lambda: json_page({"version": __version__}),
-            "/metrics": self._metrics,
-        }
-        self._methods: defaultdict[str, dict[str, Handler]] = defaultdict(dict)
-        """By path."""
+        self._routes: Routes[Visited] = Routes()
         for path in COMPLETIONS:
-            self._methods[path]["POST"] = completions.handle
-        for path, page in own.items():
-            self._methods[path]["GET"] = _as_handler(page)
-        self._methods["/perf_metrics"]["GET"] = means.perf.page
-        for (method, path), handler in pages.items():
-            self._methods[path][method] = handler
+            self._routes.add("POST", path, completions.handle)
+        for (method, path), handler in {**self._own_pages(), **pages}.items():
+            self._routes.add(method, path, _unvisited(handler))
+
+    def _own_pages(self) -> Pages:
+        pages: dict[str, Handler] = {
+            MODELS: self._models,
+            f"{MODELS}/": self._model,
+            "/version": self._version,
+            "/perf_metrics": self._means.perf.page,
+            **dict.fromkeys(("/metrics", "/prometheus/metrics"), self._metrics),
+            **dict.fromkeys(("/health", "/readyz"), self._health),
+            **dict.fromkeys(("/livez", "/ping"), self._alive),
+        }
+        return {("GET", path): handler for path, handler in pages.items()}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; whatever goes wrong is said in OpenAI's form."""
-        path = request.raw_path.partition("?")[0]
-        methods = self._methods.get(path)
-        if methods is None:
-            return as_page(NotFoundError(f"There is no route {path[:200]}"))
-        handler = methods.get("GET" if request.method == "HEAD" else request.method)
-        if handler is None:
-            allowed = [*sorted(methods), *(["HEAD"] if "GET" in methods else [])]
-            error = WrongMethodError(f"{path} takes {' or '.join(sorted(methods))}, not {request.method}")
-            return as_page(error, {"Allow": ", ".join(allowed)})
+        visit = Visit(request.headers.get(REQUEST_ID))
         try:
-            return await handler(request)
-        except TrtdisaggError as e:
-            return as_page(e)
+            response = await self._answer(request, visit)
+        except ConnectionError:
+            raise
+        except Exception as e:  # noqa: BLE001 (a bug must be answered, too)
+            response = as_answer(e, visit.request_id)
+        if not response.prepared:
+            response.headers.update(visit.headers)
+        return response
 
-    def _models(self) -> web.Response:
-        pools = self._means.roster.snapshot.pools
-        cards = [ModelCard(id=m, created=self._created) for m, p in pools.items() if p.context or p.generation]
-        return json_page(ModelList(data=cards))
+    async def _answer(self, request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers={"Allow": ", ".join(self._routes.allowed(path))})
+        return await self._routes.find(request.method, path)(request, visit)
 
-    def _health(self) -> web.Response:
+    # --- pages ------------------------------------------------------------------------------------------------------
+
+    async def _models(self, _: web.BaseRequest) -> web.Response:
+        return json_page(ModelList(data=[self._card(name) for name in self._served()]))
+
+    async def _model(self, request: web.BaseRequest) -> web.Response:
+        name = urllib.parse.unquote(request.raw_path.partition("?")[0].removeprefix(f"{MODELS}/"))
+        if name not in self._served():
+            raise ModelNotFoundError(f"No server has the model {name[:SHOWN_CHARS]!r}", param="model")
+        return json_page(self._card(name))
+
+    def _served(self) -> list[str]:
+        return [name for name, p in self._means.roster.snapshot.pools.items() if p.context or p.generation]
+
+    def _card(self, name: str) -> ModelCard:
+        return ModelCard(id=name, created=self._created)
+
+    async def _version(self, _: web.BaseRequest) -> web.Response:
+        return json_page({"version": __version__})
+
+    async def _alive(self, _: web.BaseRequest) -> web.Response:
+        return json_page({"status": "ok"})
+
+    async def _health(self, _: web.BaseRequest) -> web.Response:
         status, body = health(self._means.spec, self._means.roster, self._loop.time(), draining=self.is_draining)
         return json_page(body, status)
 
-    def _metrics(self) -> web.Response:
+    async def _metrics(self, _: web.BaseRequest) -> web.Response:
         page, content_type = self._means.metrics.page()
         return web.Response(body=page, headers={"Content-Type": content_type})
 
 
-def _as_handler(page: Callable[[], web.Response]) -> Handler:
-    async def handler(_: web.BaseRequest) -> web.Response:
-        return page()
+def _unvisited(handler: Handler) -> Visited:
+    async def visited(request: web.BaseRequest, _: Visit) -> web.StreamResponse:
+        return await handler(request)
 
-    return handler
+    return visited

@@ -12,6 +12,8 @@ import asyncio
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from trtdisagg.proxy.visit import Visit
+
 HIGH_WATER_BYTES = 64 * 1024
 """asyncio's own: above it `drain` waits."""
 
@@ -23,9 +25,9 @@ _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X
 class ClientStream:
     """One streamed answer; nothing is sent until `begin`."""
 
-    def __init__(self, request: web.BaseRequest, headers: dict[str, str]) -> None:
+    def __init__(self, request: web.BaseRequest, visit: Visit) -> None:
         self._request = request
-        self._headers = headers
+        self.visit = visit
         self._chunked = request.version >= HttpVersion11
         self.begun = False
         self.num_events = 0
@@ -46,7 +48,7 @@ class ClientStream:
         self._transport = self._request.transport
         self._last = data
         self.num_events = data.count(_EVENT_END)
-        self.response = web.StreamResponse(headers={**_HEADERS, **self._headers})
+        self.response = web.StreamResponse(headers={**_HEADERS, **self.visit.headers})
         writer = await self.response.prepare(self._request)
         await self.response.write(data)
         if writer is None or self._transport.is_closing():

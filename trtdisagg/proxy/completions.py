@@ -17,12 +17,12 @@ from trtdisagg.protocol.decoding import TIMEOUT_HEADER, read_timeout
 from trtdisagg.proxy.client_stream import ClientStream
 from trtdisagg.proxy.counts import CLIENT_LEFT
 from trtdisagg.proxy.deadlines import Deadline
-from trtdisagg.proxy.ids import request_id
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.record import Record
 from trtdisagg.proxy.refusals import as_answer, as_event, kind_of
 from trtdisagg.proxy.relay import Relay
 from trtdisagg.proxy.request import decode_incoming
+from trtdisagg.proxy.visit import Visit
 
 COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}
 """Route -> is it chat."""
@@ -53,15 +53,15 @@ class Completions:
         for deadline in self._running:
             deadline.end(_ending())
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
         """Answer one request.
 
         :raises ConnectionError: when the client has left.
         """
         started, path = self._loop.time(), request.raw_path.partition("?")[0]
-        id_ = request_id(request.headers.get("X-Request-Id"))
-        client = ClientStream(request, {"X-Request-Id": id_})
-        record = self._means.records.begin(id_, path)
+        client = ClientStream(request, visit)
+        record = self._means.records.begin(visit.request_id, path)
+        record.client = visit.client
         deadline = self._begin()
         try:
             async with deadline:
@@ -69,7 +69,11 @@ class Completions:
                 timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
                 body = await self._read(request)
                 incoming = decode_incoming(
-                    body, chat=COMPLETIONS[path], request_id=id_, timeout_s=timeout_s, arrived=record.arrived
+                    body,
+                    chat=COMPLETIONS[path],
+                    request_id=visit.request_id,
+                    timeout_s=timeout_s,
+                    arrived=record.arrived,
                 )
                 record.model, record.is_stream = incoming.model, incoming.stream
                 deadline.due = started + self._patience_s(incoming.timeout_s)

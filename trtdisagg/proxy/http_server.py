@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from trtdisagg.errors import RequestError, TrtdisaggError
 from trtdisagg.net import BACKLOG
 from trtdisagg.protocol.answers import encode_error
+from trtdisagg.proxy.ids import make_id
+
+logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -24,8 +29,27 @@ KEEP_ALIVE_S = 75.0
 """For a connection to bring a whole head: the first, or the next. Longer than reverse proxies keep one they use."""
 QUIET_S = 0.5
 """After its last byte a client counts as quiet: longer than a request is on its way."""
+MAX_LINE_BYTES = 8 * 1024
+MAX_HEADER_BYTES = 16 * 1024
+"""Name and value of one."""
+MAX_HEADERS = 100
+MAX_REASON_CHARS = 200
 SHUTDOWN_TIMEOUT_S = 0.5
 """For handlers that still run when the server ends: then they are cancelled."""
+
+
+class LineTooLongError(RequestError):
+    """The request's first line is over the limit."""
+
+    http_status = 414
+    code = "uri_too_long"
+
+
+class HeadersTooLargeError(RequestError):
+    """A header is over the limit, or there are too many."""
+
+    http_status = 431
+    code = "headers_too_large"
 
 
 class Door:
@@ -98,6 +122,9 @@ async def serving(
         handler_cancellation=True,
         access_log=None,
         keepalive_timeout=keep_alive_s,
+        max_line_size=MAX_LINE_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADERS,
     )
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
@@ -140,11 +167,27 @@ class _Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """What aiohttp itself refuses is answered in OpenAI's form. Not logged: any client could fill the log."""
+        """What aiohttp itself refuses is answered in OpenAI's form, and not logged: any client could fill the log."""
         if request.writer is not None and request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")
-        reason = (message or str(exc) or "no reason is known").strip().splitlines()[0]
-        error = RequestError(f"The request is not valid HTTP: {reason}") if status < 500 else TrtdisaggError(reason)
-        answer = web.Response(status=status, body=encode_error(error), content_type="application/json")
+        if status >= 500:
+            logger.error("a bug in the proxy", exc_info=exc)
+        error = _refusal(status, (message or str(exc) or "no reason is known").strip().splitlines()[0], exc)
+        headers = {"X-Request-Id": make_id()}
+        answer = web.Response(
+            status=error.http_status, body=encode_error(error), content_type="application/json", headers=headers
+        )
         answer.force_close()
         return answer
+
+
+def _refusal(status: int, reason: str, exc: BaseException | None) -> TrtdisaggError:
+    if status >= 500:
+        return TrtdisaggError("Internal error; the proxy's log has more")
+    if isinstance(exc, LineTooLong):
+        if exc.args[1] == MAX_LINE_BYTES:
+            return LineTooLongError(f"The first line is longer than {MAX_LINE_BYTES} bytes")
+        return HeadersTooLargeError(f"A header is longer than {MAX_HEADER_BYTES} bytes")
+    if reason == "Too many headers received":
+        return HeadersTooLargeError(f"There are more than {MAX_HEADERS} headers")
+    return RequestError(f"The request is not valid HTTP: {reason[:MAX_REASON_CHARS]}")

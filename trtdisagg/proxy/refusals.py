@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -19,21 +18,23 @@ RETRY_AFTER_S = 1
 logger = logging.getLogger(__name__)
 
 
-def as_page(error: TrtdisaggError, headers: Mapping[str, str] | None = None) -> web.Response:
+def as_page(error: TrtdisaggError) -> web.Response:
     """The answer to a request that went wrong."""
-    told = dict(headers or {})
+    headers = dict(error.headers)
     if error.http_status in (429, 503):
-        told["Retry-After"] = str(RETRY_AFTER_S)
-    return web.Response(status=error.http_status, body=encode_error(error), content_type=JSON, headers=told)
+        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+    return web.Response(status=error.http_status, body=encode_error(error), content_type=JSON, headers=headers)
 
 
 def as_answer(error: Exception, request_id: str) -> web.Response:
-    """The same for a completion, whatever went wrong."""
-    headers = {"X-Request-Id": request_id}
+    """The same, whatever went wrong.
+
+    :param request_id: for the log.
+    """
     if isinstance(error, RefusedError):
         kept = {name: error.headers[name] for name in PASSED_ON if name in error.headers}
-        return web.Response(status=error.status, body=error.body, headers={**kept, **headers})
-    return as_page(_name(error, request_id), headers)
+        return web.Response(status=error.status, body=error.body, headers=kept)
+    return as_page(_name(error, request_id))
 
 
 def as_event(error: Exception, request_id: str) -> bytes:

@@ -124,6 +124,7 @@ class Relay:
         chosen = await self._choose(lambda now: route.choose(now, incoming.model, self._turn, self._avoid))
         context = None if incoming.is_indivisible else chosen.context
         self._claim.take(context, chosen.generation)
+        self._client.visit.goes_to(context, chosen.generation)
         if context is None:
             self._record.path = "indivisible" if incoming.is_indivisible else "no_context"
             seam = route.speaks_seam(chosen.generation)
@@ -144,6 +145,7 @@ class Relay:
         model = self._incoming.model
         successor = await self._choose(lambda now: route.choose_successor(now, model, self._turn, self._avoid))
         self._claim.take_generation(successor)
+        self._client.visit.goes_on(successor)
         return await self._generate(successor, self._generation_body(first))
 
     async def _choose(self, choose: Callable[[Snapshot], Chosen]) -> Chosen:
@@ -172,6 +174,7 @@ class Relay:
     async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
         incoming = self._incoming
         self._claim.drop_generation()
+        self._client.visit.goes_on(None)
         if not incoming.stream:
             return self._whole(
                 last_token.whole(first.body, prompt_token_ids=incoming.return_token_ids and incoming.chat)
@@ -242,6 +245,4 @@ class Relay:
             return await answer.read(MAX_ANSWER_BYTES)
 
     def _whole(self, body: bytes) -> web.Response:
-        return web.Response(
-            body=body, content_type="application/json", headers={"X-Request-Id": self._incoming.request_id}
-        )
+        return web.Response(body=body, content_type="application/json")

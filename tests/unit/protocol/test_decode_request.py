@@ -88,3 +88,45 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError):
         decode_request(body, CompletionRequest)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({**COMPLETION, "temprature": 1}, "Unknown field `temprature` (did you mean `temperature`?)"),
+        ({**COMPLETION, "zzz": {"a": 1}}, "Unknown field `zzz`"),
+        (
+            {**COMPLETION, "Max_Tokens": 1, "stream_options": {"include_use": True}, "nn": 1},
+            "Unknown fields `Max_Tokens` (did you mean `max_tokens`?), `stream_options.include_use` "
+            "(did you mean `include_usage`?), `nn` (did you mean `n`?)",
+        ),
+        (
+            {**CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": "x", "txt": 1}], "nam": "x"}]},
+            "Unknown fields `messages[0].content[0].txt` (did you mean `text`?), `messages[0].nam` (did you mean "
+            "`name`?)",
+        ),
+    ],
+)
+def test_all_unknown_fields_are_named_with_what_was_meant(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError) as e:
+        decode(fields)
+    assert e.value.message == message
+
+
+@pytest.mark.parametrize("name", ["x" * 1_000_000, "x" * 100_000, "a\nb", "", "\x00", "`", "né"])
+def test_any_name_of_an_unknown_field_is_said_in_few_words(name: str) -> None:
+    with pytest.raises(RequestError, match="Unknown field") as e:
+        decode({**COMPLETION, name: 1})
+    assert len(e.value.message) < 500
+    assert len(e.value.param or "") < 500
+
+
+def test_of_many_unknown_fields_the_first_are_named() -> None:
+    with pytest.raises(RequestError, match=r"`u9`, others$"):
+        decode({**COMPLETION, **{f"u{i}": 1 for i in range(2000)}})
+
+
+@pytest.mark.parametrize("rest", ["[" * 5000, "[", '"\\ud800"'])
+def test_an_unknown_field_is_named_where_the_rest_cannot_be_read(rest: str) -> None:
+    with pytest.raises(RequestError, match="Unknown field `zzz`"):
+        decode_request(b'{"model": "m", "prompt": "p", "zzz": ' + rest.encode(), CompletionRequest)

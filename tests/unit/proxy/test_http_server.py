@@ -35,14 +35,19 @@ async def test_a_connection_is_closed_when_no_head_comes_in_time(sent: bytes, an
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("head", "expected"),
     [
-        b"nonsense\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"414"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"y" * 20_000 + b": x\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"431"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"400"),
     ],
 )
-async def test_what_is_not_http_is_refused_in_openais_form(head: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_not_http_is_refused_in_openais_form(
+    head: bytes, expected: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         async with serving(_answer, [sock], 1000):
             reader, writer = await asyncio.open_connection(*sock.getsockname())
@@ -52,7 +57,8 @@ async def test_what_is_not_http_is_refused_in_openais_form(head: bytes, caplog: 
             with contextlib.suppress(ConnectionError):  # the server may not have read all of the head
                 await writer.wait_closed()
     status, _, body = answer.partition(b"\r\n\r\n")
-    assert b" 400 " in status.splitlines()[0]
+    assert status.split()[1] == expected
+    assert b"X-Request-Id: " in status
     assert msgspec.json.decode(body)["error"]["type"] == "invalid_request_error"
     assert "Traceback" not in caplog.text
 
