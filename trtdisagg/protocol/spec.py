@@ -203,6 +203,12 @@ class ModelSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     model_path: str | None = None
     """Where its tokenizer is; None: not here, so its prompts are not read here."""
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether it makes a difference to know a prompt's tokens before it is routed."""
+        types = (self.context_router.type, self.generation_router.type)
+        return self.max_local_prefill_length is not None or "kv_cache_aware" in types or "session" in types
+
 
 class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Everything the proxy process knows at its start."""

@@ -17,6 +17,7 @@ from trtdisagg.proxy.perf import PerfLog
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.records import Records
 from trtdisagg.proxy.releases import Releases
+from trtdisagg.proxy.texts.texts import Texts
 from trtdisagg.proxy.uses import Uses
 from trtdisagg.proxy.waiting import Waiting
 from trtdisagg.registry.members import Roster
@@ -34,6 +35,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     waiting: Waiting
     perf: PerfLog
     releases: Releases
+    texts: Texts
 
     @classmethod
     def make(cls, spec: ProxySpec, roster: Roster, pool: Pool) -> Self:
@@ -56,4 +58,14 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
             waiting=waiting,
             perf=perf,
             releases=Releases(pool),
+            texts=_texts(spec, deadlines),
         )
+
+
+def _texts(spec: ProxySpec, deadlines: Deadlines) -> Texts:
+    return Texts(
+        {name: model.model_path for name, model in spec.models.items() if model.model_path is not None},
+        deadlines,
+        num_processes=spec.num_text_workers,
+        warm=[name for name, model in spec.models.items() if model.reads_prompts and model.model_path is not None],
+    )

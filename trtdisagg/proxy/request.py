@@ -38,8 +38,10 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
     stream: bool
     include_usage: bool
     continuous_usage_stats: bool
+    body: bytes
+    """As the client sent it."""
     fields: Mapping[str, msgspec.Raw]
-    """The client's body, field by field, not decoded."""
+    """The same, field by field, not decoded."""
     id: str
     created: int
     seed: int | None
@@ -138,6 +140,7 @@ def decode_incoming(
         stream=request.stream,
         include_usage=options is not None and options.include_usage,
         continuous_usage_stats=options is not None and options.continuous_usage_stats,
+        body=body,
         fields=fields,
         id=("chatcmpl-" if chat else "cmpl-") + make_id(),
         created=int(time.time()),

@@ -77,6 +77,7 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
                 tasks.create_task(Health(pool, roster, spec.servers).run()),
                 tasks.create_task(Doubts(pool, roster, means.legs).run()),
                 tasks.create_task(means.releases.run()),
+                tasks.create_task(means.texts.run()),
                 tasks.create_task(_beat(reporter, means)),
             ]
             port = sockets[0].getsockname()[1]

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 HASH_BYTES = 16
+KEY_BYTES = 8
+"""Of a hash, what is enough to say who may have a block; to take it, all of it is compared."""
 
 
 def root_hash(model: str, salt: str | None = None) -> bytes:
@@ -41,3 +43,11 @@ def extend_chain(chain: list[bytes], root: bytes, token_ids: Sequence[int], toke
     for i in range(len(chain), end // tokens_per_block):
         tokens = token_ids[i * tokens_per_block : (i + 1) * tokens_per_block]
         chain.append(block_hash(chain[-1] if chain else root, tokens))
+
+
+def keys(hashes: bytes) -> memoryview:
+    """The beginnings of hashes, as numbers, for a set of many.
+
+    :param hashes: one behind the other.
+    """
+    return memoryview(hashes).cast("Q")[:: HASH_BYTES // KEY_BYTES]

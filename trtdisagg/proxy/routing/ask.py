@@ -24,8 +24,9 @@ class Ask(msgspec.Struct, kw_only=True, frozen=True):
     """Of the answer."""
     session: str | None = None
     """X-Session-ID, or the conversation."""
-    chains: Mapping[tuple[str, int], Sequence[bytes]] = {}
-    """By (root model, tokens per block): a hash for each full block of the prompt. Empty: the prompt was not read."""
+    chains: Mapping[tuple[str, int], Sequence[int]] = {}
+    """By (root model, tokens per block): a key (text/block_hash.py) for each full block of the prompt. Empty: the
+    prompt was not read."""
     needs_one_server: bool = False
     """What it asks for is not handed over."""
 
