@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from trtdisagg.cache.events import BlockEvents, BlockListener
 from trtdisagg.engine.progress import Pulse
 from trtdisagg.engine.record import Record
 from trtdisagg.engine.request import Output, Request, TokenLogprob
@@ -49,6 +50,9 @@ class FakeExecutor:
         self.reason: str | None = None
         """Why it is not healthy."""
         self.kv_events: list[KvEvent] = []
+        self.blocks = BlockEvents(0)
+        self.num_listeners = 0
+        self.left = asyncio.Event()
         self.released: list[Ticket] = []
         self.num_held_blocks = 0
         self.num_generated = 0
@@ -93,6 +97,17 @@ class FakeExecutor:
     def take_kv_events(self) -> list[KvEvent]:
         taken, self.kv_events = self.kv_events, []
         return taken
+
+    root_model = "weights"
+
+    def listen(self, listener: BlockListener) -> None:
+        self.blocks.listen(listener)
+        self.num_listeners += 1
+
+    def unlisten(self, listener: BlockListener) -> None:
+        self.blocks.forget(listener)
+        self.num_listeners -= 1
+        self.left.set()
 
     def health(self) -> str | None:
         return self.reason

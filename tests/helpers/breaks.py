@@ -1,4 +1,4 @@
-"""Streams that break off and go on elsewhere, as a proxy has them go on; what it keeps of them is what it has relayed."""
+"""Streams that break off and go on elsewhere, as a proxy has them go on, which knows of them what it has relayed."""
 
 from __future__ import annotations
 

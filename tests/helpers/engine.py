@@ -11,12 +11,33 @@ from fakes.runner import VOCAB_SIZE, FakeRunner
 
 from trtdisagg.engine.core import EngineCore
 from trtdisagg.engine.limits import Limits
-from trtdisagg.engine.messages import Add, Cancel
+from trtdisagg.engine.messages import Add, Cancel, Listen
 from trtdisagg.engine.request import Output, Request, SamplingParams
 from trtdisagg.engine.step import Step
 from trtdisagg.protocol.stats import Stats
+from trtdisagg.text.block_hash import HASH_BYTES
 
 EOS = 0
+
+
+class BlockFollower:
+    """Keeps count of what can be found in an engine's blocks, by what it is told."""
+
+    def __init__(self) -> None:
+        self.hashes: set[bytes] = set()
+        self.num_told = 0
+
+    def take(self, stored: bytes, removed: bytes) -> None:
+        self.num_told += 1
+        gone, there = _split(removed), _split(stored)
+        assert not gone & there
+        self.hashes = (self.hashes - gone) | there
+
+
+def _split(hashes: bytes) -> set[bytes]:
+    split = [hashes[i : i + HASH_BYTES] for i in range(0, len(hashes), HASH_BYTES)]
+    assert len(split) == len(set(split)), "a hash was told twice"
+    return {*split}
 
 
 def make_limits(**changes: Any) -> Limits:
@@ -55,6 +76,21 @@ class HandDriven:
             ahead=self.runner if ahead else None,
             clock=lambda: self.now_s,
         )
+        self.follower = BlockFollower()
+        """From the beginning."""
+        self.listen(self.follower)
+
+    def listen(self, follower: BlockFollower, *, is_over: bool = False) -> None:
+        self.core.inbox.put(Listen(follower.take, is_over))
+
+    def assert_followed(self, *followers: BlockFollower) -> None:
+        """They know what somebody knows who comes now."""
+        fresh = BlockFollower()
+        self.listen(fresh)
+        self.step()
+        self.listen(fresh, is_over=True)
+        for follower in (self.follower, *followers):
+            assert follower.hashes == fresh.hashes
 
     def _late_blocks(self) -> set[int]:
         """Those that what was launched may still write to; what was read since has been computed."""
@@ -107,6 +143,7 @@ class HandDriven:
 
     def assert_empty(self) -> None:
         """Nothing is left: no request, no block, no claim."""
+        self.assert_followed()
         self.core.check_integrity()
         assert (self.stats.num_running, self.stats.num_waiting, self.stats.num_used_blocks) == (0, 0, 0)
         assert not self.handover.open_claims

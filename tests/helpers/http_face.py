@@ -47,8 +47,11 @@ def make_tokenizer(chat_template: str = tiny_tokenizer.CHAT_TEMPLATE) -> Tokeniz
 class Face:
     """What a test talks to."""
 
-    def __init__(self, session: aiohttp.ClientSession, service: Service, executor: FakeExecutor) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, service: Service, executor: FakeExecutor, runner: web.AppRunner
+    ) -> None:
         self.session = session
+        self.cleanup = runner.cleanup
         self.service = service
         self.executor = executor
 
@@ -115,6 +118,7 @@ async def http_face(
     secret: bytes = b"",
     steps_itself: bool = True,
     chat_template: str = tiny_tokenizer.CHAT_TEMPLATE,
+    shutdown_timeout_s: float = 0.1,
 ) -> AsyncIterator[Face]:
     """Serve `script` as the answer to everything."""
     tokenizer = make_tokenizer(chat_template)
@@ -125,13 +129,13 @@ async def http_face(
     )
     service.open(executor, tokenizer, secret)
     app = make_app(service, secret=secret, address=lambda: ("127.0.0.1", 1234))
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=shutdown_timeout_s)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
     try:
         async with aiohttp.ClientSession(f"http://{host}:{port}", timeout=aiohttp.ClientTimeout(total=20)) as session:
-            yield Face(session, service, executor)
+            yield Face(session, service, executor, runner)
     finally:
         await runner.cleanup()
 

@@ -96,6 +96,11 @@ class PrefixIndex:
         self._blocks.clear()
         self._children.clear()
 
+    @property
+    def full_hashes(self) -> list[bytes]:
+        """Of all that is in full blocks."""
+        return [entry.hash for entry in self._entries.values() if len(entry.tokens) == self._tokens_per_block]
+
     def check_integrity(self) -> None:
         """Assert that all three tables say the same, and that every entry can be found."""
         assert self._blocks == {entry.hash: block for block, entry in self._entries.items()}, "hashes are confused"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from trtdisagg.cache.events import BlockListener
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.transceiver import Transceiver
 from trtdisagg.cache.waiting import wait_out
@@ -148,6 +149,16 @@ class _Engine:
 
     def take_kv_events(self) -> list[KvEvent]:
         return self._executor.take_kv_events()
+
+    @property
+    def root_model(self) -> str:
+        return self._executor.root_model
+
+    def listen(self, listener: BlockListener) -> None:
+        self._executor.listen(listener)
+
+    def unlisten(self, listener: BlockListener) -> None:
+        self._executor.unlisten(listener)
 
     def health(self) -> str | None:
         return self._executor.health()

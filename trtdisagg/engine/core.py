@@ -25,6 +25,7 @@ from trtdisagg.engine.messages import (
     Broken,
     Cancel,
     Fetched,
+    Listen,
     Message,
     Prefetched,
     Released,
@@ -205,6 +206,7 @@ class EngineCore:
     def _publish(self) -> None:
         self.stats = self._lifecycle.stats()
         self._has_work = self._lifecycle.has_work
+        self._lifecycle.events.tell()
         if outputs := self._lifecycle.outputs.take():
             try:
                 self._deliver(outputs)
@@ -230,6 +232,9 @@ class EngineCore:
                 self._lifecycle.fetched(request_id, error, transfer)
             case Released(request_id=request_id):
                 self._lifecycle.released(request_id)
+            case Listen(listener=listener, is_over=is_over):
+                events = self._lifecycle.events
+                events.forget(listener) if is_over else events.listen(listener)
             case Broken(reason=reason):
                 self._break(reason)
             case Announced() | Retracted() | Prefetched():

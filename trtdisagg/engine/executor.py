@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from trtdisagg.cache.events import BlockListener
 from trtdisagg.engine.ahead import AheadRunner
 from trtdisagg.engine.core import EngineCore
 from trtdisagg.engine.interfaces import Guide, Guides, Handover, Runner
 from trtdisagg.engine.limits import Limits
-from trtdisagg.engine.messages import Add, Broken, Cancel, Shutdown
+from trtdisagg.engine.messages import Add, Broken, Cancel, Listen, Shutdown
 from trtdisagg.engine.phases import FirstTokens, enter_generation
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.request import Output, Request
@@ -184,6 +185,19 @@ class Executor:
     def take_kv_events(self) -> list[KvEvent]:
         """What happened to KV blocks since the last time, the oldest first; as far as `event_buffer_max_size` goes."""
         return self._core.take_kv_events()
+
+    @property
+    def root_model(self) -> str:
+        """What hashes of blocks begin with, beside a request's salt (`text.block_hash.root_hash`)."""
+        return self._limits.model
+
+    def listen(self, listener: BlockListener) -> None:
+        """Tell it what can be found in the blocks, and then what changes: between steps, on the engine's thread."""
+        self._core.inbox.put(Listen(listener))
+
+    def unlisten(self, listener: BlockListener) -> None:
+        """Tell it no more."""
+        self._core.inbox.put(Listen(listener, is_over=True))
 
     def health(self) -> str | None:
         """None while the engine can serve and its loop makes progress; otherwise why not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from trtdisagg.cache.announcements import Announcement, AnnouncementKey
+from trtdisagg.cache.events import BlockListener
 from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.interfaces import Guide
 from trtdisagg.engine.request import Request
@@ -68,6 +69,13 @@ class Prefetched(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
+class Listen(msgspec.Struct, frozen=True):
+    """Somebody wants to know what can be found in the blocks, or no more."""
+
+    listener: BlockListener
+    is_over: bool = False
+
+
 class Shutdown(msgspec.Struct, frozen=True):
     """Cancel everything and end the loop."""
 
@@ -75,4 +83,4 @@ class Shutdown(msgspec.Struct, frozen=True):
     """How long to wait for fetches that still write into blocks."""
 
 
-Message = Add | Cancel | Fetched | Released | Announced | Retracted | Prefetched | Broken | Shutdown
+Message = Add | Cancel | Fetched | Released | Announced | Retracted | Prefetched | Listen | Broken | Shutdown

@@ -138,6 +138,7 @@ class Schedulers:
         """
         for dp_rank, scheduler in enumerate(self.each):
             scheduler.check_integrity([s for s in sequences if s.dp_rank == dp_rank])
+        self._events.check_integrity(h for scheduler in self.each for h in scheduler.blocks.index.full_hashes)
 
     def _tell_created(self) -> None:
         self._events.created(self._limits.num_blocks * len(self.each))

@@ -71,8 +71,48 @@ def test_what_was_lost_shows_as_a_gap() -> None:
 def test_none_are_made_when_none_are_kept() -> None:
     events = BlockEvents(0)
     events.created(3)
+    events.stored(b"", b"\x01", [5])
     events.removed(b"\x01")
     assert events.take() == []
+
+
+def test_who_listens_is_told_what_there_is_and_then_what_has_become_of_it() -> None:
+    events, told, late = BlockEvents(0), [], []
+    events.stored(b"", b"\x01", [])
+    events.stored(b"", b"\x02", [])
+    events.listen(lambda *change: told.append(change))
+    assert told == [(b"\x01\x02", b"")]
+    events.tell()
+    assert len(told) == 1
+    events.stored(b"", b"\x03", [])
+    events.stored(b"", b"\x04", [])
+    events.removed(b"\x03")
+    events.removed(b"\x01")
+    events.listen(lambda *change: late.append(change))
+    events.tell()
+    assert told[1] == late[1] == (b"\x04", b"\x03\x01")
+    assert late[0] == (b"\x02\x04", b"")
+    events.created(5)
+    events.stored(b"", b"\x04", [])
+    events.tell()
+    assert told[2] == (b"\x04", b"\x02")
+
+
+def test_who_has_left_is_told_nothing_and_nothing_is_kept_for_nobody() -> None:
+    events, told = BlockEvents(0), []
+    listeners = [lambda *_, i=i: told.append(i) for i in range(2)]
+    for listener in listeners:
+        events.listen(listener)
+    events.forget(listeners[0])
+    events.forget(listeners[0])
+    events.stored(b"", b"\x01", [])
+    events.tell()
+    assert told == [0, 1, 1]
+    events.stored(b"", b"\x02", [])
+    events.forget(listeners[1])
+    events.listen(listeners[0])
+    events.tell()
+    assert told == [0, 1, 1, 0]
 
 
 def test_the_form_is_upstreams() -> None:

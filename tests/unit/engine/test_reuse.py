@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from fakes.runner import tokens_alone
-from helpers.engine import HandDriven, make_request
+from helpers.engine import BlockFollower, HandDriven, make_request
 
+from trtdisagg.engine.messages import Broken
 from trtdisagg.engine.request import Request
 
 
@@ -158,3 +159,33 @@ def test_events_tell_what_can_be_found() -> None:
     run(engine, with_prompt(1, PROMPT, max_tokens=1), with_prompt(2, [40] * 12, max_tokens=1))
     kinds = [type(e.data).__name__ for e in engine.core.take_kv_events()]
     assert kinds == ["Created", "Stored", "Stored", "Removed", "Removed", "Stored", "Stored", "Stored"]
+
+
+@pytest.mark.parametrize("dp_size", [1, 3])
+def test_who_follows_the_blocks_knows_what_can_be_found(dp_size: int) -> None:
+    engine = HandDriven(tokens_per_block=4, num_blocks=6, dp_size=dp_size)
+    late, leaving = BlockFollower(), BlockFollower()
+    engine.listen(leaving)
+    for i in range(12):
+        engine.add(with_prompt(i, [1 + i % 3] * (4 + i), max_tokens=2))
+        engine.step(2)
+        if i == 4:
+            engine.listen(late)
+        if i == 6:
+            engine.listen(leaving, is_over=True)
+            engine.step()
+            num_told = leaving.num_told
+    engine.run()
+    assert engine.follower.hashes
+    engine.assert_followed(late)
+    assert leaving.num_told == num_told < engine.follower.num_told
+
+
+def test_who_follows_the_blocks_learns_that_nothing_is_trusted_any_more() -> None:
+    engine = HandDriven(tokens_per_block=4)
+    run(engine, with_prompt(1, PROMPT))
+    assert engine.follower.hashes
+    engine.core.inbox.put(Broken("no reason"))
+    engine.step()
+    assert not engine.follower.hashes
+    engine.assert_followed()

@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from trtdisagg import __version__
+from trtdisagg.engine.http.kv_feed import KvFeeds
 from trtdisagg.engine.http.legs import answer, json_response
 from trtdisagg.engine.http.service import Service
 from trtdisagg.errors import (
@@ -55,9 +56,11 @@ def make_app(service: Service, *, secret: bytes, address: Callable[[], tuple[str
             web.post("/steady_clock_offset", routes.set_steady_clock),
             web.get("/kv_cache_events", routes.kv_cache_events),
             web.post("/kv_cache_events", routes.kv_cache_events),
+            web.get("/kv_events", routes.kv_events),
             web.post("/kv/release", routes.release),
         ]
     )
+    app.on_shutdown.append(routes.feeds.end)
     return app
 
 
@@ -67,6 +70,7 @@ class _Routes:
         self._secret = secret
         self._address = address
         self._created = int(time.time())
+        self.feeds = KvFeeds(service.spec)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         return await answer(self._service, request, self._secret, chat=False)
@@ -132,6 +136,10 @@ class _Routes:
     async def kv_cache_events(self, _: web.Request) -> web.Response:
         """What happened to KV blocks since it was asked last; TensorRT-LLM's proxy asks by POST."""
         return json_response(msgspec.json.encode(self._service.take_kv_events()))
+
+    async def kv_events(self, request: web.Request) -> web.StreamResponse:
+        """What can be found in the KV blocks, and what becomes of it, until the listener leaves."""
+        return await self.feeds.answer(self._service.engine, request)
 
     async def release(self, request: web.Request) -> web.Response:
         """The blocks of a ticket are free: its generation leg was never asked for, or never will be."""

@@ -105,6 +105,15 @@ class Service:
             )
         return self._open[0].take_kv_events() if self._open else []
 
+    @property
+    def engine(self) -> Engine:
+        """
+        :raises UnavailableError: before there is one.
+        """
+        if self._open is None:
+            raise UnavailableError("The server is starting; ask again later")
+        return self._open[0]
+
     # --- in the event loop ------------------------------------------------------------------------------------------
 
     def health(self) -> str | None:
