@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -13,7 +14,9 @@ from trtdisagg.config.load import load
 from trtdisagg.config.metadata import load_metadata
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import MetadataSpec, ProxySpec
+from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.ports import check_free
+from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.survey import survey
 
 
@@ -24,16 +27,29 @@ from trtdisagg.supervisor.survey import survey
 def command(spec: Path | None, config: str | None, metadata: str | None) -> int:
     """Route requests to servers that run already.
 
-    Nothing is started but the proxy itself, in the foreground.
+    Nothing is started but the proxy itself, in the foreground; with `proxy.num_workers`, its processes, which are kept
+    up until Ctrl-C.
     """
     if (spec is None) == (config is None):
         raise click.UsageError("one of --spec and -c is needed")
     if spec is not None and metadata is not None:
         raise click.UsageError("-m goes with -c; a spec file says itself where servers are registered")
-    proxy_spec = _read(spec) if spec else _make(config or "", metadata)
+    if spec is not None:
+        return _run(_read(spec))
+    plan = _plan(config or "", metadata)
+    assert plan.proxy is not None
+    assert isinstance(plan.proxy.spec, ProxySpec)
+    if plan.proxy.spec.num_workers == 1:
+        return _run(replace(plan.proxy.spec, secret_file=plan.secret_file))
+    from trtdisagg.cli.foreground import run_with_lines
+
+    return run_with_lines(plan, Place.of(f"proxy {config} {os.getpid()}", plan.cluster))
+
+
+def _run(spec: ProxySpec) -> int:
     from trtdisagg.proxy.serve import run_proxy
 
-    return run_proxy(proxy_spec)
+    return run_proxy(spec)
 
 
 def _read(path: Path) -> ProxySpec:
@@ -43,17 +59,18 @@ def _read(path: Path) -> ProxySpec:
         raise ConfigError(f"{path}: not the spec file of a proxy: {e}") from None
 
 
-def _make(file: str, metadata: str | None) -> ProxySpec:
+def _plan(file: str, metadata: str | None) -> Plan:
+    """Of a cluster whose servers all run already."""
     loaded = load(file, only_routes=True, elsewhere=metadata is not None)
     say(*loaded.no_effect)
     plan = survey(loaded.cluster, name=loaded.name, file=loaded.path, elsewhere=metadata is not None)
     assert plan.proxy is not None
     assert isinstance(plan.proxy.spec, ProxySpec)
-    spec = replace(plan.proxy.spec, secret_file=plan.secret_file)
+    spec = plan.proxy.spec
+    check_free(spec.host, spec.port, "the proxy")
     if metadata is not None:
         spec = replace(spec, metadata=read_metadata(metadata))
-    check_free(spec.host, spec.port, "the proxy")
-    return spec
+    return replace(plan, proxy=replace(plan.proxy, spec=spec))
 
 
 def read_metadata(file: str) -> MetadataSpec:

@@ -68,15 +68,17 @@ def _header(status: ClusterStatus) -> Text:
 
 def _requests(servers: Iterable[ServerStatus]) -> list[Text]:
     """What clients see, by the proxy's own counters."""
-    return [_request_line(server) for server in servers if server.role == "proxy"]
+    proxies = [server for server in servers if server.role == "proxy"]
+    return [_request_line(proxies)] if proxies else []
 
 
-def _request_line(proxy: ServerStatus) -> Text:
-    stats = proxy.stats
+def _request_line(proxies: Sequence[ServerStatus]) -> Text:
+    running, waiting = (sum(getattr(p.stats, name) for p in proxies) for name in ("num_running", "num_waiting"))
+    failures_s = sum(p.failures_s for p in proxies)
     line = Text("requests ", "bold")
-    line.append(f"{values.rate(proxy.requests_s)}/s", "default").append(f", {stats.num_running} running")
-    line.append(f", {stats.num_waiting} waiting", "yellow" if stats.num_waiting else "default")
-    line.append(f", {values.rate(proxy.failures_s)}/s failing", "red" if proxy.failures_s >= 0.05 else "default")
+    line.append(f"{values.rate(sum(p.requests_s for p in proxies))}/s", "default").append(f", {running} running")
+    line.append(f", {waiting} waiting", "yellow" if waiting else "default")
+    line.append(f", {values.rate(failures_s)}/s failing", "red" if failures_s >= 0.05 else "default")
     line.stylize("not bold", len("requests "))
     return line
 

@@ -271,6 +271,9 @@ class DisaggCluster(_Section, frozen=True):
 
 
 class ProxyConfig(_Section, frozen=True):
+    num_workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Processes that take requests at the one address, sharing load and limits; one that dies loses its own requests
+    only. At the top level, as TensorRT-LLM has it, it means the same."""
     max_body_bytes: Count = 8 * 1024 * 1024
     """A larger request body is a 413."""
     max_queue_size: Count = 1024

@@ -37,6 +37,7 @@ def complete(root: Located, *, worker_files: Path | None, overrides: Sequence[Ov
     :param overrides: those that are for sections; see `of_sections`.
     :raises ConfigError: a key stands at two places with different values, or a worker's file is missing or not YAML.
     """
+    root = _with_workers(root)
     inherited = {key: value for key, value in root.children.items() if key in _INHERITED}
     own = {key: value for key, value in root.children.items() if key not in inherited}
 
@@ -54,6 +55,17 @@ def complete(root: Located, *, worker_files: Path | None, overrides: Sequence[Ov
         entries = [_complete_entry(e, section, _of_entry(overrides, i)) for i, e in enumerate(models.value)]
         own["models"] = Located(entries, models.place)
     return _complete_entry(root.replace(own), section, overrides)
+
+
+def _with_workers(root: Located) -> Located:
+    """TensorRT-LLM has the number of the proxy's processes at the top."""
+    workers = root.children.get("num_workers")
+    proxy = root.children.get("proxy") or Located({}, root.place)
+    if workers is None or not isinstance(proxy.value, dict | None):
+        return root
+    whole = proxy.replace(_merge("proxy", {"num_workers": workers}, proxy.children))
+    others = {key: child for key, child in root.children.items() if key != "num_workers"}
+    return root.replace({**others, "proxy": whole})
 
 
 def of_sections(override: Override) -> bool:

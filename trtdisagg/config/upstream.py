@@ -74,7 +74,6 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "gen_strip_message_history": NoEffect("the proxy passes a request's body on as it came"),
         "gen_tokids_ctxbytes": NoEffect("the proxy passes bodies on without decoding them"),
         "node_id": NoEffect("the node in a request id is made from the name of the host"),
-        "num_workers": NoEffect("the proxy is one process"),
         "otlp_config": NoEffect("no traces are written"),
         "perf_metrics_output_dir": NoEffect("/perf_metrics says them, and no file is written"),
         "schedule_style": NoEffect(

@@ -62,7 +62,7 @@ from trtdisagg.supervisor.reducer import reduce
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan, in_role
 from trtdisagg.supervisor.signals import Signals
-from trtdisagg.supervisor.state import PROXY, ClusterState, Stop, initial
+from trtdisagg.supervisor.state import PROXY, ClusterState, Stop, current_name, initial
 from trtdisagg.supervisor.status_feed import StatusFeed
 from trtdisagg.supervisor.telling import Telling
 from trtdisagg.supervisor.wish import Wish
@@ -183,7 +183,7 @@ class Agent:
 
     def plan_of(self, name: str) -> ChildPlan:
         """The plan of a child; an old proxy that finishes its work has that of its successor."""
-        return self._plans.get(name) or self._plans[PROXY]
+        return self._plans.get(name) or self._plans[current_name(name)]
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class Agent:
             case Spawn(name=name, incarnation=incarnation):
                 plan = in_role(self.plan_of(name), self.state.children[name].role)
                 self._tasks.start_soon(self._nursery.add(plan, incarnation), name=name)
-                if name == PROXY:
+                if plan.role == PROXY:
                     self._tasks.start_soon(self._telling.add(incarnation))
             case Terminate(incarnation=incarnation) | Hurry(incarnation=incarnation):
                 self._nursery.signal(incarnation, signal.SIGTERM)

@@ -9,6 +9,7 @@ from trtdisagg.net import is_loopback
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor.server_plan import ChildPlan, dtype_of
 from trtdisagg.supervisor.slots import Slot
+from trtdisagg.supervisor.state import PROXY
 
 
 def check_slots(
@@ -58,13 +59,19 @@ def check_addresses(children: Sequence[ChildPlan], *, has_secret: bool) -> None:
     """
     taken: dict[str, str] = {}
     for child in children:
-        if child.spec.port and (other := taken.setdefault(child.url, child.name)) != child.name:
+        who = _who(child)
+        if child.spec.port and (other := taken.setdefault(child.url, who)) != who:
             raise ConfigError(f"{other} and {child.name} have one address, {child.url}")
         if not (child.role == "proxy" or has_secret or is_loopback(child.spec.host)):
             raise ConfigError(
                 f"{child.name} would listen on {child.url}, which others can reach, without a secret: "
                 "name a `secret_file`, the same for all servers and the proxy, or an address of this host alone"
             )
+
+
+def _who(child: ChildPlan) -> str:
+    """Its name; of the proxy's processes, which share an address, the proxy's."""
+    return PROXY if child.role == PROXY else child.name
 
 
 def check_transports(servers: Sequence[ChildPlan]) -> None:

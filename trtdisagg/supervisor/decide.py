@@ -32,7 +32,7 @@ from trtdisagg.supervisor.events import (
     Terminate,
 )
 from trtdisagg.supervisor.links import introductions
-from trtdisagg.supervisor.state import PROXY, ClusterState, Roll, Stop, waits_for
+from trtdisagg.supervisor.state import PROXY, ClusterState, Roll, Stop, current_name, is_replaced, waits_for
 
 UNDEAD_S = 20.0
 """From SIGKILL until a child that is still there is left alone."""
@@ -181,11 +181,13 @@ def _leaving(child: Child, leaving: Leaving, state: ClusterState, rules: Supervi
 
 
 def _may_end(child: Child, state: ClusterState) -> bool:
-    """A server may when nobody routes to it or counts on it, a proxy when its successor is ready."""
+    """A server may when nobody routes to it or counts on it, a proxy when whoever takes its place is ready."""
     if child.role != PROXY:
         return not state.is_held(child)
-    successor = state.children.get(PROXY)
-    return state.stop is not None or successor is None or successor is child or successor.phase in ("ready", "failed")
+    others = [c for c in state.children.values() if c.role == PROXY and c.stays and c is not child]
+    if is_replaced(child):
+        others = [c for c in others if c.name == current_name(child.name)]
+    return state.stop is not None or not others or any(c.phase in ("ready", "failed") for c in others)
 
 
 def _switching(child: Child, leaving: Leaving, state: ClusterState, rules: SupervisionConfig) -> Iterator[Action]:

@@ -11,7 +11,7 @@ from trtdisagg.supervisor import wish as wishes
 from trtdisagg.supervisor.child import Child
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.server_plan import ChildPlan
-from trtdisagg.supervisor.state import PROXY, ClusterState
+from trtdisagg.supervisor.state import ClusterState
 
 
 class Difference(msgspec.Struct, kw_only=True, frozen=True):
@@ -31,7 +31,7 @@ class Difference(msgspec.Struct, kw_only=True, frozen=True):
         """
         :param plan: made of the new file.
         """
-        there = {c.name: c for c in [*wishes.servers(state), *(c for n, c in state.children.items() if n == PROXY)]}
+        there = {c.name: c for c in [*wishes.servers(state), *wishes.proxies(state)]}
         planned = {child.name: child for child in plan.children}
         rests = [name for name, child in there.items() if not child.stays or child.phase == "failed"]
         added = [name for name in planned if name not in there or name in rests]

@@ -67,7 +67,7 @@ def current(state: ClusterState, generation: Child) -> list[Meeting]:
 
 def told_of_end(state: ClusterState, name: str) -> list[Child]:
     """Those who have to know that an incarnation of a child has ended: they may hold something for it."""
-    if name == PROXY:
+    if parse_name(name).role == PROXY:
         return []
     return [child for child in state.children.values() if child.role != PROXY and child.ready is not None]
 

@@ -20,7 +20,7 @@ from trtdisagg.supervisor.patience import Patience
 from trtdisagg.supervisor.replanning import Replanning
 from trtdisagg.supervisor.running import Running
 from trtdisagg.supervisor.server_name import parse_name
-from trtdisagg.supervisor.state import PROXY, ClusterState
+from trtdisagg.supervisor.state import PROXY, ClusterState, is_replaced
 from trtdisagg.supervisor.wish import Wish
 
 ALL = "all"
@@ -69,7 +69,7 @@ class Operations:
                 self._ask(name, "restart", request.timeout_s, "restarts")
         if request.wait:
             await self._patience.until_back(names, before, request.timeout_s, in_turn=request.rolling)
-            replaced = [c.name for c in self._agent.state.proxies if c.name != PROXY]
+            replaced = [c.name for c in self._agent.state.proxies if is_replaced(c)]
             await self._patience.until_gone(replaced, request.timeout_s)
         return _done(request, names, "is restarted", "is being restarted")
 
@@ -186,9 +186,12 @@ class Operations:
             self._handle(Noticed, text=f"the file is not applied: a fault of ours: {e!r}")
 
     def _converge(self, difference: Difference, request: ApplyRequest) -> None:
+        """A proxy that goes waits for those that come; a server that comes may wait for the place of one that goes."""
+        proxies = [name for name in difference.added if self._agent.plan_of(name).role == PROXY]
+        self._add(proxies, after=[])
         for name in difference.removed:
             self._ask(name, "gone", request.timeout_s, "drains")
-        self._add(difference.added, after=difference.removed)
+        self._add([name for name in difference.added if name not in proxies], after=difference.removed)
         if difference.changed:
             timeout_s = self._timeout_s(request.timeout_s)
             self._handle(RollAsked, names=difference.changed, timeout_s=timeout_s, reason="restarts with new settings")
@@ -221,13 +224,16 @@ class Operations:
         return child
 
     def _names(self, names: Sequence[str], *, with_proxy: bool) -> list[str]:
+        """All processes of the proxy can be meant with `proxy`, too."""
+        proxies = wishes.proxies(self._agent.state)
+        several = {PROXY: [child.name for child in proxies]}
         if ALL not in names:
-            found = [self._child(name) for name in dict.fromkeys(names)]
+            given = [one for name in names for one in several.get(name, [name])]
+            found = [self._child(name) for name in dict.fromkeys(given)]
         else:
-            found = [*wishes.servers(self._agent.state)]
-            found += [c for c in self._agent.state.children.values() if with_proxy and c.name == PROXY]
+            found = [*wishes.servers(self._agent.state), *(proxies if with_proxy else [])]
         for child in found:
-            if child.role == PROXY and (not with_proxy or child.name != PROXY):
+            if child.role == PROXY and (not with_proxy or is_replaced(child)):
                 raise ConfigError(f"{child.name} goes with the cluster: `trtdisagg down` ends it")
         return [child.name for child in found]
 

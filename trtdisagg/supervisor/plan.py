@@ -29,6 +29,7 @@ from trtdisagg.supervisor.server_plan import (
     in_role,
     plan_proxy,
     plan_server,
+    proxy_workers,
     registry_of,
     server_settings,
 )
@@ -75,7 +76,12 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def children(self) -> list[ChildPlan]:
-        return [*([self.proxy] if self.proxy else []), *self.servers]
+        return [*self.proxies, *self.servers]
+
+    @property
+    def proxies(self) -> list[ChildPlan]:
+        """A child for each process that takes clients in."""
+        return proxy_workers(self.proxy) if self.proxy else []
 
 
 def make_plan(

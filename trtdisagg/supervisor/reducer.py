@@ -37,7 +37,7 @@ from trtdisagg.supervisor.events import (
     Unmet,
     Woke,
 )
-from trtdisagg.supervisor.state import PROXY, ClusterState, Holder, Roll, Stop
+from trtdisagg.supervisor.state import PROXY, ClusterState, Holder, Roll, Stop, is_replaced
 from trtdisagg.supervisor.transitions import (
     alone,
     called_back,
@@ -179,7 +179,7 @@ def _exited(event: Exited, state: ClusterState) -> ClusterState:
     if child is None:
         return state
     state = _let_go(state, child)
-    if _is_replaced(child) or (child.leaving is not None and child.leaving.then == "gone"):
+    if is_replaced(child) or (child.leaving is not None and child.leaving.then == "gone"):
         return _without(state, child.name)
     if state.stop is None:
         return _with(state, next_child(event, child))
@@ -200,7 +200,7 @@ def _leave(event: Leave, state: ClusterState) -> ClusterState:
 def _leave_asked(event: LeaveAsked, state: ClusterState) -> ClusterState:
     """A cluster that goes down, and a proxy that has a successor, take no other wish."""
     child = state.children.get(event.name)
-    if state.stop is not None or child is None or _is_replaced(child):
+    if state.stop is not None or child is None or is_replaced(child):
         return state
     if state.roll is not None and event.then in ("stop", "gone"):
         first, *others = state.roll.names
@@ -210,7 +210,7 @@ def _leave_asked(event: LeaveAsked, state: ClusterState) -> ClusterState:
 
 def _on_its_way(event: Leave | LeaveAsked, state: ClusterState) -> ClusterState:
     child = state.children[event.name]
-    if child.name == PROXY and event.then == "restart" and child.lives:
+    if child.role == PROXY and event.then == "restart" and child.lives:
         return _replaced(state, child, event)
     if event.then == "gone" and not child.lives:
         return _without(state, child.name)
@@ -227,7 +227,7 @@ def _give_up(event: GiveUp, state: ClusterState) -> ClusterState:
 def _abandon(event: Abandon, state: ClusterState) -> ClusterState:
     state = _let_go(state, state.children[event.name])
     child = next_child(event, state.children[event.name])
-    if _is_replaced(child):
+    if is_replaced(child):
         return _without(state, child.name)
     return _failed(state, child, Stop(at=event.at, reason=f"{child.name} {child.reason}", exit_code=1))
 
@@ -263,15 +263,13 @@ def _replaced(state: ClusterState, proxy: Child, event: Leave | LeaveAsked) -> C
     return replace(state, children={**state.children, new.name: new, old.name: old})
 
 
-def _is_replaced(child: Child) -> bool:
-    return child.role == PROXY and child.name != PROXY
-
-
 def _can_do_without(state: ClusterState, failed: Child) -> bool:
     """Whether requests can be answered without it, once the cluster has been up."""
-    if state.ready_at is None or failed.role == PROXY:
+    if state.ready_at is None:
         return False
-    others = (c for c in state.children.values() if c.name != failed.name and c.stays and c.phase != "failed")
+    others = [c for c in state.children.values() if c.name != failed.name and c.stays and c.phase != "failed"]
+    if failed.role == PROXY:
+        return any(c.role == PROXY for c in others)
     return any(c.role in ("generation", "both") for c in others)
 
 
@@ -282,7 +280,7 @@ def _with(state: ClusterState, child: Child) -> ClusterState:
 def _without(state: ClusterState, name: str) -> ClusterState:
     """A proxy that was replaced needs no counting: its successor has gone on from there."""
     starts = state.num_forgotten_starts
-    if not _is_replaced(state.children[name]):
+    if not is_replaced(state.children[name]):
         starts = {**starts, name: state.children[name].num_starts}
     children = {n: c for n, c in state.children.items() if n != name}
     return replace(state, children=children, num_forgotten_starts=starts)

@@ -3,7 +3,7 @@
     $XDG_RUNTIME_DIR/trtdisagg/NAME-KEY/     (or /tmp/trtdisagg-UID/NAME-KEY/)   0700, gone when the cluster is; that of
                                              a system service is /run/trtdisagg/SERVICE
         lock            pid and run id of the agent; flocked as long as the agent, or its guardian, lives
-        control.sock    the agent's         mN.sock  that of the proxy's N-th incarnation
+        control.sock    the agent's         mN.sock  that of the proxy's N-th incarnation, m-W.N.sock of its worker W
         secret          the cluster's, where the file names none
         *.json          spec files of the children
         gKEY.sock       where the ranks of a server meet
@@ -66,7 +66,7 @@ class Place(msgspec.Struct, frozen=True):
 
     def members_socket(self, incarnation: str) -> Path:
         """Of one incarnation of the proxy: an old one may still finish its work while the next is there."""
-        return self.run_dir / f"m{incarnation.rpartition('.')[2]}.sock"
+        return self.run_dir / f"m{incarnation.rpartition('proxy')[2].lstrip('.')}.sock"
 
     def gang_socket(self, incarnation: str) -> Path:
         """Where the ranks of one incarnation of a server meet; names of servers may be too long for an address."""

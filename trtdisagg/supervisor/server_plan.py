@@ -205,6 +205,7 @@ def plan_proxy(
         max_queue_size=config.max_queue_size,
         first_token_timeout_s=config.first_token_timeout_s,
         idle_timeout_s=config.idle_timeout_s,
+        num_workers=config.num_workers,
     )
     return ChildPlan(
         name=PROXY,
@@ -213,6 +214,16 @@ def plan_proxy(
         argv=[sys.executable, "-m", "trtdisagg", "proxy"],
         settings=_digest(spec, cluster.secret_file),
     )
+
+
+def proxy_workers(proxy: ChildPlan) -> list[ChildPlan]:
+    """The processes that a proxy is made of: itself, or several that accept clients at one address."""
+    assert isinstance(proxy.spec, ProxySpec)
+    if proxy.spec.num_workers == 1:
+        return [proxy]
+    return [
+        replace(proxy, name=f"{PROXY}-{i}", spec=replace(proxy.spec, worker=i)) for i in range(proxy.spec.num_workers)
+    ]
 
 
 def registry_of(config: DisaggCluster) -> RegistrySpec | None:

@@ -10,7 +10,18 @@ from trtdisagg.supervisor.child import Child
 from trtdisagg.supervisor.events import ChildRole
 
 PROXY = "proxy"
-"""The proxy's name among the children. One that was replaced and finishes what it has is `proxy.1`, `proxy.2`, ..."""
+"""The role of a proxy, and its name where there is one; several are `proxy-0`, `proxy-1`, ... One that was replaced and
+finishes what it has is `proxy.1`, `proxy.2`, ... (`proxy-0.1`, ...)."""
+
+
+def current_name(name: str) -> str:
+    """The name of a proxy's successor; of one that was not replaced, its own."""
+    return name.partition(".")[0]
+
+
+def is_replaced(child: Child) -> bool:
+    """Whether it is a proxy that has a successor."""
+    return child.role == PROXY and child.name != current_name(child.name)
 
 
 class Stop(msgspec.Struct, kw_only=True, frozen=True):

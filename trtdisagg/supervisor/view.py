@@ -143,7 +143,7 @@ def status(
 
 def url(state: ClusterState, plan: Plan) -> str:
     """Where clients go; empty: nowhere."""
-    front = plan.proxy or (plan.servers[0] if plan.servers else None)
+    front = next(iter(plan.children), None)
     return f"http://{_url(front, state.children.get(front.name))}" if front else ""
 
 

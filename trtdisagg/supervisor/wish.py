@@ -15,7 +15,7 @@ from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.child import Child
 from trtdisagg.supervisor.server_name import parse_name
-from trtdisagg.supervisor.state import PROXY, ClusterState
+from trtdisagg.supervisor.state import PROXY, ClusterState, is_replaced
 
 
 class Wish(msgspec.Struct, kw_only=True, frozen=True):
@@ -42,6 +42,11 @@ def servers(state: ClusterState) -> list[Child]:
     """Those that belong to the cluster, also when they are stopped."""
     is_on_its_way = {c.name for c in state.children.values() if c.leaving and c.leaving.then == "gone"}
     return [c for c in state.children.values() if c.role != PROXY and c.name not in is_on_its_way]
+
+
+def proxies(state: ClusterState) -> list[Child]:
+    """Those that take clients in."""
+    return [c for c in state.children.values() if c.role == PROXY and not is_replaced(c)]
 
 
 def numbers(names: Iterable[str]) -> dict[str, list[int]]:

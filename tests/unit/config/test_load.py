@@ -407,3 +407,14 @@ def test_a_mapping_at_both_places_is_one(load_text: Load) -> None:
     assert cluster.generation_servers
     config = cluster.generation_servers.kv_cache_config
     assert (config.max_tokens, config.tokens_per_block) == (640, 16)
+
+
+def test_the_number_of_the_proxys_processes_stands_at_either_place(load_text: Load) -> None:
+    for text in ("num_workers: 3", "proxy: {num_workers: 3}", "num_workers: 3\nproxy: {num_workers: 3}"):
+        loaded = load_text(f"model: m\n{text}")
+        assert loaded.cluster.proxy.num_workers == 3
+        assert loaded.no_effect == []
+    with pytest.raises(ConfigError, match=r"proxy.num_workers: 2 here, but 3 at"):
+        load_text("model: m\nnum_workers: 3\nproxy: {num_workers: 2}")
+    with pytest.raises(ConfigError, match=r"c.yaml:2: proxy.num_workers: expected int >= 1"):
+        load_text("model: m\nnum_workers: 0")

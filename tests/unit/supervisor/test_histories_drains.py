@@ -233,3 +233,43 @@ def test_an_old_proxy_takes_no_wish() -> None:
     """)
     assert replay.phases["proxy.1"] == "draining"
     assert "proxy.1.1" not in replay.phases
+
+
+# --- several processes of one proxy ---------------------------------------------------------------------------------
+
+WORKERS = ("proxy-0", "proxy-1", "context-0", "generation-0")
+UP = """
+    1 proxy-0 ready
+    1 proxy-1 ready
+    2 context-0 ready
+    2 generation-0 ready
+"""
+
+
+def test_each_process_of_a_proxy_has_a_successor_of_its_own() -> None:
+    replay = Replay(WORKERS).play(UP).play("5 proxy-1 restart")
+    assert replay.child("proxy-1.1").incarnation == "run.proxy-1.1"
+    replay.play("6 cluster passes")
+    assert replay.child("proxy-1.1").term_at is None, "not before its own successor is ready, whoever else is"
+    replay.play("7 proxy-1 ready")
+    assert replay.child("proxy-1.1").term_at == 7
+    replay.play("8 proxy-1.1 ends")
+    assert replay.phases == dict.fromkeys(WORKERS, "ready")
+
+
+def test_one_that_fails_for_good_leaves_the_others() -> None:
+    replay = Replay(WORKERS).play(UP).play("5 proxy-1 fails-for-good no").play("5 proxy-1 dies")
+    assert replay.state.stop is None
+    assert replay.phases["proxy-1"] == "failed"
+    replay.play("6 proxy-0 fails-for-good no").play("6 proxy-0 dies")
+    assert replay.state.stop is not None, "the last one"
+
+
+def test_one_that_is_not_wanted_any_more_ends_when_another_takes_clients_in() -> None:
+    replay = (
+        Replay(("proxy", "context-0", "generation-0")).play("1 proxy ready").play(UP.partition("1 proxy-1 ready")[2])
+    )
+    replay.play("5 proxy-0 added").play("5 proxy-1 added").play("5 proxy remove")
+    assert replay.child("proxy").term_at is None
+    replay.play("6 proxy-1 ready")
+    assert replay.child("proxy").term_at == 6

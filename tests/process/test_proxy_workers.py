@@ -1,0 +1,104 @@
+"""Several processes of one proxy, on fake engines: they share an address, and each comes, dies and goes by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster, running
+from helpers.load import Load
+from helpers.ports import free_port
+from helpers.traces import until
+
+pytestmark = pytest.mark.timeout(120)
+
+FAKE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py"), "--token-delay-ms", "5"]
+
+
+def text(port: int, num_workers: int) -> str:
+    return f"""\
+name: workers
+model: fake-model
+port: {port}
+command: {FAKE}
+context_servers: {{num_instances: 1}}
+generation_servers: {{num_instances: 2}}
+supervision: {{backoff_s: 0.2, kill_timeout_s: 5}}
+proxy: {{num_workers: {num_workers}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running(tmp_path_factory.mktemp("workers"), text(free_port(), 3)) as it:
+        yield it
+
+
+def proxies(cluster: Cluster) -> dict[str, dict[str, Any]]:
+    return {s["name"]: s for s in cluster.status()["servers"] if s["role"] == "proxy"}
+
+
+def ready(cluster: Cluster) -> list[str]:
+    return [name for name, proxy in proxies(cluster).items() if proxy["state"] == "ready"]
+
+
+def test_one_that_is_killed_loses_its_own_requests_only(cluster: Cluster) -> None:
+    assert ready(cluster) == ["proxy-0", "proxy-1", "proxy-2"]
+    with Load(cluster.url, 12).running() as load:
+        load.until(24)
+        os.kill(proxies(cluster)["proxy-1"]["pid"], signal.SIGKILL)
+        load.until(100)
+        until(lambda: len(ready(cluster)) == 3, "a successor", 30)
+    broken = [p for p in load.problems if "ServerDisconnected" in p or "ClientPayload" in p or "ClientOS" in p]
+    assert load.problems == broken
+    assert len(broken) < 12, "the others went on"
+
+
+def test_a_restart_replaces_one_after_the_other_and_loses_nothing(cluster: Cluster) -> None:
+    before = {name: proxy["pid"] for name, proxy in proxies(cluster).items()}
+    with Load(cluster.url, 6).running() as load:
+        load.until(6)
+        done = cluster.run("restart", str(cluster.file), "proxy", "--rolling")
+        assert done.returncode == 0, done.stderr
+        load.until(6)
+    assert load.problems == []
+    after = {name: proxy["pid"] for name, proxy in proxies(cluster).items()}
+    assert after.keys() == before.keys()
+    assert not set(before.values()) & set(after.values())
+
+
+@pytest.mark.parametrize(("num", "names"), [(1, ["proxy"]), (2, ["proxy-0", "proxy-1"])])
+def test_their_number_is_changed_while_clients_ask(cluster: Cluster, num: int, names: list[str]) -> None:
+    with Load(cluster.url, 4).running() as load:
+        load.until(4)
+        cluster.file.write_text(text(int(cluster.url.rpartition(":")[2]), num))
+        done = cluster.run("up", str(cluster.file), "-d", "--wait")
+        assert done.returncode == 0, done.stderr
+        load.until(4)
+    assert load.problems == []
+    until(lambda: list(proxies(cluster)) == names, "the others gone", 20)
+
+
+def test_started_by_hand_it_starts_its_processes(cluster: Cluster) -> None:
+    urls = {role: [s["url"] for s in cluster.status()["servers"] if s["role"] == role] for role in ("generation",)}
+    port = free_port()
+    file = cluster.directory / "hand.yaml"
+    file.write_text(f"port: {port}\nnum_workers: 2\ngeneration_servers: {{urls: {urls['generation']}}}\n")
+    command = [*TRTDISAGG, "proxy", "-c", str(file)]
+    with subprocess.Popen(command, env=cluster.env, stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout is not None
+        seen = ""
+        while not all(f"proxy-{i}: ready on" in seen for i in range(2)):
+            line = proxy.stdout.readline()
+            assert line, f"it ended: {seen}"
+            seen += line
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20) as answer:
+            assert answer.status == 200
+        proxy.send_signal(signal.SIGTERM)
+        assert proxy.wait(20) == 128 + signal.SIGTERM
