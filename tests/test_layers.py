@@ -26,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "registry": _SHARED,
     "proxy": {"registry", *_SHARED},
     "supervisor": {"registry", *_SHARED},
-    "bench": _SHARED,
+    "bench": {"_load", *_SHARED},
     "cli": {"supervisor", "proxy", "registry", "bench", *_SHARED},
     "cache": {"_csrc", *_GROUND},
     "engine": {"cache", "_csrc", *_SHARED},

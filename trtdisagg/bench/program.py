@@ -51,7 +51,7 @@ def measured(
                 case report:
                     assert isinstance(report, report_type)
                     return report
-        raise MeasureError(f"the measurement ended {_manner(process.wait(), timeout_s)}{_last_words(errors)}")
+        raise MeasureError(f"the measurement ended {_manner(process.wait(), timeout_s)}{last_words(errors)}")
 
 
 @contextmanager
@@ -72,7 +72,8 @@ def _manner(returncode: int, timeout_s: float) -> str:
     return f"with exit code {returncode}" if returncode >= 0 else f"by signal {-returncode} (limit: {timeout_s:g} s)"
 
 
-def _last_words(errors: IO[bytes]) -> str:
+def last_words(errors: IO[bytes]) -> str:
+    """Of a program, as the end of a sentence."""
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines()
     return f": {lines[-1]}" if lines else ""
