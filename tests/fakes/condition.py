@@ -8,6 +8,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+from fakes.kv import Kv
 from fakes.tickets import Tickets
 
 from trtdisagg.protocol.latencies import LatencyCounts
@@ -77,6 +78,7 @@ class Condition:
         self.idle.set()
         self.changed = asyncio.Event()
         self.secret = Path(spec.secret_file).read_text().strip() if spec.secret_file else ""
+        self.kv = Kv(spec)
         self.tickets = Tickets(spec, self.secret.encode(), self._expired)
 
     def stick(self) -> None:

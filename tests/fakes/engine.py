@@ -9,6 +9,7 @@ What it says comes from words.py. Beside the routes of an engine it has some for
     POST /fake/hold /fake/go                        stop before the next token of generation, go on
     POST /fake/stick /fake/unstick                  be stuck: work to do, no progress, all else as before; go on
     POST /fake/release {"request_id": N}            what a generation server does when it has fetched the blocks
+    POST /fake/evict                                drop all blocks from the cache (told on GET /kv_events)
     POST /fake/deafen                               ignore SIGTERM from now on
     POST /fake/spawn                                have a grandchild in a session of its own, told by the state
     POST /fake/print {"num_bytes": N}               print so much, in lines

@@ -49,6 +49,7 @@ class Legs:
         self.last_bodies[leg], self.last_headers[leg] = request.body, request.headers
         setattr(self.counters, leg, getattr(self.counters, leg) + 1)
         async with self._running():
+            self.condition.kv.compute(job.prompt)
             if leg == "context":
                 return await self._context(job)
             self._refuse_some("fail_generation", self.counters.generation + self.counters.aggregated)

@@ -34,6 +34,7 @@ class Server:
             "/health_generate": ("GET", self._health_generate),
             "/version": ("GET", self._version),
             "/fake/state": ("GET", self._state),
+            "/fake/evict": ("POST", self._evict),
             "/fake/wait": ("GET", self._wait),
             "/fake/hold": ("POST", self._hold),
             "/fake/go": ("POST", self._go),
@@ -47,6 +48,7 @@ class Server:
         }
         if not condition.flags.foreign:
             self._routes["/server_info"] = ("GET", self._server_info)
+            self._routes["/kv_events"] = ("GET", condition.kv.follow)
 
     async def handle(self, request: Request) -> Response | None:
         """Answer a request; errors have the form they have on the real engine."""
@@ -118,6 +120,8 @@ class Server:
             "gone": self.condition.gone,
             "grandchild": self.grandchild,
             "pid": os.getpid(),
+            "num_blocks": self.condition.kv.num_blocks,
+            "num_followers": self.condition.kv.num_listeners,
         }
         return _json(state)
 
@@ -161,6 +165,10 @@ class Server:
         released = self.condition.tickets.drop(msgspec.json.decode(request.body)["request_id"])
         self.condition.tell_change()
         return Response(status=200 if released else 410)
+
+    async def _evict(self, request: Request) -> Response:
+        self.condition.kv.evict()
+        return Response()
 
     async def _deafen(self, request: Request) -> Response:
         self.condition.flags.ignore_sigterm = True

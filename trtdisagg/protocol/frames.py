@@ -52,6 +52,8 @@ class FrameReader:
             end = start + LENGTH_BYTES + read_length(bytes(buffer[start : start + LENGTH_BYTES]), self._max_bytes)
             if len(buffer) < end:
                 break
-            yield bytes(buffer[start + LENGTH_BYTES : end])
+            with memoryview(buffer) as view:
+                message = bytes(view[start + LENGTH_BYTES : end])
+            yield message
             start = end
         del buffer[:start]

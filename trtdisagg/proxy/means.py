@@ -11,6 +11,7 @@ from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.gauges import Gauges
 from trtdisagg.proxy.ids import DisaggIds
+from trtdisagg.proxy.index.index import Index
 from trtdisagg.proxy.legs import Legs
 from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.perf import PerfLog
@@ -36,6 +37,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     perf: PerfLog
     releases: Releases
     texts: Texts
+    index: Index
 
     @classmethod
     def make(cls, spec: ProxySpec, roster: Roster, pool: Pool) -> Self:
@@ -59,6 +61,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
             perf=perf,
             releases=Releases(pool),
             texts=_texts(spec, deadlines),
+            index=Index(spec.models, roster, pool, deadlines),
         )
 
 

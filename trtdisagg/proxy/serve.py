@@ -78,6 +78,7 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
                 tasks.create_task(Doubts(pool, roster, means.legs).run()),
                 tasks.create_task(means.releases.run()),
                 tasks.create_task(means.texts.run()),
+                tasks.create_task(means.index.run()),
                 tasks.create_task(_beat(reporter, means)),
             ]
             port = sockets[0].getsockname()[1]

@@ -49,5 +49,8 @@ def keys(hashes: bytes) -> memoryview:
     """The beginnings of hashes, as numbers, for a set of many.
 
     :param hashes: one behind the other.
+    :raises ValueError: when the last one is cut off.
     """
+    if len(hashes) % HASH_BYTES:
+        raise ValueError(f"{len(hashes)} bytes are no whole number of hashes")
     return memoryview(hashes).cast("Q")[:: HASH_BYTES // KEY_BYTES]

@@ -19,6 +19,7 @@ import msgspec
 from trtdisagg.errors import DeadlineError, OverloadedError, RequestError, TrtdisaggError, UnavailableError
 from trtdisagg.protocol.texts import Answer, Begin, Detokenize, Job, Page, Prompt, Read, Tokenize, Unreadable
 from trtdisagg.proxy.deadlines import Deadlines
+from trtdisagg.proxy.index.blocks import Root
 from trtdisagg.proxy.request import Incoming
 from trtdisagg.proxy.texts.process import Task, TextProcess
 from trtdisagg.text.block_hash import KEY_BYTES
@@ -31,9 +32,6 @@ MAX_WAITING = 1024
 CALM_S = 30.0
 """A process that has lived so long starts again at once."""
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
-
-Root = tuple[str, int]
-"""Root model and tokens per block: what the chain of a prompt depends on beside its tokens."""
 
 logger = logging.getLogger(__name__)
 
@@ -227,9 +225,9 @@ class Texts:
             task.answer.set_exception(UnavailableError("The processes that read texts have failed; ask again"))
 
 
-def _chain(keys: bytes) -> Sequence[int]:
+def _chain(keys: bytes) -> list[int]:
     assert len(keys) % KEY_BYTES == 0
-    return memoryview(keys).cast("Q")
+    return memoryview(keys).cast("Q").tolist()
 
 
 def _as_error(answer: Unreadable) -> TrtdisaggError:

@@ -1,0 +1,124 @@
+"""All servers whose blocks a router wants to know: who is followed, and what routing asks of it.
+
+A prompt counts on its server from the moment it is routed: one that begins alike goes there, too, though no event has
+come yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from trtdisagg.protocol.control import Member
+from trtdisagg.protocol.spec import ModelSpec
+from trtdisagg.proxy.deadlines import Deadlines
+from trtdisagg.proxy.index.blocks import Root
+from trtdisagg.proxy.index.follower import Follower, State
+from trtdisagg.proxy.pool import Pool
+from trtdisagg.proxy.routing.ask import Ask
+from trtdisagg.registry.members import Roster
+
+EXPECTED_S = 10.0
+"""For a server to compute a prompt and tell; until then it counts as if it had."""
+USES_CACHE = ("kv_cache_aware", "session")
+"""Routers that look at what servers have."""
+
+
+class Followed(NamedTuple):
+    """What is known of a server's cache."""
+
+    member: Member
+    state: State
+    num_blocks: int
+    silent_s: float
+    """Since it said something."""
+    num_lost: int
+    """How often what was known had to be forgotten."""
+
+
+class Index:
+    """
+    :param models: by name; servers of others are not followed.
+    """
+
+    def __init__(self, models: Mapping[str, ModelSpec], roster: Roster, pool: Pool, deadlines: Deadlines) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._models = models
+        self._roster = roster
+        self._pool = pool
+        self._deadlines = deadlines
+        self._followers: dict[str, tuple[Follower, asyncio.Task[None]]] = {}
+        """By what tells a server from the one that comes after it."""
+        self._roots: dict[str, tuple[Root, ...]] = {}
+        """By model, of the servers that are followed."""
+        self._changed = asyncio.Event()
+        roster.watch(self._changed.set)
+
+    # --- what routing asks ------------------------------------------------------------------------------------------
+
+    def roots(self, model: str) -> Sequence[Root]:
+        """The kinds of chains that the model's servers know blocks by."""
+        return self._roots.get(model, ())
+
+    def match(self, member: Member, ask: Ask) -> int | None:
+        """How many tokens of a prompt a server has in its cache; None: nobody knows."""
+        followed = self._followers.get(member.identity)
+        if followed is None or (blocks := followed[0].blocks) is None:
+            return None
+        chain = ask.chains.get(blocks.root)
+        return None if chain is None else blocks.num_found(chain, self._loop.time()) * blocks.root[1]
+
+    def expect(self, member: Member, ask: Ask) -> None:
+        """A prompt was routed to a server."""
+        followed = self._followers.get(member.identity)
+        if followed is None or (blocks := followed[0].blocks) is None:
+            return
+        if chain := ask.chains.get(blocks.root):
+            now = self._loop.time()
+            blocks.expect(chain, now, now + EXPECTED_S)
+
+    def followed(self) -> list[Followed]:
+        """All servers that should be followed, and how it stands with them."""
+        now = self._loop.time()
+        return [
+            Followed(f.member, f.state, 0 if f.blocks is None else len(f.blocks), now - f.heard_at, f.num_lost)
+            for f, _ in self._followers.values()
+        ]
+
+    # --- who is followed --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._changed.clear()
+                self._look(tasks)
+                await self._changed.wait()
+
+    def _look(self, tasks: asyncio.TaskGroup) -> None:
+        wanted = {member.identity: member for member in self._roster.members if self._is_wanted(member)}
+        for identity in self._followers.keys() - wanted.keys():
+            self._followers.pop(identity)[1].cancel()
+        for identity, member in wanted.items():
+            if identity not in self._followers:
+                follower = Follower(member, self._pool, self._deadlines, self._note_roots)
+                self._followers[identity] = follower, tasks.create_task(follower.run())
+        self._note_roots()
+
+    def _is_wanted(self, member: Member) -> bool:
+        model = self._models.get(member.model)
+        if model is None or model.model_path is None:  # its prompts are not read
+            return False
+        computes = member.role != "generation" and model.context_router.type in USES_CACHE
+        generates = member.role != "context" and (
+            model.generation_router.type in USES_CACHE or model.max_local_prefill_length is not None
+        )
+        return computes or generates
+
+    def _note_roots(self) -> None:
+        roots: dict[str, dict[Root, None]] = {}
+        for follower, _ in self._followers.values():
+            if follower.blocks is not None:
+                roots.setdefault(follower.member.model, {})[follower.blocks.root] = None
+        self._roots = {model: tuple(found) for model, found in roots.items()}
