@@ -66,17 +66,19 @@ class Face:
         return body
 
     @asynccontextmanager
-    async def reading(self, path: str, body: object, *, num_tokens: int = 1) -> AsyncIterator[EventReader]:
+    async def reading(
+        self, path: str, body: object, *, num_tokens: int = 1, **kwargs: Any
+    ) -> AsyncIterator[EventReader]:
         """Begin a stream with so many tokens."""
-        posting = asyncio.create_task(self._open(path, body))
+        posting = asyncio.create_task(self._open(path, body, **kwargs))
         await self.executor.enqueued.wait()
         self.executor.step(num_tokens)
         async with await posting as answer:
             assert answer.status == 200, await answer.text()
             yield EventReader(self.executor, answer)
 
-    async def _open(self, path: str, body: object) -> aiohttp.ClientResponse:
-        return await self.session.post(path, data=_data(body))
+    async def _open(self, path: str, body: object, **kwargs: Any) -> aiohttp.ClientResponse:
+        return await self.session.post(path, data=_data(body), **kwargs)
 
     async def events(self, path: str, body: object) -> list[Any]:
         """The events of a stream, the last one `[DONE]`."""

@@ -228,7 +228,6 @@ def _limits(spec: EngineSpec, dims: ModelDimensions) -> Limits:
         event_buffer_max_size=spec.event_buffer_max_size,
         dp_size=spec.parallel.dp_size,
         overlap_transfers=spec.transfer.overlap,
-        keeps_records=spec.perf_metrics_max_requests > 0,
         pipelined_transfers=spec.transfer.pipelined,
         model=dims.fingerprint,
     )

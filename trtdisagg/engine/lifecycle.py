@@ -83,10 +83,9 @@ class Lifecycle:
             self.outputs.refused(request, f"The blocks of an earlier request with id {request.id} are still in use")
             return
         leader, *_ = choices = make_choices(request, guides, self._eos_token_ids, self.counters.num_requests_total)
-        if self._limits.keeps_records:
-            record = Record(self._clock, arrived_s)
-            for choice in choices:
-                choice.record = record
+        record = Record(self._clock, arrived_s)
+        for choice in choices:
+            choice.record = record
         leader.ticket = self._exchange.claim(request)
         leader.is_announced = (
             self._limits.pipelined_transfers and request.type == "context_only" and request.reader is not None

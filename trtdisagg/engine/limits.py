@@ -44,8 +44,6 @@ class Limits(msgspec.Struct, kw_only=True, frozen=True):
     """Ranks that divide the requests."""
     overlap_transfers: bool = True
     """Compute while KV of others travels."""
-    keeps_records: bool = False
-    """Each request's first output comes with a `Record` of its times."""
     pipelined_transfers: bool = False
     """Tell who will fetch a prompt's KV of each piece that is computed."""
     model: str = ""

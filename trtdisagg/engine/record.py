@@ -1,4 +1,4 @@
-"""When things happened to one request, for those who want to know it of each: taken only where somebody asks.
+"""When things happened to one request, for those who want to know it of each.
 
     arrived <= transfer started <= transfer ended <= scheduled <= first token <= last token
 

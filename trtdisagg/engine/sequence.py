@@ -98,7 +98,7 @@ class Sequence:
     has_begun: bool = False
     """It had an output."""
     record: Record | None = None
-    """Of its times, where somebody wants to know them."""
+    """Of its times; None: it is no request."""
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.request.prompt_token_ids)

@@ -52,6 +52,18 @@ class RequestPerf(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True)
     perf_metrics: PerfMetrics
 
 
+class RequestTimes(msgspec.Struct, kw_only=True, frozen=True):
+    """What one server says of one request (`GET /request_times`, by `disagg_request_id=` or `request_id=`, which is what
+    was in X-Request-Id). It is told as often as somebody asks, while it is among the last ones."""
+
+    server: str
+    incarnation: str
+    now: float
+    """On the clock of the times below."""
+    requests: list[RequestPerf]
+    """Several where it computed both legs, or one again; those that were given up are among them."""
+
+
 class SteadyClock(msgspec.Struct, kw_only=True, frozen=True):
     """Answer to a question for the time: half way between the two it was asked for, as seen from here."""
 

@@ -257,3 +257,33 @@ async def test_events_that_are_not_made_are_not_asked_for_in_vain() -> None:
     async with http_face() as face, face.session.get("/kv_cache_events") as answer:
         assert answer.status == 400
         assert "event_buffer_max_size" in (await answer.json())["error"]["message"]
+
+
+async def test_tokenize_and_detokenize() -> None:
+    async with http_face() as face:
+        status, body = await face.post("/tokenize", {"model": "tiny", "prompt": "Hi 🎉"})
+        assert (status, body["count"], body["max_model_len"]) == (200, len(body["tokens"]), 200)
+        assert await face.post("/detokenize", {"tokens": body["tokens"]}) == (200, {"prompt": "Hi 🎉"})
+        long = "Hi " * 1400
+        _, body = await face.post("/tokenize", {"prompt": long})
+        assert body["count"] == 4200
+        chat = {"messages": [{"role": "user", "content": "Hi"}]}
+        _, body = await face.post("/tokenize", chat)
+        await face.post("/v1/chat/completions", {"model": "tiny", **chat})
+        assert face.executor.requests[0].prompt_token_ids == body["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/tokenize", {"prompt": "Hi", "x": 1}, 400, "x"),
+        ("/tokenize", {}, 400, "prompt"),
+        ("/tokenize", {"prompt": "Hi", "model": "other"}, 404, "model"),
+        ("/detokenize", {"tokens": [10**9]}, 400, "tokens[0]"),
+        ("/detokenize", {"tokens": [1], "model": "other"}, 404, "model"),
+    ],
+)
+async def test_what_cannot_be_tokenized(path: str, body: dict[str, Any], status: int, param: str) -> None:
+    async with http_face() as face:
+        answered, error = await face.post(path, body)
+        assert (answered, error["error"]["param"]) == (status, param)

@@ -24,15 +24,8 @@ def record_of(engine: HandDriven, request_id: int, choice: int = 0) -> Record:
     return record
 
 
-def test_nobody_asked() -> None:
-    engine = HandDriven()
-    engine.add(make_request(1))
-    engine.run()
-    assert engine.first(1).record is None
-
-
 def test_a_request_that_is_computed_here() -> None:
-    engine = HandDriven(keeps_records=True, max_num_tokens=4)
+    engine = HandDriven(max_num_tokens=4)
     engine.add(make_request(1, num_prompt=9, max_tokens=3))
     for now_s in range(1001, 1007):
         engine.now_s = now_s
@@ -47,7 +40,7 @@ def test_a_request_that_is_computed_here() -> None:
 
 
 def test_one_whose_kv_is_fetched_is_scheduled_behind_the_transfer() -> None:
-    engine = HandDriven(keeps_records=True)
+    engine = HandDriven()
     engine.add(handed_over(1))
     engine.step()
     engine.now_s = 1005.0
@@ -61,7 +54,7 @@ def test_one_whose_kv_is_fetched_is_scheduled_behind_the_transfer() -> None:
 
 
 def test_a_transfer_that_failed_is_none() -> None:
-    engine = HandDriven(keeps_records=True)
+    engine = HandDriven()
     engine.add(handed_over(1))
     engine.step()
     engine.now_s = 1005.0
@@ -72,7 +65,7 @@ def test_a_transfer_that_failed_is_none() -> None:
 
 
 def test_what_is_found_is_counted_once_also_when_it_is_put_out() -> None:
-    engine = HandDriven(keeps_records=True)
+    engine = HandDriven()
     for request_id in (1, 2):
         engine.add(make_request(request_id, prompt=list(range(1, 14)), max_tokens=3))
         engine.run()
@@ -82,7 +75,7 @@ def test_what_is_found_is_counted_once_also_when_it_is_put_out() -> None:
 
 @pytest.mark.parametrize("num_choices", [1, 3])
 def test_choices_share_one(num_choices: int) -> None:
-    engine = HandDriven(keeps_records=True)
+    engine = HandDriven()
     engine.add(make_request(1, num_choices=num_choices, sampling={"temperature": 1.0, "seed": 3}))
     engine.run()
     assert len({id(record_of(engine, 1, choice)) for choice in range(num_choices)}) == 1

@@ -46,23 +46,24 @@ async def answer(service: Service, request: web.Request, secret: bytes, *, chat:
 
     :raises TrtdisaggError: for an error before the answer has begun.
     """
-    clock = Clock()
+    clock, reason = Clock(), None
     with service.admitted() as intake:
-        body = await _read_body(request, service.body_timeout_s)
+        body = await read_body(request, service.body_timeout_s)
         with contextlib.ExitStack() as stack:
             with _given_back(service, body, secret):
                 timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
                 job = await (intake.chat(body, timeout_s) if chat else intake.completion(body, timeout_s))
                 running = stack.enter_context(service.running(job))
                 await running.start()
-            if job.is_context_only:
-                response, reason = await _context(job, running, clock, secret)
-            elif job.stream:
-                response, reason = await _stream(job, running, clock, request)
-            else:
-                response, reason = await _whole(job, running, clock)
-        if reason is not None:
-            _count(service, job, running, clock, reason)
+            try:
+                if job.is_context_only:
+                    response, reason = await _context(job, running, clock, secret)
+                elif job.stream:
+                    response, reason = await _stream(job, running, clock, request)
+                else:
+                    response, reason = await _whole(job, running, clock)
+            finally:
+                _note(service, job, running, clock, name=request.headers.get("X-Request-Id", ""), reason=reason)
         return response
 
 
@@ -80,7 +81,7 @@ def _given_back(service: Service, body: bytes, secret: bytes) -> Iterator[None]:
         raise
 
 
-async def _read_body(request: web.Request, timeout_s: float) -> bytes:
+async def read_body(request: web.Request, timeout_s: float) -> bytes:
     """
     :raises BodyTimeoutError: when it does not come; a client that sends it for ever would hold up a drain.
     """
@@ -171,9 +172,17 @@ async def _end_with(stream: EventStream, job: Job, error: Exception) -> None:
         await stream.end()
 
 
-def _count(service: Service, job: Job, running: Running, clock: Clock, reason: str) -> None:
+def _note(service: Service, job: Job, running: Running, clock: Clock, *, name: str, reason: str | None) -> None:
+    """
+    :param reason: why it ended; None: it failed, or its client left.
+    """
     first_s = clock.first_s or clock.elapsed_s
-    service.perf.add(job, running.records, arrived_s=clock.start, first_text_s=clock.start + first_s)
+    first_text_s, is_answered = clock.start + first_s, reason is not None
+    service.perf.add(
+        job, running.records, name=name, arrived_s=clock.start, first_text_s=first_text_s, is_answered=is_answered
+    )
+    if reason is None:
+        return
     longest = max(len(answer.token_ids) for answer in running.answers)
     service.metrics.finished(
         reason,

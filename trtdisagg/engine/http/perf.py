@@ -1,4 +1,5 @@
-"""The last requests and their times, kept until somebody asks for them (`/perf_metrics`); then they are forgotten."""
+"""The last requests and their times: kept until somebody asks for all of them (`/perf_metrics`), which are forgotten
+then, and for whoever asks for one (`/request_times`)."""
 
 from __future__ import annotations
 
@@ -12,11 +13,15 @@ from trtdisagg.engine.http.job import Job
 from trtdisagg.engine.record import Record
 from trtdisagg.protocol.request_times import KvCacheMetrics, PerfMetrics, RequestPerf, TimingMetrics
 
+MAX_FOUND = 4096
+
 
 class _Kept(NamedTuple):
     request_id: int
     ctx_request_id: int | None
     disagg_request_id: int | None
+    name: str
+    """Of the whole request, as its client or the proxy sent it."""
     record: Record
     arrived_s: float
     first_text_s: float
@@ -24,30 +29,54 @@ class _Kept(NamedTuple):
 
 class PerfRing:
     """
-    :param max_requests: the oldest go where there are more.
+    :param max_requests: that are kept for those who ask for all; the oldest go where there are more.
+    :param max_found: that can be found by number or name, likewise.
     """
 
-    def __init__(self, max_requests: int) -> None:
+    def __init__(self, max_requests: int, max_found: int = MAX_FOUND) -> None:
         self.offset_s = 0.0
         """Added to all times that are told; see `SteadyClockOffset`."""
         self._kept: deque[_Kept] = deque(maxlen=max_requests)
+        self._last: deque[_Kept] = deque(maxlen=max_found)
 
-    def add(self, job: Job, records: Mapping[int, Record], *, arrived_s: float, first_text_s: float) -> None:
+    def add(
+        self,
+        job: Job,
+        records: Mapping[int, Record],
+        *,
+        name: str,
+        arrived_s: float,
+        first_text_s: float,
+        is_answered: bool,
+    ) -> None:
         """
         :param records: by request; of those that had a token.
+        :param name: as it came in X-Request-Id; empty: in none.
         :param arrived_s: when its head had come, and when its first text was ready, by the monotonic clock.
+        :param is_answered: to its end; of others nobody is told who has not asked for them.
         """
+        whole = job.params.disagg_request_id if job.params else None
         for request_id, record in records.items():
-            whole = job.params.disagg_request_id if job.params else None
-            self._kept.append(
-                _Kept(request_id, _ctx_request_id(job, request_id), whole, record, arrived_s, first_text_s)
-            )
+            ctx_request_id = _ctx_request_id(job, request_id)
+            kept = _Kept(request_id, ctx_request_id, whole, name, record, arrived_s, first_text_s)
+            self._last.append(kept)
+            if is_answered:
+                self._kept.append(kept)
 
     def take(self) -> list[RequestPerf]:
         """The oldest first."""
         kept = list(self._kept)
         self._kept.clear()
         return [self._told(one) for one in kept]
+
+    def find(self, *, disagg_request_id: int | None = None, name: str | None = None) -> list[RequestPerf]:
+        """All that this server has computed of one request, the oldest first."""
+        return [
+            self._told(kept)
+            for kept in self._last
+            if (disagg_request_id is not None and kept.disagg_request_id == disagg_request_id)
+            or (name and kept.name == name)
+        ]
 
     def _told(self, kept: _Kept) -> RequestPerf:
         def at(seconds: float) -> float:

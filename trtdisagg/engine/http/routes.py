@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from trtdisagg import __version__
+from trtdisagg.engine.http import tokenizing
 from trtdisagg.engine.http.kv_feed import KvFeeds
 from trtdisagg.engine.http.legs import answer, json_response
 from trtdisagg.engine.http.service import Service
@@ -27,7 +28,7 @@ from trtdisagg.errors import (
 from trtdisagg.protocol.answers import ModelCard, ModelList, encode_error
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.handover import Release, unseal
-from trtdisagg.protocol.request_times import SteadyClock, SteadyClockOffset
+from trtdisagg.protocol.request_times import RequestTimes, SteadyClock, SteadyClockOffset
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ def make_app(service: Service, *, secret: bytes, address: Callable[[], tuple[str
         [
             web.post("/v1/completions", routes.completions),
             web.post("/v1/chat/completions", routes.chat_completions),
+            web.post("/tokenize", routes.tokenize),
+            web.post("/detokenize", routes.detokenize),
             web.get("/v1/models", routes.models),
             web.get("/health", routes.health),
             web.get("/health_generate", routes.health_generate),
@@ -52,6 +55,7 @@ def make_app(service: Service, *, secret: bytes, address: Callable[[], tuple[str
             web.get("/server_info", routes.server_info),
             web.get("/metrics", routes.metrics),
             web.get("/perf_metrics", routes.perf_metrics),
+            web.get("/request_times", routes.request_times),
             web.get("/steady_clock_offset", routes.steady_clock),
             web.post("/steady_clock_offset", routes.set_steady_clock),
             web.get("/kv_cache_events", routes.kv_cache_events),
@@ -77,6 +81,12 @@ class _Routes:
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         return await answer(self._service, request, self._secret, chat=True)
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        return await tokenizing.tokenize(self._service, request)
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        return await tokenizing.detokenize(self._service, request)
 
     async def models(self, _: web.Request) -> web.Response:
         card = ModelCard(id=self._service.spec.model, created=self._created)
@@ -118,6 +128,18 @@ class _Routes:
     async def perf_metrics(self, _: web.Request) -> web.Response:
         """The times of the requests since it was asked last."""
         return json_response(msgspec.json.encode(self._service.perf.take()))
+
+    async def request_times(self, request: web.Request) -> web.Response:
+        """The times of one request, by its number or name."""
+        spec, perf = self._service.spec, self._service.perf
+        number, name = _one_of(request)
+        times = RequestTimes(
+            server=spec.name,
+            incarnation=spec.incarnation,
+            now=time.monotonic() + perf.offset_s,
+            requests=perf.find(disagg_request_id=number, name=name),
+        )
+        return json_response(msgspec.json.encode(times))
 
     async def steady_clock(self, _: web.Request) -> web.Response:
         """What time it is here, for somebody who compares it with when it asked and was answered."""
@@ -195,6 +217,18 @@ def error_response(error: TrtdisaggError, status: int, *, allow: str | None = No
     if status == BodyTimeoutError.http_status:
         answer.force_close()  # the rest of the body may still come
     return answer
+
+
+def _one_of(request: web.Request) -> tuple[int | None, str | None]:
+    """Number or name of the request whose times are wanted."""
+    [(key, value), *more] = [*request.query.items()] or [("", "")]
+    if more or key not in ("disagg_request_id", "request_id") or not value:
+        raise RequestError("One of `disagg_request_id=NUMBER` and `request_id=NAME` is needed", param=key or None)
+    if key == "request_id":
+        return None, value
+    if not (value.isascii() and value.isdigit()):
+        raise RequestError(f"`disagg_request_id` is {value!r}; it is a number", param=key)
+    return int(value), None
 
 
 def _too_large(max_body_bytes: int) -> BodyTooLargeError:

@@ -66,7 +66,7 @@ class Running:
         self._num_told = [0] * len(self.answers)
         """Tokens of each answer at its last piece."""
         self.records: dict[int, Record] = {}
-        """Times of requests that have begun, where they are kept."""
+        """Times of requests that have begun."""
         self._ticket: Ticket | None = None
         self._num_open = sum(not answer.is_complete for answer in self.answers)
         self.finish_reason = self.answers[-1].finish_reason

@@ -114,6 +114,11 @@ class Service:
             raise UnavailableError("The server is starting; ask again later")
         return self._open[0]
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        assert self._open is not None
+        return self._open[1]
+
     # --- in the event loop ------------------------------------------------------------------------------------------
 
     def health(self) -> str | None:
