@@ -5,6 +5,7 @@ from __future__ import annotations
 from helpers.records import CONTEXT, GENERATION
 from prometheus_client.parser import text_string_to_metric_families
 
+from trtdisagg.proxy.admission import Admission
 from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.gauges import Gauges
@@ -12,7 +13,6 @@ from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.record import Record
 from trtdisagg.proxy.records import Records
 from trtdisagg.proxy.uses import Uses
-from trtdisagg.proxy.waiting import Waiting
 from trtdisagg.registry.members import Roster
 
 
@@ -23,9 +23,9 @@ class Page:
         self.roster = Roster()
         self.roster.replace("test", [CONTEXT, GENERATION])
         self.records, self.uses = Records([]), Uses(self.roster)
-        self.waiting, counts = Waiting(self.roster, Deadlines()), Counts(self.roster)
-        gauges = Gauges(self.records, self.waiting, self.uses, self.roster)
-        self.metrics = Metrics(counts, self.records, self.waiting, gauges)
+        self.admission, counts = Admission(self.roster, Deadlines(), max_waiting=9), Counts(self.roster)
+        gauges = Gauges(self.records, self.admission, self.uses, self.roster)
+        self.metrics = Metrics(counts, self.records, self.admission, gauges)
         for made in records:
             counts.add(made)
 

@@ -45,7 +45,7 @@ def text_of(stream: bytes) -> str:
 
 
 async def test_one_request_too_many_is_a_429(tmp_path: Path, http: aiohttp.ClientSession) -> None:
-    with serving(tmp_path, {"generation-0": ["--hold-generation"]}, max_queue_size=2) as cluster:
+    with serving(tmp_path, {"generation-0": ["--hold-generation"]}, max_in_flight=2) as cluster:
         url = f"{cluster.url}/v1/completions"
         asking = [asyncio.create_task(_read(http, url, body(f"p{i}", 3))) for i in range(2)]
         await cluster["generation-0"].wait("running", 2)

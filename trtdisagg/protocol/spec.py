@@ -234,13 +234,18 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     perf_metrics_max_requests: int = 0
     """Requests that were handed over, of which is kept which servers they were on and when; 0: none."""
     max_body_bytes: int = 8 * 1024 * 1024
+    max_in_flight: int = 4096
+    """Requests that this process works on, those that wait and those that are answered."""
     max_queue_size: int = 1024
+    """Of these, those that wait for a generation server to have room, or to come."""
+    kv_overcommit: float = 2.0
+    """Tokens of prompts and answers that a generation server is given for each token its KV cache has room for."""
     first_token_timeout_s: float = 300.0
     """From the request to its first token; a stream that flows has no total limit."""
     idle_timeout_s: float = 120.0
     """Between two tokens."""
     models: dict[str, ModelSpec] = {}
-    """By the name that clients use; one that is not listed here is routed round robin."""
+    """By the name that clients use; `*`: those that are not listed. Without either, a model is routed round robin."""
     worker: int = 0
     """Number of this process among those that share the port."""
     num_workers: int = 1

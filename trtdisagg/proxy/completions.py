@@ -22,6 +22,7 @@ from trtdisagg.proxy.record import Record
 from trtdisagg.proxy.refusals import as_answer, as_event, kind_of
 from trtdisagg.proxy.relay import Relay
 from trtdisagg.proxy.request import decode_incoming
+from trtdisagg.proxy.routing.session import SESSION_HEADER, read_session
 from trtdisagg.proxy.visit import Visit
 
 COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}
@@ -40,7 +41,6 @@ class Completions:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._loop = asyncio.get_running_loop()
-        self._turn = 0
         self._running: set[Deadline] = set()
         self._is_ending = False
         self.idle = asyncio.Event()
@@ -67,6 +67,7 @@ class Completions:
             async with deadline:
                 self._admit()
                 timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
+                session = read_session(request.headers.get(SESSION_HEADER))
                 body = await self._read(request)
                 incoming = decode_incoming(
                     body,
@@ -77,8 +78,8 @@ class Completions:
                 )
                 record.model, record.is_stream = incoming.model, incoming.stream
                 deadline.due = started + self._patience_s(incoming.timeout_s)
-                self._turn += 1
-                relay = Relay(self._means, incoming, client, turn=self._turn, record=record, deadline=deadline)
+                ask = self._means.asks.make(incoming, session=session)
+                relay = Relay(self._means, incoming, client, ask=ask, record=record, deadline=deadline)
                 response = await relay.run()
             record.status = response.status
         except ConnectionError:
@@ -101,8 +102,8 @@ class Completions:
     def _admit(self) -> None:
         if self._is_ending:
             raise _ending()
-        if self._means.records.num_in_flight > self._means.spec.max_queue_size:
-            raise OverloadedError(f"{self._means.spec.max_queue_size} requests are in flight already; ask again later")
+        if self._means.records.num_in_flight > self._means.spec.max_in_flight:
+            raise OverloadedError(f"{self._means.spec.max_in_flight} requests are in flight already; ask again later")
 
     def _patience_s(self, timeout_s: float | None) -> float:
         """Until the first token; where the client has a deadline of its own, a server says first that it passed."""

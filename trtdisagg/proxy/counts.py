@@ -43,6 +43,7 @@ class OfModel:
         """By route."""
         self.queue = Histogram()
         self.first_token = Histogram()
+        self.num_blind = 0
         self.num_retries = 0
         self.num_migrations = 0
         self.num_broken_streams = 0
@@ -90,6 +91,7 @@ class Counts:
         if record.chosen:
             of.queue.observe(record.chosen - record.arrived)
             of.paths[record.path] += 1
+            of.num_blind += record.is_blind
             of.num_retries += record.num_retries
             of.num_migrations += record.num_migrations
             self._add_legs(record)

@@ -10,9 +10,9 @@ from typing import Literal
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
+from trtdisagg.proxy.admission import Admission
 from trtdisagg.proxy.records import Records
 from trtdisagg.proxy.uses import Uses
-from trtdisagg.proxy.waiting import Waiting
 from trtdisagg.registry.members import Roster
 
 NOT_ADDED: Mapping[str, Literal["min", "max"]] = {
@@ -27,9 +27,9 @@ NOT_ADDED: Mapping[str, Literal["min", "max"]] = {
 class Gauges:
     """Who is in flight where, and who is up."""
 
-    def __init__(self, records: Records, waiting: Waiting, uses: Uses, roster: Roster) -> None:
+    def __init__(self, records: Records, admission: Admission, uses: Uses, roster: Roster) -> None:
         self._records = records
-        self._waiting = waiting
+        self._admission = admission
         self._uses = uses
         self._roster = roster
 
@@ -39,7 +39,9 @@ class Gauges:
             "trtdisagg_proxy_requests_in_flight", "Requests not yet answered", value=self._records.num_in_flight
         )
         yield GaugeMetricFamily(
-            "trtdisagg_proxy_requests_waiting", "Of these, such as wait for a server", value=self._waiting.num_waiting
+            "trtdisagg_proxy_requests_waiting",
+            "Of these, such as wait for a server or for room on one",
+            value=self._admission.num_waiting,
         )
         labels = ["server", "role", "model"]
         up = GaugeMetricFamily("trtdisagg_proxy_server_up", "1: requests are routed to it", labels=labels)

@@ -7,6 +7,8 @@ from typing import Self
 import msgspec
 
 from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.proxy.admission import Admission
+from trtdisagg.proxy.asks import Asks
 from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.gauges import Gauges
@@ -18,9 +20,9 @@ from trtdisagg.proxy.perf import PerfLog
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.records import Records
 from trtdisagg.proxy.releases import Releases
+from trtdisagg.proxy.routing.ask import MatchOf, View, knows_nothing
 from trtdisagg.proxy.texts.texts import Texts
-from trtdisagg.proxy.uses import Uses
-from trtdisagg.proxy.waiting import Waiting
+from trtdisagg.proxy.uses import Elsewhere, Uses
 from trtdisagg.registry.members import Roster
 
 
@@ -33,19 +35,34 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     ids: DisaggIds
     deadlines: Deadlines
     uses: Uses
-    waiting: Waiting
+    admission: Admission
+    view: View
+    """What routing looks at beside the roster."""
+    asks: Asks
     perf: PerfLog
     releases: Releases
     texts: Texts
     index: Index
 
     @classmethod
-    def make(cls, spec: ProxySpec, roster: Roster, pool: Pool) -> Self:
+    def make(
+        cls,
+        spec: ProxySpec,
+        roster: Roster,
+        pool: Pool,
+        *,
+        match_of: MatchOf = knows_nothing,
+        elsewhere: Elsewhere | None = None,
+    ) -> Self:
         """
         :param pool: connections to servers.
+        :param match_of: tells which server has how much of a prompt.
+        :param elsewhere: the other processes of this proxy, if there are any.
         """
-        deadlines, uses = Deadlines(), Uses(roster)
-        waiting, counts = Waiting(roster, deadlines), Counts(roster)
+        deadlines, uses, counts = Deadlines(), Uses(roster, elsewhere), Counts(roster)
+        view = View(uses.load, match_of, spec.models, spec.kv_overcommit)
+        admission = Admission(roster, deadlines, max_waiting=spec.max_queue_size, has_others=elsewhere is not None)
+        uses.watch(admission.has_room)
         perf = PerfLog(pool, spec.perf_metrics_max_requests)
         records = Records([counts.add, *([perf.add] if perf.is_on else [])])
         return cls(
@@ -53,11 +70,13 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
             roster=roster,
             legs=Legs(pool, roster),
             records=records,
-            metrics=Metrics(counts, records, waiting, Gauges(records, waiting, uses, roster)),
+            metrics=Metrics(counts, records, admission, Gauges(records, admission, uses, roster)),
             ids=DisaggIds(),
             deadlines=deadlines,
             uses=uses,
-            waiting=waiting,
+            admission=admission,
+            view=view,
+            asks=Asks(roster, view),
             perf=perf,
             releases=Releases(pool),
             texts=_texts(spec, deadlines),

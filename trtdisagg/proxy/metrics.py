@@ -11,10 +11,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricF
 
 from trtdisagg.protocol.latencies import LATENCY_BOUNDS_S
 from trtdisagg.protocol.stats import Stats
+from trtdisagg.proxy.admission import Admission
 from trtdisagg.proxy.counts import Counts, Histogram
 from trtdisagg.proxy.gauges import Gauges
 from trtdisagg.proxy.records import Records
-from trtdisagg.proxy.waiting import Waiting
 
 _BOUNDS = (*map(str, LATENCY_BOUNDS_S), "+Inf")
 _OF_A_SERVER = ("server", "role", "model")
@@ -29,10 +29,10 @@ class Metrics:
     :param records: and of those that are not.
     """
 
-    def __init__(self, counts: Counts, records: Records, waiting: Waiting, gauges: Gauges) -> None:
+    def __init__(self, counts: Counts, records: Records, admission: Admission, gauges: Gauges) -> None:
         self._counts = counts
         self._records = records
-        self._waiting = waiting
+        self._admission = admission
         self._registry = CollectorRegistry()
         for collector in (self, gauges):
             self._registry.register(collector)
@@ -41,7 +41,7 @@ class Metrics:
 
     def stats(self) -> Stats:
         """For the beat."""
-        num_waiting = self._waiting.num_waiting
+        num_waiting = self._admission.num_waiting
         return Stats(
             num_running=self._records.num_in_flight - num_waiting,
             num_waiting=num_waiting,
@@ -88,6 +88,7 @@ class Metrics:
             (((m, path), n) for m, of in models.items() for path, n in of.paths.items()),
         )
         for name, help_, field in (
+            ("blind_routes", "Requests routed by load alone where nobody knew what caches hold", "num_blind"),
             ("retries", "Requests asked again elsewhere before an answer had begun", "num_retries"),
             ("migrations", "Streams that went on elsewhere", "num_migrations"),
             ("broken_streams", "Streams that ended with an error event", "num_broken_streams"),

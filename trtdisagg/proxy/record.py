@@ -52,6 +52,7 @@ class Record:
         "ended",
         "error",
         "first_token",
+        "is_blind",
         "is_stream",
         "legs",
         "model",
@@ -79,6 +80,8 @@ class Record:
         """Name of the API key; empty: there are none."""
         self.is_stream = False
         self.path: Path = ""
+        self.is_blind = False
+        """A router that goes by what servers have in their caches did not know that of any, and went by load."""
         self.status = 0
         """499: the client left."""
         self.error = ""

@@ -7,7 +7,7 @@
 
 Only one of ours may begin behind the first token; with other servers nothing is sent before generation speaks, so a
 failure there means both legs again. From generation's first byte on there is no second try: a stream that breaks ends
-with an error event. Servers are chosen when there are some: while one is about to come, the request waits (waiting.py).
+with an error event. Servers are chosen when there are some with room: until then the request waits (admission.py).
 A server that leaves after it was chosen is asked all the same: it ends only when nothing counts on it (uses.py).
 """
 
@@ -20,10 +20,12 @@ import time
 from collections.abc import Callable
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from trtdisagg.errors import UpstreamError
 from trtdisagg.protocol.control import Member
-from trtdisagg.proxy import last_token, route
+from trtdisagg.proxy import last_token
+from trtdisagg.proxy.admission import Chosen
 from trtdisagg.proxy.client_stream import ClientStream
 from trtdisagg.proxy.context import FirstToken, decode_first_token
 from trtdisagg.proxy.deadlines import Deadline
@@ -32,7 +34,8 @@ from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.record import Record
 from trtdisagg.proxy.releases import Unread
 from trtdisagg.proxy.request import Incoming
-from trtdisagg.proxy.waiting import Chosen
+from trtdisagg.proxy.routing.ask import Ask
+from trtdisagg.proxy.routing.choose import Route, choose, choose_successor, speaks_seam
 from trtdisagg.registry.members import Snapshot
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
@@ -43,7 +46,7 @@ logger = logging.getLogger(__name__)
 class Relay:
     """One request.
 
-    :param turn: counts the requests; which servers are next follows from it.
+    :param ask: what routing looks at.
     :param client: where a streamed answer goes.
     :param record: what happens is noted there.
     :param deadline: for the first token, as seen from outside.
@@ -55,24 +58,23 @@ class Relay:
         incoming: Incoming,
         client: ClientStream,
         *,
-        turn: int,
+        ask: Ask,
         record: Record,
         deadline: Deadline,
     ) -> None:
         self._means = means
         self._incoming = incoming
         self._client = client
-        self._turn = turn
+        self._ask = ask
         self._record = record
         self._deadline = deadline
-        self._avoid: set[str] = set()
         self._first: FirstToken | None = None
         """From one of ours: generation goes on from it, however often it is asked."""
         self._ticket_used = False
         self._unread: Unread | None = None
         """What a context server holds for us until a generation server answers."""
         self._generation_spoke = False
-        self._claim = means.uses.claim()
+        self._claim = means.uses.claim(ask)
         self._first_token_at = deadline.due
 
     async def run(self) -> web.StreamResponse:
@@ -103,7 +105,7 @@ class Relay:
 
     def _note(self, failure: LegFailedError) -> None:
         """Remember what a failed leg means for the next attempt, and count on nothing that is of no use to it."""
-        self._avoid.add(failure.member.name)
+        self._ask = replace(self._ask, avoid={*self._ask.avoid, failure.member.name})
         self._ticket_used = self._ticket_used or failure.reached
         self._claim.drop_generation()
         if self._first is None or self._ticket_used:
@@ -121,15 +123,14 @@ class Relay:
         if self._first is not None:
             return await self._go_on(self._first)
         incoming = self._incoming
-        chosen = await self._choose(lambda now: route.choose(now, incoming.model, self._turn, self._avoid))
-        context = None if incoming.is_indivisible else chosen.context
-        self._claim.take(context, chosen.generation)
+        chosen = await self._admit(self._choose)
+        context = chosen.context
+        self._record.path, self._record.is_blind = chosen.path, chosen.is_blind
         self._client.visit.goes_to(context, chosen.generation)
         if context is None:
-            self._record.path = "indivisible" if incoming.is_indivisible else "no_context"
-            seam = route.speaks_seam(chosen.generation)
+            seam = speaks_seam(chosen.generation)
             return await self._generate(chosen.generation, incoming.alone_body(seam=seam))
-        seam = route.speaks_seam(context) and route.speaks_seam(chosen.generation)
+        seam = speaks_seam(context) and speaks_seam(chosen.generation)
         first = await self._prefill(context, chosen.generation, seam=seam)
         if first.is_last:
             self._record.path = "first_token"
@@ -142,29 +143,48 @@ class Relay:
 
     async def _go_on(self, first: FirstToken) -> web.StreamResponse:
         """Ask another generation server to go on behind the first token."""
-        model = self._incoming.model
-        successor = await self._choose(lambda now: route.choose_successor(now, model, self._turn, self._avoid))
-        self._claim.take_generation(successor)
+        successor = await self._admit(self._choose_successor, has_begun=True)
         self._client.visit.goes_on(successor)
         return await self._generate(successor, self._generation_body(first))
 
-    async def _choose(self, choose: Callable[[Snapshot], Chosen]) -> Chosen:
+    async def _admit(self, choose: Callable[[Snapshot], Chosen | None], *, has_begun: bool = False) -> Chosen:
         due = self._deadline.due
         if due == math.inf:  # it was lifted: the client waits as between any two tokens
             due = asyncio.get_running_loop().time() + self._means.spec.idle_timeout_s
-        chosen = await self._means.waiting.choose(choose, model=self._incoming.model, due=due)
+        chosen = await self._means.admission.admit(
+            choose,
+            model=self._incoming.model,
+            due=due,
+            arrived=self._record.arrived,
+            priority=self._incoming.priority,
+            has_begun=has_begun,
+            may_refuse=not self._ask.avoid,
+        )
         self._record.chosen = self._record.chosen or time.monotonic()
         return chosen
+
+    def _choose(self, now: Snapshot) -> Route | None:
+        """Both servers, and count on them."""
+        route = choose(now, self._ask, self._means.view)
+        if route is not None:
+            self._claim.take(route.context, route.generation)
+        return route
+
+    def _choose_successor(self, now: Snapshot) -> Member:
+        successor = choose_successor(now, self._ask, self._means.view)
+        self._claim.take_generation(successor)
+        return successor
 
     # --- context leg ------------------------------------------------------------------------------------------------
 
     async def _prefill(self, member: Member, generation: Member, *, seam: bool) -> FirstToken:
         incoming, record = self._incoming, self._record
         self._ticket_used = False
-        record.path, record.disagg_request_id = "both", self._means.ids.next()
+        record.disagg_request_id = self._means.ids.next()
         body = incoming.context_body(record.disagg_request_id, seam=seam, generation=generation.name)
         async with self._means.legs.open("context", member, incoming.path, body, record) as answer:
             first = decode_first_token(await answer.read(MAX_ANSWER_BYTES), seam=seam)
+        self._claim.prefilled()
         if self._means.perf.is_on:
             record.ctx_request_id = first.ctx_request_id
         if member.wire_version is not None and first.ticket is not None:

@@ -20,6 +20,7 @@ from trtdisagg.protocol.indivisible import why_indivisible
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
 from trtdisagg.proxy.context import FirstToken
 from trtdisagg.proxy.ids import make_id
+from trtdisagg.proxy.sizes import Size, size_of
 
 NOT_FROM_CLIENTS = ("disaggregated_params", "seam", "prompt_token_ids")
 
@@ -49,6 +50,9 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
     request_id: str
     is_indivisible: bool
     """One server does it all."""
+    size: Size = Size()
+    priority: int = 0
+    """Higher is admitted sooner."""
     return_token_ids: bool
     """The client gets the prompt's, too."""
     timeout_s: float | None
@@ -147,6 +151,8 @@ def decode_incoming(
         seed=random.getrandbits(63) if request.seed is None else None,
         request_id=request_id,
         is_indivisible=why_indivisible(request) is not None,
+        size=size_of(request, len(body)),
+        priority=request.priority or 0,
         return_token_ids=request.return_token_ids,
         timeout_s=request.timeout or timeout_s,
         arrived=arrived,

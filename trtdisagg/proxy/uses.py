@@ -1,51 +1,117 @@
-"""Which servers are in use, and which of those have left: one that has left and is not in use is removed.
+"""Which servers are in use, how much is in flight on each, and which of those have left.
 
-A request counts on both its servers from the moment it is routed: on the context server until its KV has been taken
-over or is not needed any more, on the generation server to its end. Scripts wait for the line in the log.
+A request counts on both its servers from the moment it is routed, so that the next one sees it:
+
+                        load (what routing looks at)      use (what keeps a server that has left)
+    context server      until its leg is answered         until its KV has been taken over or is not needed any more
+    generation server   to the end of the answer          the same
+
+A server that has left and is not in use is removed. Scripts wait for the line in the log.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
+from typing import Protocol
 
 from trtdisagg.protocol.control import Member
+from trtdisagg.proxy.routing.ask import Ask, Load
 from trtdisagg.registry.members import Roster
 
 logger = logging.getLogger(__name__)
 
+_NOTHING = Load()
+
+
+class Elsewhere(Protocol):
+    """The other processes of this proxy: each knows of all what is in flight on every server."""
+
+    def load(self, identity: str) -> Load:
+        """What all others have in flight on a server."""
+
+    def tell(self, identity: str, load: Load) -> None:
+        """What this one has, whenever it changes."""
+
+
+class _InUse:
+    """What counts on one server."""
+
+    __slots__ = ("num_requests", "num_tokens", "num_uses")
+
+    def __init__(self) -> None:
+        self.num_uses = 0
+        self.num_requests = 0
+        self.num_tokens = 0
+
 
 class Uses:
-    """Counts requests by server, be it a member still or not."""
+    """Counts requests and tokens by server, be it a member still or not.
 
-    def __init__(self, roster: Roster) -> None:
+    :param elsewhere: None: this process is the only one.
+    """
+
+    def __init__(self, roster: Roster, elsewhere: Elsewhere | None = None) -> None:
         self._roster = roster
-        self._counts: Counter[str] = Counter()
+        self._elsewhere = elsewhere
+        self._servers: dict[str, _InUse] = {}
         self._here: dict[str, str] = {}
         self._leaving: dict[str, str] = {}
         """Identity -> address, of those that have left and are in use."""
+        self._watchers: list[Callable[[Member], None]] = []
         roster.watch(self._look)
 
-    def claim(self) -> Claim:
+    def claim(self, ask: Ask) -> Claim:
         """What one request counts on, for a `with` block."""
-        return Claim(self)
+        return Claim(self, ask)
 
     def in_use(self) -> dict[str, int]:
         """How many requests count on each server, by its identity; only those that are in use."""
-        return dict(self._counts)
+        return {identity: server.num_uses for identity, server in self._servers.items()}
 
-    def begin(self, member: Member) -> None:
-        self._counts[member.identity] += 1
+    def load(self, member: Member) -> Load:
+        """What is in flight on a server, over all processes of the proxy."""
+        server = self._servers.get(member.identity)
+        ours = _NOTHING if server is None else Load(server.num_requests, server.num_tokens)
+        if self._elsewhere is None:
+            return ours
+        theirs = self._elsewhere.load(member.identity)
+        return Load(ours.num_requests + theirs.num_requests, ours.num_tokens + theirs.num_tokens)
+
+    def watch(self, on_less: Callable[[Member], None]) -> None:
+        """Have a function called whenever less is in flight on a server."""
+        self._watchers.append(on_less)
+
+    def begin(self, member: Member, num_requests: int, num_tokens: int) -> None:
+        server = self._servers.setdefault(member.identity, _InUse())
+        server.num_uses += 1
+        self._add(member, server, num_requests, num_tokens)
+
+    def lighten(self, member: Member, num_requests: int, num_tokens: int) -> None:
+        """So much is not in flight any more; the server is in use all the same."""
+        self._add(member, self._servers[member.identity], -num_requests, -num_tokens)
+        for on_less in self._watchers:
+            on_less(member)
 
     def end(self, member: Member) -> None:
         key = member.identity
-        self._counts[key] -= 1
-        assert self._counts[key] >= 0
-        if not self._counts[key]:
-            del self._counts[key]
+        server = self._servers[key]
+        server.num_uses -= 1
+        if not server.num_uses:
+            assert not server.num_requests
+            assert not server.num_tokens
+            del self._servers[key]
             if (url := self._leaving.pop(key, None)) is not None:
                 _say_removed(url)
+
+    def _add(self, member: Member, server: _InUse, num_requests: int, num_tokens: int) -> None:
+        server.num_requests += num_requests
+        server.num_tokens += num_tokens
+        assert server.num_requests >= 0
+        assert server.num_tokens >= 0
+        if self._elsewhere is not None:
+            self._elsewhere.tell(member.identity, Load(server.num_requests, server.num_tokens))
 
     def _look(self) -> None:
         here = {member.identity: member.url for member in self._roster.members}
@@ -53,42 +119,52 @@ class Uses:
         self._here = here
         self._leaving = {key: url for key, url in {**self._leaving, **left}.items() if key not in here}
         for key in left:
-            if not self._counts[key]:
+            if key not in self._servers:
                 _say_removed(self._leaving.pop(key))
 
 
 class Claim:
     """The servers that one request counts on."""
 
-    __slots__ = ("_context", "_generation", "_uses")
+    __slots__ = ("_ask", "_context", "_generation", "_is_prefilled", "_uses")
 
-    def __init__(self, uses: Uses) -> None:
+    def __init__(self, uses: Uses, ask: Ask) -> None:
         self._uses = uses
+        self._ask = ask
         self._context: Member | None = None
+        self._is_prefilled = False
         self._generation: Member | None = None
 
     def take(self, context: Member | None, generation: Member) -> None:
         """Count on these servers instead of those before."""
         self.drop_context()
         if context is not None:
-            self._uses.begin(context)
-            self._context = context
+            self._uses.begin(context, 1, self._ask.num_prompt_tokens)
+            self._context, self._is_prefilled = context, False
         self.take_generation(generation)
 
     def take_generation(self, member: Member) -> None:
         self.drop_generation()
-        self._uses.begin(member)
+        self._uses.begin(member, self._ask.num_answers, self._ask.num_tokens)
         self._generation = member
+
+    def prefilled(self) -> None:
+        """The context server has answered: it holds KV for the request, and computes no more for it."""
+        if self._context is not None and not self._is_prefilled:
+            self._is_prefilled = True
+            self._uses.lighten(self._context, 1, self._ask.num_prompt_tokens)
 
     def drop_context(self) -> None:
         """What the context server holds has been taken over, or is not needed any more."""
         if self._context is not None:
+            self.prefilled()
             self._uses.end(self._context)
             self._context = None
 
     def drop_generation(self) -> None:
         """Another one will be asked."""
         if self._generation is not None:
+            self._uses.lighten(self._generation, self._ask.num_answers, self._ask.num_tokens)
             self._uses.end(self._generation)
             self._generation = None
 

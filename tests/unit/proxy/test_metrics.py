@@ -71,7 +71,7 @@ async def test_a_model_nobody_serves_is_no_label() -> None:
 async def test_gauges_are_read_when_asked() -> None:
     page = Page()
     page.roster.doubt(CONTEXT)
-    page.uses.begin(GENERATION)
+    page.uses.begin(GENERATION, 1, 10)
     page.records.begin("r", "/v1/completions")
     context = {"server": "context-0", "role": "context", "model": "m"}
     generation = {"server": "generation-0", "role": "generation", "model": "m"}
@@ -95,7 +95,7 @@ async def test_the_beat_tells_counts() -> None:
     assert page.metrics.stats().first_token_counts == []
     page = Page(handed_over(), record())
     page.records.begin("r", "/v1/completions")
-    page.waiting.num_waiting = 1
+    page.admission.num_waiting = 1
     stats = page.metrics.stats()
     first, per_token = stats.first_token_counts, stats.per_token_counts
     assert (sum(first), first[LATENCY_BOUNDS_S.index(0.3)]) == (1, 1)

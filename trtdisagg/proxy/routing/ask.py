@@ -8,6 +8,12 @@ from typing import NamedTuple
 import msgspec
 
 from trtdisagg.protocol.control import Member
+from trtdisagg.protocol.spec import ModelSpec
+
+ANY_MODEL = "*"
+"""In `ProxySpec.models`: every model that is not listed by its name."""
+
+_PLAIN = ModelSpec()
 
 
 class Ask(msgspec.Struct, kw_only=True, frozen=True):
@@ -15,13 +21,17 @@ class Ask(msgspec.Struct, kw_only=True, frozen=True):
 
     model: str
     turn: int = 0
-    """Counts the requests."""
+    """Counts the requests of the model."""
     avoid: Collection[str] = ()
     """Names of servers that have failed this request."""
     num_prompt_tokens: int = 0
-    """Exact where the prompt was read, else estimated from its bytes."""
+    """Exact where the prompt was read or came as token ids, else estimated from its bytes."""
+    is_exact: bool = False
+    """`num_prompt_tokens` is."""
     max_tokens: int | None = None
-    """Of the answer."""
+    """Of each answer; None: as many as the server can hold."""
+    num_answers: int = 1
+    """That a server computes at once: prompts times answers to each."""
     session: str | None = None
     """X-Session-ID, or the conversation."""
     chains: Mapping[tuple[str, int], Sequence[int]] = {}
@@ -30,11 +40,17 @@ class Ask(msgspec.Struct, kw_only=True, frozen=True):
     needs_one_server: bool = False
     """What it asks for is not handed over."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Of the prompt and of all answers, as far as is known."""
+        return self.num_prompt_tokens + self.num_answers * (self.max_tokens or 0)
+
 
 class Load(NamedTuple):
     """What is in flight on a server, over all workers of the proxy."""
 
     num_requests: int = 0
+    """Answers that it computes: a request for several counts as several."""
     num_tokens: int = 0
     """Of their prompts and of the answers they may get, as far as is known."""
 
@@ -42,3 +58,20 @@ class Load(NamedTuple):
 LoadOf = Callable[[Member], Load]
 MatchOf = Callable[[Member, Ask], int | None]
 """How many tokens of a prompt a server has in its cache; None: nobody knows what it has."""
+
+
+class View(NamedTuple):
+    """What is known beside the snapshot."""
+
+    load_of: LoadOf
+    match_of: MatchOf
+    models: Mapping[str, ModelSpec] = {}
+    kv_overcommit: float = 2.0
+    """Tokens that may be promised for each token of a generation server's KV cache."""
+
+    def model(self, name: str) -> ModelSpec:
+        return self.models.get(name) or self.models.get(ANY_MODEL) or _PLAIN
+
+
+def knows_nothing(_: Member, __: Ask) -> None:
+    """A MatchOf for when nobody follows what servers have."""

@@ -1,0 +1,58 @@
+"""Whether a generation server has room for one more request, and whether a server can hold it at all.
+
+What a server does not say (its limits are None) does not limit it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from trtdisagg.errors import ContextLengthError
+from trtdisagg.protocol.control import Member
+from trtdisagg.proxy.routing.ask import Ask, View
+
+BATCHES = 1.25
+"""That may be on a server: what is beyond one batch waits there, so that the batch fills again at once, without a way
+through the proxy; the rest waits here, where it may still go to whichever server is the first to have room."""
+
+
+def has_room(member: Member, ask: Ask, view: View) -> bool:
+    """Whether a generation server can begin with a request, or will soon.
+
+    Answers may promise more tokens than a server's KV cache has, because most end long before their max_tokens; how
+    much more is `kv_overcommit`. A server without work has room for anything.
+    """
+    load = view.load_of(member)
+    if not load.num_requests:
+        return True
+    if member.max_batch_size and load.num_requests + ask.num_answers > math.ceil(BATCHES * member.max_batch_size):
+        return False
+    if not (member.num_blocks and member.tokens_per_block):
+        return True
+    num_tokens = ask.num_tokens - (view.match_of(member, ask) or 0)
+    if member.max_seq_len:
+        num_tokens = min(num_tokens, ask.num_answers * member.max_seq_len)
+    return load.num_tokens + num_tokens <= view.kv_overcommit * member.num_blocks * member.tokens_per_block
+
+
+def able(members: Sequence[Member], ask: Ask, *, num_answer_tokens: int) -> Sequence[Member]:
+    """Those that can hold a request: all of them, where the number of its tokens is only estimated.
+
+    :param num_answer_tokens: beside the prompt.
+    """
+    if not ask.is_exact:
+        return members
+    num_tokens = ask.num_prompt_tokens + num_answer_tokens
+    return [member for member in members if member.max_seq_len is None or num_tokens <= member.max_seq_len]
+
+
+def too_long(members: Sequence[Member], num_prompt_tokens: int, max_tokens: int | None) -> ContextLengthError:
+    """For a client: none of these servers can hold it."""
+    most = max(member.max_seq_len or 0 for member in members)
+    asked = f" and max_tokens is {max_tokens}" if max_tokens else ""
+    return ContextLengthError(
+        f"The prompt has {num_prompt_tokens} tokens{asked}, but the servers that answer hold at most {most} tokens of "
+        "prompt and answer together (max_seq_len)",
+        param="prompt" if num_prompt_tokens >= most else "max_tokens",
+    )
