@@ -20,7 +20,7 @@ from trtdisagg.proxy.perf import PerfLog
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.records import Records
 from trtdisagg.proxy.releases import Releases
-from trtdisagg.proxy.routing.ask import MatchOf, View, knows_nothing
+from trtdisagg.proxy.routing.ask import View
 from trtdisagg.proxy.texts.texts import Texts
 from trtdisagg.proxy.uses import Elsewhere, Uses
 from trtdisagg.registry.members import Roster
@@ -45,22 +45,14 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     index: Index
 
     @classmethod
-    def make(
-        cls,
-        spec: ProxySpec,
-        roster: Roster,
-        pool: Pool,
-        *,
-        match_of: MatchOf = knows_nothing,
-        elsewhere: Elsewhere | None = None,
-    ) -> Self:
+    def make(cls, spec: ProxySpec, roster: Roster, pool: Pool, elsewhere: Elsewhere | None = None) -> Self:
         """
         :param pool: connections to servers.
-        :param match_of: tells which server has how much of a prompt.
         :param elsewhere: the other processes of this proxy, if there are any.
         """
         deadlines, uses, counts = Deadlines(), Uses(roster, elsewhere), Counts(roster)
-        view = View(uses.load, match_of, spec.models, spec.kv_overcommit)
+        index = Index(spec.models, roster, pool, deadlines)
+        view = View(uses.load, index.match, spec.models, spec.kv_overcommit)
         admission = Admission(roster, deadlines, max_waiting=spec.max_queue_size, has_others=elsewhere is not None)
         uses.watch(admission.has_room)
         perf = PerfLog(pool, spec.perf_metrics_max_requests)
@@ -80,7 +72,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
             perf=perf,
             releases=Releases(pool),
             texts=_texts(spec, deadlines),
-            index=Index(spec.models, roster, pool, deadlines),
+            index=index,
         )
 
 
