@@ -94,11 +94,12 @@ class ContextLengthError(RequestError):
 
 
 class AuthenticationError(RequestError):
-    """The cluster's secret is missing or wrong."""
+    """The cluster's secret or the API key is missing or wrong."""
 
     http_status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+    headers = {"WWW-Authenticate": "Bearer"}
 
 
 class ModelNotFoundError(RequestError):
@@ -128,6 +129,21 @@ class OverloadedError(TrtdisaggError):
     http_status = 429
     type = "overloaded_error"
     code = "queue_full"
+
+
+class RateLimitError(TrtdisaggError):
+    """The client has asked as much as it may; it may ask again later.
+
+    :param headers: when, and what is left.
+    """
+
+    http_status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.headers = headers
 
 
 class UpstreamError(TrtdisaggError):

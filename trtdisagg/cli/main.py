@@ -39,7 +39,7 @@ COMMANDS = {
     "proxy": "Route requests to servers that run already.",
     "engine": "Run one rank from a spec file.",
     "bench": "Measure how fast this machine serves.",
-    "generate": "Write a systemd unit, a Slurm job or a Grafana dashboard.",
+    "generate": "Write a systemd unit, a Slurm job, a Grafana dashboard or an API key.",
     "completion": "Print what makes a shell complete commands and names.",
     "version": "Print the version.",
 }

@@ -42,6 +42,7 @@ _SECTIONS: dict[type[msgspec.Struct], str] = {
     schema.DisaggCluster: "`disagg_cluster`",
     schema.MinimalInstances: "`minimal_instances`, in `disagg_cluster`",
     schema.ProxyConfig: "`proxy`",
+    schema.TlsConfig: "`tls`, in `proxy`",
 }
 
 

@@ -270,10 +270,27 @@ class DisaggCluster(_Section, frozen=True):
     """And its key."""
 
 
+class TlsConfig(_Section, frozen=True):
+    cert_file: str
+    """PEM file with the certificate, and those between it and a root."""
+    key_file: str
+    """PEM file with its key, not encrypted."""
+
+
 class ProxyConfig(_Section, frozen=True):
     num_workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Processes that take requests at the one address, sharing load and limits; one that dies loses its own requests
     only. At the top level, as TensorRT-LLM has it, it means the same."""
+    api_keys_file: str | None = None
+    """File (0600) with the API keys that may ask, and their limits; `trtdisagg generate api-key NAME` prints an entry.
+    Without it everybody may. With it, metrics and other pages for operators ask for the cluster's secret. A change of
+    the file counts at once."""
+    tls: TlsConfig | None = None
+    """Clients come with https. A change of the files counts for connections that begin after it."""
+    cors_allow_origins: list[str] = []
+    """Origins (`https://app.example.org`) whose pages may ask from within a browser; `"*"`: all."""
+    max_connections: Count = 16_384
+    """Connections of clients that are open at once; one more is answered 503 and closed."""
     max_body_bytes: Count = 8 * 1024 * 1024
     """A larger request body is a 413."""
     max_queue_size: Count = 1024

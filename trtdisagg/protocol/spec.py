@@ -180,6 +180,15 @@ class MetadataSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """Between two looks at etcd."""
 
 
+class TlsSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What the proxy proves with who it is."""
+
+    cert_file: str
+    """PEM: the certificate, then those between it and a root."""
+    key_file: str
+    """PEM, not encrypted."""
+
+
 RouterType = Literal["round_robin", "load_balancing", "kv_cache_aware", "session"]
 
 
@@ -240,6 +249,13 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """Of these, those that wait for a generation server to have room, or to come."""
     kv_overcommit: float = 2.0
     """Tokens of prompts and answers that a generation server is given for each token its KV cache has room for."""
+    max_connections: int = 16_384
+    """Of clients, open at once."""
+    api_keys_file: str | None = None
+    """Who may ask; None: everybody."""
+    tls: TlsSpec | None = None
+    cors_allow_origins: list[str] = []
+    """Whose pages may ask from within a browser; `*`: anybody's."""
     first_token_timeout_s: float = 300.0
     """From the request to its first token; a stream that flows has no total limit."""
     idle_timeout_s: float = 120.0

@@ -19,10 +19,12 @@ import urllib.parse
 from aiohttp import web
 
 from trtdisagg import __version__
-from trtdisagg.errors import ModelNotFoundError
+from trtdisagg.errors import ModelNotFoundError, TrtdisaggError
 from trtdisagg.protocol.answers import ModelCard, ModelList
 from trtdisagg.proxy.completions import COMPLETIONS, Completions
+from trtdisagg.proxy.entrance import OPEN, Entrance
 from trtdisagg.proxy.http_server import Handler
+from trtdisagg.proxy.keys import Client
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.pages import Pages, json_page
 from trtdisagg.proxy.readiness import health
@@ -37,10 +39,13 @@ class App:
     """Answers every request of a client.
 
     :param pages: of other rooms.
+    :param entrance: who may come in; of itself everybody.
     """
 
-    def __init__(self, means: Means, completions: Completions, pages: Pages) -> None:
+    def __init__(self, means: Means, completions: Completions, pages: Pages, entrance: Entrance = OPEN) -> None:
         self._means = means
+        self._guard = entrance.guard
+        self._cors = entrance.cors
         self._loop = asyncio.get_running_loop()
         self._created = int(time.time())
         self.is_draining = False
@@ -66,6 +71,8 @@ class App:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; whatever goes wrong is said in OpenAI's form."""
         visit = Visit(request.headers.get(REQUEST_ID))
+        if self._cors is not None:
+            visit.headers.update(self._cors.headers(request.headers.get("Origin")))
         try:
             response = await self._answer(request, visit)
         except ConnectionError:
@@ -79,8 +86,51 @@ class App:
     async def _answer(self, request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
         if request.method == "OPTIONS":
-            return web.Response(status=204, headers={"Allow": ", ".join(self._routes.allowed(path))})
-        return await self._routes.find(request.method, path)(request, visit)
+            return self._options(request, path)
+        handler = self._routes.find(request.method, path)
+        client = self._let_in(request, path, visit)
+        if client is None:
+            return await handler(request, visit)
+        try:
+            return await handler(request, visit)
+        finally:
+            client.end()
+
+    def _options(self, request: web.BaseRequest, path: str) -> web.Response:
+        allowed = self._routes.allowed(path)
+        headers = {"Allow": ", ".join(allowed)}
+        if self._cors is not None and "Access-Control-Request-Method" in request.headers:
+            asked = request.headers.get("Access-Control-Request-Headers")
+            headers |= self._cors.preflight(request.headers.get("Origin"), allowed, asked)
+        return web.Response(status=204, headers=headers)
+
+    def _let_in(self, request: web.BaseRequest, path: str, visit: Visit) -> Client | None:
+        """
+        :returns: on whose account the request runs; None: on nobody's.
+        :raises AuthenticationError, RateLimitError: who asks may not, or not now.
+        """
+        if self._guard is None:
+            return None
+        try:
+            client = self._guard.let_in(path, request.headers.get("Authorization"))
+            if client is None:
+                return None
+            visit.client = client.name
+            if request.method != "POST":
+                return None
+            now = self._loop.time()
+            client.begin(now)
+            visit.headers.update(client.allowance.headers(now))
+            return client
+        except TrtdisaggError as e:
+            if path in COMPLETIONS:
+                self._note_refusal(path, visit, e)
+            raise
+
+    def _note_refusal(self, path: str, visit: Visit, error: TrtdisaggError) -> None:
+        record = self._means.records.begin(visit.request_id, path)
+        record.client, record.status, record.error = visit.client, error.http_status, error.code or error.type
+        self._means.records.add(record)
 
     # --- pages ------------------------------------------------------------------------------------------------------
 

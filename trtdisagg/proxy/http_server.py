@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from trtdisagg.errors import RequestError, TrtdisaggError
+from trtdisagg.errors import OverloadedError, RequestError, TrtdisaggError
 from trtdisagg.net import BACKLOG
 from trtdisagg.protocol.answers import encode_error
 from trtdisagg.proxy.ids import make_id
@@ -55,8 +56,9 @@ class HeadersTooLargeError(RequestError):
 class Door:
     """Where clients come in."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, max_connections: int | None) -> None:
         self._handler = handler
+        self._max_connections = max_connections
         self._loop = asyncio.get_running_loop()
         self._sites: list[web.SockSite] = []
         self.connections: set[_Connection] = set()
@@ -81,9 +83,15 @@ class Door:
                     self.connections.discard(connection)
                     connection.force_close()
 
-    async def open(self, runner: web.ServerRunner, sockets: Sequence[socket.socket]) -> None:
+    @property
+    def is_full(self) -> bool:
+        return self._max_connections is not None and len(self.connections) >= self._max_connections
+
+    async def open(
+        self, runner: web.ServerRunner, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None
+    ) -> None:
         for sock in sockets:
-            site = web.SockSite(runner, sock, backlog=BACKLOG)
+            site = web.SockSite(runner, sock, backlog=BACKLOG, ssl_context=tls)
             await site.start()
             self._sites.append(site)
 
@@ -102,14 +110,21 @@ class Door:
 
 @contextlib.asynccontextmanager
 async def serving(
-    handler: Handler, sockets: Sequence[socket.socket], max_body_bytes: int, *, keep_alive_s: float = KEEP_ALIVE_S
+    handler: Handler,
+    sockets: Sequence[socket.socket],
+    max_body_bytes: int,
+    *,
+    keep_alive_s: float = KEEP_ALIVE_S,
+    max_connections: int | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Door]:
     """Serve on sockets that listen already, while the block runs.
 
     :param max_body_bytes: reading a longer request body raises aiohttp's HTTPRequestEntityTooLarge.
+    :param max_connections: open at once; one more is told to come again, and closed.
     """
     loop = asyncio.get_running_loop()
-    door = Door(handler)
+    door = Door(handler, max_connections)
 
     def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         if door.is_closing:
@@ -129,7 +144,7 @@ async def serving(
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:
-        await door.open(runner, sockets)
+        await door.open(runner, sockets, tls)
         yield door
     finally:
         await runner.cleanup()
@@ -152,6 +167,9 @@ class _Connection(web.RequestHandler):
         self.heard_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._door.is_full:
+            _send_away(cast(asyncio.Transport, transport))
+            return
         super().connection_made(transport)
         self.heard_at = self._loop.time()
         self._door.connections.add(self)
@@ -161,6 +179,8 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.transport is None:
+            return  # it was sent away
         self.heard_at = self._loop.time()
         super().data_received(data)
 
@@ -179,6 +199,13 @@ class _Connection(web.RequestHandler):
         )
         answer.force_close()
         return answer
+
+
+def _send_away(transport: asyncio.Transport) -> None:
+    body = encode_error(OverloadedError("Too many connections are open; come again later"))
+    head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    transport.write(f"{head}Retry-After: 1\r\nConnection: close\r\n\r\n".encode() + body)
+    transport.close()
 
 
 def _refusal(status: int, reason: str, exc: BaseException | None) -> TrtdisaggError:

@@ -15,7 +15,7 @@ import socket
 
 import uvloop
 
-from trtdisagg.errors import StartupError
+from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.net import open_sockets
 from trtdisagg.protocol.parent import end_with_parent
 from trtdisagg.protocol.reports import Beat, Failed, Ready, Reporter
@@ -24,6 +24,7 @@ from trtdisagg.proxy.app import App
 from trtdisagg.proxy.attached import attached
 from trtdisagg.proxy.completions import Completions
 from trtdisagg.proxy.doubts import Doubts
+from trtdisagg.proxy.entrance import open_entrance
 from trtdisagg.proxy.health import SOURCE as FIXED
 from trtdisagg.proxy.health import Health
 from trtdisagg.proxy.http_server import Door, serving
@@ -32,6 +33,7 @@ from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.members_door import SOURCE as AGENT
 from trtdisagg.proxy.members_door import open_members_door
 from trtdisagg.proxy.pool import Pool
+from trtdisagg.proxy.watched import watch
 from trtdisagg.registry.members import Roster
 from trtdisagg.registry.open import read_secret
 
@@ -53,7 +55,7 @@ def run_proxy(spec: ProxySpec) -> int:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 return runner.run(_serve(spec, reporter))
-        except StartupError as e:
+        except (ConfigError, StartupError) as e:
             logger.error("%s", e)
             reporter.send(Failed(message=e.message, fatal=True))
             return e.exit_code
@@ -62,6 +64,7 @@ def run_proxy(spec: ProxySpec) -> int:
 async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
     signals = _Signals()
     secret = read_secret(spec.secret_file)
+    entrance = open_entrance(spec, secret)
     roster, pool = Roster(), Pool(secret)
     means = Means.make(spec, roster, pool)
     async with contextlib.AsyncExitStack() as stack:
@@ -71,7 +74,7 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
             await stack.enter_async_context(open_members_door(spec.members_socket, roster, means.uses))
         pages = attached(spec, roster, pool, secret=secret, in_use=means.uses.in_use)
         completions = Completions(means)
-        app = App(means, completions, await stack.enter_async_context(pages))
+        app = App(means, completions, await stack.enter_async_context(pages), entrance)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(Health(pool, roster, spec.servers).run()),
@@ -80,12 +83,19 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
                 tasks.create_task(means.texts.run()),
                 tasks.create_task(means.index.run()),
                 tasks.create_task(_beat(reporter, means)),
+                tasks.create_task(watch(entrance.watched)),
             ]
             port = sockets[0].getsockname()[1]
             logger.info("listening on %s:%d", spec.host, port)
             reporter.send(Ready(host=spec.host, port=port))
             await _first_words(spec, roster)
-            async with serving(app.handle, sockets, spec.max_body_bytes) as door:
+            async with serving(
+                app.handle,
+                sockets,
+                spec.max_body_bytes,
+                max_connections=spec.max_connections,
+                tls=entrance.tls.context if entrance.tls else None,
+            ) as door:
                 exit_code = await _until_asked_to_end(app, completions, door, signals)
             for task in running:
                 task.cancel()

@@ -25,6 +25,7 @@ from trtdisagg.protocol.spec import (
     Role,
     SamplingDefaults,
     SchedulerPolicy,
+    TlsSpec,
     UpstreamServer,
 )
 from trtdisagg.supervisor.claims import Spot
@@ -203,6 +204,10 @@ def plan_proxy(
         perf_metrics_max_requests=cluster.perf_metrics_max_requests,
         max_body_bytes=config.max_body_bytes,
         max_queue_size=config.max_queue_size,
+        max_connections=config.max_connections,
+        api_keys_file=config.api_keys_file,
+        tls=TlsSpec(cert_file=config.tls.cert_file, key_file=config.tls.key_file) if config.tls else None,
+        cors_allow_origins=config.cors_allow_origins,
         first_token_timeout_s=config.first_token_timeout_s,
         idle_timeout_s=config.idle_timeout_s,
         num_workers=config.num_workers,

@@ -15,6 +15,7 @@ from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.membership import with_whole_paths
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
+from trtdisagg.supervisor.proxy_files import with_checked_files
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import Slot, slots
 from trtdisagg.text.dimensions import read_dimensions
@@ -50,7 +51,11 @@ def survey(
     everything = list(slots(cluster, numbers))
     if cluster.secret_file is not None:
         cluster = replace(cluster, secret_file=str(_checked_secret(directory / cluster.secret_file)))
-    cluster = replace(cluster, disagg_cluster=with_whole_paths(cluster.disagg_cluster, directory))
+    cluster = replace(
+        cluster,
+        disagg_cluster=with_whole_paths(cluster.disagg_cluster, directory),
+        proxy=with_checked_files(cluster.proxy, directory),
+    )
     return make_plan(
         cluster,
         name=name,

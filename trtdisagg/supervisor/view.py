@@ -10,7 +10,7 @@ import msgspec
 from trtdisagg.net import join_address
 from trtdisagg.protocol.control import ClusterStatus, Link, Member, Members, Need, ServerStatus
 from trtdisagg.protocol.reports import Linked
-from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.protocol.spec import EngineSpec, ProxySpec
 from trtdisagg.supervisor import links
 from trtdisagg.supervisor.child import Child, Meeting
 from trtdisagg.supervisor.events import Exited
@@ -144,7 +144,10 @@ def status(
 def url(state: ClusterState, plan: Plan) -> str:
     """Where clients go; empty: nowhere."""
     front = next(iter(plan.children), None)
-    return f"http://{_url(front, state.children.get(front.name))}" if front else ""
+    if front is None:
+        return ""
+    scheme = "https" if isinstance(front.spec, ProxySpec) and front.spec.tls else "http"
+    return f"{scheme}://{_url(front, state.children.get(front.name))}"
 
 
 def _order(child: Child) -> tuple[int, str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from trtdisagg.cli.generate.api_key import api_key
 from trtdisagg.cli.generate.grafana import grafana
 from trtdisagg.cli.generate.slurm import slurm
 from trtdisagg.cli.generate.systemd import systemd
@@ -11,11 +12,11 @@ from trtdisagg.cli.generate.systemd import systemd
 
 @click.group()
 def command() -> None:
-    """Write a systemd unit, a Slurm job or a Grafana dashboard.
+    """Write a systemd unit, a Slurm job, a Grafana dashboard or an API key.
 
     It is printed; > FILE puts it where it belongs.
     """
 
 
-for _each in (systemd, slurm, grafana):
+for _each in (systemd, slurm, grafana, api_key):
     command.add_command(_each)
