@@ -12,6 +12,7 @@ from trtdisagg.config.located import Located
 from trtdisagg.config.registry_checks import check_registry
 from trtdisagg.config.schema import ClusterFile, ModelEntry, ServerSection
 from trtdisagg.errors import ConfigError
+from trtdisagg.protocol.otlp import check_endpoint
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _IN_PATHS = "letters, digits, dot, dash and underscore only: it is part of paths"
@@ -37,10 +38,20 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool, elsewhere: 
         raise ConfigError(
             f"{root.place.file}: no servers: name a `model:` to start, or `urls` of servers that run already"
         )
+    _check_otlp(cluster, root)
     if not only_routes:
         _check_autoscale(cluster, root)
     if cluster.supervision.backoff_s > cluster.supervision.max_backoff_s:
         raise _error(root, "supervision.backoff_s", "longer than max_backoff_s")
+
+
+def _check_otlp(cluster: ClusterFile, root: Located) -> None:
+    if (endpoint := cluster.otlp_config.otlp_traces_endpoint) is None:
+        return
+    try:
+        check_endpoint(endpoint)
+    except ValueError as e:
+        raise _error(root, "otlp_config.otlp_traces_endpoint", str(e)) from None
 
 
 def _check_autoscale(cluster: ClusterFile, root: Located) -> None:

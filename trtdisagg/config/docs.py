@@ -43,6 +43,7 @@ _SECTIONS: dict[type[msgspec.Struct], str] = {
     schema.MinimalInstances: "`minimal_instances`, in `disagg_cluster`",
     schema.ProxyConfig: "`proxy`",
     schema.TlsConfig: "`tls`, in `proxy`",
+    schema.OtlpConfig: "`otlp_config`",
 }
 
 

@@ -299,6 +299,15 @@ class ProxyConfig(_Section, frozen=True):
     """From a request to its first token."""
     idle_timeout_s: Seconds = 120.0
     """Between two tokens of a stream; there is no limit on a stream that flows."""
+    access_log: str | None = None
+    """A line of JSON for each request (docs/observability.md), to this file, which is put aside at 64 MiB (`FILE.1` to
+    `FILE.3`), or to `stderr`; without it, or with `"off"`, none is written."""
+
+
+class OtlpConfig(_Section, frozen=True):
+    otlp_traces_endpoint: str | None = None
+    """OpenTelemetry collector that traces of requests are sent to, `http://host:4318` or `grpc://host:4317`; with TLS
+    `https`, `grpcs`. Takes `pip install 'trtdisagg[otel]'`."""
 
 
 class ClusterFile(_Section, frozen=True):
@@ -338,3 +347,5 @@ class ClusterFile(_Section, frozen=True):
     """Where servers of other agents register."""
     proxy: ProxyConfig = ProxyConfig()
     """Limits and deadlines of requests."""
+    otlp_config: OtlpConfig = OtlpConfig()
+    """Where traces of requests go; without it, nobody traces."""

@@ -74,7 +74,6 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "gen_strip_message_history": NoEffect("the proxy passes a request's body on as it came"),
         "gen_tokids_ctxbytes": NoEffect("the proxy passes bodies on without decoding them"),
         "node_id": NoEffect("the node in a request id is made from the name of the host"),
-        "otlp_config": NoEffect("no traces are written"),
         "perf_metrics_output_dir": NoEffect("/perf_metrics says them, and no file is written"),
         "schedule_style": NoEffect(
             "a request always begins on a context server, and its first token is sent from there"
@@ -130,7 +129,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "num_postprocess_workers": NoEffect("text is made outside the engine loop already, on a thread of its own"),
         "nvfp4_gemm_config": NotThereYet("quantized weights"),
         "orchestrator_type": NoEffect("the supervisor starts the ranks"),
-        "otlp_traces_endpoint": NoEffect("no traces are written"),
+        "otlp_traces_endpoint": NoEffect("traces are those of the proxy, which `otlp_config` of the file is for"),
         "peft_cache_config": _LORA,
         "postprocess_tokenizer_dir": NoEffect("text is made with the model's own tokenizer"),
         "print_iter_log": NoEffect("counters go to `trtdisagg status` and /metrics, not to the log"),

@@ -240,6 +240,10 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     metadata: MetadataSpec | None = None
     """Where servers are registered in the older way."""
     max_retries: int = 1
+    access_log: str | None = None
+    """A file, or `stderr`: a line of JSON for each request; None: none is written."""
+    otlp_traces_endpoint: str | None = None
+    """OpenTelemetry collector; None: nobody traces."""
     perf_metrics_max_requests: int = 0
     """Requests that were handed over, of which is kept which servers they were on and when; 0: none."""
     max_body_bytes: int = 8 * 1024 * 1024

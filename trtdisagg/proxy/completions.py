@@ -23,6 +23,7 @@ from trtdisagg.proxy.refusals import as_answer, as_event, kind_of
 from trtdisagg.proxy.relay import Relay
 from trtdisagg.proxy.request import decode_incoming
 from trtdisagg.proxy.routing.session import SESSION_HEADER, read_session
+from trtdisagg.proxy.trace_context import trace_context
 from trtdisagg.proxy.visit import Visit
 
 COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}
@@ -62,6 +63,8 @@ class Completions:
         client = ClientStream(request, visit)
         record = self._means.records.begin(visit.request_id, path)
         record.client = visit.client
+        if self._means.readers.traces is not None:
+            record.trace = trace_context(request.headers.get("traceparent"), request.headers.get("tracestate"))
         deadline = self._begin()
         try:
             async with deadline:

@@ -71,7 +71,8 @@ class Legs:
 
         :param record: of the request: what becomes of the leg is noted there.
         """
-        exchange = self.pool.exchange(member.url, "POST", path, body, record.request_id)
+        more = b"" if record.trace is None else record.trace.leg_headers(len(record.legs))
+        exchange = self.pool.exchange(member.url, "POST", path, body, record.request_id, more=more)
         return Leg(self, record.leg(kind, member, time.monotonic()), exchange)
 
     def awaited(self) -> list[Member]:

@@ -18,6 +18,7 @@ from trtdisagg.proxy.legs import Legs
 from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.perf import PerfLog
 from trtdisagg.proxy.pool import Pool
+from trtdisagg.proxy.readers import Readers
 from trtdisagg.proxy.records import Records
 from trtdisagg.proxy.releases import Releases
 from trtdisagg.proxy.routing.ask import View
@@ -31,6 +32,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     roster: Roster
     legs: Legs
     records: Records
+    readers: Readers
     metrics: Metrics
     ids: DisaggIds
     deadlines: Deadlines
@@ -56,12 +58,14 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
         admission = Admission(roster, deadlines, max_waiting=spec.max_queue_size, has_others=elsewhere is not None)
         uses.watch(admission.has_room)
         perf = PerfLog(pool, spec.perf_metrics_max_requests)
-        records = Records([counts.add, *([perf.add] if perf.is_on else [])])
+        readers = Readers.make(spec)
+        records = Records([counts.add, *([perf.add] if perf.is_on else []), *readers.all()])
         return cls(
             spec=spec,
             roster=roster,
             legs=Legs(pool, roster),
             records=records,
+            readers=readers,
             metrics=Metrics(counts, records, admission, Gauges(records, admission, uses, roster)),
             ids=DisaggIds(),
             deadlines=deadlines,

@@ -40,14 +40,18 @@ class Pool:
         authorization = f"Authorization: Bearer {secret}\r\n" if secret else ""
         self._common = f"Content-Type: application/json\r\n{authorization}".encode()
 
-    def exchange(self, url: str, method: str, path: str, body: bytes = b"", request_id: str = "-") -> Exchange:
+    def exchange(
+        self, url: str, method: str, path: str, body: bytes = b"", request_id: str = "-", *, more: bytes = b""
+    ) -> Exchange:
         """Prepare a request; it is sent on entering the result.
 
         :param url: host:port.
         :param request_id: visible ASCII; passed on as X-Request-Id.
+        :param more: lines of the head, each with its end.
         """
         first = f"{method} {path} HTTP/1.1\r\nHost: {url}\r\nX-Request-Id: {request_id}\r\n".encode()
-        return Exchange(self, url, b"%b%bContent-Length: %d\r\n\r\n%b" % (first, self._common, len(body), body))
+        head = b"%b%b%bContent-Length: %d\r\n\r\n%b" % (first, self._common, more, len(body), body)
+        return Exchange(self, url, head)
 
     def take_idle(self, url: str) -> Connection | None:
         """The connection used last, if one is idle."""

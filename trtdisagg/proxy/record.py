@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trtdisagg.protocol.control import Member
+from trtdisagg.proxy.trace_context import TraceContext
 
 LegKind = Literal["context", "generation"]
 LegOutcome = Literal["running", "done", "failed", "refused", "cancelled"]
@@ -63,7 +64,7 @@ class Record:
         "request_id",
         "route",
         "status",
-        "traceparent",
+        "trace",
     )
 
     def __init__(self, request_id: str, route: str, arrived: float) -> None:
@@ -98,8 +99,8 @@ class Record:
         """Of the last attempt; what its servers call it."""
         self.ctx_request_id: int | None = None
         """What the context server calls it; read only for /perf_metrics."""
-        self.traceparent: str | None = None
-        """W3C trace context that came with it."""
+        self.trace: TraceContext | None = None
+        """None: nobody traces."""
 
     def leg(self, kind: LegKind, member: Member, now: float) -> LegRecord:
         """A server is about to be asked."""

@@ -69,6 +69,7 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
     means = Means.make(spec, roster, pool)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(pool.close_idle)
+        await stack.enter_async_context(means.readers.open())
         sockets = [stack.enter_context(sock) for sock in _open_sockets(spec)]
         if spec.members_socket is not None:
             await stack.enter_async_context(open_members_door(spec.members_socket, roster, means.uses))

@@ -202,6 +202,8 @@ def plan_proxy(
         registry=registry,
         max_retries=cluster.max_retries,
         perf_metrics_max_requests=cluster.perf_metrics_max_requests,
+        access_log=None if config.access_log == "off" else config.access_log,
+        otlp_traces_endpoint=cluster.otlp_config.otlp_traces_endpoint,
         max_body_bytes=config.max_body_bytes,
         max_queue_size=config.max_queue_size,
         max_connections=config.max_connections,

@@ -1,0 +1,72 @@
+"""What a real proxy leaves of the requests it has answered: its access log, its spans."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.serving import MODEL, serving
+
+PROMPT = "never to be seen in a log"
+
+
+def ask(url: str, **body: Any) -> str:
+    data = json.dumps({"model": MODEL, "prompt": PROMPT, "max_tokens": 4, **body}).encode()
+    headers = {"X-Request-Id": "mine", "Content-Type": "application/json"}
+    headers["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    request = urllib.request.Request(f"{url}/v1/completions", data, headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return str(answer.read().decode())
+
+
+def test_a_proxy_that_ends_has_written_all_lines(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    with serving(tmp_path, {"context-0": [], "generation-0": []}, access_log=str(path)) as cluster:
+        ask(cluster.url, stream=True)
+        cluster.proxy.process.terminate()
+        cluster.proxy.process.wait(30)
+    [line] = [json.loads(text) for text in path.read_text().splitlines()]
+    assert line["request_id"] == "mine"
+    assert (line["status"], line["path"], line["servers"]) == (200, "both", ["context-0", "generation-0"])
+    assert 0 <= line["queue_ms"] <= line["ttft_ms"] <= line["e2e_ms"]
+    assert line["num_events"] >= 4
+    assert PROMPT not in path.read_text()
+
+
+class _Collector(http.server.BaseHTTPRequestHandler):
+    server: Any
+
+    def do_POST(self) -> None:
+        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_spans_go_to_the_collector(tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra otel is not installed")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Collector) as collector:
+        collector.bodies = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=collector.serve_forever)
+        thread.start()
+        try:
+            endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
+            with serving(tmp_path, {"context-0": [], "generation-0": []}, otlp_traces_endpoint=endpoint) as cluster:
+                ask(cluster.url)
+                cluster.proxy.process.terminate()
+                cluster.proxy.process.wait(30)
+        finally:
+            collector.shutdown()
+            thread.join()
+    sent = b"".join(collector.bodies)  # type: ignore[attr-defined]
+    assert bytes.fromhex("0af7651916cd43dd8448eb211c80319c") in sent, "the client's trace goes on"
+    assert bytes.fromhex("b7ad6b7169203331") in sent
+    for name in (b"/v1/completions", b"context context-0", b"generation generation-0"):
+        assert name in sent
