@@ -53,8 +53,8 @@ class RequestPerf(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True)
 
 
 class RequestTimes(msgspec.Struct, kw_only=True, frozen=True):
-    """What one server says of one request (`GET /request_times`, by `disagg_request_id=` or `request_id=`, which is what
-    was in X-Request-Id). It is told as often as somebody asks, while it is among the last ones."""
+    """What one server says of one request: `GET /request_times`, by `disagg_request_id=` or by `request_id=`, which is
+    what was in X-Request-Id. It is told as often as somebody asks, while it is among the last ones."""
 
     server: str
     incarnation: str
