@@ -38,6 +38,12 @@ def next_leg(relayed: Relayed) -> dict[str, Any]:
     return {**leg, "disaggregated_params": params, "seam": seam}
 
 
+def broken_behind(events: list[Any], leg: dict[str, Any], num: int) -> Relayed:
+    """The stream of a leg breaks behind so many events; nothing was said since."""
+    relayed = Relayed(events[:num], leg, 0)
+    return Relayed(relayed.events, next_leg(relayed), num)
+
+
 async def broken(ask: Ask, body: dict[str, Any], breaks: Sequence[int]) -> list[Any]:
     """What the client gets of a stream that breaks behind so many events, each server's first included; then it is
     whole."""

@@ -68,13 +68,19 @@ class Limits(msgspec.Struct, kw_only=True, frozen=True):
 
         :raises ContextLengthError: when prompt and `max_tokens` exceed `max_seq_len` or the whole KV cache.
         :raises RequestError: when the prompt is empty, a token is not in the vocabulary, nothing is to be generated,
-            or more is wanted of it than there is room for.
+            more is generated than may be, or more is wanted of it than there is room for.
         """
         num_prompt, sampling = len(request.prompt_token_ids), request.sampling
         if not num_prompt:
             raise RequestError("The prompt is empty", param="prompt")
         if sampling.max_tokens < 1:
             raise RequestError(f"max_tokens is {sampling.max_tokens}; at least 1 is needed", param="max_tokens")
+        if len(request.output_token_ids) > sampling.max_tokens:
+            raise RequestError(
+                f"first_gen_tokens holds {len(request.output_token_ids)} tokens, and at most {sampling.max_tokens} can "
+                f"be generated behind this prompt (max_tokens, or what fits into max_seq_len {self.max_seq_len})",
+                param="first_gen_tokens",
+            )
         self._check_tokens(request)
         check_sampling(sampling, self.vocab_size)
         if num_prompt + sampling.max_tokens > self.max_seq_len:
