@@ -23,7 +23,7 @@ from trtdisagg.protocol.answers import (
     encode_error,
 )
 from trtdisagg.protocol.decoding import decode_request
-from trtdisagg.protocol.handover import DisaggregatedParams, Seam, SeamReply
+from trtdisagg.protocol.handover import DisaggregatedParams, Seam, SeamPart, SeamReply
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
 from trtdisagg.protocol.spec import EngineSpec
 
@@ -45,8 +45,13 @@ class Job:
 
     @property
     def num_done(self) -> int:
-        """Tokens that the context server made."""
+        """Tokens that other servers made."""
         return len(self.params.first_gen_tokens or [])
+
+    @property
+    def has_begun(self) -> bool:
+        """The client has the beginning of the stream."""
+        return self.seam is not None and self.params.request_type == "generation_only"
 
     @property
     def id(self) -> str:
@@ -88,9 +93,16 @@ def decode_job(body: bytes, spec: EngineSpec, *, chat: bool) -> Job:
     )
     if len(job.prompt) + job.max_tokens > spec.max_seq_len:
         raise ContextLengthError(f"Prompt and output together are longer than {spec.max_seq_len}", param="prompt")
-    if job.num_done and job.params.first_gen_tokens != [token_id(job.prompt, 0)]:
-        raise RequestError("The first token is not the one of this prompt", param="disaggregated_params")
+    _check_what_is_done(job)
     return job
+
+
+def _check_what_is_done(job: Job) -> None:
+    if (job.params.first_gen_tokens or []) != [token_id(job.prompt, i) for i in range(job.num_done)]:
+        raise RequestError("The first tokens are not those of this prompt", param="disaggregated_params")
+    num_chars = len(job.text(0, job.num_done)) if job.stream else 0
+    if job.seam is not None and job.params.request_type == "generation_only" and job.seam.num_chars_sent != num_chars:
+        raise RequestError(f"The tokens have {num_chars} characters, not {job.seam.num_chars_sent}", param="seam")
 
 
 def _prompt(request: ChatRequest | CompletionRequest) -> tuple[int, ...]:
@@ -136,32 +148,36 @@ def context_answer(job: Job, ticket: str | None, request_id: int, *, speaks_seam
         if job.seam.stream:
             last = ticket is None
             job.include_usage = job.seam.include_usage
-            events = first_event(job) + event(job, text) + (ending(job, 1) if last else b"")
+            events = first_event(job) + event(job, text, 0, 1) + (ending(job, 1) if last else b"")
             extra["seam"] = SeamReply(first_chunk=events.decode(), num_chars_sent=len(text))
     return whole(job, text, 1, finish, **extra)
 
 
 def first_event(job: Job) -> bytes:
     """What chat begins with."""
-    return _chat_event(job, Delta(role="assistant", content="")) if job.chat else b""
+    return _frame(job, 0, 0, _chat_chunk(job, Delta(role="assistant", content=""))) if job.chat else b""
 
 
-def event(job: Job, text: str, finish: FinishReason | None = None) -> bytes:
+def event(job: Job, text: str, start: int, stop: int, finish: FinishReason | None = None) -> bytes:
+    """
+    :param start: its first token; as in `stop`, counted over all of the answer.
+    """
     if job.chat:
-        return _chat_event(job, Delta(content=text) if text else Delta(), finish)
+        return _frame(job, start, stop, _chat_chunk(job, Delta(content=text) if text else Delta(), finish))
     choice = CompletionChoice(index=0, text=text, finish_reason=finish)
     usage = None if job.include_usage else msgspec.UNSET
     chunk = Completion(id=job.id, created=job.created, model=job.model, choices=[choice], usage=usage)
-    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+    return _frame(job, start, stop, chunk)
 
 
 def ending(job: Job, num_tokens: int) -> bytes:
     """The events behind the last token."""
-    events = event(job, "", "length")
+    has_ended = job.seam is not None and job.seam.has_ended
+    events = b"" if has_ended else event(job, "", num_tokens, num_tokens, "length")
     if job.include_usage:
         kind: Any = ChatChunk if job.chat else Completion
         chunk = kind(id=job.id, created=job.created, model=job.model, choices=[], usage=job.usage(num_tokens))
-        events += b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+        events += _frame(job, num_tokens, num_tokens, chunk)
     return events + b"data: [DONE]\n\n"
 
 
@@ -170,8 +186,17 @@ def error_event(error: TrtdisaggError) -> bytes:
     return b"data: " + encode_error(error) + b"\n\n"
 
 
-def _chat_event(job: Job, delta: Delta, finish: FinishReason | None = None) -> bytes:
+def _chat_chunk(job: Job, delta: Delta, finish: FinishReason | None = None) -> ChatChunk:
     choice = ChatChunkChoice(index=0, delta=delta, finish_reason=finish)
     usage = None if job.include_usage else msgspec.UNSET
-    chunk = ChatChunk(id=job.id, created=job.created, model=job.model, choices=[choice], usage=usage)
-    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+    return ChatChunk(id=job.id, created=job.created, model=job.model, choices=[choice], usage=usage)
+
+
+def _frame(job: Job, start: int, stop: int, chunk: Completion | ChatChunk) -> bytes:
+    """An event, with what it takes to go on behind it where that was asked for."""
+    data = msgspec.json.encode(chunk)
+    if job.seam is not None:
+        token_ids = [token_id(job.prompt, i) for i in range(start, stop)]
+        part = msgspec.json.encode(SeamPart(len(job.text(0, stop)), token_ids))
+        data = b'%b,"seam":%b}' % (data[:-1], part)
+    return b"data: %b\n\n" % data

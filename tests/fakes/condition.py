@@ -37,6 +37,8 @@ class Counters:
     """Handovers taken over by ticket."""
     recomputed: int = 0
     """Generation legs without a ticket: the prefix had to be computed."""
+    replayed: int = 0
+    """Those that went on behind more than the first token: a stream that broke elsewhere."""
     held: int = 0
     released: int = 0
     """Held for a request whose generation leg did not come."""

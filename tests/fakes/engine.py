@@ -8,6 +8,7 @@ What it says comes from words.py. Beside the routes of an engine it has some for
     GET  /fake/wait?name=cancelled&at_least=1       the same, once that counter is so high (or 504 after 20 s)
     POST /fake/hold /fake/go                        stop before the next token of generation, go on
     POST /fake/stick /fake/unstick                  be stuck: work to do, no progress, all else as before; go on
+    POST /fake/flags {"cut_at_token": 3}            misbehave as with these flags from now on
     POST /fake/release {"request_id": N}            what a generation server does when it has fetched the blocks
     POST /fake/evict                                drop all blocks from the cache (told on GET /kv_events)
     POST /fake/deafen                               ignore SIGTERM from now on
@@ -174,7 +175,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ready-after", type=float, default=0.0, metavar="S")
     parser.add_argument("--die-after", type=float, metavar="S", help="exit 1, counted from the start")
     parser.add_argument("--die-at-token", type=int, metavar="N", help="exit 1 instead of token N (from 0) of a request")
-    parser.add_argument("--cut-at-token", type=int, metavar="N", help="cut the connection instead")
+    parser.add_argument("--cut-at-token", type=int, metavar="N", help="cut the connection at token N")
+    parser.add_argument("--cut", choices=("before", "within", "behind"), default="before", help="where, of its event")
+    parser.add_argument("--error-at-token", type=int, metavar="N", help="end the stream with an error (--fail-status)")
+    parser.add_argument("--silent-at-token", type=int, metavar="N", help="a stream goes silent")
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--slow-drain", type=float, default=0.0, metavar="S", help="SIGTERM takes at least so long")
     parser.add_argument("--fork", action="store_true", help="have a child of its own, in the same process group")

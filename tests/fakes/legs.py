@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from fakes.condition import Condition
-from fakes.tiny_http import Request, Response, post
+from fakes.tiny_http import Connection, Request, Response, post
 
 from trtdisagg.errors import AuthenticationError, OverloadedError, RequestError, TrtdisaggError, UnavailableError
 
@@ -102,10 +102,14 @@ class Legs:
     def _refuse_some(self, flag: str, num_so_far: int) -> None:
         if num_so_far <= getattr(self.flags, flag):
             self.counters.refused += 1
-            status = self.flags.fail_status
-            error: TrtdisaggError = {429: OverloadedError, 503: UnavailableError}.get(status, RequestError)(flag)
-            error.http_status = status
-            raise error
+            raise self._refusal(flag)
+
+    def _refusal(self, why: str) -> TrtdisaggError:
+        status = self.flags.fail_status
+        kinds: dict[int, type[TrtdisaggError]] = {429: OverloadedError, 500: TrtdisaggError, 503: UnavailableError}
+        error = kinds.get(status, RequestError)(why)
+        error.http_status = status
+        return error
 
     async def _context(self, job: Job) -> Response:
         from fakes import bodies
@@ -127,6 +131,7 @@ class Legs:
         if job.params.request_type != "generation_only":
             return
         valid = job.params.encoded_opaque_state is not None and await self._fetch(job.params.encoded_opaque_state)
+        self.counters.replayed += job.num_done > 1
         self.counters.fetched += valid
         self.counters.recomputed += not valid
         self.condition.tell_change()
@@ -174,24 +179,36 @@ class Legs:
 
         client = request.connection
         client.begin_stream("text/event-stream")
-        seam = job.seam if not self.flags.foreign else None
-        skip = job.num_done if seam else 0
-        unsent = job.text(0, skip)[seam.num_chars_sent :] if seam else ""
+        if self.flags.foreign:
+            job.seam = None
+        num_sent = job.num_done if job.seam else 0
+        begin = b"" if job.has_begun else bodies.first_event(job)
         try:
-            if skip == 0 and (first := bodies.first_event(job)):
-                await client.write(first)
-            async for position in self._tokens(job, skip):
-                if position == self.flags.cut_at_token:
-                    client.transport.abort()
-                await client.write(bodies.event(job, unsent + job.text(position, position + 1)))
-                unsent = ""
-            await client.write(bodies.ending(job, job.max_tokens))
+            async for position in self._tokens(job, num_sent):
+                text = job.text(position, position + 1)
+                await self._send(client, position, begin + bodies.event(job, text, position, position + 1))
+                begin = b""
+            await self._send(client, job.max_tokens, begin + bodies.ending(job, job.max_tokens))
         except asyncio.CancelledError:
             if not self.condition.cut_short:
                 raise
             self.counters.cancelled += 1
             await client.write(bodies.error_event(UnavailableError("The server is shutting down")))
+        except TrtdisaggError as e:
+            await client.write(bodies.error_event(e))
         await client.end_stream()
+
+    async def _send(self, client: Connection, position: int, events: bytes) -> None:
+        """Send what says the token at this position, or what is behind the last; or misbehave instead."""
+        flags = self.flags
+        if position == flags.error_at_token:
+            raise self._refusal("error_at_token")
+        if position == flags.silent_at_token:
+            await asyncio.Event().wait()
+        if position == flags.cut_at_token:
+            await client.write(events[: {"before": 0, "within": len(events) // 2, "behind": len(events)}[flags.cut]])
+            client.transport.close()
+        await client.write(events)
 
     def bodies_seen(self) -> dict[str, Any]:
         """The last body and headers of each kind of leg."""

@@ -40,6 +40,7 @@ class Server:
             "/fake/go": ("POST", self._go),
             "/fake/stick": ("POST", self._stick),
             "/fake/unstick": ("POST", self._unstick),
+            "/fake/flags": ("POST", self._flags),
             "/fake/release": ("POST", self._release),
             "/kv/release": ("POST", self._release_unread),
             "/fake/deafen": ("POST", self._deafen),
@@ -150,6 +151,10 @@ class Server:
 
     async def _unstick(self, request: Request) -> Response:
         self.condition.unstick()
+        return Response()
+
+    async def _flags(self, request: Request) -> Response:
+        vars(self.condition.flags).update(msgspec.json.decode(request.body))
         return Response()
 
     async def _release_unread(self, request: Request) -> Response:

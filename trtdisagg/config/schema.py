@@ -299,6 +299,11 @@ class ProxyConfig(_Section, frozen=True):
     """From a request to its first token."""
     idle_timeout_s: Seconds = 120.0
     """Between two tokens of a stream; there is no limit on a stream that flows."""
+    max_migrations: CountOrZero = 3
+    """How often an answer that has its first token, and whose generation server dies or fails, goes on elsewhere."""
+    retry_share: Fraction = 0.2
+    """Share of all requests that may be tried again because a server answered with an error, beside 10 a second; of
+    servers that are gone, each request is tried elsewhere."""
     access_log: str | None = None
     """A line of JSON for each request (docs/observability.md), to this file, which is put aside at 64 MiB (`FILE.1` to
     `FILE.3`), or to `stderr`; without it, or with `"off"`, none is written."""

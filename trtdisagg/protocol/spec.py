@@ -244,6 +244,10 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """A file, or `stderr`: a line of JSON for each request; None: none is written."""
     otlp_traces_endpoint: str | None = None
     """OpenTelemetry collector; None: nobody traces."""
+    max_migrations: int = 3
+    """How often an answer that has its first token goes on elsewhere."""
+    retry_share: float = 0.2
+    """Of requests, that may be tried again because a server answered with an error."""
     perf_metrics_max_requests: int = 0
     """Requests that were handed over, of which is kept which servers they were on and when; 0: none."""
     max_body_bytes: int = 8 * 1024 * 1024

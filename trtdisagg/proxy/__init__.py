@@ -3,20 +3,22 @@
     app             routes (routes), and what every answer bears (visit)
     completions     admission, deadlines, errors
     request         the body: decoded, checked, spliced into the bodies of the legs
-    relay           context leg, first token, generation leg, retries
-      route         which servers
-      waiting       until there are some
-      legs          one server is asked
+    relay           context leg, first token, generation leg; after a failure the same again, or what is missing of it
+      asks          what routing looks at
+      admission     which servers (routing), when there is room
+      legs          one server is asked, and fails (failures)
       pool          connections that are kept open
       upstream      one connection
       http1         its bytes
       context       what the context leg answered
       last_token    when that was all
+      answer        what generation says, whole or as a stream
+      said          what the client has of it, should it have to go on elsewhere
     client_stream   the client's side
 
 Beside it: texts and index (rooms: prompts as tokens, who has their KV); serve (the process), listen, http_server;
 members_door, health, doubts and probe (who may be routed to), registry_room, registry_source and store_door (who is
-registered elsewhere), uses (who is in use, and who has left);
+registered elsewhere), uses (who is in use, and who has left), retries (how often anything is tried again);
 entrance, guard, keys, rates, cors, tls and watched (which clients may come in, and how often);
 record and records (what became of a request), read by counts -> metrics (with gauges) and by perf;
 attached and pages (of other rooms), readiness, refusals, means, deadlines, ids.

@@ -69,6 +69,20 @@ class FirstToken(msgspec.Struct, kw_only=True, frozen=True):
         return {**kept, "request_type": "generation_only", "disagg_request_id": disagg_request_id}
 
 
+def params_of_rest(first: FirstToken | None, token_ids: list[int], disagg_request_id: int) -> dict[str, Any]:
+    """`disaggregated_params` for a server that goes on behind tokens that the client has.
+
+    :param first: where a context server made the first of them.
+    """
+    params = first.params_without_ticket(disagg_request_id) if first is not None else {}
+    return {
+        **params,
+        "request_type": "generation_only",
+        "disagg_request_id": disagg_request_id,
+        "first_gen_tokens": token_ids,
+    }
+
+
 def decode_first_token(body: bytes, *, seam: bool) -> FirstToken:
     """Decode a context server's answer.
 

@@ -1,7 +1,5 @@
-"""One leg of a request: one server is asked, and everything that can go wrong with it becomes one of two errors.
-
-`LegFailedError`: another server may do better. `RefusedError`: the request itself is at fault, so no other would.
-What to do about either is the relay's.
+"""One leg of a request: one server is asked, what becomes of it is noted, and what goes wrong becomes one of two errors
+(failures.py). What to do about either is the relay's.
 """
 
 from __future__ import annotations
@@ -10,56 +8,20 @@ import time
 from collections import defaultdict
 from types import TracebackType
 
-from trtdisagg.errors import DeadlineError, TrtdisaggError, UnavailableError, UpstreamError
-from trtdisagg.protocol.answers import encode_error
+from trtdisagg.errors import DeadlineError
 from trtdisagg.protocol.control import Member
+from trtdisagg.proxy.failures import LegFailedError, RefusedError
 from trtdisagg.proxy.http1 import BadAnswerError, Head
 from trtdisagg.proxy.pool import Exchange, Pool, UnreachableError
-from trtdisagg.proxy.record import LegKind, LegOutcome, LegRecord, Record
+from trtdisagg.proxy.record import LegKind, LegRecord, Record
 from trtdisagg.proxy.upstream import BrokenError, Connection
 from trtdisagg.registry.members import Roster
 
 MAX_ERROR_BYTES = 1024 * 1024
 
 
-class LegFailedError(Exception):
-    """A server could not be asked, broke off, or failed.
-
-    :param reached: the server may have seen the request, so what it holds (a ticket) may be used up.
-    """
-
-    def __init__(self, member: Member, why: str, *, reached: bool = True, status: int | None = None) -> None:
-        super().__init__(f"{member.name}: {why}")
-        self.member = member
-        self.reached = reached
-        self.status = status
-
-    def as_error(self) -> TrtdisaggError:
-        """What the client is told when nobody else can be asked."""
-        if not self.reached or self.status == 503:
-            return UnavailableError(f"The request could not be served: {self}")
-        return UpstreamError(f"The request failed: {self}")
-
-
-class RefusedError(Exception):
-    """A server's 4xx, or its word that the client's own deadline has passed: the client gets it as it is."""
-
-    def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        super().__init__(f"refused with status {status}")
-        self.status = status
-        self.body = body
-        self.headers = headers
-
-    def as_event(self) -> bytes:
-        """The same as data of a server-sent event, which must be one line."""
-        if b"\n" not in self.body and b"\r" not in self.body:
-            return self.body
-        text = self.body[:500].decode(errors="replace")
-        return encode_error(UpstreamError(f"The request was refused with status {self.status}: {text}"))
-
-
 class Legs:
-    """Asks servers, and knows from which of them an answer is awaited."""
+    """Asks servers, and knows which of them are being asked."""
 
     def __init__(self, pool: Pool, roster: Roster) -> None:
         self.pool = pool
@@ -76,7 +38,7 @@ class Legs:
         return Leg(self, record.leg(kind, member, time.monotonic()), exchange)
 
     def awaited(self) -> list[Member]:
-        """Servers of which an answer has not begun, or does not show that it has."""
+        """Servers of which something is awaited that another one could do."""
         return [member for member, legs in self._awaiting.items() if legs]
 
     def give_up(self, member: Member) -> None:
@@ -87,7 +49,7 @@ class Legs:
     def begins(self, leg: Leg) -> None:
         self._awaiting[leg.member].add(leg)
 
-    def is_answered(self, leg: Leg) -> None:
+    def is_bound(self, leg: Leg) -> None:
         self._awaiting[leg.member].discard(leg)
 
     def ends(self, leg: Leg) -> None:
@@ -135,31 +97,44 @@ class Leg:
 
     def _end(self, error: BaseException | None) -> None:
         self._legs.ends(self)
-        self.record.end(time.monotonic(), _outcome(error), "" if error is None else str(error))
+        failure = _as_failure(self.member, error)
+        if isinstance(failure, LegFailedError):
+            self.record.end(time.monotonic(), "failed", str(failure))
+        elif isinstance(failure, RefusedError):
+            self.record.end(time.monotonic(), "refused", str(failure))
+        else:
+            self.record.end(time.monotonic(), "done" if failure is None else "cancelled")
         if isinstance(error, UnreachableError | BrokenError):
             self._legs.roster.doubt(self.member)
-            raise LegFailedError(self.member, str(error), reached=isinstance(error, BrokenError)) from error
-        if isinstance(error, BadAnswerError):
-            raise LegFailedError(self.member, str(error)) from error
+        if failure is not None and failure is not error:
+            raise failure from error
 
-    def is_answered(self) -> None:
-        """The answer has begun: from now on it is the stream that shows whether the server is alive."""
-        self._legs.is_answered(self)
+    def is_answered(self, *, is_bound: bool) -> None:
+        """The answer has begun.
+
+        :param is_bound: nobody else could go on with it: from now on the stream alone shows whether the server lives.
+        """
         self.record.first_byte = time.monotonic()
+        if is_bound:
+            self._legs.is_bound(self)
+
+    def fail(self, why: str) -> LegFailedError:
+        """It was broken off from outside, and that is the server's fault."""
+        failure = LegFailedError(self.member, why)
+        self.record.end(time.monotonic(), "failed", str(failure))
+        return failure
 
     def give_up(self) -> None:
         self._exchange.give_up()
 
 
-def _outcome(error: BaseException | None) -> LegOutcome:
-    match error:
-        case None:
-            return "done"
-        case LegFailedError() | UnreachableError() | BrokenError() | BadAnswerError():
-            return "failed"
-        case RefusedError():
-            return "refused"
-    return "cancelled"
+def _as_failure(member: Member, error: BaseException | None) -> BaseException | None:
+    """What is told of what went wrong with a connection; anything else as it is."""
+    if isinstance(error, UnreachableError):
+        return LegFailedError(member, str(error), reached=False)
+    if isinstance(error, BrokenError | BadAnswerError):
+        return LegFailedError(member, str(error))
+    return error
 
 
 async def _raise_for_status(member: Member, head: Head, connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Self
 
 import msgspec
@@ -21,6 +22,7 @@ from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.readers import Readers
 from trtdisagg.proxy.records import Records
 from trtdisagg.proxy.releases import Releases
+from trtdisagg.proxy.retries import RetryBudget
 from trtdisagg.proxy.routing.ask import View
 from trtdisagg.proxy.texts.texts import Texts
 from trtdisagg.proxy.uses import Elsewhere, Uses
@@ -45,6 +47,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     releases: Releases
     texts: Texts
     index: Index
+    retry_budget: RetryBudget
 
     @classmethod
     def make(cls, spec: ProxySpec, roster: Roster, pool: Pool, elsewhere: Elsewhere | None = None) -> Self:
@@ -77,6 +80,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
             releases=Releases(pool),
             texts=_texts(spec, deadlines),
             index=index,
+            retry_budget=RetryBudget(spec.retry_share, time.monotonic()),
         )
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from trtdisagg.errors import DeadlineError, RequestError, TrtdisaggError
 from trtdisagg.protocol.answers import encode_error
-from trtdisagg.proxy.legs import RefusedError
+from trtdisagg.proxy.failures import RefusedError
 from trtdisagg.proxy.pages import JSON
 
 PASSED_ON = ("content-type", "retry-after")

@@ -1,14 +1,15 @@
 """One request from admission to its last byte: context leg, first token to the client, generation leg, relay.
 
-    choose servers ---> context leg ---> first chunk to the client ---> generation leg ---> relay its bytes
-         ^                  |                                                |
-         |                  v failed                                         v failed before its first byte
-         +----- both legs again elsewhere, new id             generation again elsewhere, without the used ticket
+    choose servers ---> context leg ---> first chunk to the client ---> generation leg ---> its events to the client
+         ^                  |                                                |                     |
+         |                  v failed                                         v failed              v broke off
+         +----- both legs again elsewhere, new id        generation again elsewhere,    generation again elsewhere,
+                                                         behind the first token         behind all that was sent
 
-Only one of ours may begin behind the first token; with other servers nothing is sent before generation speaks, so a
-failure there means both legs again. From generation's first byte on there is no second try: a stream that breaks ends
-with an error event. Servers are chosen when there are some with room: until then the request waits (admission.py).
-A server that leaves after it was chosen is asked all the same: it ends only when nothing counts on it (uses.py).
+Only servers of ours go on behind tokens; with others nothing is sent before generation speaks, so that a failure there
+means both legs again, and a stream that breaks ends with an error event. Servers are chosen when there are some with
+room: until then the request waits (admission.py). A server that leaves after it was chosen is asked all the same: it
+ends only when nothing counts on it (uses.py). How often anything is tried again is known by retries.
 """
 
 from __future__ import annotations
@@ -17,28 +18,31 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from aiohttp import web
 from msgspec.structs import replace
 
-from trtdisagg.errors import UpstreamError
+from trtdisagg.errors import UnavailableError, UpstreamError
 from trtdisagg.protocol.control import Member
 from trtdisagg.proxy import last_token
 from trtdisagg.proxy.admission import Chosen
+from trtdisagg.proxy.answer import MAX_ANSWER_BYTES, Answer
 from trtdisagg.proxy.client_stream import ClientStream
-from trtdisagg.proxy.context import FirstToken, decode_first_token
+from trtdisagg.proxy.context import FirstToken, decode_first_token, params_of_rest
 from trtdisagg.proxy.deadlines import Deadline
-from trtdisagg.proxy.legs import LegFailedError
+from trtdisagg.proxy.failures import LegFailedError
+from trtdisagg.proxy.legs import Leg
 from trtdisagg.proxy.means import Means
-from trtdisagg.proxy.record import Record
+from trtdisagg.proxy.record import LegKind, Record
 from trtdisagg.proxy.releases import Unread
 from trtdisagg.proxy.request import Incoming
+from trtdisagg.proxy.retries import Retries
 from trtdisagg.proxy.routing.ask import Ask
 from trtdisagg.proxy.routing.choose import Route, choose, choose_successor, speaks_seam
+from trtdisagg.proxy.said import DONE, Said
 from trtdisagg.registry.members import Snapshot
-
-MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +50,7 @@ logger = logging.getLogger(__name__)
 class Relay:
     """One request.
 
-    :param ask: what routing looks at.
+    :param ask: what routing looks at of it.
     :param client: where a streamed answer goes.
     :param record: what happens is noted there.
     :param deadline: for the first token, as seen from outside.
@@ -68,14 +72,19 @@ class Relay:
         self._ask = ask
         self._record = record
         self._deadline = deadline
+        self._answer = Answer(means, client, record, deadline)
+        self._retries = Retries(means.retry_budget, means.spec.max_retries, means.spec.max_migrations)
+        self._claim = means.uses.claim(ask)
+        self._failure: LegFailedError | None = None
+        """The last one."""
         self._first: FirstToken | None = None
         """From one of ours: generation goes on from it, however often it is asked."""
         self._ticket_used = False
         self._unread: Unread | None = None
         """What a context server holds for us until a generation server answers."""
-        self._generation_spoke = False
-        self._claim = means.uses.claim(ask)
         self._first_token_at = deadline.due
+        self._next_token_at = math.inf
+        """When a client that has a first token must have the next."""
 
     async def run(self) -> web.StreamResponse:
         """Answer the client.
@@ -84,33 +93,134 @@ class Relay:
         """
         with self._claim:
             try:
-                return await self._with_retries()
+                while True:
+                    try:
+                        return await self._attempt()
+                    except LegFailedError as e:
+                        self._note(e)
+                        self._failure = e
             finally:
                 self._release_unread()
 
-    async def _with_retries(self) -> web.StreamResponse:
-        retries_left = self._means.spec.max_retries
-        while True:
-            try:
-                return await self._attempt()
-            except LegFailedError as e:
-                logger.warning("%s: %s", self._incoming.request_id, e)
-                if self._generation_spoke or retries_left == 0:
-                    raise e.as_error() from e
-                self._note(e)
-            retries_left -= 1
-            self._record.num_retries += 1
-            if self._first is None:
-                self._deadline.due = self._first_token_at
+    async def _attempt(self) -> web.StreamResponse:
+        if self._answer.has_spoken:
+            return await self._go_on_behind_all()
+        if self._first is not None:
+            return await self._go_on_behind_first(self._first)
+        return await self._begin()
+
+    # --- the path ---------------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> web.StreamResponse:
+        incoming, record = self._incoming, self._record
+        chosen = await self._admit(self._choose)
+        context = chosen.context
+        record.path, record.is_blind = chosen.path, chosen.is_blind
+        self._client.visit.goes_to(context, chosen.generation)
+        seam = speaks_seam(chosen.generation) and (context is None or speaks_seam(context))
+        can_move = seam and incoming.stream and not incoming.is_indivisible
+        self._answer.said = Said() if can_move else None
+        if context is None:
+            return await self._generate(chosen.generation, incoming.alone_body(seam=seam))
+        first = await self._prefill(context, chosen.generation, seam=seam)
+        if first.is_last:
+            record.path = "first_token"
+            return await self._finish_at_first(first)
+        if first.seam is not None:
+            self._first = first
+            if incoming.stream and first.seam.first_chunk:
+                await self._answer.say(first.seam.first_chunk.encode())
+                self._await_next_token()
+        return await self._hand_over(chosen.generation, first)
+
+    async def _prefill(self, member: Member, generation: Member, *, seam: bool) -> FirstToken:
+        self._ticket_used = False
+        body = self._incoming.context_body(self._new_id(), seam=seam, generation=generation.name)
+        async with self._leg("context", member, body) as server:
+            first = decode_first_token(await server.read(MAX_ANSWER_BYTES), seam=seam)
+        self._claim.prefilled()
+        if self._means.perf.is_on:
+            self._record.ctx_request_id = first.ctx_request_id
+        if member.wire_version is not None and first.ticket is not None:
+            self._unread = Unread(member, first.ticket)
+        return first
+
+    async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
+        incoming = self._incoming
+        self._claim.drop_generation()
+        self._client.visit.goes_on(None)
+        if not incoming.stream:
+            return self._whole(
+                last_token.whole(first.body, prompt_token_ids=incoming.return_token_ids and incoming.chat)
+            )
+        events = first.seam.first_chunk.encode() if first.seam and first.seam.first_chunk else None
+        await self._answer.end(
+            events or last_token.streamed(first.body, chat=incoming.chat, include_usage=incoming.include_usage)
+        )
+        return self._client.response
+
+    async def _hand_over(self, member: Member, first: FirstToken) -> web.StreamResponse:
+        params = first.params_without_ticket(self._new_id()) if self._ticket_used else first.params_with_ticket()
+        num_chars_sent = first.seam.num_chars_sent if first.seam is not None else None
+        return await self._generate(member, self._body(first, params, num_chars_sent=num_chars_sent))
+
+    async def _generate(self, member: Member, body: bytes, num_replayed: int = 0) -> web.StreamResponse:
+        leg = self._leg("generation", member, body)
+        leg.record.num_replayed_tokens = num_replayed
+        if not self._incoming.stream:
+            return self._whole(await self._answer.fetch(leg, self._is_answered))
+        await self._answer.relay(leg, self._next_token_at, self._is_answered)
+        return self._client.response
+
+    def _is_answered(self) -> None:
+        """A generation server has taken over what the context server held."""
+        self._next_token_at = math.inf
+        self._unread = None
+        self._claim.drop_context()
+
+    # --- the path after a failure -----------------------------------------------------------------------------------
 
     def _note(self, failure: LegFailedError) -> None:
-        """Remember what a failed leg means for the next attempt, and count on nothing that is of no use to it."""
+        """Remember what a failed leg means for the next attempt, and count on nothing that is of no use to it.
+
+        :raises TrtdisaggError: there is no other attempt.
+        """
+        logger.warning("%s: %s", self._record.request_id, failure)
+        has_begun = self._first is not None or self._client.begun
+        is_bound = self._answer.has_spoken and self._answer.said is None
+        if is_bound or not self._retries.take(failure, has_begun=has_begun):
+            raise failure.as_error() from failure
         self._ask = replace(self._ask, avoid={*self._ask.avoid, failure.member.name})
         self._ticket_used = self._ticket_used or failure.reached
         self._claim.drop_generation()
         if self._first is None or self._ticket_used:
             self._release_unread()
             self._claim.drop_context()
+        if self._client.begun:
+            self._record.num_migrations += 1
+        else:
+            self._record.num_retries += 1
+        if has_begun:
+            self._await_next_token()
+        else:
+            self._deadline.due = self._first_token_at
+
+    async def _go_on_behind_first(self, first: FirstToken) -> web.StreamResponse:
+        return await self._hand_over(await self._admit_successor(), first)
+
+    async def _go_on_behind_all(self) -> web.StreamResponse:
+        """Ask another generation server for what is missing of a stream that broke."""
+        said = self._answer.said
+        assert said is not None
+        token_ids = said.token_ids()
+        if said.is_finished and (said.has_usage or not self._incoming.include_usage):
+            await self._answer.end(DONE)
+            return self._client.response
+        if not said.is_readable:
+            raise UpstreamError("The answer broke off, and what was sent of it does not say how to go on")
+        params = params_of_rest(self._first, token_ids, self._new_id())
+        body = self._body(self._first, params, num_chars_sent=said.num_chars_sent, has_ended=said.is_finished)
+        return await self._generate(await self._admit_successor(), body, len(token_ids))
 
     def _release_unread(self) -> None:
         """Of all ends that a request may have, in all but one nobody comes for its KV; where somebody has come and
@@ -119,42 +229,13 @@ class Relay:
             self._means.releases.add(self._unread)
             self._unread = None
 
-    async def _attempt(self) -> web.StreamResponse:
-        if self._first is not None:
-            return await self._go_on(self._first)
-        incoming = self._incoming
-        chosen = await self._admit(self._choose)
-        context = chosen.context
-        self._record.path, self._record.is_blind = chosen.path, chosen.is_blind
-        self._client.visit.goes_to(context, chosen.generation)
-        if context is None:
-            seam = speaks_seam(chosen.generation)
-            return await self._generate(chosen.generation, incoming.alone_body(seam=seam))
-        seam = speaks_seam(context) and speaks_seam(chosen.generation)
-        first = await self._prefill(context, chosen.generation, seam=seam)
-        if first.is_last:
-            self._record.path = "first_token"
-            return await self._finish_at_first(first)
-        if first.seam is not None:
-            self._first = first
-            if incoming.stream and first.seam.first_chunk:
-                await self._begin(first.seam.first_chunk.encode())
-        return await self._generate(chosen.generation, self._generation_body(first))
-
-    async def _go_on(self, first: FirstToken) -> web.StreamResponse:
-        """Ask another generation server to go on behind the first token."""
-        successor = await self._admit(self._choose_successor, has_begun=True)
-        self._client.visit.goes_on(successor)
-        return await self._generate(successor, self._generation_body(first))
+    # --- its parts --------------------------------------------------------------------------------------------------
 
     async def _admit(self, choose: Callable[[Snapshot], Chosen | None], *, has_begun: bool = False) -> Chosen:
-        due = self._deadline.due
-        if due == math.inf:  # it was lifted: the client waits as between any two tokens
-            due = asyncio.get_running_loop().time() + self._means.spec.idle_timeout_s
         chosen = await self._means.admission.admit(
             choose,
             model=self._incoming.model,
-            due=due,
+            due=min(self._deadline.due, self._next_token_at),
             arrived=self._record.arrived,
             priority=self._incoming.priority,
             has_begun=has_begun,
@@ -170,99 +251,33 @@ class Relay:
             self._claim.take(route.context, route.generation)
         return route
 
+    async def _admit_successor(self) -> Member:
+        try:
+            successor = await self._admit(self._choose_successor, has_begun=True)
+        except UnavailableError as e:
+            raise UnavailableError(f"{self._failure}. {e.message}") from None
+        self._client.visit.goes_on(successor)
+        return successor
+
     def _choose_successor(self, now: Snapshot) -> Member:
         successor = choose_successor(now, self._ask, self._means.view)
         self._claim.take_generation(successor)
         return successor
 
-    # --- context leg ------------------------------------------------------------------------------------------------
+    def _await_next_token(self) -> None:
+        if self._next_token_at == math.inf:
+            self._next_token_at = asyncio.get_running_loop().time() + self._means.spec.idle_timeout_s
 
-    async def _prefill(self, member: Member, generation: Member, *, seam: bool) -> FirstToken:
-        incoming, record = self._incoming, self._record
-        self._ticket_used = False
-        record.disagg_request_id = self._means.ids.next()
-        body = incoming.context_body(record.disagg_request_id, seam=seam, generation=generation.name)
-        async with self._means.legs.open("context", member, incoming.path, body, record) as answer:
-            first = decode_first_token(await answer.read(MAX_ANSWER_BYTES), seam=seam)
-        self._claim.prefilled()
-        if self._means.perf.is_on:
-            record.ctx_request_id = first.ctx_request_id
-        if member.wire_version is not None and first.ticket is not None:
-            self._unread = Unread(member, first.ticket)
-        return first
+    def _new_id(self) -> int:
+        self._record.disagg_request_id = id_ = self._means.ids.next()
+        return id_
 
-    async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
-        incoming = self._incoming
-        self._claim.drop_generation()
-        self._client.visit.goes_on(None)
-        if not incoming.stream:
-            return self._whole(
-                last_token.whole(first.body, prompt_token_ids=incoming.return_token_ids and incoming.chat)
-            )
-        events = first.seam.first_chunk.encode() if first.seam and first.seam.first_chunk else None
-        await self._begin(
-            events or last_token.streamed(first.body, chat=incoming.chat, include_usage=incoming.include_usage)
-        )
-        await self._client.end()
-        return self._client.response
+    def _leg(self, kind: LegKind, member: Member, body: bytes) -> Leg:
+        return self._means.legs.open(kind, member, self._incoming.path, body, self._record)
 
-    # --- generation leg ---------------------------------------------------------------------------------------------
-
-    def _generation_body(self, first: FirstToken) -> bytes:
-        if self._ticket_used:
-            params = first.params_without_ticket(self._means.ids.next())
-        else:
-            params = first.params_with_ticket()
-        return self._incoming.generation_body(first, params)
-
-    async def _generate(self, member: Member, body: bytes) -> web.StreamResponse:
-        if self._incoming.stream:
-            await self._relay(member, body)
-            return self._client.response
-        return self._whole(await self._fetch(member, body))
-
-    async def _relay(self, member: Member, body: bytes) -> None:
-        incoming, idle_timeout_s = self._incoming, self._means.spec.idle_timeout_s
-        # Before the first token the request's own deadline holds; after it, what holds between any two tokens.
-        due = asyncio.get_running_loop().time() + idle_timeout_s if self._client.begun else math.inf
-        leg = self._means.legs.open("generation", member, incoming.path, body, self._record)
-        try:
-            async with self._means.deadlines.by(due) as silence, leg as answer:
-                piece = await answer.next_piece()
-                silence.lift()
-                if not piece:
-                    raise LegFailedError(member, "the answer is empty")
-                leg.is_answered()
-                self._unread = None
-                self._generation_spoke = True
-                self._claim.drop_context()
-                await self._begin(piece)
-                await answer.pump(self._client.feed, self._client.drain, idle_timeout_s)
-        except TimeoutError:
-            failure = LegFailedError(member, f"no token came for {idle_timeout_s:g} s")
-            leg.record.end(time.monotonic(), "failed", str(failure))
-            raise failure from None
-        if not self._client.is_complete:
-            leg.record.end(time.monotonic(), "failed", "its answer broke off")
-            raise UpstreamError(f"The answer of {member.name} broke off")
-        await self._client.end()
-
-    async def _begin(self, data: bytes) -> None:
-        if self._client.begun:
-            self._client.feed(data)
-            return
-        self._deadline.lift()
-        self._record.first_token = time.monotonic()
-        await self._client.begin(data)
-
-    async def _fetch(self, member: Member, body: bytes) -> bytes:
-        incoming = self._incoming
-        # A whole answer shows no tokens, so there is nothing to time. It may take as long as its server is there.
-        self._deadline.lift()
-        async with self._means.legs.open("generation", member, incoming.path, body, self._record) as answer:
-            self._unread = None
-            self._claim.drop_context()
-            return await answer.read(MAX_ANSWER_BYTES)
+    def _body(self, first: FirstToken | None, params: Mapping[str, Any], **seam: Any) -> bytes:
+        prompt = None if first is None else first.prompt_token_ids
+        return self._incoming.generation_body(params, prompt_token_ids=prompt, **seam)
 
     def _whole(self, body: bytes) -> web.Response:
         return web.Response(body=body, content_type="application/json")

@@ -18,7 +18,6 @@ from trtdisagg.protocol.decoding import decode_request
 from trtdisagg.protocol.handover import DisaggregatedParams, Seam
 from trtdisagg.protocol.indivisible import why_indivisible
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
-from trtdisagg.proxy.context import FirstToken
 from trtdisagg.proxy.ids import make_id
 from trtdisagg.proxy.sizes import Size, size_of
 
@@ -86,17 +85,27 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
             self._add_seam(fields, generation=generation)
         return _encode(fields)
 
-    def generation_body(self, first: FirstToken, params: Mapping[str, Any]) -> bytes:
-        """For the generation leg, which begins behind the first token.
+    def generation_body(
+        self,
+        params: Mapping[str, Any],
+        *,
+        prompt_token_ids: msgspec.Raw | None,
+        num_chars_sent: int | None,
+        has_ended: bool = False,
+    ) -> bytes:
+        """For a server that goes on behind tokens that are there already.
 
-        :param params: `disaggregated_params` of the leg: with the ticket, or without.
+        :param params: `disaggregated_params` of the leg.
+        :param prompt_token_ids: what another server made of the prompt; None: nothing yet.
+        :param num_chars_sent: of a stream; None: the leg has no seam.
+        :param has_ended: the client of a stream has its finish reason.
         """
-        fields = self._fields(ours=first.seam is not None)
-        if first.prompt_token_ids is not None:
-            fields["prompt_token_ids" if self.chat else "prompt"] = first.prompt_token_ids
+        fields = self._fields(ours=num_chars_sent is not None)
+        if prompt_token_ids is not None:
+            fields["prompt_token_ids" if self.chat else "prompt"] = prompt_token_ids
         fields["disaggregated_params"] = params
-        if first.seam is not None:
-            self._add_seam(fields, first.seam.num_chars_sent if self.stream else 0)
+        if num_chars_sent is not None:
+            self._add_seam(fields, num_chars_sent=num_chars_sent if self.stream else 0, has_ended=has_ended)
         return _encode(fields)
 
     def _fields(self, *, ours: bool) -> dict[str, Any]:
@@ -106,15 +115,14 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
         left_s = self.timeout_s - (time.monotonic() - self.arrived)
         return {**self.fields, "timeout": max(left_s, MIN_TIMEOUT_S)}
 
-    def _add_seam(self, fields: dict[str, Any], num_chars_sent: int = 0, generation: str | None = None) -> None:
+    def _add_seam(self, fields: dict[str, Any], **more: Any) -> None:
         fields["seam"] = Seam(
             id=self.id,
             created=self.created,
             stream=self.stream,
             include_usage=self.include_usage,
             continuous_usage_stats=self.continuous_usage_stats,
-            num_chars_sent=num_chars_sent,
-            generation=generation,
+            **more,
         )
         if self.seed is not None:
             fields["seed"] = self.seed

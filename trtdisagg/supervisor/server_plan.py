@@ -213,6 +213,8 @@ def plan_proxy(
         first_token_timeout_s=config.first_token_timeout_s,
         idle_timeout_s=config.idle_timeout_s,
         num_workers=config.num_workers,
+        max_migrations=config.max_migrations,
+        retry_share=config.retry_share,
     )
     return ChildPlan(
         name=PROXY,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -24,6 +25,11 @@ PARAMS = {
     "encoded_opaque_state": "VElDS0VU",
     "of_a_later_version": {"kept": [1, 2.50, None]},
 }
+
+
+def second_body(asked: Incoming, first: FirstToken, params: Mapping[str, Any]) -> bytes:
+    num_chars_sent = None if first.seam is None else first.seam.num_chars_sent
+    return asked.generation_body(params, prompt_token_ids=first.prompt_token_ids, num_chars_sent=num_chars_sent)
 
 
 def incoming(**fields: Any) -> Incoming:
@@ -61,7 +67,7 @@ def test_values_reach_both_legs_as_the_client_wrote_them(
     first = json.loads(asked.context_body(2**40, seam=True))
     assert (first["prompt"], first["temperature"], first["stop"]) == (prompt, temperature, stop)
     taken = decode_first_token(answer(), seam=True)
-    second = json.loads(asked.generation_body(taken, taken.params_with_ticket()))
+    second = json.loads(second_body(asked, taken, taken.params_with_ticket()))
     assert (second["temperature"], second["stop"], second["stream"]) == (temperature, stop, stream)
     assert first["stream"] is False
     assert second["prompt"] == [1, 2]
@@ -70,7 +76,7 @@ def test_values_reach_both_legs_as_the_client_wrote_them(
 def test_chat_keeps_its_messages_beside_the_token_ids() -> None:
     asked = incoming(messages=[{"role": "user", "content": "hi"}])
     taken = decode_first_token(answer(), seam=True)
-    second = json.loads(asked.generation_body(taken, taken.params_with_ticket()))
+    second = json.loads(second_body(asked, taken, taken.params_with_ticket()))
     assert second["messages"] == [{"role": "user", "content": "hi"}]
     assert second["prompt_token_ids"] == [1, 2]
     assert "prompt" not in second
@@ -89,7 +95,7 @@ def test_the_seam_says_what_the_client_wants_and_has() -> None:
         "generation": "generation-1",
     }
     taken = decode_first_token(answer(), seam=True)
-    second = json.loads(asked.generation_body(taken, taken.params_with_ticket()))
+    second = json.loads(second_body(asked, taken, taken.params_with_ticket()))
     assert second["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
     del first["seam"]["generation"]
     assert second["seam"] == {**first["seam"], "num_chars_sent": 2}
@@ -97,7 +103,7 @@ def test_the_seam_says_what_the_client_wants_and_has() -> None:
 
 def test_with_an_answer_that_is_not_streamed_nothing_was_sent() -> None:
     taken = decode_first_token(answer(), seam=True)
-    second = json.loads(incoming().generation_body(taken, taken.params_with_ticket()))
+    second = json.loads(second_body(incoming(), taken, taken.params_with_ticket()))
     assert "num_chars_sent" not in second["seam"]
 
 
@@ -106,14 +112,14 @@ def test_a_foreign_server_gets_nothing_of_ours() -> None:
     taken = decode_first_token(answer(), seam=False)
     assert asked.alone_body(seam=False) == b'{"model":"m","prompt":"hello"}'
     assert not {"seam", "seed"} & json.loads(asked.context_body(2**40, seam=False)).keys()
-    assert not {"seam", "seed"} & json.loads(asked.generation_body(taken, taken.params_with_ticket())).keys()
+    assert not {"seam", "seed"} & json.loads(second_body(asked, taken, taken.params_with_ticket())).keys()
 
 
 def test_a_seed_is_made_once_and_only_where_there_is_none() -> None:
     asked = incoming()
     taken = decode_first_token(answer(), seam=True)
     first = json.loads(asked.context_body(2**40, seam=True))
-    second = json.loads(asked.generation_body(taken, taken.params_with_ticket()))
+    second = json.loads(second_body(asked, taken, taken.params_with_ticket()))
     assert first["seed"] == second["seed"]
     assert 0 <= first["seed"] < 2**63
     assert json.loads(incoming(seed=3).context_body(2**40, seam=True))["seed"] == 3
@@ -134,13 +140,13 @@ def test_what_only_servers_may_send_is_refused(field: str) -> None:
 
 def test_the_ticket_is_passed_on_as_it_came_unknown_fields_too() -> None:
     taken = decode_first_token(answer(), seam=True)
-    second = json.loads(incoming().generation_body(taken, taken.params_with_ticket()))
+    second = json.loads(second_body(incoming(), taken, taken.params_with_ticket()))
     assert second["disaggregated_params"] == {**PARAMS, "request_type": "generation_only"}
 
 
 def test_without_the_ticket_only_what_stays_true_is_passed_on() -> None:
     taken = decode_first_token(answer(), seam=True)
-    second = json.loads(incoming().generation_body(taken, taken.params_without_ticket(2**40 + 1)))
+    second = json.loads(second_body(incoming(), taken, taken.params_without_ticket(2**40 + 1)))
     assert second["disaggregated_params"] == {
         "request_type": "generation_only",
         "first_gen_tokens": [5],
@@ -182,7 +188,7 @@ def test_an_answer_that_generation_cannot_go_on_from_is_refused(body: bytes) -> 
 
 def test_an_answer_without_token_ids_leaves_the_prompt() -> None:
     taken: FirstToken = decode_first_token(answer(prompt_token_ids=None), seam=False)
-    assert json.loads(incoming().generation_body(taken, {}))["prompt"] == "hello"
+    assert json.loads(second_body(incoming(), taken, {}))["prompt"] == "hello"
 
 
 # --- when the first token was the last ------------------------------------------------------------------------------
