@@ -41,6 +41,7 @@ _SECTIONS: dict[type[msgspec.Struct], str] = {
     schema.SupervisionConfig: "`supervision`",
     schema.DisaggCluster: "`disagg_cluster`",
     schema.MinimalInstances: "`minimal_instances`, in `disagg_cluster`",
+    schema.ProcessingConfig: "`processing`",
     schema.ProxyConfig: "`proxy`",
     schema.TlsConfig: "`tls`, in `proxy`",
     schema.OtlpConfig: "`otlp_config`",

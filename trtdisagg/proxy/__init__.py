@@ -2,6 +2,7 @@
 
     app             routes (routes), and what every answer bears (visit)
     completions     admission, deadlines, errors
+    bodies
     request         the body: decoded, checked, spliced into the bodies of the legs
     relay           context leg, first token, generation leg; after a failure the same again, or what is missing of it
       asks          what routing looks at

@@ -1,6 +1,7 @@
 """The proxy's routes: who answers each, and what every answer bears.
 
 POST /v1/completions, /v1/chat/completions   completions.py
+POST /tokenize, /detokenize                  texts/pages.py
 GET  /v1/models, /v1/models/ID, /version, /perf_metrics
 GET  /metrics, /prometheus/metrics           the latter as TensorRT-LLM has it
 GET  /health, /readyz                        200 once every model has what it needs
@@ -30,6 +31,7 @@ from trtdisagg.proxy.pages import Pages, json_page
 from trtdisagg.proxy.readiness import health
 from trtdisagg.proxy.refusals import as_answer
 from trtdisagg.proxy.routes import SHOWN_CHARS, Routes, Visited
+from trtdisagg.proxy.texts.pages import TextPages
 from trtdisagg.proxy.visit import REQUEST_ID, Visit
 
 MODELS = "/v1/models"
@@ -53,7 +55,7 @@ class App:
         self._routes: Routes[Visited] = Routes()
         for path in COMPLETIONS:
             self._routes.add("POST", path, completions.handle)
-        for (method, path), handler in {**self._own_pages(), **pages}.items():
+        for (method, path), handler in {**self._own_pages(), **TextPages(means).pages(), **pages}.items():
             self._routes.add(method, path, _unvisited(handler))
 
     def _own_pages(self) -> Pages:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 
 from trtdisagg.proxy.request import Incoming
 from trtdisagg.proxy.routing.ask import Ask, View
 from trtdisagg.proxy.routing.session import conversation
+from trtdisagg.proxy.texts.texts import Reading
 from trtdisagg.registry.members import Roster
 
 
@@ -27,12 +27,11 @@ class Asks:
         incoming: Incoming,
         *,
         session: str | None = None,
-        num_prompt_tokens: int | None = None,
-        chains: Mapping[tuple[str, int], Sequence[int]] | None = None,
+        reading: Reading | None = None,
     ) -> Ask:
         """
         :param session: what the client called it.
-        :param num_prompt_tokens: where the prompt was read; with `chains`, see Ask.
+        :param reading: where the prompt was read.
         """
         model, size = incoming.model, incoming.size
         if model in self._roster.snapshot.pools:  # clients could make up any number of others
@@ -40,12 +39,12 @@ class Asks:
         return Ask(
             model=model,
             turn=self._turns[model],
-            num_prompt_tokens=size.num_prompt_tokens if num_prompt_tokens is None else num_prompt_tokens,
-            is_exact=size.is_counted or num_prompt_tokens is not None,
+            num_prompt_tokens=size.num_prompt_tokens if reading is None else reading.num_tokens,
+            is_exact=size.is_counted or reading is not None,
             max_tokens=size.max_tokens,
             num_answers=size.num_answers,
             session=session or self._conversation(incoming),
-            chains=chains or {},
+            chains={} if reading is None else reading.chains,
             needs_one_server=incoming.is_indivisible,
         )
 

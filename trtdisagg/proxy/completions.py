@@ -11,9 +11,11 @@ import logging
 import math
 
 from aiohttp import web
+from msgspec.structs import replace
 
-from trtdisagg.errors import BodyTimeoutError, BodyTooLargeError, OverloadedError, UnavailableError
+from trtdisagg.errors import OverloadedError, UnavailableError
 from trtdisagg.protocol.decoding import TIMEOUT_HEADER, read_timeout
+from trtdisagg.proxy.bodies import read_body
 from trtdisagg.proxy.client_stream import ClientStream
 from trtdisagg.proxy.counts import CLIENT_LEFT
 from trtdisagg.proxy.deadlines import Deadline
@@ -28,9 +30,6 @@ from trtdisagg.proxy.visit import Visit
 
 COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}
 """Route -> is it chat."""
-BODY_TIMEOUT_S = 60.0
-"""For a request body to come, where the deadline for the first token is not earlier."""
-
 SERVER_SAYS_FIRST_S = 1.0
 
 logger = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class Completions:
                 self._admit()
                 timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
                 session = read_session(request.headers.get(SESSION_HEADER))
-                body = await self._read(request)
+                body = await read_body(request, self._means.spec, self._means.deadlines)
                 incoming = decode_incoming(
                     body,
                     chat=COMPLETIONS[path],
@@ -81,7 +80,10 @@ class Completions:
                 )
                 record.model, record.is_stream = incoming.model, incoming.stream
                 deadline.due = started + self._patience_s(incoming.timeout_s)
-                ask = self._means.asks.make(incoming, session=session)
+                reading = await self._means.texts.read_for_routing(incoming, self._means.index.roots)
+                if reading is not None:
+                    incoming = replace(incoming, read_token_ids=reading.token_ids)
+                ask = self._means.asks.make(incoming, session=session, reading=reading)
                 relay = Relay(self._means, incoming, client, ask=ask, record=record, deadline=deadline)
                 response = await relay.run()
             record.status = response.status
@@ -112,22 +114,6 @@ class Completions:
         """Until the first token; where the client has a deadline of its own, a server says first that it passed."""
         limit_s = self._means.spec.first_token_timeout_s
         return limit_s if timeout_s is None else min(limit_s, timeout_s + SERVER_SAYS_FIRST_S)
-
-    async def _read(self, request: web.BaseRequest) -> bytes:
-        max_body_bytes = self._means.spec.max_body_bytes
-        too_large = BodyTooLargeError(f"The body is larger than {max_body_bytes} bytes")
-        if (request.content_length or 0) > max_body_bytes:
-            raise too_large
-        if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        timeout_s = min(BODY_TIMEOUT_S, self._means.spec.first_token_timeout_s)
-        try:
-            async with self._means.deadlines.by(self._loop.time() + timeout_s):
-                return await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            raise too_large from None
-        except TimeoutError:
-            raise BodyTimeoutError(f"The body did not come within {timeout_s:g} s") from None
 
     # --- after it ran -----------------------------------------------------------------------------------------------
 

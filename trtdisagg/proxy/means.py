@@ -89,5 +89,5 @@ def _texts(spec: ProxySpec, deadlines: Deadlines) -> Texts:
         {name: model.model_path for name, model in spec.models.items() if model.model_path is not None},
         deadlines,
         num_processes=spec.num_text_workers,
-        warm=[name for name, model in spec.models.items() if model.reads_prompts and model.model_path is not None],
+        routed=[name for name, model in spec.models.items() if model.reads_prompts and model.model_path is not None],
     )

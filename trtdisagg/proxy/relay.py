@@ -249,6 +249,8 @@ class Relay:
         route = choose(now, self._ask, self._means.view)
         if route is not None:
             self._claim.take(route.context, route.generation)
+            if self._ask.chains:
+                self._means.index.expect(self._ask, route.context, route.generation)
         return route
 
     async def _admit_successor(self) -> Member:

@@ -52,6 +52,8 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
     size: Size = Size()
     priority: int = 0
     """Higher is admitted sooner."""
+    read_token_ids: msgspec.Raw | None = None
+    """The prompt's, where it was read for routing: our servers need not read it again."""
     return_token_ids: bool
     """The client gets the prompt's, too."""
     timeout_s: float | None
@@ -109,11 +111,16 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
         return _encode(fields)
 
     def _fields(self, *, ours: bool) -> dict[str, Any]:
-        """The client's, with what is left of its time, which others than ours do not know."""
-        if self.timeout_s is None or not ours:
-            return dict(self.fields)
-        left_s = self.timeout_s - (time.monotonic() - self.arrived)
-        return {**self.fields, "timeout": max(left_s, MIN_TIMEOUT_S)}
+        """The client's; for ours with what is left of its time, and the prompt as it was read."""
+        fields: dict[str, Any] = dict(self.fields)
+        if ours and self.timeout_s is not None:
+            left_s = self.timeout_s - (time.monotonic() - self.arrived)
+            fields["timeout"] = max(left_s, MIN_TIMEOUT_S)
+        if ours and self.read_token_ids is not None and not self.is_indivisible:  # which may ask for its own words
+            if self.chat:
+                fields["messages"] = ()
+            fields["prompt_token_ids" if self.chat else "prompt"] = self.read_token_ids
+        return fields
 
     def _add_seam(self, fields: dict[str, Any], **more: Any) -> None:
         fields["seam"] = Seam(

@@ -215,6 +215,7 @@ def plan_proxy(
         num_workers=config.num_workers,
         max_migrations=config.max_migrations,
         retry_share=config.retry_share,
+        num_text_workers=cluster.processing.num_workers,
     )
     return ChildPlan(
         name=PROXY,

@@ -12,6 +12,7 @@ from trtdisagg.protocol.spec import ModelSpec, RouterSpec
 from trtdisagg.proxy.asks import Asks
 from trtdisagg.proxy.request import Incoming, decode_incoming
 from trtdisagg.proxy.routing.ask import Ask, Load, View, knows_nothing
+from trtdisagg.proxy.texts.texts import Reading
 from trtdisagg.registry.members import Roster
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -54,7 +55,7 @@ def test_how_much_is_asked_for(fields: dict[str, Any], size: tuple[int, bool, in
 
 def test_a_prompt_that_was_read_is_counted() -> None:
     chains = {("root", 32): [7]}
-    made = asks().make(incoming(prompt="hello"), num_prompt_tokens=33, chains=chains)
+    made = asks().make(incoming(prompt="hello"), reading=Reading(33, None, chains))
     assert (made.num_prompt_tokens, made.is_exact, made.chains) == (33, True, chains)
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +81,27 @@ def test_chat_keeps_its_messages_beside_the_token_ids() -> None:
     assert second["messages"] == [{"role": "user", "content": "hi"}]
     assert second["prompt_token_ids"] == [1, 2]
     assert "prompt" not in second
+
+
+def read(asked: Incoming) -> Incoming:
+    return msgspec.structs.replace(asked, read_token_ids=msgspec.Raw(b"[7,8]"))
+
+
+def test_a_prompt_that_was_read_goes_to_our_servers_as_tokens() -> None:
+    asked = read(incoming(prompt="hello", temperature=0.5))
+    body = json.loads(asked.context_body(1, seam=True))
+    assert (body["prompt"], body["temperature"]) == ([7, 8], 0.5)
+    assert json.loads(asked.alone_body(seam=True))["prompt"] == [7, 8]
+    assert json.loads(asked.context_body(1, seam=False))["prompt"] == "hello"
+    chat = read(incoming(messages=[{"role": "user", "content": "hello"}]))
+    body = json.loads(chat.context_body(1, seam=True))
+    assert (body["messages"], body["prompt_token_ids"]) == ([], [7, 8])
+    assert json.loads(chat.context_body(1, seam=False)).keys().isdisjoint({"prompt_token_ids"})
+
+
+def test_a_prompt_that_is_said_again_stays_as_it_was_written() -> None:
+    body = json.loads(read(incoming(prompt="hello", echo=True)).alone_body(seam=True))
+    assert body["prompt"] == "hello"
 
 
 def test_the_seam_says_what_the_client_wants_and_has() -> None:

@@ -211,9 +211,9 @@ async def test_who_is_followed() -> None:
 
 async def test_a_prompt_counts_from_the_moment_it_is_routed() -> None:
     async with world(Teller()) as w:
-        w.index.expect(w.member, ASK)
+        w.index.expect(ASK, None, w.member)
         assert w.match() is None
         await w.until(lambda: w.match() == 64)
-        w.index.expect(w.member, ASK)
+        w.index.expect(ASK, None, w.member)
         assert w.match() == 128
         assert EXPECTED_S < 60

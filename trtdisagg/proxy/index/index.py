@@ -13,7 +13,7 @@ from typing import NamedTuple
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import ModelSpec
 from trtdisagg.proxy.deadlines import Deadlines
-from trtdisagg.proxy.index.blocks import Root
+from trtdisagg.proxy.index.blocks import Blocks, Root
 from trtdisagg.proxy.index.follower import Follower, State
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.routing.ask import Ask
@@ -63,20 +63,22 @@ class Index:
 
     def match(self, member: Member, ask: Ask) -> int | None:
         """How many tokens of a prompt a server has in its cache; None: nobody knows."""
-        followed = self._followers.get(member.identity)
-        if followed is None or (blocks := followed[0].blocks) is None:
+        blocks = self._blocks(member)
+        if blocks is None or (chain := ask.chains.get(blocks.root)) is None:
             return None
-        chain = ask.chains.get(blocks.root)
-        return None if chain is None else blocks.num_found(chain, self._loop.time()) * blocks.root[1]
+        return blocks.num_found(chain, self._loop.time()) * blocks.root[1]
 
-    def expect(self, member: Member, ask: Ask) -> None:
-        """A prompt was routed to a server."""
+    def expect(self, ask: Ask, *members: Member | None) -> None:
+        """A prompt was routed to these servers."""
+        now = self._loop.time()
+        for member in members:
+            blocks = None if member is None else self._blocks(member)
+            if blocks is not None and (chain := ask.chains.get(blocks.root)):
+                blocks.expect(chain, now, now + EXPECTED_S)
+
+    def _blocks(self, member: Member) -> Blocks | None:
         followed = self._followers.get(member.identity)
-        if followed is None or (blocks := followed[0].blocks) is None:
-            return
-        if chain := ask.chains.get(blocks.root):
-            now = self._loop.time()
-            blocks.expect(chain, now, now + EXPECTED_S)
+        return None if followed is None else followed[0].blocks
 
     def followed(self) -> list[Followed]:
         """All servers that should be followed, and how it stands with them."""

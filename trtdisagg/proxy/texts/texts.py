@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -50,17 +50,18 @@ class Reading(NamedTuple):
 class Texts:
     """
     :param models: name -> where its tokenizer is.
-    :param warm: those of which prompts will be read for sure.
+    :param routed: those whose prompts are read before they are routed.
     """
 
     def __init__(
-        self, models: Mapping[str, str], deadlines: Deadlines, *, num_processes: int, warm: Collection[str] = ()
+        self, models: Mapping[str, str], deadlines: Deadlines, *, num_processes: int, routed: Collection[str] = ()
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._models = models
         self._deadlines = deadlines
         self._num_processes = num_processes
-        self._begin = Begin(models=dict(models), warm=list(warm))
+        self._routed = frozenset(routed)
+        self._begin = Begin(models=dict(models), warm=list(routed))
         self._numbers = itertools.count(1)
         self._short: deque[Task] = deque()
         self._long: deque[Task] = deque()
@@ -68,7 +69,7 @@ class Texts:
         self._num_down = 0
         """Processes that wait until they are started again."""
         self._needed = asyncio.Event()
-        if warm:
+        if routed:
             self._needed.set()
         self.num_read = 0
         self.num_unread = 0
@@ -84,6 +85,15 @@ class Texts:
 
     def can_read(self, model: str) -> bool:
         return model in self._models
+
+    async def read_for_routing(self, incoming: Incoming, roots: Callable[[str], Sequence[Root]]) -> Reading | None:
+        """Read the prompt of a request where routing looks at its tokens; None: it does not, or they are not known.
+
+        :param roots: of which chains are wanted for a model.
+        """
+        if incoming.model not in self._routed:
+            return None
+        return await self.read(incoming, roots(incoming.model))
 
     async def read(self, incoming: Incoming, roots: Sequence[Root] = ()) -> Reading | None:
         """Read the prompt of a request; None: it is not known, for whatever reason.
