@@ -34,6 +34,7 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool, elsewhere: 
     for path, section in sections:
         _check_urls(root, path, section, run_already=only_routes, elsewhere=elsewhere)
         _check_ranks(root, path, section)
+        _check_router(root, path, section)
     if not elsewhere and not any(section.num_instances for _, section in sections):
         raise ConfigError(
             f"{root.place.file}: no servers: name a `model:` to start, or `urls` of servers that run already"
@@ -117,6 +118,12 @@ def _check_ranks(root: Located, path: str, section: ServerSection) -> None:
     for key in ("moe_tensor_parallel_size", "moe_expert_parallel_size"):
         if getattr(section, key) == 0:
             raise _error(root, f"{path}.{key}", "expected -1 (it follows from the others) or at least 1, got 0")
+
+
+def _check_router(root: Located, path: str, section: ServerSection) -> None:
+    if section.router.type == "kv_cache_aware" and not section.kv_cache_config.enable_block_reuse:
+        message = "looks for blocks that servers have kept, but kv_cache_config.enable_block_reuse is false"
+        raise _error(root, f"{path}.router.type", f"kv_cache_aware {message}")
 
 
 def _error(root: Located, path: str, message: str) -> ConfigError:

@@ -38,6 +38,7 @@ _SECTIONS: dict[type[msgspec.Struct], str] = {
     schema.CacheTransceiverConfig: "`cache_transceiver_config`, in a server section",
     schema.RouterConfig: "`router`, in a server section",
     schema.ModelEntry: "`models`, each entry",
+    schema.ConditionalDisaggConfig: "`conditional_disagg_config`",
     schema.SupervisionConfig: "`supervision`",
     schema.DisaggCluster: "`disagg_cluster`",
     schema.MinimalInstances: "`minimal_instances`, in `disagg_cluster`",

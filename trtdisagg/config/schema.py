@@ -88,8 +88,18 @@ class CacheTransceiverConfig(_Section, frozen=True):
 
 
 class RouterConfig(_Section, frozen=True):
-    type: Literal["round_robin"] = "round_robin"
-    """How a server is chosen among those of a role."""
+    """As TensorRT-LLM has them, the other keys may stand in `args:`, and `session` may be called `conversation`."""
+
+    type: Literal["round_robin", "load_balancing", "kv_cache_aware", "session"] = "round_robin"
+    """How a server is chosen among those of a role. round_robin: the next. load_balancing: the one with the fewest
+    requests in flight. kv_cache_aware: the one with the highest share of the prompt in its cache less its load, as a
+    share of max_batch_size; where nobody knows what caches hold, as load_balancing. session: the one that the
+    conversation was at before (header X-Session-ID, or messages that begin alike), unless it is overloaded; other
+    requests where half their prompt or more is cached, or else as load_balancing."""
+    use_tokens: bool = False
+    """Load is counted in tokens of prompts and answers, not in requests."""
+    max_batch_size: Count | None = None
+    """So many requests weigh as much as a whole prompt in the cache; without it, the section's max_batch_size."""
 
 
 class ServerSection(_Section, frozen=True):
@@ -180,6 +190,12 @@ class ModelEntry(_Section, frozen=True):
     @property
     def served_name(self) -> str:
         return self.served_model_name or self.name
+
+
+class ConditionalDisaggConfig(_Section, frozen=True):
+    max_local_prefill_length: CountOrZero = 0
+    """A prompt of which so many tokens or fewer have to be computed, because it is short or most of it is in the
+    server's cache, goes to a generation server alone. 0: none does."""
 
 
 class SupervisionConfig(_Section, frozen=True):
@@ -293,8 +309,16 @@ class ProxyConfig(_Section, frozen=True):
     """Connections of clients that are open at once; one more is answered 503 and closed."""
     max_body_bytes: Count = 8 * 1024 * 1024
     """A larger request body is a 413."""
+    max_in_flight: Count = 4096
+    """Requests that one of the processes works on, those that wait and those that are answered; one more is a 429."""
     max_queue_size: Count = 1024
-    """Requests in flight; one more is a 429."""
+    """Of these, those that wait for a generation server to have room, or to come; one more is a 429. Room is a quarter
+    more than the server's max_batch_size, so that its next batch is there already. As many as run at once, and nobody
+    waits longer than an answer takes."""
+    kv_overcommit: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    """Room is also this many tokens of prompts and answers (max_tokens) for each token of the server's KV cache. More
+    than 1, because most answers end early; much more where prompts share long beginnings, of which there is one copy.
+    """
     first_token_timeout_s: Seconds = 300.0
     """From a request to its first token."""
     idle_timeout_s: Seconds = 120.0
@@ -344,6 +368,8 @@ class ClusterFile(_Section, frozen=True):
     """Servers that compute prompts."""
     generation_servers: ServerSection | None = None
     """Servers that take prompts over and compute the answers. With no context server they do both."""
+    conditional_disagg_config: ConditionalDisaggConfig = ConditionalDisaggConfig()
+    """Which prompts a generation server computes itself."""
     max_retries: Annotated[int, msgspec.Meta(ge=0)] = 1
     """How often a request that failed before its first token is tried elsewhere, both legs together."""
     perf_metrics_max_requests: CountOrZero = 0

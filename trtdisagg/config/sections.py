@@ -13,7 +13,7 @@ from trtdisagg.config import shape
 from trtdisagg.config.located import Located, read
 from trtdisagg.config.overrides import Override, Step, put
 from trtdisagg.config.schema import ClusterFile, ServerSection
-from trtdisagg.config.upstream import BACKEND_SPELLINGS, TABLE
+from trtdisagg.config.upstream import BACKEND_SPELLINGS, ROUTER_SPELLINGS, TABLE
 from trtdisagg.errors import ConfigError
 
 SECTIONS = ("context_servers", "generation_servers")
@@ -48,7 +48,7 @@ def complete(root: Located, *, worker_files: Path | None, overrides: Sequence[Ov
         if worker_files:
             option = put(whole, given).children.get("extra_llm_api_options")
             whole = whole.replace(_merge_worker_file(name, whole.children, option, worker_files))
-        return whole.replace(_modernize(put(whole, given).children, are_ours=worker_files is not None))
+        return whole.replace(_modernize(name, put(whole, given).children, are_ours=worker_files is not None))
 
     models = own.get("models")
     if models and isinstance(models.value, list):
@@ -137,7 +137,7 @@ def _conflict(path: str, here: Located, there: Located) -> ConfigError:
     )
 
 
-def _modernize(children: _Children, *, are_ours: bool) -> _Children:
+def _modernize(name: str, children: _Children, *, are_ours: bool) -> _Children:
     """Older and shorter spellings, written as the schema has them.
 
     :param are_ours: the servers; of others only what routing needs is looked at, and the rest named as it is written.
@@ -153,6 +153,8 @@ def _modernize(children: _Children, *, are_ours: bool) -> _Children:
         children["env"] = children.pop("env_overrides")
     if transceiver := children.get("cache_transceiver_config"):
         children["cache_transceiver_config"] = _modernize_transceiver(transceiver)
+    if router := children.get("router"):
+        children["router"] = _modernize_router(f"{name}.router", router)
     urls = children.get("urls")
     if urls and isinstance(urls.value, list):
         children.setdefault("num_instances", Located(len(urls.value), urls.place))
@@ -174,3 +176,16 @@ def _modernize_transceiver(transceiver: Located) -> Located:
     if backend and isinstance(backend.value, str):
         children["backend"] = Located(BACKEND_SPELLINGS.get(backend.value, backend.value), backend.place)
     return transceiver.replace(children)
+
+
+def _modernize_router(path: str, router: Located) -> Located:
+    """TensorRT-LLM has a router's keys beside its type, or in `args`, and another name for sessions."""
+    children = dict(router.children)
+    args = children.get("args")
+    if args is not None and isinstance(args.value, dict | None):
+        del children["args"]
+        children = _merge(path, children, args.children)
+    type_ = children.get("type")
+    if type_ and isinstance(type_.value, str):
+        children["type"] = Located(ROUTER_SPELLINGS.get(type_.value, type_.value), type_.place)
+    return router.replace(children) if router.children else router

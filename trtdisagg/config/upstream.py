@@ -48,11 +48,6 @@ def _more_than(limit: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and value > limit
 
 
-def _prefills_locally(value: Any) -> bool:
-    """`max_local_prefill_length: 0` sends every prompt to a context server, which is what happens anyway."""
-    return not isinstance(value, dict) or bool(value.get("max_local_prefill_length", 0))
-
-
 _ONE_WAY_FOR_EXPERTS = NoEffect("there is one implementation of experts for each kind of device")
 _GRAPHS = NoEffect("steps are not captured as CUDA graphs")
 _NO_COMPILER = NoEffect("the builtin engine compiles and tunes nothing")
@@ -63,12 +58,10 @@ _ADMIT_AT_ONCE = NoEffect("a request joins the running batch at the next step")
 _LORA = NotThereYet("LoRA")
 _COMES_WITH_MODEL = NotThereYet("a tokenizer, revision or parser other than the model's own", _other_than("auto"))
 _EVENT_DRIVEN = NoEffect("the end of a transfer is an event, nothing polls for it")
-_COUNTS_NOTHING = NoEffect("round_robin counts neither requests nor tokens")
 
 TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
     ClusterFile: {
         "allow_request_chat_template": NotThereYet("chat templates in requests"),
-        "conditional_disagg_config": NotThereYet("conditional disaggregation", _prefills_locally),
         "disagg_coordinator_url": NotThereYet("a coordinator of several proxies"),
         "engine": NotThereYet("this engine", _one_of("TRTLLM", "VLLM", "SGLANG")),
         "gen_strip_message_history": NoEffect("the proxy passes a request's body on as it came"),
@@ -184,13 +177,12 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "waiting_queue_policy": NotThereYet("this order of waiting", _other_than("fcfs", "FCFS")),
     },
     RouterConfig: {
-        "max_batch_size": _COUNTS_NOTHING,
-        "max_num_tokens": _COUNTS_NOTHING,
-        "tokens_per_block": _COUNTS_NOTHING,
-        "type": NotThereYet("this router", _one_of("LOAD_BALANCING", "KV_CACHE_AWARE", "CONVERSATION")),
-        "use_tokens": _COUNTS_NOTHING,
+        "max_num_tokens": NoEffect("load is counted in requests, or in all tokens in flight"),
+        "tokens_per_block": NoEffect("each server says itself how many tokens its blocks have"),
     },
 }
 
 BACKEND_SPELLINGS = {word.lower(): word for word in get_args(Backend)}
 """Transfer backends as older files write them."""
+
+ROUTER_SPELLINGS = {"conversation": "session"}

@@ -202,6 +202,10 @@ class RouterSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """So many requests weigh as much as the whole prompt found in the cache."""
 
 
+ANY_MODEL = "*"
+"""In `ProxySpec.models`: every model that is not listed by its name."""
+
+
 class ModelSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What the proxy knows of a model from the cluster file."""
 

@@ -16,13 +16,22 @@ from msgspec.structs import replace
 from trtdisagg.config.schema import AutoscaleConfig, Backend, ClusterFile, ModelEntry, SupervisionConfig
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.control import Need
-from trtdisagg.protocol.spec import EngineSpec, MetadataSpec, RegistrySpec, Role, SamplingDefaults, UpstreamServer
+from trtdisagg.protocol.spec import (
+    EngineSpec,
+    MetadataSpec,
+    ModelSpec,
+    RegistrySpec,
+    Role,
+    SamplingDefaults,
+    UpstreamServer,
+)
 from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports
 from trtdisagg.supervisor.claims import Claim, Spot
 from trtdisagg.supervisor.division import Divided, num_ranks, parallel_of
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.placement import place
 from trtdisagg.supervisor.pools import Beside, pool_notices, rank_weights, size_pools
+from trtdisagg.supervisor.routing_plan import plan_routing
 from trtdisagg.supervisor.server_plan import (
     ChildPlan,
     ServerFacts,
@@ -127,7 +136,7 @@ def make_plan(
         file=file,
         servers=servers,
         upstream=upstream,
-        proxy=plan_proxy(cluster, name, upstream, registry) if with_proxy else None,
+        proxy=plan_proxy(cluster, name, upstream, registry, _routing(cluster, models)) if with_proxy else None,
         supervision=cluster.supervision,
         autoscale=cluster.autoscale,
         registry=registry,
@@ -197,6 +206,11 @@ def _upstream(slot: Slot, models: Mapping[str, ModelFacts]) -> UpstreamServer:
 
 def _served_name(entry: ModelEntry, models: Mapping[str, ModelFacts]) -> str:
     return entry.served_name or models[entry.model or ""].served_name
+
+
+def _routing(cluster: ClusterFile, models: Mapping[str, ModelFacts]) -> dict[str, ModelSpec]:
+    readable = {model: facts.path for model, facts in models.items() if facts.dimensions is not None}
+    return plan_routing(cluster, {model: facts.served_name for model, facts in models.items()}, readable)
 
 
 def _facts(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -20,6 +20,7 @@ from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import (
     Dtype,
     EngineSpec,
+    ModelSpec,
     ProxySpec,
     RegistrySpec,
     Role,
@@ -188,10 +189,15 @@ def in_role(child: ChildPlan, role: Literal[Role, "proxy"]) -> ChildPlan:
 
 
 def plan_proxy(
-    cluster: ClusterFile, name: str, servers: Sequence[UpstreamServer], registry: RegistrySpec | None
+    cluster: ClusterFile,
+    name: str,
+    servers: Sequence[UpstreamServer],
+    registry: RegistrySpec | None,
+    models: Mapping[str, ModelSpec],
 ) -> ChildPlan:
     """
     :param servers: those that are not ours to start.
+    :param models: see `routing_plan`.
     """
     config = cluster.proxy
     spec = ProxySpec(
@@ -205,13 +211,16 @@ def plan_proxy(
         access_log=None if config.access_log == "off" else config.access_log,
         otlp_traces_endpoint=cluster.otlp_config.otlp_traces_endpoint,
         max_body_bytes=config.max_body_bytes,
+        max_in_flight=config.max_in_flight,
         max_queue_size=config.max_queue_size,
+        kv_overcommit=config.kv_overcommit,
         max_connections=config.max_connections,
         api_keys_file=config.api_keys_file,
         tls=TlsSpec(cert_file=config.tls.cert_file, key_file=config.tls.key_file) if config.tls else None,
         cors_allow_origins=config.cors_allow_origins,
         first_token_timeout_s=config.first_token_timeout_s,
         idle_timeout_s=config.idle_timeout_s,
+        models=dict(models),
         num_workers=config.num_workers,
         max_migrations=config.max_migrations,
         retry_share=config.retry_share,

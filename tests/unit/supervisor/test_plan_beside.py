@@ -295,8 +295,8 @@ def test_what_is_not_about_one_server_changes_no_settings(key: str) -> None:
 
 
 _FILE_KEYS: dict[str, tuple[Any, bool, bool]] = {
-    "model": ("other", True, False),
-    "served_model_name": ("other", True, False),
+    "model": ("other", True, True),
+    "served_model_name": ("other", True, True),
     "secret_file": ("/secret", True, True),
     "proxy": (ProxyConfig(max_body_bytes=7), True, True),
     "port": (8001, False, True),

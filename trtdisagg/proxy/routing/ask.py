@@ -8,10 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ModelSpec
-
-ANY_MODEL = "*"
-"""In `ProxySpec.models`: every model that is not listed by its name."""
+from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec
 
 _PLAIN = ModelSpec()
 

@@ -11,6 +11,7 @@ from trtdisagg.supervisor.plan import Plan
 
 NIXL_SHM_BYTES = 4400 * 1024
 """What UCX takes of /dev/shm in each process (4,232 KiB with UCX 1.21), whether it is used for transfers or not."""
+_PROXY = "the proxy"
 FILES_OF_A_REQUEST = 3
 """In the proxy: the client and, when generation takes over, both legs."""
 FILES_OF_A_PROCESS = 128
@@ -50,7 +51,8 @@ def open_files(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
     if most <= facts.open_files:
         yield Finding(topic="open files", found=found, needs=words)
         return
-    remedy = f"`ulimit -Hn {most}` (systemd: LimitNOFILE={most}), or lower max_queue_size"
+    lower = "proxy.max_in_flight" if who == _PROXY else "max_queue_size"
+    remedy = f"`ulimit -Hn {most}` (systemd: LimitNOFILE={most}), or lower {lower}"
     yield Finding(topic="open files", severity="warning", found=found, needs=words, remedy=remedy)
 
 
@@ -59,7 +61,7 @@ def _files_of_each(plan: Plan | None) -> dict[str, int]:
         return {}
     wanted = {"the supervisor": FILES_OF_A_PROCESS + FILES_OF_A_CHILD * len(plan.children)}
     if proxy := needs.proxy_spec(plan):
-        wanted["the proxy"] = FILES_OF_A_PROCESS + FILES_OF_A_REQUEST * proxy.max_queue_size
+        wanted[_PROXY] = FILES_OF_A_PROCESS + FILES_OF_A_REQUEST * proxy.max_in_flight
     for server in plan.servers:
         spec = needs.engine_spec(server)
         wanted[server.name] = FILES_OF_A_PROCESS + spec.max_queue_size + spec.max_batch_size

@@ -10,8 +10,8 @@ import pytest
 from trtdisagg.errors import ContextLengthError, ModelNotFoundError, UnavailableError
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ModelSpec, RouterSpec
-from trtdisagg.proxy.routing.ask import ANY_MODEL, Ask, Load, View, knows_nothing
+from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec, RouterSpec
+from trtdisagg.proxy.routing.ask import Ask, Load, View, knows_nothing
 from trtdisagg.proxy.routing.choose import Route, choose, choose_successor
 from trtdisagg.registry.members import Roster, Snapshot
 

@@ -91,7 +91,7 @@ RANKS = plan_of(cluster_file(context_servers=_TWO, generation_servers=_TWO))
         (RANKS, {"cores": [1, 2, 3]}, "CPU cores", "warning", "4 ranks of 2 servers compute on them"),
         (BIG, {"cpu_quota": 1.5}, "CPU cores", "warning", "the control group allows 1.5"),
         (BIG, {"cpu_quota": 3.0}, "CPU cores", "warning", "give 3 `cores`"),
-        (BIG, {"open_files": 1024}, "open files", "warning", "the proxy may need 3200. `ulimit -Hn 3200`"),
+        (BIG, {"open_files": 1024}, "open files", "warning", "the proxy may need 12416. `ulimit -Hn 12416`"),
         (BIG, {"busy": {"proxy": "pid 7 has it"}}, "ports", "error", "pid 7 has it"),
         (BIG, {"runtime": Disk(path="/r", free_bytes=1, is_writable=False)}, "runtime directory", "error", "/r cannot"),
         (BIG, {"runtime": Disk(path="/r", free_bytes=1, filesystem="nfs4")}, "runtime directory", "warning", "tmpfs"),
@@ -234,8 +234,8 @@ def test_a_cluster_that_runs_has_its_own_ports_and_memory() -> None:
     assert "pid 77" in of("ports", findings).found
 
 
-def test_a_queue_that_is_shorter_needs_fewer_files() -> None:
-    plan = plan_of(cluster_file(proxy=ProxyConfig(max_queue_size=10)))
+def test_fewer_requests_in_flight_need_fewer_files() -> None:
+    plan = plan_of(cluster_file(proxy=ProxyConfig(max_in_flight=10)))
     assert "context-0 may need 1216" in of("open files", examine(plan, facts())).needs
 
 
