@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from helpers import chat_templates, tiny_model
-from helpers.conformance import Wish, comparable
+from helpers.conformance import PERSON, WEATHER, Wish, comparable
 from helpers.engine_process import Engine, make_spec, started
 from helpers.serving import PROXY, Child
 
@@ -92,3 +93,32 @@ def test_the_requests_are_not_all_alike() -> None:
     assert min(used.values()) >= 1
     assert len(used) > 35
     assert len({repr(wish) for wish in wishes}) == NUM_REQUESTS
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": True}, {"schema": True}])
+def test_responses_say_what_a_chat_says(servers: Servers, fields: dict[str, bool]) -> None:
+    """Text, calls and JSON, whole and in events, with the client people use."""
+    sampled: dict[str, Any] = {"temperature": 0.5, "extra_body": {"seed": 7, "frequency_penalty": 2.0}}
+    asked: dict[str, Any] = {"model": "tiny", "input": "Rain?", "max_output_tokens": 60, **sampled}
+    chat: dict[str, Any] = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Rain?"}],
+        "max_completion_tokens": 60,
+        **sampled,
+    }
+    if fields.get("tools"):
+        asked |= {"tools": [{"type": "function", **WEATHER["function"]}], "tool_choice": "required"}
+        chat |= {"tools": [WEATHER], "tool_choice": "required"}
+    if fields.get("schema"):
+        form = {"name": "person", "schema": PERSON}
+        asked["text"] = {"format": {"type": "json_schema", **form}}
+        chat["response_format"] = {"type": "json_schema", "json_schema": form}
+    with openai.OpenAI(base_url=f"http://{servers.proxy.url}/v1", api_key="-", max_retries=0) as client:
+        whole = client.responses.create(**asked)
+        *_, last = client.responses.create(**asked, stream=True)
+        message = client.chat.completions.create(**chat).choices[0].message
+    for response in (whole, last.response):
+        calls = [(c.name, c.arguments) for c in response.output if c.type == "function_call"]
+        assert calls == [(c.function.name, c.function.arguments) for c in message.tool_calls or ()]
+        assert response.output_text == (message.content or "")
+    assert bool(message.tool_calls) == ("tools" in fields)

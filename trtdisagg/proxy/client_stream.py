@@ -12,6 +12,7 @@ import asyncio
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from trtdisagg.proxy.responses.form import Form
 from trtdisagg.proxy.visit import Visit
 
 HIGH_WATER_BYTES = 64 * 1024
@@ -29,6 +30,8 @@ class ClientStream:
         self._request = request
         self.visit = visit
         self._chunked = request.version >= HttpVersion11
+        self.form: Form | None = None
+        """What the client asked for is told in another form than servers speak."""
         self.begun = False
         self.num_events = 0
         """As they are sent by our servers: none is cut in two."""
@@ -48,6 +51,8 @@ class ClientStream:
         self._transport = self._request.transport
         self._last = data
         self.num_events = data.count(_EVENT_END)
+        if self.form is not None:
+            data = self.form.begin(data)
         self.response = web.StreamResponse(headers={**_HEADERS, **self.visit.headers})
         writer = await self.response.prepare(self._request)
         await self.response.write(data)
@@ -61,7 +66,13 @@ class ClientStream:
             return True
         self._before_last, self._last = self._last, data
         self.num_events += data.count(_EVENT_END)
-        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if self.form is not None:
+            data = self.form.feed(data)
+        return self._send(data)
+
+    def _send(self, data: bytes) -> bool:
+        if data:  # a chunk of nothing would be the end
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         return self._transport.get_write_buffer_size() <= HIGH_WATER_BYTES
 
     async def drain(self) -> None:
@@ -81,8 +92,11 @@ class ClientStream:
 
         :param error: the body of an error answer.
         """
-        broken_off = not self._last.endswith(b"\n\n")
-        self.feed(b"%bdata: %b\n\n" % (b"\n\n" if broken_off else b"", error))
+        if self.form is not None:
+            self._send(self.form.fail(error))
+        else:
+            broken_off = not self._last.endswith(b"\n\n")
+            self.feed(b"%bdata: %b\n\n" % (b"\n\n" if broken_off else b"", error))
         await self.end()
 
     async def end(self) -> None:

@@ -24,11 +24,14 @@ from trtdisagg.proxy.record import Record
 from trtdisagg.proxy.refusals import as_answer, as_event, kind_of
 from trtdisagg.proxy.relay import Relay
 from trtdisagg.proxy.request import decode_incoming
+from trtdisagg.proxy.responses.asked import decode_asked
+from trtdisagg.proxy.responses.form import Form
 from trtdisagg.proxy.routing.session import SESSION_HEADER, read_session
 from trtdisagg.proxy.trace_context import trace_context
 from trtdisagg.proxy.visit import Visit
 
-COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True}
+RESPONSES = "/v1/responses"
+COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True, RESPONSES: True}
 """Route -> is it chat."""
 SERVER_SAYS_FIRST_S = 1.0
 
@@ -71,6 +74,9 @@ class Completions:
                 timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
                 session = read_session(request.headers.get(SESSION_HEADER))
                 body = await read_body(request, self._means.spec, self._means.deadlines)
+                if path == RESPONSES:
+                    asked = decode_asked(body)
+                    body, client.form = asked.chat_body, Form(asked)
                 incoming = decode_incoming(
                     body,
                     chat=COMPLETIONS[path],
@@ -86,6 +92,8 @@ class Completions:
                 ask = self._means.asks.make(incoming, session=session, reading=reading)
                 relay = Relay(self._means, incoming, client, ask=ask, record=record, deadline=deadline)
                 response = await relay.run()
+                if client.form is not None and not client.begun:
+                    response = _reformed(response, client.form)
             record.status = response.status
         except ConnectionError:
             raise
@@ -135,6 +143,13 @@ class Completions:
             record.status, record.error = CLIENT_LEFT, "client_left"
         record.num_events = client.num_events
         self._means.records.add(record)
+
+
+def _reformed(response: web.StreamResponse, form: Form) -> web.Response:
+    """A whole answer as the client wants it."""
+    assert isinstance(response, web.Response)
+    assert isinstance(response.body, bytes)
+    return web.Response(body=form.whole(response.body), content_type="application/json")
 
 
 def _ending() -> UnavailableError:
