@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -44,6 +45,18 @@ def proxies(cluster: Cluster) -> dict[str, dict[str, Any]]:
     return {s["name"]: s for s in cluster.status()["servers"] if s["role"] == "proxy"}
 
 
+def get(url: str, data: bytes | None = None) -> Any:
+    with urllib.request.urlopen(urllib.request.Request(url, data), timeout=20) as answer:
+        text = answer.read().decode()
+    return json.loads(text) if text.startswith("{") else text
+
+
+def requests_counted(cluster: Cluster) -> float:
+    """As a page says it, which any of the processes may have answered."""
+    lines = get(f"{cluster.url}/metrics").splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("trtdisagg_proxy_requests_total"))
+
+
 def ready(cluster: Cluster) -> list[str]:
     return [name for name, proxy in proxies(cluster).items() if proxy["state"] == "ready"]
 
@@ -58,6 +71,21 @@ def test_one_that_is_killed_loses_its_own_requests_only(cluster: Cluster) -> Non
     broken = [p for p in load.problems if "ServerDisconnected" in p or "ClientPayload" in p or "ClientOS" in p]
     assert load.problems == broken
     assert len(broken) < 12, "the others went on"
+
+
+def test_whoever_is_asked_tells_what_all_have_counted(cluster: Cluster) -> None:
+    before = requests_counted(cluster)
+    with Load(cluster.url, 8).running() as load:
+        load.until(40)
+    until(lambda: all(requests_counted(cluster) == before + load.num_answered for _ in range(6)), "every page", 20)
+    stopped = proxies(cluster)["proxy-2"]["pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        assert requests_counted(cluster) == before + load.num_answered, "its last numbers"
+    finally:
+        os.kill(stopped, signal.SIGKILL)
+    until(lambda: len(ready(cluster)) == 3, "a successor", 30)
+    assert requests_counted(cluster) == before + load.num_answered, "those of one that is gone"
 
 
 def test_a_restart_replaces_one_after_the_other_and_loses_nothing(cluster: Cluster) -> None:

@@ -61,6 +61,11 @@ class Members(msgspec.Struct, kw_only=True, frozen=True):
     coming: dict[str, list[Need]] = {}
     """Roles of which a server is about to be back (it starts again, or was just started): a request that finds none
     waits for it, within its deadline, instead of being refused."""
+    workers: list[str] = []
+    """Members sockets of all processes of the proxy, this one and those that drain among them; of the first one the
+    newest stands first. Empty: there is only this one."""
+    load_rows: dict[str, int] = {}
+    """By identity of a server: its row in the load file."""
     ttl_ms: int = 5000
     """Without a renewal for this long, the set counts as stale: what is known goes on, `/health` says so."""
 

@@ -278,7 +278,9 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """Number of this process among those that share the port."""
     num_workers: int = 1
     load_file: str | None = None
-    """Mapped by all of them: what each has in flight on each server; None: it is the only one."""
+    """Mapped by all of them: what each has in flight on each server (`loads`); None: it is the only one."""
+    load_column: int = 0
+    """Of this process in that file: a process that it replaces and that still drains has another."""
     num_text_workers: int = 1
     """Processes that render and tokenize prompts for this one, started when they are first needed."""
     secret_file: str | None = None

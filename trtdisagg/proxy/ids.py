@@ -9,6 +9,8 @@ import socket
 import time
 import zlib
 
+from trtdisagg.protocol.spec import ProxySpec
+
 _EPOCH_MS = 1_704_067_200_000
 """2024-01-01; 39 bits of milliseconds reach to 2041."""
 _NUM_IN_A_MS = 1024
@@ -39,6 +41,15 @@ class DisaggIds:
             # More than the counter holds, or a clock that went back: borrowed from the next millisecond.
             self._ms, self._count = self._ms + 1, 0
         return self._ms << 24 | self._low | self._count
+
+
+def process_of(spec: ProxySpec) -> int | None:
+    """What tells this process from others in its ids; None: its pid.
+
+    Pids of the processes of one proxy may be equal in the bits that ids have room for; columns that they have at one
+    time are not, up to 64 of them. Another agent on this host may serve the same servers: so the agent's pid is in it.
+    """
+    return None if spec.load_file is None else (spec.parent_pid or 0) + spec.load_column
 
 
 def make_id() -> str:

@@ -13,7 +13,7 @@ from trtdisagg.proxy.asks import Asks
 from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.gauges import Gauges
-from trtdisagg.proxy.ids import DisaggIds
+from trtdisagg.proxy.ids import DisaggIds, process_of
 from trtdisagg.proxy.index.index import Index
 from trtdisagg.proxy.legs import Legs
 from trtdisagg.proxy.metrics import Metrics
@@ -70,7 +70,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
             records=records,
             readers=readers,
             metrics=Metrics(counts, records, admission, Gauges(records, admission, uses, roster)),
-            ids=DisaggIds(),
+            ids=DisaggIds(process=process_of(spec)),
             deadlines=deadlines,
             uses=uses,
             admission=admission,

@@ -14,6 +14,7 @@ from trtdisagg.protocol.stats import Stats
 from trtdisagg.proxy.admission import Admission
 from trtdisagg.proxy.counts import Counts, Histogram
 from trtdisagg.proxy.gauges import Gauges
+from trtdisagg.proxy.merged_metrics import Family, families
 from trtdisagg.proxy.records import Records
 
 _BOUNDS = (*map(str, LATENCY_BOUNDS_S), "+Inf")
@@ -54,6 +55,10 @@ class Metrics:
     def page(self) -> tuple[bytes, str]:
         """What Prometheus reads, and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def families(self) -> list[Family]:
+        """The same, to be added to those of other processes."""
+        return families(self._registry.collect())
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""

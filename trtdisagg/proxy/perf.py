@@ -65,6 +65,14 @@ class _Ids(msgspec.Struct):
     ctx_request_id: int | None = None
 
 
+class _Given(msgspec.Struct):
+    """What one process of the proxy hands to another."""
+
+    kept: list[Handed]
+    said: list[tuple[str, bytes]]
+    """By server."""
+
+
 class PerfLog:
     """
     :param max_requests: to keep; 0: none.
@@ -116,6 +124,22 @@ class PerfLog:
             told.append(_told(handed, self._said.pop(context), self._said.pop(generation)))
         self._kept = deque(waiting, self._max_requests)
         return told
+
+    def give(self) -> _Given:
+        """All that is kept, for another process of the proxy, which keeps it from now on."""
+        given = _Given(kept=list(self._kept), said=[(key[0], bytes(raw)) for key, raw in self._said.items()])
+        self._kept.clear()
+        self._said.clear()
+        return given
+
+    def take_over(self, given: bytes) -> None:
+        """
+        :param given: what another process gave, as msgpack.
+        """
+        theirs = msgspec.msgpack.decode(given, type=_Given)
+        self._kept = deque(sorted((*self._kept, *theirs.kept), key=lambda handed: handed.arrived_s), self._max_requests)
+        for server, item in theirs.said:
+            self._hear(server, msgspec.Raw(item))
 
     def _find(self, handed: Handed, server: str) -> _Key | None:
         return next((key for key in handed.keys(server) if key in self._said), None)

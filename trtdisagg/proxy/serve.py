@@ -31,9 +31,9 @@ from trtdisagg.proxy.http_server import Door, serving
 from trtdisagg.proxy.listen import take_sockets
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.members_door import SOURCE as AGENT
-from trtdisagg.proxy.members_door import open_members_door
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.watched import watch
+from trtdisagg.proxy.workers import Workers
 from trtdisagg.registry.members import Roster
 from trtdisagg.registry.open import read_secret
 
@@ -66,16 +66,18 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
     secret = read_secret(spec.secret_file)
     entrance = open_entrance(spec, secret)
     roster, pool = Roster(), Pool(secret)
-    means = Means.make(spec, roster, pool)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(pool.close_idle)
-        await stack.enter_async_context(means.readers.open())
+        workers = stack.enter_context(Workers(spec))
+        means = Means.make(spec, roster, pool, workers.loads)
         sockets = [stack.enter_context(sock) for sock in _open_sockets(spec)]
-        if spec.members_socket is not None:
-            await stack.enter_async_context(open_members_door(spec.members_socket, roster, means.uses))
+        await stack.enter_async_context(workers.meeting(means))
         pages = attached(spec, roster, pool, secret=secret, in_use=means.uses.in_use)
         completions = Completions(means)
-        app = App(means, completions, await stack.enter_async_context(pages), entrance)
+        answers = {**await stack.enter_async_context(pages), **workers.client_pages}
+        app = App(means, completions, answers, entrance)
+        # Last: what fails behind it would come as a group of errors.
+        await stack.enter_async_context(means.readers.open())
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(Health(pool, roster, spec.servers).run()),

@@ -52,7 +52,11 @@ class MembersClient:
         :param needs: the roles each model of the cluster needs, whether there is such a server now or not.
         :param coming: the roles of which a server is about to be back.
         """
-        self._members = Members(members=list(members), needs=_listed(needs), coming=_listed(coming))
+        self.take(Members(members=list(members), needs=_listed(needs), coming=_listed(coming)))
+
+    def take(self, members: Members) -> None:
+        """The same, with all that is told beside it."""
+        self._members = members
         self._changed.set()
 
     async def run(self) -> None:

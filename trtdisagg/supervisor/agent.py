@@ -53,6 +53,7 @@ from trtdisagg.supervisor.events import (
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.journal import Journal
 from trtdisagg.supervisor.links import told_of_end
+from trtdisagg.supervisor.load_table import LoadTable
 from trtdisagg.supervisor.notify import Notifier
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.operations import Operations
@@ -85,6 +86,7 @@ class Agent:
         place: Place,
         run_id: str,
         door: Door,
+        loads: LoadTable,
         *,
         wish: Wish | None,
         registrar: Registrar | None,
@@ -104,7 +106,7 @@ class Agent:
         self._on_ready = on_ready
         self._on_event = on_event
         self._operations = Operations(self, wish)
-        self._telling = Telling(place, registrar, self.handle)
+        self._telling = Telling(place, loads, registrar, self.handle)
         self._autoscaler = Autoscaler(self.status, lambda: self.plan.autoscale, self._operations, self.handle)
         self._canaries = Canaries(
             lambda: view.asked_for_tokens(self.state, self.plan_of),

@@ -24,6 +24,7 @@ from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawne
 from trtdisagg.supervisor.gang import Gang
 from trtdisagg.supervisor.gpus import BaseLines
 from trtdisagg.supervisor.guarded import Guardian
+from trtdisagg.supervisor.load_table import LoadTable
 from trtdisagg.supervisor.logfile import LogFile
 from trtdisagg.supervisor.processes import ChildProcess
 from trtdisagg.supervisor.rank_plan import rank_env, rank_spec
@@ -37,6 +38,7 @@ class Nursery:
     :param secret_file: the cluster's secret, if it has one.
     :param guardian: told of each process group.
     :param door: where proxies accept clients.
+    :param loads: where several processes of a proxy say what they have in flight.
     :param pace: how often children that are ready are listened to.
     :param on_event: called with all that happens.
     :param on_line: called with each line that a child prints, and the child's name.
@@ -49,6 +51,7 @@ class Nursery:
         guardian: Guardian,
         *,
         door: Door,
+        loads: LoadTable,
         pace: Callable[[], Awaitable[None]] | None = None,
         on_event: Callable[[Event], None],
         on_line: Callable[[str, str], None],
@@ -59,6 +62,7 @@ class Nursery:
         self._on_event = on_event
         self._on_line = on_line
         self._door = door
+        self._loads = loads
         self._pace = pace
         self._children: dict[str, Gang] = {}
         """By incarnation."""
@@ -159,6 +163,9 @@ class Nursery:
                 members_socket=str(self._place.members_socket(incarnation)),
                 control_socket=str(self._place.control_socket),
             )
+            column = self._loads.enter(incarnation) if spec.num_workers > 1 else None
+            if column is not None:
+                spec = replace(spec, load_file=str(self._loads.path), load_column=column)
         else:
             # Rank 0 alone is commanded, and tells the others.
             spec = replace(spec, incarnation=incarnation, command_fd=None if rank else command_fd)

@@ -17,6 +17,7 @@ from trtdisagg.supervisor import ports, rundir
 from trtdisagg.supervisor.agent import Agent
 from trtdisagg.supervisor.door import Door
 from trtdisagg.supervisor.guarded import Guardian
+from trtdisagg.supervisor.load_table import LoadTable
 from trtdisagg.supervisor.membership import registrar_for
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.pace import Pace
@@ -67,11 +68,13 @@ async def run_agent(
             assert isinstance(plan.proxy.spec, ProxySpec)
             door.move(plan.proxy.spec)
         secret_file = str(rundir.make_secret(place)) if plan.makes_secret else plan.secret_file
+        loads = stack.enter_context(LoadTable(place.load_file))
         agent = Agent(
             plan,
             place,
             run_id,
             door,
+            loads,
             wish=wish,
             registrar=registrar_for(plan, on_event),
             secret_file=secret_file,
@@ -85,6 +88,7 @@ async def run_agent(
             secret_file,
             guardian,
             door=door,
+            loads=loads,
             pace=pace.wait,
             on_event=agent.handle,
             on_line=on_line,

@@ -5,6 +5,7 @@
         lock            pid and run id of the agent; flocked as long as the agent, or its guardian, lives
         control.sock    the agent's         mN.sock  that of the proxy's N-th incarnation, m-W.N.sock of its worker W
         secret          the cluster's, where the file names none
+        loads           what the processes of a proxy have in flight
         *.json          spec files of the children
         gKEY.sock       where the ranks of a server meet
     $XDG_STATE_HOME/trtdisagg/NAME-KEY/logs/ (or ~/.local/state/...)             stays
@@ -67,6 +68,10 @@ class Place(msgspec.Struct, frozen=True):
     def members_socket(self, incarnation: str) -> Path:
         """Of one incarnation of the proxy: an old one may still finish its work while the next is there."""
         return self.run_dir / f"m{incarnation.rpartition('proxy')[2].lstrip('.')}.sock"
+
+    @property
+    def load_file(self) -> Path:
+        return self.run_dir / "loads"
 
     def gang_socket(self, incarnation: str) -> Path:
         """Where the ranks of one incarnation of a server meet; names of servers may be too long for an address."""

@@ -236,13 +236,14 @@ def plan_proxy(
 
 
 def proxy_workers(proxy: ChildPlan) -> list[ChildPlan]:
-    """The processes that a proxy is made of: itself, or several that accept clients at one address."""
+    """The processes that a proxy is made of: itself, or several that accept clients at one address and divide the queue
+    among them."""
     assert isinstance(proxy.spec, ProxySpec)
-    if proxy.spec.num_workers == 1:
+    number = proxy.spec.num_workers
+    if number == 1:
         return [proxy]
-    return [
-        replace(proxy, name=f"{PROXY}-{i}", spec=replace(proxy.spec, worker=i)) for i in range(proxy.spec.num_workers)
-    ]
+    spec = replace(proxy.spec, max_queue_size=-(-proxy.spec.max_queue_size // number))
+    return [replace(proxy, name=f"{PROXY}-{i}", spec=replace(spec, worker=i)) for i in range(number)]
 
 
 def registry_of(config: DisaggCluster) -> RegistrySpec | None:

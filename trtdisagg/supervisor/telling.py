@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Coroutine
 
 import anyio
+from msgspec.structs import replace
 
 from trtdisagg.protocol.control import Member, Members, Told
 from trtdisagg.registry.client import MembersClient
 from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor import events
+from trtdisagg.supervisor.load_table import LoadTable
 from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.state import Holder
 
 REGISTRY = "registry"
@@ -25,28 +28,55 @@ REGISTRY = "registry"
 
 class Telling:
     """
+    :param loads: where several processes of a proxy say what they have in flight.
     :param registrar: where the servers are registered as well; None: nowhere.
     :param on_event: called when somebody has taken a set over, or counts anew who is in use.
-    :ivar others: members that the newest proxy knows from elsewhere.
     """
 
-    def __init__(self, place: Place, registrar: Registrar | None, on_event: Callable[[events.Event], None]) -> None:
-        self.others: list[Member] = []
+    def __init__(
+        self,
+        place: Place,
+        loads: LoadTable,
+        registrar: Registrar | None,
+        on_event: Callable[[events.Event], None],
+    ) -> None:
+        self._others: dict[str, list[Member]] = {}
+        """By incarnation of a proxy: members that it knows from elsewhere."""
         self._place = place
+        self._loads = loads
         self._registrar = registrar
         self._on_event = on_event
         self._members = Members(members=[])
         self._clients: dict[str, tuple[MembersClient, anyio.CancelScope]] = {}
         self._known: dict[str, Holder] = {}
+        self._told_last = self._members
 
     def update(self, members: Members) -> None:
         """Take a new set, of which the proxies are told at once."""
         if members != self._members:
             self._members = members
-            for client, _ in self._clients.values():
-                client.update(members.members, members.needs, members.coming)
+            self._tell_all()
             if self._registrar is not None:
                 self._registrar.update(members.members)
+
+    @property
+    def others(self) -> list[Member]:
+        """Members that proxies know from elsewhere."""
+        return list({m.identity: m for members in self._others.values() for m in members}.values())
+
+    def _tell_all(self) -> None:
+        """What each proxy is told is the same, and told when it has changed."""
+        self._loads.keep(
+            [member.identity for member in (*self._members.members, *self.others)],
+            {identity for holder in self._known.values() for identity in (*holder.members, *holder.in_use)},
+        )
+        workers = sorted(filter(self._loads.has, self._clients), key=_turn)
+        sockets = [str(self._place.members_socket(incarnation)) for incarnation in workers]
+        told = replace(self._members, workers=sockets, load_rows=dict(self._loads.rows))
+        if told != self._told_last:
+            self._told_last = told
+            for client, _ in self._clients.values():
+                client.take(told)
 
     async def run(self) -> None:
         """Keep the servers registered until cancelled."""
@@ -64,7 +94,7 @@ class Telling:
             self._told(incarnation, members, answer)
 
         client = MembersClient(self._place.members_socket(incarnation), told)
-        client.update(self._members.members, self._members.needs, self._members.coming)
+        client.take(self._told_last)
         self._clients[incarnation] = client, anyio.CancelScope()
         return functools.partial(self._tell, incarnation)
 
@@ -76,15 +106,20 @@ class Telling:
         finally:
             del self._clients[incarnation]
             self._known.pop(incarnation, None)
+            self._others.pop(incarnation, None)
+            self._tell_all()
 
     def end(self, incarnation: str) -> None:
         """A proxy is gone."""
+        self._loads.leave(incarnation)
         if incarnation in self._clients:
             self._clients[incarnation][1].cancel()
 
     def _told(self, incarnation: str, members: Members, answer: Told) -> None:
-        self.others = answer.others
+        if incarnation in self._clients:
+            self._others[incarnation] = answer.others
         self._heard(incarnation, Holder(frozenset(m.incarnation for m in members.members), answer.in_use))
+        self._tell_all()
 
     def _registry_changed(self) -> None:
         assert self._registrar is not None
@@ -95,3 +130,10 @@ class Telling:
             self._known[name] = holder
             at = time.monotonic()
             self._on_event(events.Told(at=at, holder=name, members=holder.members, in_use=dict(holder.in_use)))
+
+
+def _turn(incarnation: str) -> tuple[int, int]:
+    """The processes of a proxy in order, of one the newest incarnation first."""
+    _, _, name_and_start = incarnation.partition(".")
+    name, _, start = name_and_start.rpartition(".")
+    return parse_name(name).number, -int(start)

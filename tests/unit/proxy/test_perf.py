@@ -129,3 +129,15 @@ async def test_nothing_is_kept_where_nobody_asked_for_it() -> None:
     async with perf_log(0) as log:
         assert not log.is_on
         assert await log.take() == []
+
+
+async def test_what_one_process_of_the_proxy_has_kept_and_heard_another_tells() -> None:
+    async with servers() as (context, generation), perf_log() as one, perf_log() as other:
+        other.add(handed(context.url, generation.url, arrived=1.0, ctx_request_id=1))
+        one.add(handed(context.url, generation.url, arrived=2.0, ctx_request_id=2))
+        context.items = [{"ctx_request_id": 1}, {"ctx_request_id": 2}]
+        assert await other.take() == [], "generation has not said its part"
+        one.take_over(msgspec.msgpack.encode(other.give()))
+        assert (one.num_kept, other.num_kept) == (2, 0)
+        generation.items = [{"ctx_request_id": 1}, {"ctx_request_id": 2}]
+        assert [c["ctx_request_id"] for c, _ in parts(await one.take())] == [1, 2]

@@ -452,3 +452,11 @@ def test_a_server_that_others_can_reach_needs_a_secret() -> None:
         plan_of(file, machine, with_proxy=False)
     with_secret = ClusterFile(model="tiny", context_servers=file.context_servers, secret_file="/etc/secret")
     assert plan_of(with_secret, machine, with_proxy=False).secret_file == "/etc/secret"
+
+
+def test_processes_of_a_proxy_share_its_address_and_divide_its_queue() -> None:
+    plan = plan_of(cluster_file(proxy=ProxyConfig(num_workers=3, max_queue_size=10)))
+    specs = [child.spec for child in plan.proxies if isinstance(child.spec, ProxySpec)]
+    assert [child.name for child in plan.proxies] == ["proxy-0", "proxy-1", "proxy-2"]
+    assert [(s.worker, s.num_workers, s.max_queue_size, s.port) for s in specs] == [(i, 3, 4, 8000) for i in range(3)]
+    assert [child.name for child in plan.children][:3] == ["proxy-0", "proxy-1", "proxy-2"]

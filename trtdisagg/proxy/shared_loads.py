@@ -1,0 +1,59 @@
+"""What the other processes of this proxy have in flight on each server, and what this one tells them of it.
+
+Uses asks; where it stands is known by `protocol.loads`, and who has which row is told by the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trtdisagg.errors import StartupError
+from trtdisagg.protocol.loads import LoadFile
+from trtdisagg.proxy.routing.ask import Load
+
+_NOTHING = Load()
+
+
+class SharedLoads:
+    """
+    :param column: of this process.
+    :raises StartupError: when the file cannot be used.
+    """
+
+    def __init__(self, path: str, column: int) -> None:
+        try:
+            self._file = LoadFile.open(path)
+        except (OSError, ValueError) as e:
+            raise StartupError(f"load_file {path}: {e}") from e
+        self._column = column
+        self._rows: Mapping[str, int] = {}
+        self._ours: dict[str, Load] = {}
+        """By server, where there is anything."""
+
+    def take_rows(self, rows: Mapping[str, int]) -> None:
+        """Which server has which row from now on."""
+        before, self._rows = self._rows, rows
+        for identity, load in self._ours.items():
+            if identity in rows and identity not in before:
+                self._file.write(rows[identity], self._column, *load)
+
+    def load(self, identity: str) -> Load:
+        """What all others have in flight on a server; nothing where it has no row yet."""
+        row = self._rows.get(identity)
+        if row is None:
+            return _NOTHING
+        num_requests, num_tokens = self._file.sums(row)
+        ours = self._ours.get(identity, _NOTHING)
+        return Load(num_requests - ours.num_requests, num_tokens - ours.num_tokens)
+
+    def tell(self, identity: str, load: Load) -> None:
+        """What this process has in flight on it."""
+        if load.num_requests or load.num_tokens:
+            self._ours[identity] = load
+        else:
+            self._ours.pop(identity, None)
+        if (row := self._rows.get(identity)) is not None:
+            self._file.write(row, self._column, *load)
+
+    def close(self) -> None:
+        self._file.close()
