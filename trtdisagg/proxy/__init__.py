@@ -22,5 +22,5 @@ members_door, health, doubts and probe (who may be routed to), registry_room, re
 registered elsewhere), uses (who is in use, and who has left), retries (how often anything is tried again);
 entrance, guard, keys, rates, cors, tls and watched (which clients may come in, and how often);
 record and records (what became of a request), read by counts -> metrics (with gauges) and by perf;
-attached and pages (of other rooms), readiness, refusals, means, deadlines, ids.
+attached and pages (of other rooms), readiness, openapi, refusals, means, deadlines, ids.
 """

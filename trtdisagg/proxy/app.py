@@ -4,6 +4,7 @@ POST /v1/completions, /v1/chat/completions   completions.py
 POST /tokenize, /detokenize                  texts/pages.py
 GET  /v1/models, /v1/models/ID, /version, /perf_metrics
 GET  /metrics, /prometheus/metrics           the latter as TensorRT-LLM has it
+GET  /openapi.json                           openapi.py
 GET  /health, /readyz                        200 once every model has what it needs
 GET  /livez, /ping                           200 while this process answers at all
 OPTIONS, HEAD                                of any of them
@@ -17,17 +18,19 @@ import asyncio
 import time
 import urllib.parse
 
+import msgspec
 from aiohttp import web
 
 from trtdisagg import __version__
-from trtdisagg.errors import ModelNotFoundError, TrtdisaggError
+from trtdisagg.errors import ModelNotFoundError, RequestError, TrtdisaggError
 from trtdisagg.protocol.answers import ModelCard, ModelList
 from trtdisagg.proxy.completions import COMPLETIONS, Completions
 from trtdisagg.proxy.entrance import OPEN, Entrance
 from trtdisagg.proxy.http_server import Handler
 from trtdisagg.proxy.keys import Client
 from trtdisagg.proxy.means import Means
-from trtdisagg.proxy.pages import Pages, json_page
+from trtdisagg.proxy.openapi import document
+from trtdisagg.proxy.pages import JSON, Pages, json_page
 from trtdisagg.proxy.readiness import health
 from trtdisagg.proxy.refusals import as_answer
 from trtdisagg.proxy.routes import SHOWN_CHARS, Routes, Visited
@@ -35,6 +38,13 @@ from trtdisagg.proxy.texts.pages import TextPages
 from trtdisagg.proxy.visit import REQUEST_ID, Visit
 
 MODELS = "/v1/models"
+
+
+class EncodingError(RequestError):
+    """The body is compressed: how large it really is would show only when it is too late."""
+
+    http_status = 415
+    code = "unsupported_encoding"
 
 
 class App:
@@ -48,6 +58,8 @@ class App:
         self._means = means
         self._guard = entrance.guard
         self._cors = entrance.cors
+        self._document = b""
+        """What can be asked, once somebody wants to know."""
         self._loop = asyncio.get_running_loop()
         self._created = int(time.time())
         self.is_draining = False
@@ -63,6 +75,7 @@ class App:
             MODELS: self._models,
             f"{MODELS}/": self._model,
             "/version": self._version,
+            "/openapi.json": self._openapi,
             "/perf_metrics": self._means.perf.page,
             **dict.fromkeys(("/metrics", "/prometheus/metrics"), self._metrics),
             **dict.fromkeys(("/health", "/readyz"), self._health),
@@ -90,6 +103,7 @@ class App:
         if request.method == "OPTIONS":
             return self._options(request, path)
         handler = self._routes.find(request.method, path)
+        _refuse_compressed(request)
         client = self._let_in(request, path, visit)
         if client is None:
             return await handler(request, visit)
@@ -154,6 +168,12 @@ class App:
     async def _version(self, _: web.BaseRequest) -> web.Response:
         return json_page({"version": __version__})
 
+    async def _openapi(self, _: web.BaseRequest) -> web.Response:
+        if not self._document:
+            described = document(self._routes, has_keys=self._guard is not None)
+            self._document = msgspec.json.encode(described)
+        return web.Response(body=self._document, content_type=JSON)
+
     async def _alive(self, _: web.BaseRequest) -> web.Response:
         return json_page({"status": "ok"})
 
@@ -164,6 +184,12 @@ class App:
     async def _metrics(self, _: web.BaseRequest) -> web.Response:
         page, content_type = self._means.metrics.page()
         return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+def _refuse_compressed(request: web.BaseRequest) -> None:
+    encoding = request.headers.get("Content-Encoding")
+    if encoding is not None and encoding.lower() != "identity":
+        raise EncodingError(f"The body has Content-Encoding {encoding[:SHOWN_CHARS]!r}; bodies are taken as they are")
 
 
 def _unvisited(handler: Handler) -> Visited:

@@ -137,6 +137,7 @@ async def serving(
         handler_cancellation=True,
         access_log=None,
         keepalive_timeout=keep_alive_s,
+        auto_decompress=False,
         max_line_size=MAX_LINE_BYTES,
         max_field_size=MAX_HEADER_BYTES,
         max_headers=MAX_HEADERS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from aiohttp import web
@@ -44,6 +44,10 @@ class Routes(Generic[_T]):
 
     def add(self, method: str, path: str, handler: _T) -> None:
         self._methods[path][method] = handler
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """(method, path) of each."""
+        return ((method, path) for path, methods in self._methods.items() for method in methods)
 
     def find(self, method: str, path: str) -> _T:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
@@ -121,6 +122,46 @@ async def test_models_are_listed_and_found_by_name() -> None:
         async with http.get("/v1/models/gpt-5") as answer:
             assert answer.status == 404
             assert (await answer.json())["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(("encoding", "status"), [("gzip", 415), ("br", 415), ("identity", 200), ("Identity", 200)])
+async def test_bodies_are_taken_as_they_are(encoding: str, status: int) -> None:
+    told = {"Content-Encoding": encoding}
+    async with app({("POST", "/set"): _echo}) as http, http.post("/set", data=b"\x1f\x8b", headers=told) as answer:
+        assert answer.status == status
+
+
+async def _drip() -> AsyncIterator[bytes]:
+    while True:
+        yield b" "
+        await asyncio.sleep(0.02)
+
+
+async def test_a_body_that_comes_byte_by_byte_is_not_waited_for() -> None:
+    async with app({}, first_token_timeout_s=0.2) as http, http.post("/v1/completions", data=_drip()) as answer:
+        assert answer.status == 408
+        assert (await answer.json())["error"]["code"] == "body_timeout"
+
+
+async def test_a_body_that_does_not_say_how_long_it_is_may_not_be_longer_than_others() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b" " * 100
+
+    async with app({}, max_body_bytes=1000) as http, http.post("/v1/completions", data=pieces()) as answer:
+        assert answer.status == 413
+
+
+async def test_the_document_has_every_page_that_is_for_programs() -> None:
+    async with app({("GET", "/cluster_info"): _echo, ("GET", "/made-up"): _echo}) as http:
+        async with http.get("/openapi.json") as answer:
+            document = await answer.json()
+        expected = document["paths"].keys() - {"/v1/models/{model}"}
+        assert expected >= {"/v1/completions", "/v1/chat/completions", "/v1/models", "/cluster_info"}
+        assert "/made-up" not in expected
+        for path in expected:
+            async with http.options(path) as answer:
+                assert {m.lower() for m in answer.headers["Allow"].split(", ")} >= document["paths"][path].keys()
 
 
 @pytest.mark.parametrize("path", ["/livez", "/ping", "/metrics", "/prometheus/metrics", "/version", "/v1/models"])

@@ -34,6 +34,51 @@ async def test_a_connection_is_closed_when_no_head_comes_in_time(sent: bytes, an
             await writer.wait_closed()
 
 
+async def test_a_head_that_comes_byte_by_byte_has_no_more_time_than_others() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        async with serving(_answer, [sock], 1000, keep_alive_s=0.3) as door:
+            reader, writer = await asyncio.open_connection(*sock.getsockname())
+            ended = asyncio.ensure_future(reader.read())
+            writer.write(b"GET / HTTP/1.1\r\n")
+            async with asyncio.timeout(20):
+                while not ended.done():
+                    writer.write(b"X-Slow: x\r\n")
+                    await asyncio.wait([ended], timeout=0.05)
+            with contextlib.suppress(ConnectionError):
+                assert await ended == b""
+            assert not door.connections
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+async def test_one_connection_too_many_is_told_to_come_again_and_those_that_are_open_go_on() -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        async with serving(_answer, [sock], 1000, max_connections=2) as door:
+            first = [await asyncio.open_connection(*sock.getsockname()) for _ in range(2)]
+            for reader, writer in first:
+                writer.write(request)
+                assert b" 200 " in await asyncio.wait_for(reader.readline(), 10)
+            reader, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(request)
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert b" 503 " in answer
+            assert b"Retry-After: 1" in answer
+            assert len(door.connections) == 2
+            first[0][1].close()
+            async with asyncio.timeout(10):
+                while len(door.connections) == 2:
+                    await asyncio.sleep(0.01)
+            again, again_writer = await asyncio.open_connection(*sock.getsockname())
+            again_writer.write(request)
+            assert b" 200 " in await asyncio.wait_for(again.readline(), 10)
+    for _, each in (*first, (reader, writer), (again, again_writer)):
+        each.close()
+        with contextlib.suppress(ConnectionError):
+            await each.wait_closed()
+
+
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
