@@ -80,9 +80,11 @@ def test_a_stream_goes_on_elsewhere(tmp_path: Path) -> None:
 
 def test_a_stream_that_cannot_go_on_has_failed(tmp_path: Path) -> None:
     flags = ["--cut-at-token", "3"]
-    with serving(tmp_path, {"context-0": [], "generation-0": flags}, max_migrations=0) as cluster:
-        with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client:
-            events = list(client.responses.create(model=MODEL, input=INPUT, max_output_tokens=7, stream=True))
+    with (
+        serving(tmp_path, {"context-0": [], "generation-0": flags}, max_migrations=0) as cluster,
+        openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        events = list(client.responses.create(model=MODEL, input=INPUT, max_output_tokens=7, stream=True))
     assert events[-1].type == "response.failed"
     assert events[-1].response.error is not None
     assert events[-1].response.error.message
