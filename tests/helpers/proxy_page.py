@@ -5,7 +5,9 @@ from __future__ import annotations
 from helpers.records import CONTEXT, GENERATION
 from prometheus_client.parser import text_string_to_metric_families
 
+from trtdisagg.protocol.spec import BreakerSpec
 from trtdisagg.proxy.admission import Admission
+from trtdisagg.proxy.breaker import Breakers
 from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.gauges import Gauges
@@ -24,7 +26,7 @@ class Page:
         self.roster.replace("test", [CONTEXT, GENERATION])
         self.records, self.uses = Records([]), Uses(self.roster)
         self.admission, counts = Admission(self.roster, Deadlines(), max_waiting=9), Counts(self.roster)
-        gauges = Gauges(self.records, self.admission, self.uses, self.roster)
+        gauges = Gauges(self.records, self.admission, self.uses, self.roster, Breakers(BreakerSpec(), self.roster))
         self.metrics = Metrics(counts, self.records, self.admission, gauges)
         for made in records:
             counts.add(made)

@@ -16,6 +16,8 @@ from fakes import words
 from helpers.serving import MODEL, Serving, serving
 from msgspec.structs import replace
 
+from trtdisagg.protocol.spec import BreakerSpec
+
 pytestmark = pytest.mark.anyio
 
 CONTEXT: dict[str, Sequence[str]] = {"context-0": []}
@@ -166,3 +168,24 @@ async def test_a_server_that_is_not_listed_any_more_and_is_silent_is_not_waited_
         await asyncio.to_thread(cluster.tell, cluster["context-0"].member, cluster["generation-1"].member)
         for i, events in enumerate(await asyncio.gather(*asking)):
             assert text_of(events) == words.answer(f"p{i}", NUM_TOKENS)
+
+
+# --- servers that are there and fail --------------------------------------------------------------------------------
+
+
+async def test_a_server_that_fails_again_and_again_is_left_alone_until_it_is_well(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    fails = ["--fail-generation=1000000", "--fail-status=500"]
+    engines = {**CONTEXT, "generation-0": fails, "generation-1": []}
+    rules = BreakerSpec(num_failures=3, open_s=0.5)
+    with serving(tmp_path, engines, breaker=rules) as cluster:
+        for i in range(12):
+            assert text_of(await events_of(cluster, http, f"p{i}")) == words.answer(f"p{i}", NUM_TOKENS)
+        cluster["generation-0"].ask("flags", {"fail_generation": 0})
+        failed = cluster["generation-0"].state()["refused"]
+        assert 3 <= failed <= 5
+        while cluster["generation-0"].state()["finished"] == 0:
+            assert text_of(await events_of(cluster, http, "again")) == words.answer("again", NUM_TOKENS)
+        assert cluster["generation-0"].state()["refused"] == failed
+        assert "generation-0" in cluster.proxy.log.read_text().partition("fails again and again")[0].splitlines()[-1]

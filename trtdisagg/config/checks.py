@@ -44,6 +44,11 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool, elsewhere: 
         _check_autoscale(cluster, root)
     if cluster.supervision.backoff_s > cluster.supervision.max_backoff_s:
         raise _error(root, "supervision.backoff_s", "longer than max_backoff_s")
+    breaker = cluster.proxy.breaker
+    if breaker.num_failures > breaker.num_legs:
+        raise _error(root, "proxy.breaker.num_failures", "more than num_legs: it would never be reached")
+    if breaker.open_s > breaker.max_open_s:
+        raise _error(root, "proxy.breaker.open_s", "longer than max_open_s")
 
 
 def _check_otlp(cluster: ClusterFile, root: Located) -> None:

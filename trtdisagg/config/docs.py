@@ -44,6 +44,7 @@ _SECTIONS: dict[type[msgspec.Struct], str] = {
     schema.MinimalInstances: "`minimal_instances`, in `disagg_cluster`",
     schema.ProcessingConfig: "`processing`",
     schema.ProxyConfig: "`proxy`",
+    schema.BreakerConfig: "`breaker`, in `proxy`",
     schema.TlsConfig: "`tls`, in `proxy`",
     schema.OtlpConfig: "`otlp_config`",
 }

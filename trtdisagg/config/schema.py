@@ -293,6 +293,19 @@ class TlsConfig(_Section, frozen=True):
     """PEM file with its key, not encrypted."""
 
 
+class BreakerConfig(_Section, frozen=True):
+    num_failures: CountOrZero = 5
+    """A server that has failed so many of its last `num_legs` gets no requests for a while; 0: never."""
+    num_legs: Count = 10
+    """How many of its last answers are looked at."""
+    window_s: Seconds = 30.0
+    """Failures that are older do not count."""
+    open_s: Seconds = 5.0
+    """For how long; then, when its `/health` is well, it is tried again, and cut off for twice as long if it fails."""
+    max_open_s: Seconds = 60.0
+    """Longest time that it is cut off."""
+
+
 class ProxyConfig(_Section, frozen=True):
     num_workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Processes that take requests at the one address, sharing load and limits; one that dies loses its own requests
@@ -328,6 +341,8 @@ class ProxyConfig(_Section, frozen=True):
     retry_share: Fraction = 0.2
     """Share of all requests that may be tried again because a server answered with an error, beside 10 a second; of
     servers that are gone, each request is tried elsewhere."""
+    breaker: BreakerConfig = BreakerConfig()
+    """When a server that is there and fails gets no requests."""
     access_log: str | None = None
     """A line of JSON for each request (docs/observability.md), to this file, which is put aside at 64 MiB (`FILE.1` to
     `FILE.3`), or to `stderr`; without it, or with `"off"`, none is written."""

@@ -223,6 +223,20 @@ class ModelSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
         return self.max_local_prefill_length is not None or "kv_cache_aware" in types or "session" in types
 
 
+class BreakerSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """When a server that fails again and again is not routed to, and for how long."""
+
+    num_failures: int = 5
+    """0: never."""
+    num_legs: int = 10
+    """So many of its last legs are looked at."""
+    window_s: float = 30.0
+    """Older failures do not count."""
+    open_s: float = 5.0
+    """At first; doubles with each time that it fails when it is tried again."""
+    max_open_s: float = 60.0
+
+
 class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Everything the proxy process knows at its start."""
 
@@ -252,6 +266,7 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """How often an answer that has its first token goes on elsewhere."""
     retry_share: float = 0.2
     """Of requests, that may be tried again because a server answered with an error."""
+    breaker: BreakerSpec = BreakerSpec()
     perf_metrics_max_requests: int = 0
     """Requests that were handed over, of which is kept which servers they were on and when; 0: none."""
     max_body_bytes: int = 8 * 1024 * 1024

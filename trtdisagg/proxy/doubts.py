@@ -1,6 +1,7 @@
 """Servers that may be gone: those in doubt, and those that are not routed to any more while legs wait for their answer.
 
-    in doubt          trusted again when /health is well, unless their source takes them back first
+    in doubt          trusted again when /health is well, unless their source takes them back first; who was cut off
+                      for failing (breaker.py) is not even asked before its time
     left, awaited     a server that drains answers all the same; one that is silent does not: its legs are given up
 
 Five times a second, for as long as there is such a server. A leg that is given up is asked elsewhere by its relay.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from trtdisagg.protocol.control import Member
 from trtdisagg.proxy.legs import Legs
@@ -45,7 +47,11 @@ class Doubts:
             await asyncio.sleep(INTERVAL_S)
 
     async def _settle(self, member: Member) -> None:
+        breakers = self._legs.breakers
+        if not breakers.may_be_probed(member, time.monotonic()):
+            return
         if await self._prober.look(member.url, TIMEOUT_S) == "well":
+            breakers.probed(member)
             self._roster.trust(member)
 
     async def _listen(self, member: Member) -> None:

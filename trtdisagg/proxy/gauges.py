@@ -11,12 +11,14 @@ from typing import Literal
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from trtdisagg.proxy.admission import Admission
+from trtdisagg.proxy.breaker import Breakers
 from trtdisagg.proxy.records import Records
 from trtdisagg.proxy.uses import Uses
 from trtdisagg.registry.members import Roster
 
 NOT_ADDED: Mapping[str, Literal["min", "max"]] = {
     "trtdisagg_proxy_server_up": "min",
+    "trtdisagg_proxy_server_circuit_open": "max",
     "process_start_time_seconds": "min",
     "process_max_fds": "min",
     "python_info": "max",
@@ -27,11 +29,12 @@ NOT_ADDED: Mapping[str, Literal["min", "max"]] = {
 class Gauges:
     """Who is in flight where, and who is up."""
 
-    def __init__(self, records: Records, admission: Admission, uses: Uses, roster: Roster) -> None:
+    def __init__(self, records: Records, admission: Admission, uses: Uses, roster: Roster, breakers: Breakers) -> None:
         self._records = records
         self._admission = admission
         self._uses = uses
         self._roster = roster
+        self._breakers = breakers
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
@@ -48,10 +51,15 @@ class Gauges:
         in_flight = GaugeMetricFamily(
             "trtdisagg_proxy_server_requests_in_flight", "Requests that count on it", labels=labels
         )
+        is_open = GaugeMetricFamily(
+            "trtdisagg_proxy_server_circuit_open", "1: it failed again and again, and gets no requests", labels=labels
+        )
         in_use = self._uses.in_use()
         for member in self._roster.members:
             values = [member.name, member.role, member.model]
             up.add_metric(values, float(self._roster.is_listed(member)))
             in_flight.add_metric(values, in_use.get(member.identity, 0))
+            is_open.add_metric(values, float(self._breakers.state(member) == "open"))
         yield up
         yield in_flight
+        yield is_open

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from trtdisagg.errors import DeadlineError
 from trtdisagg.protocol.control import Member
+from trtdisagg.proxy.breaker import Breakers
 from trtdisagg.proxy.failures import LegFailedError, RefusedError
 from trtdisagg.proxy.http1 import BadAnswerError, Head
 from trtdisagg.proxy.pool import Exchange, Pool, UnreachableError
@@ -23,9 +24,10 @@ MAX_ERROR_BYTES = 1024 * 1024
 class Legs:
     """Asks servers, and knows which of them are being asked."""
 
-    def __init__(self, pool: Pool, roster: Roster) -> None:
+    def __init__(self, pool: Pool, roster: Roster, breakers: Breakers) -> None:
         self.pool = pool
         self.roster = roster
+        self.breakers = breakers
         self._awaiting: defaultdict[Member, set[Leg]] = defaultdict(set)
 
     def open(self, kind: LegKind, member: Member, path: str, body: bytes, record: Record) -> Leg:
@@ -99,11 +101,14 @@ class Leg:
         self._legs.ends(self)
         failure = _as_failure(self.member, error)
         if isinstance(failure, LegFailedError):
-            self.record.end(time.monotonic(), "failed", str(failure))
+            self._note_failure(failure)
         elif isinstance(failure, RefusedError):
             self.record.end(time.monotonic(), "refused", str(failure))
+        elif failure is not None:
+            self.record.end(time.monotonic(), "cancelled")
         else:
-            self.record.end(time.monotonic(), "done" if failure is None else "cancelled")
+            self.record.end(time.monotonic(), "done")
+            self._legs.breakers.succeeded(self.member)
         if isinstance(error, UnreachableError | BrokenError):
             self._legs.roster.doubt(self.member)
         if failure is not None and failure is not error:
@@ -121,8 +126,14 @@ class Leg:
     def fail(self, why: str) -> LegFailedError:
         """It was broken off from outside, and that is the server's fault."""
         failure = LegFailedError(self.member, why)
-        self.record.end(time.monotonic(), "failed", str(failure))
+        self._note_failure(failure)
         return failure
+
+    def _note_failure(self, failure: LegFailedError) -> None:
+        now = time.monotonic()
+        self.record.end(now, "failed", str(failure))
+        if self._legs.roster.is_listed(self.member):  # of all that break with a server, one counts
+            self._legs.breakers.failed(self.member, now)
 
     def give_up(self) -> None:
         self._exchange.give_up()

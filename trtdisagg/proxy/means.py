@@ -10,6 +10,7 @@ import msgspec
 from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.admission import Admission
 from trtdisagg.proxy.asks import Asks
+from trtdisagg.proxy.breaker import Breakers
 from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.gauges import Gauges
@@ -63,13 +64,14 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
         perf = PerfLog(pool, spec.perf_metrics_max_requests)
         readers = Readers.make(spec)
         records = Records([counts.add, *([perf.add] if perf.is_on else []), *readers.all()])
+        breakers = Breakers(spec.breaker, roster)
         return cls(
             spec=spec,
             roster=roster,
-            legs=Legs(pool, roster),
+            legs=Legs(pool, roster, breakers),
             records=records,
             readers=readers,
-            metrics=Metrics(counts, records, admission, Gauges(records, admission, uses, roster)),
+            metrics=Metrics(counts, records, admission, Gauges(records, admission, uses, roster, breakers)),
             ids=DisaggIds(process=process_of(spec)),
             deadlines=deadlines,
             uses=uses,

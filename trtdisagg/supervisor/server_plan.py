@@ -18,6 +18,7 @@ from trtdisagg.errors import ConfigError
 from trtdisagg.net import join_address
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import (
+    BreakerSpec,
     Dtype,
     EngineSpec,
     ModelSpec,
@@ -225,6 +226,7 @@ def plan_proxy(
         max_migrations=config.max_migrations,
         retry_share=config.retry_share,
         num_text_workers=cluster.processing.num_workers,
+        breaker=BreakerSpec(**msgspec.structs.asdict(config.breaker)),
     )
     return ChildPlan(
         name=PROXY,

@@ -322,6 +322,11 @@ def test_but_their_keys_must_be_known(load_text: Load) -> None:
         ("context_servers: {num_instances: 0}", "c.yaml: no servers"),
         ("supervision: {backoff_s: 90}", "c.yaml:2: supervision.backoff_s: longer than max_backoff_s"),
         (
+            "proxy: {breaker: {num_failures: 11}}",
+            "c.yaml:2: proxy.breaker.num_failures: more than num_legs: it would never be reached",
+        ),
+        ("proxy: {breaker: {open_s: 90}}", "c.yaml:2: proxy.breaker.open_s: longer than max_open_s"),
+        (
             "pipeline_parallel_size: 2\npp_partition: [1, 2, 3]",
             "c.yaml:3: context_servers.pp_partition: 3 stages, but pipeline_parallel_size is 2",
         ),
