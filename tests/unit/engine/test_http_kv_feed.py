@@ -6,15 +6,19 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import msgspec
 import pytest
+from helpers import tiny_model
 from helpers.http_face import Face, http_face
+from helpers.real_face import RealFace, real_face
 
 from trtdisagg.engine.http import kv_feed
 from trtdisagg.engine.http.kv_feed import Feed
 from trtdisagg.protocol.kv_events import KvChange, KvSnapshot
+from trtdisagg.text.block_hash import extend_chain, root_hash
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +50,7 @@ class Following:
 
 
 @asynccontextmanager
-async def following(face: Face) -> AsyncIterator[Following]:
+async def following(face: Face | RealFace) -> AsyncIterator[Following]:
     async with face.session.get("/kv_events") as answer:
         assert (answer.status, answer.content_type) == (200, "application/msgpack")
         yield Following(answer)
@@ -123,6 +127,24 @@ async def test_an_engine_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         async with face.session.get("/kv_events") as answer:
             assert answer.status == 503
             assert "said nothing of its blocks" in await answer.text()
+
+
+async def test_a_prompt_that_was_computed_is_found_by_whoever_follows(tmp_path: Path) -> None:
+    prompt = [*range(10, 30)]
+    async with real_face(tiny_model.write(tmp_path / "tiny")) as face, following(face) as follower:
+        snapshot = await follower.message()
+        assert isinstance(snapshot, KvSnapshot)
+        chain: list[bytes] = []
+        extend_chain(chain, root_hash(snapshot.root_model, "pepper"), prompt, snapshot.tokens_per_block, len(prompt))
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": 1, "cache_salt": "pepper"}
+        assert (await face.post("/v1/completions", body))[0] == 200
+        change = await follower.next()
+        assert isinstance(change, KvChange)
+        assert change.stored == b"".join(chain)
+        async with following(face) as late:
+            snapshot = await late.message()
+            assert isinstance(snapshot, KvSnapshot)
+            assert snapshot.hashes == change.stored
 
 
 async def test_only_who_knows_the_secret_may_listen() -> None:
