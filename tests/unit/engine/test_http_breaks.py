@@ -77,6 +77,23 @@ async def test_behind_a_context_server(script: str, asked: Wish, breaks: list[in
     assert whole_of(await go_on(servers, begun, breaks)) == whole_of(whole)
 
 
+@RANDOM
+@given(script=scripts, asked=wishes(divisible=True))
+async def test_what_was_said_is_the_beginning_of_what_its_tokens_say(script: str, asked: Wish) -> None:
+    """So it stays true where another server, in another rounding, goes on with other tokens."""
+    path, wish = asked
+    show_all = {"skip_special_tokens": False, "detokenize": True}
+    events = (await Servers(script, path)({**streamed({**wish, **show_all}), "seam": SEAM}))[:-2]
+    text, tokens = "", []
+    for event in events:
+        (choice,) = event["choices"]
+        text += choice["text"] if "text" in choice else choice["delta"].get("content", "")
+        num_chars, more = event["seam"]
+        tokens += more
+        assert num_chars == len(text)
+        assert make_tokenizer().decode(tokens, skip_special_tokens=False).startswith(text)
+
+
 @pytest.mark.parametrize("script", [CALL, "So " + CALL + CALL, "<tool_call> of nature"])
 async def test_calls_of_tools(script: str) -> None:
     template = "{% if tools %}<tool_call>{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"

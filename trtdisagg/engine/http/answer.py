@@ -71,6 +71,8 @@ class Answer:
         self._is_named = bool(look.tools and look.tools.is_named)
         self._stops = StopStrings(look.stops, include=look.include_stop)
         self._waiting = Waiting(tokenizer.token_bytes) if look.shows_tokens else None
+        self._kept = ""
+        """Text that is said with the last of its tokens."""
         self._one_by_one = bool(look.stops) or look.shows_tokens
         self._num_read = 0
         """Characters, as is what follows."""
@@ -160,14 +162,14 @@ class Answer:
         offset, text = self._num_read, self._detokenizer.push([token_id])
         self._num_read += len(text)
         if self._waiting is not None:
-            end = self._num_read + self._detokenizer.is_within_character
+            end = None if self._detokenizer.is_within_character else self._num_read
             self._waiting.add(token_id, logprob, offset=offset, end=end)
         return text
 
     def _piece(self, text: str, reason: FinishReason | None = None, stop_reason: str | int | None = None) -> Piece:
-        self.num_passed += len(text)
         is_last = reason not in (None, "not_finished")
-        tokens = self._tokens(is_last=is_last, is_cut=isinstance(stop_reason, str))
+        text, tokens = self._with_tokens(text, is_last=is_last, is_cut=isinstance(stop_reason, str))
+        self.num_passed += len(text)
         num_skipped = min(self._num_to_skip, len(text))
         self._num_to_skip -= num_skipped
         calls: list[ToolCallDelta] = []
@@ -191,12 +193,18 @@ class Answer:
             content, calls = content + rest.content, join_calls(calls, rest.calls)
         return content, calls
 
-    def _tokens(self, *, is_last: bool, is_cut: bool) -> list[Said]:
+    def _with_tokens(self, text: str, *, is_last: bool, is_cut: bool) -> tuple[str, list[Said]]:
+        """What is said of a text that may be said, and the tokens that say it; the rest is kept."""
         if self._waiting is None:
-            return []
-        if not is_last:
-            return self._waiting.said(self.num_passed)
-        return self._waiting.rest(self.num_passed if is_cut else None)
+            return text, []
+        text = self._kept + text
+        num_chars = self.num_passed + len(text)
+        if is_last:
+            return text, self._waiting.rest(num_chars if is_cut else None)
+        tokens = self._waiting.said(num_chars)
+        end = self._waiting.num_chars - self.num_passed
+        self._kept = text[end:]
+        return text[:end], tokens
 
     def _behind_echo(self, piece: Piece) -> Piece:
         shift = len(self.prompt.echo)

@@ -1,8 +1,8 @@
-"""The tokens of an answer beside its text: each waits here until the text that it ends with has been said.
+"""The tokens of an answer beside its text: each waits here until all of its text may be said, and is said with it.
 
-text       T h e   c a t  .     said up to here: a stop string may begin with "t"
+text       T h e   c a t  .     may be said up to here: a stop string may begin with "t"
                      ^
-tokens     The| cat|.|          "The" is out; " cat" and "." wait
+tokens     The| cat|.|          "The" is out; " cat" and "." wait, and so does " ca"
 """
 
 from __future__ import annotations
@@ -41,25 +41,32 @@ class Said(NamedTuple):
     """False: it ended the answer and is not said, or lies in what a stop string cut off."""
 
 
+class _Waiting(NamedTuple):
+    said: Said
+    end: int | None
+
+
 class Waiting:
     """The tokens of one answer, in order, from their arrival until their text is said."""
 
     def __init__(self, token_bytes: TokenBytes) -> None:
         self._bytes = token_bytes
-        self._waiting: deque[tuple[Said, float]] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        self.num_chars = 0
+        """That the tokens which do not wait any more say."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, token_id: int, logprob: TokenLogprob | None, *, offset: int, end: float) -> None:
+    def add(self, token_id: int, logprob: TokenLogprob | None, *, offset: int, end: int | None) -> None:
         """
-        :param end: said with so many characters of the text.
+        :param end: characters of the text that there are with it; None: it ends within one, and is said with the next.
         """
-        self._waiting.append((spell(token_id, logprob, offset, self._bytes), end))
+        self._waiting.append(_Waiting(spell(token_id, logprob, offset, self._bytes), end))
 
     def hide(self, token_id: int) -> None:
         """Add the token that ends the answer without being said."""
-        self._waiting.append((Said(token_id, self._bytes[token_id], 0, is_text=False), float("inf")))
+        self._waiting.append(_Waiting(Said(token_id, self._bytes[token_id], 0, is_text=False), None))
 
     def drop(self, num_chars: int) -> None:
         """Forget those that the client has had."""
@@ -67,10 +74,13 @@ class Waiting:
 
     def said(self, num_chars: int) -> list[Said]:
         """Take those whose text lies within the first `num_chars` characters."""
-        waiting, taken = self._waiting, []
-        while waiting and waiting[0][1] <= num_chars:
-            taken.append(waiting.popleft()[0])
-        return taken
+        num_taken = 0
+        for i, (_, end) in enumerate(self._waiting):
+            if end is not None and end > num_chars:
+                break
+            if end is not None:
+                num_taken, self.num_chars = i + 1, end
+        return [self._waiting.popleft().said for _ in range(num_taken)]
 
     def rest(self, num_chars: int | None) -> list[Said]:
         """Take all.
