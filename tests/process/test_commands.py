@@ -58,6 +58,16 @@ def test_a_day_in_the_life(cluster: Cluster) -> None:
     assert cluster.run("status", "--svg", "picture.svg").returncode == 0
     assert "generation-0" in (cluster.directory / "picture.svg").read_text()
 
+    listed = cluster.run("trace").stdout.splitlines()
+    assert re.search(r" 200 +both +context-0 > generation-0 ", listed[-1])
+    picture = cluster.run("trace", listed[-1].split()[0]).stdout
+    assert re.search(r"^queued +[█▏]", picture, re.MULTILINE)
+    assert re.search(r"^done +▼ +\d", picture, re.MULTILINE)
+    assert "\x1b" not in picture
+    unknown = cluster.run("trace", "unknown")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "no request 'unknown' among the last ones" in unknown.stderr
+
     events = cluster.run("events").stdout
     assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} generation-0: ready on ", events, re.MULTILINE)
     kinds = [

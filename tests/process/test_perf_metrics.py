@@ -8,12 +8,15 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from helpers import tiny_model
 from helpers.engine_process import Engine, make_spec, started
 from helpers.serving import PROXY, Child
 
 from trtdisagg.protocol.spec import ProxySpec, UpstreamServer
+from trtdisagg.protocol.trace import Trace
+from trtdisagg.registry.client import get_traces
 
 TIMEOUT_S = 30
 
@@ -39,7 +42,15 @@ def test_a_request_over_two_servers(tmp_path: Path) -> None:
         context.ready()
         generation.ready()
         servers = [upstream(context, "context-0", "context"), upstream(generation, "generation-0", "generation")]
-        spec = ProxySpec(cluster="c", port=0, servers=servers, perf_metrics_max_requests=8, parent_pid=os.getpid())
+        socket = str(tmp_path / "members.sock")
+        spec = ProxySpec(
+            cluster="c",
+            port=0,
+            servers=servers,
+            perf_metrics_max_requests=8,
+            parent_pid=os.getpid(),
+            members_socket=socket,
+        )
         proxy = Child(PROXY, spec, tmp_path / "proxy.json")
         try:
             proxy.wait_ready()
@@ -48,6 +59,8 @@ def test_a_request_over_two_servers(tmp_path: Path) -> None:
             assert answer["usage"]["completion_tokens"] == 6
             [told] = ask(proxy.url, "/perf_metrics")
             assert ask(proxy.url, "/perf_metrics") == []
+            [trace] = anyio.run(get_traces, socket, "last=1").traces
+            [trace] = anyio.run(get_traces, socket, f"id={trace.request_id}").traces
         finally:
             proxy.close()
     assert (told["ctx_server"], told["gen_server"]) == (servers[0].url, servers[1].url)
@@ -69,3 +82,34 @@ def test_a_request_over_two_servers(tmp_path: Path) -> None:
     assert order == sorted(order)
     assert rest["kv_cache_size"] > 0
     assert "kv_cache_size" not in first
+    check_trace(trace, rest["kv_cache_size"])
+
+
+def check_trace(trace: Trace, transfer_bytes: int) -> None:
+    """The same request, as `trtdisagg trace` gets it."""
+    assert (trace.status, trace.path) == (200, "both")
+    assert [leg.server for leg in trace.legs] == ["context-0", "generation-0"]
+    first, rest = (leg.on_server for leg in trace.legs)
+    assert first is not None
+    assert rest is not None
+    order = [
+        0.0,
+        trace.chosen_ms,
+        trace.legs[0].begun_ms,
+        first.arrived_ms,
+        first.scheduled_ms,
+        first.first_token_ms,
+        trace.legs[0].ended_ms,
+        trace.legs[1].begun_ms,
+        rest.arrived_ms,
+        rest.transfer_begun_ms,
+        rest.transfer_ended_ms,
+        rest.scheduled_ms,
+        rest.first_token_ms,
+        rest.last_token_ms,
+        trace.legs[1].ended_ms,
+        trace.ended_ms,
+    ]
+    assert None not in order
+    assert order == sorted(order)
+    assert rest.transfer_bytes == transfer_bytes

@@ -30,6 +30,7 @@ COMMANDS = {
     "status": "Show how a cluster is.",
     "top": "Watch a cluster on a live screen.",
     "events": "Show what happened.",
+    "trace": "Show where the time of a request went.",
     "logs": "Show what servers and proxy wrote.",
     "init": "Write a cluster file for this machine.",
     "check": "Check a cluster file and print its plan.",

@@ -22,18 +22,23 @@ class Records:
     def __init__(self, readers: Sequence[Reader]) -> None:
         self._readers = tuple(readers)
         self.num_begun = 0
-        self.num_in_flight = 0
+        self.running: set[Record] = set()
+        """Those that have not ended."""
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self.running)
 
     def begin(self, request_id: str, route: str) -> Record:
         """A request has come."""
         self.num_begun += 1
-        self.num_in_flight += 1
-        return Record(request_id, route, time.monotonic())
+        record = Record(request_id, route, time.monotonic())
+        self.running.add(record)
+        return record
 
     def add(self, record: Record) -> None:
         """It is over: answered, refused, or its client has left."""
-        assert not record.ended, "a record is added once"
+        self.running.remove(record)
         record.ended = time.monotonic()
-        self.num_in_flight -= 1
         for reader in self._readers:
             reader(record)

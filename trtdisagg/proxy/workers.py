@@ -1,6 +1,7 @@
 """This process among those that make up its proxy: what it shares with them, and the socket where it is told and asked.
 
 agent    -> PUT /members       who may be routed to, who the others are, whose row is which in the load file
+            GET /traces        what became of requests (protocol/trace.py)
 others   -> what `worker_room` answers them
 """
 
@@ -16,6 +17,7 @@ from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.members_door import MembersPage, open_members_door
 from trtdisagg.proxy.pages import Pages
 from trtdisagg.proxy.shared_loads import SharedLoads
+from trtdisagg.proxy.timelines import Timelines
 from trtdisagg.proxy.worker_room import WorkerRoom
 
 
@@ -28,6 +30,7 @@ class Workers:
 
     def __init__(self, spec: ProxySpec) -> None:
         self._socket = spec.members_socket
+        self._worker = spec.worker
         self._fellows = Fellows(self._socket)
         self.loads = SharedLoads(spec.load_file, spec.load_column) if spec.load_file is not None else None
         self.client_pages: Pages = {}
@@ -48,7 +51,11 @@ class Workers:
         if self._socket is None:
             yield
             return
-        pages: Pages = {("PUT", "/members"): MembersPage(means.roster, means.uses, self._told).put}
+        timelines = Timelines(means.legs.pool, means.records, means.readers.recent, self._worker)
+        pages: Pages = {
+            ("PUT", "/members"): MembersPage(means.roster, means.uses, self._told).put,
+            ("GET", "/traces"): timelines.page,
+        }
         if self.loads is None:
             async with open_members_door(self._socket, pages):
                 yield

@@ -1,6 +1,7 @@
 """The agent's side of the registry: tells a proxy who may be routed to, over the proxy's unix socket.
 
     PUT /members {Members} -> Told     the whole set, on each change and every second
+    GET /traces -> Traces              when a command asks
 
 The answer says what is still in use; while that is a server that has left the set, it is asked for more often. A proxy
 that is not there yet, or starts again, is told as soon as it listens. Whom to tell of is the agent's to know.
@@ -10,18 +11,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import anyio
 import msgspec
 
 from trtdisagg.protocol.control import Member, Members, Need, Told
+from trtdisagg.protocol.trace import Traces
 
 INTERVAL_S = 1.0
 LEAVING_INTERVAL_S = 0.1
 """While a server that has left is in use."""
 RETRY_S = 0.2
 TIMEOUT_S = 2.0
+_TRACES_TIMEOUT_S = 5.0
+"""The proxy asks servers before it answers."""
 MAX_ANSWER_BYTES = 1024 * 1024
+
+Answer = TypeVar("Answer")
 
 
 class MembersClient:
@@ -102,8 +109,21 @@ async def put_members(socket: str, members: Members) -> Told:
 
 async def put_body(socket: str, body: bytes) -> Told:
     """The same, encoded already."""
-    head = f"PUT /members HTTP/1.1\r\nHost: proxy\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    with anyio.fail_after(TIMEOUT_S):
+    return await _ask(socket, "PUT /members", body, Told)
+
+
+async def get_traces(socket: str | os.PathLike[str], query: str) -> Traces:
+    """Ask a proxy for requests that it has answered.
+
+    :param query: see `protocol/trace.py`.
+    :raises OSError: as above.
+    """
+    return await _ask(os.fspath(socket), f"GET /traces?{query}", b"", Traces, _TRACES_TIMEOUT_S)
+
+
+async def _ask(socket: str, what: str, body: bytes, kind: type[Answer], timeout_s: float = TIMEOUT_S) -> Answer:
+    head = f"{what} HTTP/1.1\r\nHost: proxy\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    with anyio.fail_after(timeout_s):
         async with await anyio.connect_unix(socket) as stream:
             await stream.send(head.encode() + body)
             answer = await _read_all(stream)
@@ -111,9 +131,9 @@ async def put_body(socket: str, body: bytes) -> Told:
     status = top.partition(b"\r\n")[0]
     if status.split(b" ")[1:2] != [b"200"]:
         said = f"{status.decode(errors='replace')} {text.decode(errors='replace')}"
-        raise OSError(f"the proxy refused its members: {said}")
+        raise OSError(f"the proxy refused {what}: {said}")
     try:
-        return msgspec.json.decode(text, type=Told)
+        return msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError as e:
         raise OSError(f"the proxy's answer cannot be read: {e}") from None
 

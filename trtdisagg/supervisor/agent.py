@@ -133,6 +133,7 @@ class Agent:
             down=self._down,
             operations=self._operations,
             journal=self._journal,
+            traces=self._telling.traces,
         )
         async with anyio.create_task_group() as self._tasks, control.listening(self.place.control_socket):
             for service in (guardian, pace, self._notifier, self._telling, self._autoscaler, self._canaries):

@@ -17,6 +17,7 @@ import msgspec
 
 from trtdisagg.errors import NotRunningError, StartupError, TrtdisaggError
 from trtdisagg.protocol.control import ClusterStatus, Done, DownRequest, Refused
+from trtdisagg.protocol.trace import Traces
 from trtdisagg.supervisor.rundir import Place
 
 _TIMEOUT_S = 10.0
@@ -54,6 +55,14 @@ class ControlClient:
         """
         body = msgspec.json.encode(request)
         return msgspec.json.decode(self._request("POST", f"/{verb}", body, timeout_s), type=Done)
+
+    def traces(self, query: str) -> Traces:
+        """What the proxy says of requests.
+
+        :param query: `id=ID`, `last=N` or `slowest=N`.
+        :raises NotRunningError: when no agent answers.
+        """
+        return msgspec.json.decode(self._request("GET", f"/traces?{query}"), type=Traces)
 
     def watch(self) -> Iterator[ClusterStatus]:
         """The status of now, and another one whenever something has changed, until the agent ends.

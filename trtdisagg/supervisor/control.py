@@ -1,6 +1,7 @@
 """The agent's door for commands: HTTP over a unix socket that only its user may open.
 
 GET /status -> ClusterStatus    GET /events -> one Entry a line, past then future    POST /down {DownRequest} -> 202
+GET /traces?id=ID | ?last=N | ?slowest=N -> Traces
 GET /status/stream -> one ClusterStatus a line    GET /events?follow=0 -> the past only
 POST /scale /drain /remove /restart /switch /apply -> Done, or 400 Refused
 
@@ -31,6 +32,7 @@ from trtdisagg.protocol.control import (
     ServersRequest,
     SwitchRequest,
 )
+from trtdisagg.protocol.trace import Traces
 from trtdisagg.supervisor.journal import Journal
 from trtdisagg.supervisor.operations import Operations
 from trtdisagg.supervisor.status_feed import StatusFeed
@@ -45,6 +47,7 @@ class ControlServer:
     :param feed: what `status/stream` sends.
     :param down: takes note that the cluster is to go down; does not wait for it.
     :param operations: carries out the other verbs.
+    :param traces: what the proxies say of requests.
     """
 
     def __init__(
@@ -55,11 +58,13 @@ class ControlServer:
         down: Callable[[DownRequest], None],
         operations: Operations,
         journal: Journal,
+        traces: Callable[[str], Awaitable[Traces]],
     ) -> None:
         self._status = status
         self._feed = feed
         self._down = down
         self._journal = journal
+        self._traces = traces
         self._verbs: dict[str, tuple[type[msgspec.Struct], _Verb]] = {
             "scale": (ScaleRequest, operations.scale),
             "drain": (ServersRequest, operations.drain),
@@ -78,6 +83,7 @@ class ControlServer:
                 web.get("/status", self._get_status),
                 web.get("/status/stream", self._get_status_stream),
                 web.get("/events", self._get_events),
+                web.get("/traces", self._get_traces),
                 web.post("/down", self._post_down),
                 web.post("/{verb}", self._post_verb),
             ]
@@ -104,6 +110,10 @@ class ControlServer:
 
     async def _get_status_stream(self, request: web.Request) -> web.StreamResponse:
         return await _send_lines(request, self._feed.follow())
+
+    async def _get_traces(self, request: web.Request) -> web.Response:
+        traces = await self._traces(request.query_string)
+        return web.Response(body=msgspec.json.encode(traces), content_type="application/json")
 
     async def _get_events(self, request: web.Request) -> web.StreamResponse:
         return await _send_lines(request, self._entries(follow=request.query.get("follow") != "0"))

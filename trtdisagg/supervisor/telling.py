@@ -14,7 +14,8 @@ import anyio
 from msgspec.structs import replace
 
 from trtdisagg.protocol.control import Member, Members, Told
-from trtdisagg.registry.client import MembersClient
+from trtdisagg.protocol.trace import Traces
+from trtdisagg.registry.client import MembersClient, get_traces
 from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor import events
 from trtdisagg.supervisor.load_table import LoadTable
@@ -108,6 +109,26 @@ class Telling:
             self._known.pop(incarnation, None)
             self._others.pop(incarnation, None)
             self._tell_all()
+
+    async def traces(self, query: str) -> Traces:
+        """What all proxies say of requests, the newest first; one that does not answer is named.
+
+        :param query: see `protocol/trace.py`.
+        """
+        answers: list[Traces] = []
+
+        async def ask(incarnation: str) -> None:
+            try:
+                answers.append(await get_traces(self._place.members_socket(incarnation), query))
+            except OSError as e:
+                answers.append(Traces(missing=[f"{incarnation}: {e or type(e).__name__}"]))
+
+        async with anyio.create_task_group() as tasks:
+            for incarnation in self._clients:
+                tasks.start_soon(ask, incarnation)
+        traces = [trace for answer in answers for trace in answer.traces]
+        missing = [name for answer in answers for name in answer.missing]
+        return Traces(traces=sorted(traces, key=lambda trace: -trace.arrived), missing=missing)
 
     def end(self, incarnation: str) -> None:
         """A proxy is gone."""

@@ -18,5 +18,5 @@ def test_each_reader_sees_each_record_once_at_its_end() -> None:
     records.add(first)
     assert seen == [(0, second, True), (1, second, True), (0, first, True), (1, first, True)]
     assert records.num_in_flight == 0
-    with pytest.raises(AssertionError):
+    with pytest.raises(KeyError):
         records.add(first)
