@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,14 @@ def prefills(cluster: Serving) -> list[int]:
     return [cluster[name].state()["context"] for name in CONTEXTS]
 
 
+def metric(cluster: Serving, name: str, server: str) -> float:
+    with urllib.request.urlopen(f"{cluster.url}/metrics", timeout=DEADLINE_S) as page:
+        (line,) = (
+            x for x in page.read().decode().splitlines() if x.startswith(f"trtdisagg_proxy_{name}{{") and server in x
+        )
+    return float(line.rpartition(" ")[2])
+
+
 def test_a_beginning_that_is_known_is_asked_for_where_it_is(tmp_path: Path, model: Path, tokenizer: Tokenizer) -> None:
     with cluster(tmp_path, model) as c:
         answer = words.answer(tokenizer.encode(PROMPT), 3)
@@ -73,6 +82,8 @@ def test_a_beginning_that_is_known_is_asked_for_where_it_is(tmp_path: Path, mode
         owner = max(range(3), key=lambda i: prefills(c)[i])
         assert prefills(c)[owner] >= 5
         assert sum(prefills(c)) == 10
+        assert metric(c, "server_cache_known", CONTEXTS[owner]) == 1
+        assert metric(c, "server_cache_blocks", CONTEXTS[owner]) == c[CONTEXTS[owner]].state()["num_blocks"] > 0
         body = c[CONTEXTS[owner]].state()["bodies"]["context"]
         assert isinstance(body["prompt"], list)  # read once, here
 
@@ -140,6 +151,7 @@ def test_without_events_load_decides(tmp_path: Path, model: Path) -> None:
             ask(c)
         assert prefills(c) == [2, 2, 2]
         until(lambda: c.proxy.log.read_text().count("tells nothing of its cache") == 3)
+        assert metric(c, "server_cache_known", "context-0") == 0
 
 
 def test_conversations_are_read_as_well(tmp_path: Path, model: Path, tokenizer: Tokenizer) -> None:

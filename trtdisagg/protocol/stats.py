@@ -40,6 +40,8 @@ class Stats(msgspec.Struct, kw_only=True, frozen=True):
     transfer_seconds_counts: list[int] = []
     """Transfers by their time: how many fell below each of `TRANSFER_BOUNDS_S`, beyond the one before, and at last how
     many above all. Only grow; empty: none yet."""
+    num_unknown_caches: int = 0
+    """Of a proxy: servers whose caches its routers look at, and do not know."""
     num_expired_leases_total: int = 0
     """Handovers that nobody came for in time."""
     num_unread_holds_total: int = 0

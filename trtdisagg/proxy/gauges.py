@@ -19,6 +19,9 @@ from trtdisagg.registry.members import Roster
 NOT_ADDED: Mapping[str, Literal["min", "max"]] = {
     "trtdisagg_proxy_server_up": "min",
     "trtdisagg_proxy_server_circuit_open": "max",
+    "trtdisagg_proxy_server_cache_known": "min",
+    "trtdisagg_proxy_server_cache_blocks": "max",
+    "trtdisagg_proxy_server_cache_silent_seconds": "max",
     "process_start_time_seconds": "min",
     "process_max_fds": "min",
     "python_info": "max",

@@ -15,6 +15,7 @@ from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.gauges import Gauges
 from trtdisagg.proxy.ids import DisaggIds, process_of
+from trtdisagg.proxy.index.gauges import CacheGauges
 from trtdisagg.proxy.index.index import Index
 from trtdisagg.proxy.legs import Legs
 from trtdisagg.proxy.metrics import Metrics
@@ -57,7 +58,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
         :param elsewhere: the other processes of this proxy, if there are any.
         """
         deadlines, uses, counts = Deadlines(), Uses(roster, elsewhere), Counts(roster)
-        index = Index(spec.models, roster, pool, deadlines)
+        index, texts = Index(spec.models, roster, pool, deadlines), _texts(spec, deadlines)
         view = View(uses.load, index.match, spec.models, spec.kv_overcommit)
         admission = Admission(roster, deadlines, max_waiting=spec.max_queue_size, has_others=elsewhere is not None)
         uses.watch(admission.has_room)
@@ -71,7 +72,13 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
             legs=Legs(pool, roster, breakers),
             records=records,
             readers=readers,
-            metrics=Metrics(counts, records, admission, Gauges(records, admission, uses, roster, breakers)),
+            metrics=Metrics(
+                counts,
+                records,
+                admission,
+                Gauges(records, admission, uses, roster, breakers),
+                CacheGauges(index, texts),
+            ),
             ids=DisaggIds(process=process_of(spec)),
             deadlines=deadlines,
             uses=uses,
@@ -80,7 +87,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
             asks=Asks(roster, view),
             perf=perf,
             releases=Releases(pool),
-            texts=_texts(spec, deadlines),
+            texts=texts,
             index=index,
             retry_budget=RetryBudget(spec.retry_share, time.monotonic()),
         )

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from trtdisagg.protocol.latencies import LATENCY_BOUNDS_S
 from trtdisagg.protocol.stats import Stats
 from trtdisagg.proxy.admission import Admission
 from trtdisagg.proxy.counts import Counts, Histogram
-from trtdisagg.proxy.gauges import Gauges
 from trtdisagg.proxy.merged_metrics import Family, families
 from trtdisagg.proxy.records import Records
 
@@ -28,14 +28,15 @@ class Metrics:
 
     :param counts: of requests that are over.
     :param records: and of those that are not.
+    :param others: who tells what is true at the moment.
     """
 
-    def __init__(self, counts: Counts, records: Records, admission: Admission, gauges: Gauges) -> None:
+    def __init__(self, counts: Counts, records: Records, admission: Admission, *others: Collector) -> None:
         self._counts = counts
         self._records = records
         self._admission = admission
         self._registry = CollectorRegistry()
-        for collector in (self, gauges):
+        for collector in (self, *others):
             self._registry.register(collector)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)

@@ -14,6 +14,7 @@ import signal
 import socket
 
 import uvloop
+from msgspec.structs import replace
 
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.net import open_sockets
@@ -150,7 +151,8 @@ async def _drain(completions: Completions, door: Door) -> None:
 
 async def _beat(reporter: Reporter, means: Means) -> None:
     while True:
-        reporter.send(Beat(stats=means.metrics.stats()))
+        stats = replace(means.metrics.stats(), num_unknown_caches=means.index.num_unknown())
+        reporter.send(Beat(stats=stats))
         await asyncio.sleep(BEAT_S)
 
 

@@ -50,6 +50,7 @@ def hints(servers: Sequence[ServerStatus], windows: Mapping[str, Window], now: f
         found += _failed_transfers(server.name, windows.get(server.name, Window()))
         found += _expired_leases(server.name, windows.get(server.name, Window()))
         found += _failures(server)
+        found += _unknown_caches(server)
     return found
 
 
@@ -127,6 +128,12 @@ def _failures(server: ServerStatus) -> Iterator[str]:
     if server.failures_s >= max(MIN_FAILURES_S, MIN_FAILED_SHARE * server.requests_s):
         of = f" of {server.requests_s:.1f}" if server.requests_s >= server.failures_s else ""
         yield f"{server.name}: {server.failures_s:.1f}{of} requests a second fail"
+
+
+def _unknown_caches(server: ServerStatus) -> Iterator[str]:
+    if number := server.stats.num_unknown_caches:
+        of = "1 server has in its cache is" if number == 1 else f"{number} servers have in their caches is"
+        yield f"{server.name}: what {of} not known, so load decides"
 
 
 def _requests(number: int) -> str:

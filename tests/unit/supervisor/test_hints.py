@@ -94,3 +94,13 @@ def test_requests_that_fail() -> None:
     assert told(server("proxy", requests_s=30.0, failures_s=4.0)) == ["proxy: 4.0 of 30.0 requests a second fail"]
     assert told(server("proxy", requests_s=300.0, failures_s=1.0)) == []
     assert told(server("proxy", requests_s=1.0, failures_s=0.1)) == []
+
+
+def test_caches_that_routers_do_not_know() -> None:
+    assert told(server("proxy", num_unknown_caches=2)) == [
+        "proxy: what 2 servers have in their caches is not known, so load decides"
+    ]
+    assert told(server("proxy", num_unknown_caches=1)) == [
+        "proxy: what 1 server has in its cache is not known, so load decides"
+    ]
+    assert told(server("proxy")) == []

@@ -49,7 +49,7 @@ class Follower:
     """
     :param on_change: called when there are blocks, or none any more.
     :ivar blocks: None: nobody knows what the server has.
-    :ivar heard_at: when it said something, on the loop's clock.
+    :ivar heard_at: when it said something, or was looked for first; on the loop's clock.
     :ivar num_lost: how often what was known had to be forgotten.
     """
 
@@ -57,12 +57,12 @@ class Follower:
         self.member = member
         self.blocks: Blocks | None = None
         self.state: State = "connecting"
-        self.heard_at = 0.0
         self.num_lost = 0
         self._pool = pool
         self._deadlines = deadlines
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
+        self.heard_at = self._loop.time()
         self._decoder: msgspec.msgpack.Decoder[KvSnapshot | KvChange] = msgspec.msgpack.Decoder(KvSnapshot | KvChange)
         self._sequence = 0
 

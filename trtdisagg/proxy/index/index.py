@@ -21,6 +21,8 @@ from trtdisagg.registry.members import Roster
 
 EXPECTED_S = 10.0
 """For a server to compute a prompt and tell; until then it counts as if it had."""
+PATIENCE_S = 5.0
+"""For a server to tell what it has, before somebody is told that it does not."""
 USES_CACHE = ("kv_cache_aware", "session")
 """Routers that look at what servers have."""
 
@@ -87,6 +89,10 @@ class Index:
             Followed(f.member, f.state, 0 if f.blocks is None else len(f.blocks), now - f.heard_at, f.num_lost)
             for f, _ in self._followers.values()
         ]
+
+    def num_unknown(self) -> int:
+        """Servers that should be followed, of which nothing has been known for a while."""
+        return sum(f.state != "following" and f.silent_s > PATIENCE_S for f in self.followed())
 
     # --- who is followed --------------------------------------------------------------------------------------------
 
