@@ -92,7 +92,7 @@ CONVERSATION: Wish = {"messages": [{"role": "user", "content": "Hi"}], "max_toke
         {"guided_json": SCHEMA, "max_tokens": 60},
         {"guided_choice": ["éa🎉b", "éa🎉c", "other"]},
         {"guided_grammar": 'start: "x" (("é" | "b") start)?', "seed": 3, "max_tokens": 25, "logprobs": 1},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}, "max_tokens": 60},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}, "max_tokens": 30},
     ],
     ids="+".join,
 )
@@ -163,7 +163,7 @@ async def test_kv_of_its_own_tokens_is_found_under_its_salt(model: Path) -> None
 
 async def test_whatever_is_asked_for_together(model: Path, num_rounds: int) -> None:
     async with real_face(model, enable_block_reuse=False) as face:
-        for seed in range(20 * num_rounds):
+        for seed in range(8 * num_rounds):
             path, wish = random_wish(Random(seed))
             try:
                 await check_breaks(face, path, wish)

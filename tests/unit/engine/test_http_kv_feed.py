@@ -120,6 +120,22 @@ async def test_a_listener_that_is_too_slow_is_cut_off() -> None:
     assert was_cut_off == [True]
 
 
+async def test_a_listener_that_does_not_read_ends_and_holds_nobody_up() -> None:
+    async with http_face() as face, following(face) as other, face.session.get("/kv_events") as deaf:
+        await other.next()
+        async with asyncio.timeout(10):
+            num_told = 0
+            while not face.executor.left.is_set():
+                face.executor.blocks.stored(b"", num_told.to_bytes(1 << 16, "big"), [])
+                face.executor.blocks.tell()
+                num_told += 1
+                assert isinstance(await other.next(), KvChange)
+        assert face.executor.num_listeners == 1
+        assert num_told * (1 << 16) > kv_feed.MAX_WAITING_BYTES
+        with pytest.raises((aiohttp.ClientError, asyncio.IncompleteReadError)):
+            await deaf.content.readexactly(1 << 40)
+
+
 async def test_an_engine_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_feed, "SNAPSHOT_TIMEOUT_S", 0.01)
     async with http_face() as face:
