@@ -1,5 +1,7 @@
 """One OpenAI endpoint in front of context and generation servers. The life of a request is this list of files:
 
+    http_server     who comes in
+      client_connection  bytes as requests, answers as bytes (whole_answer, not_http)
     app             routes (routes), and what every answer bears (visit)
     completions     admission, deadlines, errors
     bodies
@@ -17,7 +19,7 @@
       said          what the client has of it, should it have to go on elsewhere
     client_stream   the client's side
 
-Beside it: texts and index (rooms: prompts as tokens, who has their KV); serve (the process), listen, http_server;
+Beside it: texts and index (rooms: prompts as tokens, who has their KV); serve (the process), listen;
 members_door, health, doubts and probe (who may be routed to), registry_room, registry_source and store_door (who is
 registered elsewhere), uses (who is in use, and who has left), retries (how often anything is tried again);
 entrance, guard, keys, rates, cors, tls and watched (which clients may come in, and how often);

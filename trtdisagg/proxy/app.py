@@ -24,9 +24,9 @@ from aiohttp import web
 from trtdisagg import __version__
 from trtdisagg.errors import ModelNotFoundError, RequestError, TrtdisaggError
 from trtdisagg.protocol.answers import ModelCard, ModelList
+from trtdisagg.proxy.client_connection import Handler
 from trtdisagg.proxy.completions import COMPLETIONS, Completions
 from trtdisagg.proxy.entrance import OPEN, Entrance
-from trtdisagg.proxy.http_server import Handler
 from trtdisagg.proxy.keys import Client
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.openapi import document

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from aiohttp import web
 
 from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.proxy.client_connection import Handler
 from trtdisagg.proxy.dashboard import open_dashboard
-from trtdisagg.proxy.http_server import Handler
 from trtdisagg.proxy.pages import Pages, json_page
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.readiness import cluster_info

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
-from trtdisagg.proxy.http_server import Handler
+from trtdisagg.proxy.client_connection import Handler
 
 Pages = Mapping[tuple[str, str], Handler]
 """(method, path) -> who answers; a HEAD is answered as the GET. What goes wrong is raised as a TrtdisaggError."""
