@@ -170,6 +170,8 @@ class ClientConnection(BaseProtocol):
         """
         :returns: the connection may go on.
         """
+        if self._server.is_closing:
+            message = message._replace(should_close=True)
         request = self._request(message, body)
         try:
             response = await self._server.handle(request)

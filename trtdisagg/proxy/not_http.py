@@ -6,7 +6,7 @@ from __future__ import annotations
 from aiohttp import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
-from trtdisagg.errors import OverloadedError, RequestError, TrtdisaggError
+from trtdisagg.errors import RequestError, TrtdisaggError, UnavailableError
 from trtdisagg.protocol.answers import encode_error
 from trtdisagg.proxy.ids import make_id
 from trtdisagg.proxy.whole_answer import encode_head
@@ -34,7 +34,7 @@ class HeadersTooLargeError(RequestError):
 
 def too_many() -> bytes:
     """The whole answer to one connection too many."""
-    return _answer(OverloadedError("Too many connections are open; come again later"), {"Retry-After": "1"})
+    return _answer(UnavailableError("Too many connections are open; come again later"), {"Retry-After": "1"})
 
 
 def not_http(error: HttpProcessingError) -> bytes:

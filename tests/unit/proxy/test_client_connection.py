@@ -245,3 +245,24 @@ async def test_a_stream_is_sent_as_it_comes() -> None:
             answer = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
             assert b"Transfer-Encoding: chunked\r\n" in answer
             assert answer.endswith(b"1\r\n0\r\n1\r\n1\r\n1\r\n2\r\n0\r\n\r\n")
+
+
+async def test_a_stream_behind_a_closed_door_is_the_last_of_its_connection() -> None:
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"here")
+        return response
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        async with serving(handler, [sock], 1000) as door:
+            reader, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(GET % b"/")
+            await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
+            await door.close()
+            writer.write(GET % b"/")
+            answer = await rest(reader)
+            assert b"Connection: close\r\n" in answer
+            assert answer.endswith(b"here\r\n0\r\n\r\n")
+            writer.close()
+            await writer.wait_closed()
