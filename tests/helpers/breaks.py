@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
+from helpers.http_face import parse_events
+
 DONE = "data: [DONE]"
 SEAM: dict[str, Any] = {"id": "x-1", "created": 5, "stream": True}
 
 Ask = Callable[[dict[str, Any]], Awaitable[list[Any]]]
 """Posts a body to a server of its own; the events of its answer."""
+Post = Callable[[str, dict[str, Any]], Awaitable[tuple[int, Any]]]
+"""Path and body -> status and answer."""
 
 
 class Relayed(NamedTuple):
@@ -61,3 +65,17 @@ async def go_on(ask: Ask, relayed: Relayed, breaks: Sequence[int]) -> list[Any]:
         relayed = Relayed([*relayed.events, *events[: min(num, len(events) - 1)]], leg, len(relayed.events))
         leg = next_leg(relayed)
     return [*relayed.events, *await ask(leg)]
+
+
+async def context_leg(post: Post, path: str, body: dict[str, Any]) -> Relayed:
+    """What a context server begins of a stream, and the leg that goes on from it."""
+    wish = {k: v for k, v in body.items() if k not in ("stream", "stream_options")}
+    seam = {**SEAM, **body.get("stream_options", {})}
+    status, first = await post(path, {**wish, "disaggregated_params": {"request_type": "context_only"}, "seam": seam})
+    assert status == 200, first
+    events, params = parse_events(first["seam"]["first_chunk"]), first["choices"][0].get("disaggregated_params", {})
+    leg = {**body, "disaggregated_params": {**params, "request_type": "generation_only"}}
+    leg["seam"] = {**SEAM, "num_chars_sent": first["seam"].get("num_chars_sent", 0)}
+    leg["prompt_token_ids" if "chat" in path else "prompt"] = first["prompt_token_ids"]
+    assert events[-1] == DONE or [t for e in events for t in e["seam"][1]] == params["first_gen_tokens"]
+    return Relayed(events, leg, len(events))

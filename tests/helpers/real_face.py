@@ -27,8 +27,14 @@ TIMEOUT_S = 60
 class RealFace:
     """What a test talks to."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, service: Service) -> None:
         self.session = session
+        self._service = service
+
+    @property
+    def num_fetched(self) -> int:
+        """So many requests had their KV from another server."""
+        return self._service.stats().num_transfers_total
 
     async def events(self, path: str, body: object) -> list[Any]:
         """The events of a stream, the last one `[DONE]`."""
@@ -82,6 +88,6 @@ async def real_face(model: Path, **changes: Any) -> AsyncIterator[RealFace]:
             host, port = runner.addresses[0][:2]
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
             async with aiohttp.ClientSession(f"http://{host}:{port}", timeout=timeout) as session:
-                yield RealFace(session)
+                yield RealFace(session, service)
         finally:
             await runner.cleanup()

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from helpers import tiny_model, tiny_tokenizer
-from helpers.breaks import SEAM, broken_behind, go_on
+from helpers.breaks import SEAM, Relayed, broken_behind, context_leg, go_on, next_leg
 from helpers.real_face import RealFace, real_face
 from helpers.streams import put_together
 
+from trtdisagg.protocol.spec import TransferSpec
 from trtdisagg.text.model_files import files_at
 from trtdisagg.text.tokenizer import load_tokenizer
 
@@ -194,6 +195,37 @@ def random_wish(random: Random) -> tuple[str, Wish]:
     wish = COMPLETION if path == COMPLETIONS else CONVERSATION
     chosen = {k: v for option in random.sample(options, random.randint(2, 6)) for k, v in option.items()}
     return path, {**wish, "seed": random.getrandbits(30), **chosen}
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+async def test_behind_a_context_server_whose_kv_was_fetched(model: Path, path: str) -> None:
+    """And behind its first token alone, which may be half a character."""
+    transfer = TransferSpec(transports=["local"])
+    wish = {
+        **(COMPLETION if path == COMPLETIONS else CONVERSATION),
+        "guided_regex": "(é🎉){9}",
+        "return_token_ids": True,
+    }
+    wish |= {"logprobs": 1} if path == COMPLETIONS else {"logprobs": True}
+    body = {"model": "tiny", "stream": True, "stream_options": {"include_usage": True}, **wish}
+    async with (
+        real_face(model, name="context-0", incarnation="c", transfer=transfer) as context,
+        real_face(model, transfer=transfer, enable_block_reuse=False) as generation,
+    ):
+
+        def ask(leg: Wish) -> Any:
+            return generation.events(path, leg)
+
+        whole = client_sees(await ask({**body, "seam": SEAM}))
+        begun = await context_leg(context.post, path, body)
+        more = await ask(begun.leg)
+        assert client_sees([*begun.events, *more]) == whole
+        assert generation.num_fetched == 1
+        for num in range(len(more)):
+            relayed = Relayed([*begun.events, *more[:num]], begun.leg, len(begun.events))
+            again = await go_on(ask, Relayed(relayed.events, next_leg(relayed), len(relayed.events)), [])
+            assert client_sees(again) == whole, num
+        assert generation.num_fetched == 1
 
 
 # --- what a proxy may also ask --------------------------------------------------------------------------------------

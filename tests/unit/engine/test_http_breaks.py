@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.breaks import DONE, SEAM, Relayed, broken, go_on
-from helpers.http_face import http_face, make_tokenizer, parse_events
+from helpers.breaks import DONE, SEAM, Relayed, broken, context_leg, go_on
+from helpers.http_face import http_face, make_tokenizer
 from helpers.streams import put_together
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,30 +30,16 @@ class Servers:
         async with http_face(self.script, **self.options) as face:
             return await face.events(self.path, body)
 
-    async def context_leg(self, body: dict[str, Any]) -> Relayed:
-        """What a context server begins, and the leg that goes on from it."""
-        wish = {k: v for k, v in body.items() if k not in ("stream", "stream_options")}
+    async def begin(self, body: dict[str, Any]) -> Relayed:
+        """On a context server."""
         async with http_face(self.script, **self.options) as face:
-            asked = {**wish, "disaggregated_params": {"request_type": "context_only"}, "seam": _seam_of(body)}
-            status, first = await face.post(self.path, asked)
-            assert status == 200, first
-        events = parse_events(first["seam"]["first_chunk"])
-        params = {**first["choices"][0].get("disaggregated_params", {}), "request_type": "generation_only"}
-        leg = {**body, "disaggregated_params": params}
-        leg["seam"] = {**SEAM, "num_chars_sent": first["seam"].get("num_chars_sent", 0)}
-        leg["prompt_token_ids" if self.path == CHAT else "prompt"] = first["prompt_token_ids"]
-        assert events[-1] == DONE or [t for e in events for t in e["seam"][1]] == params["first_gen_tokens"]
-        return Relayed(events, leg, len(events))
+            return await context_leg(face.post, self.path, body)
 
 
 def whole_of(events: list[Any]) -> dict[str, Any]:
     """What a client makes of a stream; what was found cached is each server's own."""
     whole = comparable(put_together(events))
     return {**whole, "usage": (whole["usage"] or {}) | {"prompt_tokens_details": None}}
-
-
-def _seam_of(body: dict[str, Any]) -> dict[str, Any]:
-    return {**SEAM, **body.get("stream_options", {})}
 
 
 @RANDOM
@@ -71,7 +57,7 @@ async def test_behind_a_context_server(script: str, asked: Wish, breaks: list[in
     path, wish = asked[0], streamed(asked[1])
     servers = Servers(script, path)
     whole = await servers({**wish, "seam": SEAM})
-    begun = await servers.context_leg(wish)
+    begun = await servers.begin(wish)
     if begun.events[-1] == DONE:
         return
     assert whole_of(await go_on(servers, begun, breaks)) == whole_of(whole)
