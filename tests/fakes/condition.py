@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import sys
 import time
 from pathlib import Path
 
@@ -71,6 +72,7 @@ class Condition:
         self.may_generate = asyncio.Event()
         if not flags.hold_generation:
             self.may_generate.set()
+        self.batch = asyncio.Semaphore(spec.max_batch_size if flags.one_batch else sys.maxsize)
         self.met: list[str] = []
         """Incarnations that it was asked to meet."""
         self.gone: list[str] = []

@@ -194,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--foreign", action="store_true", help="no seam, no /server_info: as TensorRT-LLM's server")
     parser.add_argument("--hold-generation", action="store_true", help="until POST /fake/go")
     parser.add_argument("--token-delay-ms", type=float, default=0.0)
+    parser.add_argument("--one-batch", action="store_true", help="generate for max_batch_size requests, others wait")
     parser.add_argument("--never-meets", action="store_true", help="no answer when it is asked to meet a server")
     parser.add_argument("--cannot-meet", action="store_true", help="the answer is that it cannot")
     parser.add_argument("--only-rank", type=int, metavar="N", help="the other ranks of the server behave well")

@@ -53,8 +53,9 @@ class Legs:
             if leg == "context":
                 return await self._context(job)
             self._refuse_some("fail_generation", self.counters.generation + self.counters.aggregated)
-            await self._take_over(job)
-            return await (self._stream(request, job) if job.stream else self._whole(job))
+            async with self.condition.batch:
+                await self._take_over(job)
+                return await (self._stream(request, job) if job.stream else self._whole(job))
 
     def admit(self, request: Request) -> None:
         self.check_secret(request)

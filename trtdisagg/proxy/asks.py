@@ -40,7 +40,7 @@ class Asks:
             model=model,
             turn=self._turns[model],
             num_prompt_tokens=size.num_prompt_tokens if reading is None else reading.num_tokens,
-            is_exact=size.is_counted or reading is not None,
+            is_exact=size.is_counted or (reading is not None and reading.token_ids is not None),
             max_tokens=size.max_tokens,
             num_answers=size.num_answers,
             session=session or self._conversation(incoming),

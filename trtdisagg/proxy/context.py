@@ -55,6 +55,11 @@ class FirstToken(msgspec.Struct, kw_only=True, frozen=True):
         return None if self.is_last else self.params.get("encoded_opaque_state")
 
     @property
+    def num_prompt_tokens(self) -> int | None:
+        """None: it was not said."""
+        return None if self.prompt_token_ids is None else bytes(self.prompt_token_ids).count(b",") + 1
+
+    @property
     def ctx_request_id(self) -> int | None:
         """What the context server calls it."""
         field = self.params.get("ctx_request_id")

@@ -41,6 +41,7 @@ from trtdisagg.proxy.request import Incoming
 from trtdisagg.proxy.retries import Retries
 from trtdisagg.proxy.routing.ask import Ask
 from trtdisagg.proxy.routing.choose import Route, choose, choose_successor, speaks_seam
+from trtdisagg.proxy.routing.room import can_hold
 from trtdisagg.proxy.said import DONE, Said
 from trtdisagg.registry.members import Snapshot
 
@@ -126,12 +127,13 @@ class Relay:
         if first.is_last:
             record.path = "first_token"
             return await self._finish_at_first(first)
+        generation = await self._large_enough(context, chosen.generation, first)
         if first.seam is not None:
             self._first = first
             if incoming.stream and first.seam.first_chunk:
                 await self._answer.say(first.seam.first_chunk.encode())
                 self._await_next_token()
-        return await self._hand_over(chosen.generation, first)
+        return await self._hand_over(generation, first)
 
     async def _prefill(self, member: Member, generation: Member, *, seam: bool) -> FirstToken:
         self._ticket_used = False
@@ -144,6 +146,16 @@ class Relay:
         if member.wire_version is not None and first.ticket is not None:
             self._unread = Unread(member, first.ticket)
         return first
+
+    async def _large_enough(self, context: Member, generation: Member, first: FirstToken) -> Member:
+        """The server that was chosen, or another one, now that it is known how long the prompt is.
+
+        :raises ContextLengthError: there is none; the client has seen nothing yet.
+        """
+        if self._ask.is_exact or first.seam is None or can_hold(generation, context.max_seq_len or 0):
+            return generation
+        self._ask = replace(self._ask, num_prompt_tokens=first.num_prompt_tokens or 0, is_exact=True)
+        return generation if can_hold(generation, self._ask.least_tokens) else await self._admit_successor()
 
     async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
         incoming = self._incoming
@@ -235,7 +247,7 @@ class Relay:
         chosen = await self._means.admission.admit(
             choose,
             model=self._incoming.model,
-            due=min(self._deadline.due, self._next_token_at),
+            due=min(self._deadline.due, self._next_token_at, self._incoming.due),
             arrived=self._record.arrived,
             priority=self._incoming.priority,
             has_begun=has_begun,

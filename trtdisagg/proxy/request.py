@@ -6,6 +6,7 @@ is not known here (context.py).
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -60,6 +61,11 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
     """For all of it."""
     arrived: float
     """On the monotonic clock."""
+
+    @property
+    def due(self) -> float:
+        """When the client's own deadline is over, on the monotonic clock."""
+        return math.inf if self.timeout_s is None else self.arrived + self.timeout_s
 
     @property
     def path(self) -> str:

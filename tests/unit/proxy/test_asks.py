@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from trtdisagg.protocol.control import Member
@@ -55,8 +56,9 @@ def test_how_much_is_asked_for(fields: dict[str, Any], size: tuple[int, bool, in
 
 def test_a_prompt_that_was_read_is_counted() -> None:
     chains = {("root", 32): [7]}
-    made = asks().make(incoming(prompt="hello"), reading=Reading(33, None, chains))
+    made = asks().make(incoming(prompt="hello"), reading=Reading(33, msgspec.Raw(b"[]"), chains))
     assert (made.num_prompt_tokens, made.is_exact, made.chains) == (33, True, chains)
+    assert not asks().make(incoming(prompt=["a", "b"]), reading=Reading(33, None, chains)).is_exact, "there are two"
 
 
 def test_each_model_has_turns_of_its_own() -> None:

@@ -24,7 +24,7 @@ class Ask(msgspec.Struct, kw_only=True, frozen=True):
     num_prompt_tokens: int = 0
     """Exact where the prompt was read or came as token ids, else estimated from its bytes."""
     is_exact: bool = False
-    """`num_prompt_tokens` is."""
+    """There is one prompt, and `num_prompt_tokens` is exact."""
     max_tokens: int | None = None
     """Of each answer; None: as many as the server can hold."""
     num_answers: int = 1
@@ -36,6 +36,11 @@ class Ask(msgspec.Struct, kw_only=True, frozen=True):
     prompt was not read."""
     needs_one_server: bool = False
     """What it asks for is not handed over."""
+
+    @property
+    def least_tokens(self) -> int:
+        """That a server must be able to hold for one answer."""
+        return self.num_prompt_tokens + (1 if self.max_tokens is None else self.max_tokens)
 
     @property
     def num_tokens(self) -> int:

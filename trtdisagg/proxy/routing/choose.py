@@ -18,7 +18,7 @@ from trtdisagg.protocol.spec import ModelSpec
 from trtdisagg.proxy.record import Path
 from trtdisagg.proxy.routing.ask import Ask, View
 from trtdisagg.proxy.routing.policies import Pick, pick
-from trtdisagg.proxy.routing.room import able, has_room, too_long
+from trtdisagg.proxy.routing.room import can_hold, has_room, that_can_hold
 from trtdisagg.registry.members import Pools, Snapshot
 
 
@@ -55,7 +55,9 @@ def choose(snapshot: Snapshot, ask: Ask, view: View) -> Route | None:
     generation = picked.member
     if (alone := _why_alone(generation, model, ask, view)) is not None:
         return Route(None, generation, alone, picked.is_blind)
-    contexts = _without(able(pools.context, ask, num_answer_tokens=1), ask.avoid)
+    contexts = _without(pools.context, ask.avoid)
+    if ask.is_exact:
+        contexts = [m for m in contexts if can_hold(m, ask.num_prompt_tokens + 1)]
     if not contexts:
         return Route(None, generation, "no_context", picked.is_blind)
     context = pick(model.context_router, contexts, ask, view)
@@ -70,20 +72,20 @@ def choose_successor(snapshot: Snapshot, ask: Ask, view: View) -> Member:
     have room: the client has waited for that once.
 
     :raises UnavailableError: when there is none that speaks the seam.
+    :raises ContextLengthError: when none can hold it.
     """
-    members = [m for m in _pools(snapshot, ask.model).generation if speaks_seam(m)]
+    members: Sequence[Member] = [m for m in _pools(snapshot, ask.model).generation if speaks_seam(m)]
     if not members:
         raise UnavailableError(f"No generation server for `{ask.model}` is ready to go on with this answer")
+    members = that_can_hold(members, ask)
     others = _without(members, ask.avoid) or members
     roomy = [m for m in others if has_room(m, ask, view)]
     return pick(view.model(ask.model).generation_router, roomy or others, ask, view).member
 
 
 def _generation(members: Sequence[Member], model: ModelSpec, ask: Ask, view: View) -> Pick | None:
-    fitting = able(members, ask, num_answer_tokens=ask.max_tokens or 1)
-    if not fitting:
-        raise too_long(members, ask.num_prompt_tokens, ask.max_tokens)
-    roomy = [m for m in _without(fitting, ask.avoid) or fitting if has_room(m, ask, view)]
+    large = that_can_hold(members, ask)
+    roomy = [m for m in _without(large, ask.avoid) or large if has_room(m, ask, view)]
     return pick(model.generation_router, roomy, ask, view) if roomy else None
 
 

@@ -36,23 +36,24 @@ def has_room(member: Member, ask: Ask, view: View) -> bool:
     return load.num_tokens + num_tokens <= view.kv_overcommit * member.num_blocks * member.tokens_per_block
 
 
-def able(members: Sequence[Member], ask: Ask, *, num_answer_tokens: int) -> Sequence[Member]:
-    """Those that can hold a request: all of them, where the number of its tokens is only estimated.
+def can_hold(member: Member, num_tokens: int) -> bool:
+    """Whether a server is large enough for so many tokens of one request."""
+    return member.max_seq_len is None or num_tokens <= member.max_seq_len
 
-    :param num_answer_tokens: beside the prompt.
+
+def that_can_hold(members: Sequence[Member], ask: Ask) -> Sequence[Member]:
+    """Those of these generation servers that are large enough: all of them, where the tokens are only estimated.
+
+    :raises ContextLengthError: none is.
     """
     if not ask.is_exact:
         return members
-    num_tokens = ask.num_prompt_tokens + num_answer_tokens
-    return [member for member in members if member.max_seq_len is None or num_tokens <= member.max_seq_len]
-
-
-def too_long(members: Sequence[Member], num_prompt_tokens: int, max_tokens: int | None) -> ContextLengthError:
-    """For a client: none of these servers can hold it."""
+    if large := [member for member in members if can_hold(member, ask.least_tokens)]:
+        return large
     most = max(member.max_seq_len or 0 for member in members)
-    asked = f" and max_tokens is {max_tokens}" if max_tokens else ""
-    return ContextLengthError(
-        f"The prompt has {num_prompt_tokens} tokens{asked}, but the servers that answer hold at most {most} tokens of "
-        "prompt and answer together (max_seq_len)",
-        param="prompt" if num_prompt_tokens >= most else "max_tokens",
+    asked = f" and max_tokens is {ask.max_tokens}" if ask.max_tokens else ""
+    raise ContextLengthError(
+        f"The prompt has {ask.num_prompt_tokens} tokens{asked}, but the servers that answer hold at most {most} tokens "
+        "of prompt and answer together (max_seq_len)",
+        param="prompt" if ask.num_prompt_tokens >= most else "max_tokens",
     )
