@@ -1,8 +1,8 @@
 """Measures a proxy at its servers' capacity and at five times as much: a script, since times are figures, not tests.
 
-    python -m tests.measure_overload [--requests 2000] [--rounds 3]
+    python -m tests.measure_overload [--seconds 20] [--rounds 3]
 
-Two generation servers with batches of 8; an answer takes about 0.2 s. As many may wait as run at once, less a half.
+Two generation servers with batches of 8; an answer takes a second. As many may wait as run at once, less a half.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from helpers.overload import Seen, come, percentile
 from helpers.serving import serving
 from msgspec.structs import replace
 
-BATCH, NUM_TOKENS, TOKEN_MS = 8, 20, 10
+BATCH, NUM_TOKENS, TOKEN_MS = 8, 21, 50
 SERVERS = {"context-0": [], **{f"generation-{i}": ["--one-batch", f"--token-delay-ms={TOKEN_MS}"] for i in range(2)}}
 CAPACITY_S = 2 * BATCH / ((NUM_TOKENS - 1) * TOKEN_MS / 1000)
 """Requests a second: the first token comes from the context server."""
 
 
-def measure(num_requests: int) -> tuple[list[Seen], list[Seen]]:
+def measure(seconds: float) -> tuple[list[Seen], list[Seen]]:
     """At 0.9 of the capacity, and at five times as much."""
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -35,18 +35,21 @@ def measure(num_requests: int) -> tuple[list[Seen], list[Seen]]:
     ):
         cluster.tell(*(replace(engine.member, max_batch_size=BATCH) for engine in cluster.engines.values()))
         rates = (0.9 * CAPACITY_S, 5 * CAPACITY_S)
-        at, over = (asyncio.run(come(cluster.url, num_requests, requests_s=r, num_tokens=NUM_TOKENS)) for r in rates)
+        at, over = (
+            asyncio.run(come(cluster.url, int(seconds * rate), requests_s=rate, num_tokens=NUM_TOKENS))
+            for rate in rates
+        )
         return at, over
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     ratios = []
     for _ in range(options.rounds):
-        at, over = measure(options.requests)
+        at, over = measure(options.seconds)
         assert all(one.is_right for one in at + over)
         calm, busy = percentile(at, 200, 0.99), percentile(over, 200, 0.99)
         ratios.append(busy / calm)
