@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from helpers.records import CONTEXT, GENERATION
+from types import SimpleNamespace
+from typing import Any
+
+from helpers.records import CONTEXT, GENERATION, handed_over, record
 from prometheus_client.parser import text_string_to_metric_families
 
 from trtdisagg.protocol.spec import BreakerSpec
@@ -11,11 +14,20 @@ from trtdisagg.proxy.breaker import Breakers
 from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.gauges import Gauges
+from trtdisagg.proxy.index.gauges import CacheGauges
+from trtdisagg.proxy.index.index import Followed
 from trtdisagg.proxy.metrics import Metrics
 from trtdisagg.proxy.record import Record
 from trtdisagg.proxy.records import Records
 from trtdisagg.proxy.uses import Uses
 from trtdisagg.registry.members import Roster
+
+
+def full_page() -> Page:
+    """Of a proxy on which everything has happened once."""
+    page = Page(handed_over(client="alice"), record(error="queue_full"))
+    page.caches = [Followed(CONTEXT, "following", 1, 0.0, 1)]
+    return page
 
 
 class Page:
@@ -26,14 +38,19 @@ class Page:
         self.roster.replace("test", [CONTEXT, GENERATION])
         self.records, self.uses = Records([]), Uses(self.roster)
         self.admission, counts = Admission(self.roster, Deadlines(), max_waiting=9), Counts(self.roster)
+        self.caches: list[Followed] = []
+        index: Any = SimpleNamespace(followed=lambda: self.caches)
+        texts: Any = SimpleNamespace(num_read=0, num_unread=0, num_waiting=0)
         gauges = Gauges(self.records, self.admission, self.uses, self.roster, Breakers(BreakerSpec(), self.roster))
-        self.metrics = Metrics(counts, self.records, self.admission, gauges)
+        self.metrics = Metrics(counts, self.records, self.admission, gauges, CacheGauges(index, texts))
         for made in records:
             counts.add(made)
 
+    def text(self) -> str:
+        return self.metrics.page()[0].decode()
+
     def value(self, name: str, **labels: str) -> float | None:
-        page, _ = self.metrics.page()
-        for family in text_string_to_metric_families(page.decode()):
+        for family in text_string_to_metric_families(self.text()):
             for sample in family.samples:
                 if sample.name == f"trtdisagg_proxy_{name}" and sample.labels == labels:
                     return sample.value

@@ -43,14 +43,14 @@ class Metrics:
 
     def stats(self) -> Stats:
         """For the beat."""
-        num_waiting = self._admission.num_waiting
+        counts, num_waiting = self._counts.count(), self._admission.num_waiting
         return Stats(
             num_running=self._records.num_in_flight - num_waiting,
             num_waiting=num_waiting,
             num_requests_total=self._records.num_begun,
-            num_failed_total=self._counts.num_failed,
-            first_token_counts=_summed(of.first_token for of in self._counts.models.values()),
-            per_token_counts=_summed(of.per_token for of in self._counts.servers.values()),
+            num_failed_total=counts.num_failed,
+            first_token_counts=_summed(of.first_token for of in counts.models.values()),
+            per_token_counts=_summed(of.per_token for of in counts.servers["generation"].values()),
         )
 
     def page(self) -> tuple[bytes, str]:
@@ -63,6 +63,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
+        self._counts.count()
         yield from self._of_models()
         yield from self._of_servers()
         clients = self._counts.clients.items()
@@ -118,12 +119,18 @@ class Metrics:
             yield _histogram(name, help_, ("model",), (((m,), getattr(of, field)) for m, of in models.items()))
 
     def _of_servers(self) -> Iterator[Metric]:
-        servers = [((name, kind, of.model), of) for (name, kind), of in self._counts.servers.items()]
+        servers = [
+            ((name, kind, of.model), of) for kind, found in self._counts.servers.items() for name, of in found.items()
+        ]
         yield _counter(
             "legs",
             "Times that a server was asked, by what became of it",
             (*_OF_A_SERVER, "outcome"),
-            (((*labels, outcome), n) for labels, of in servers for outcome, n in of.outcomes.items()),
+            (
+                ((*labels, outcome), number)
+                for labels, of in servers
+                for outcome, number in {"done": sum(of.first_byte.counts), **of.failures}.items()
+            ),
         )
         yield _counter(
             "replayed_tokens",
@@ -133,7 +140,7 @@ class Metrics:
         )
         for name, help_, field in (
             ("leg_first_byte_seconds", "From asking a server to the first byte of its answer", "first_byte"),
-            ("leg_duration_seconds", "From asking a server to the end of its answer", "whole"),
+            ("leg_duration_seconds", "From asking a generation server to the end of its answer", "whole"),
             (
                 "handover_seconds",
                 "From the context server's answer to generation's first byte",

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers.proxy_page import Page
-from helpers.records import handed_over, record
+from helpers.proxy_page import full_page
 from prometheus_client.parser import text_string_to_metric_families
 
 from trtdisagg.cli.generate.grafana import dashboard
@@ -167,11 +166,10 @@ def verified(unit: Path) -> tuple[int, str]:
 
 def exported() -> dict[str, set[str]]:
     """Every series that proxy and engine export when all has happened once, and its labels."""
-    proxy = Page(handed_over(client="alice"), record(error="queue_full"))
     engine = EngineMetrics(model="m", server="context-0")
     engine.finished("stop", first_s=0.1, whole_s=1.0, num_tokens=4)
-    pages = [proxy.metrics.page()[0], engine.render(Stats(), "context")]
-    families = [family for page in pages for family in text_string_to_metric_families(page.decode())]
+    pages = [full_page().text(), engine.render(Stats(), "context").decode()]
+    families = [family for page in pages for family in text_string_to_metric_families(page)]
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 
 

@@ -1,6 +1,6 @@
 """What the dashboard shows: its panels, and the queries behind them.
 
-The names of the series are those of proxy/metrics.py and engine/http/metrics.py; a test compares them.
+The names of the series are those of proxy/metrics.py, proxy/gauges.py and engine/http/metrics.py; a test compares them.
 """
 
 from __future__ import annotations
@@ -59,13 +59,77 @@ CLIENTS = Row(
             ],
         ),
         Panel("Servers routed to", "short", [Query(_now("trtdisagg_proxy_server_up", "role"), "{{role}}")]),
+        Panel("Errors", "reqps", [Query(_rate("trtdisagg_proxy_request_errors_total", "kind"), "{{kind}}")]),
         Panel(
-            "Trouble",
+            "Answers by API key",
             "reqps",
             [
+                Query(
+                    "sum by (client, status) (rate(trtdisagg_proxy_client_requests_total[$__rate_interval]))",
+                    "{{client}} {{status}}",
+                )
+            ],
+        ),
+        Panel(
+            "Events of streams a second",
+            "short",
+            [Query(_rate("trtdisagg_proxy_stream_events_total", "model"), "{{model}}")],
+        ),
+    ],
+)
+
+ROUTING = Row(
+    "The way of a request (the proxy)",
+    [
+        Panel("Time until servers are chosen", "s", _percentiles("trtdisagg_proxy_queue_seconds", "model")),
+        Panel(
+            "Requests that wait for a server", "short", [Query("sum(trtdisagg_proxy_requests_waiting)", "at the proxy")]
+        ),
+        Panel("Ways", "reqps", [Query(_rate("trtdisagg_proxy_request_paths_total", "path"), "{{path}}")]),
+        Panel("Time to first byte", "s", _percentiles("trtdisagg_proxy_leg_first_byte_seconds", "server")),
+        Panel("Time of a handover", "s", _percentiles("trtdisagg_proxy_handover_seconds", "server")),
+        Panel("Time per event", "s", _percentiles("trtdisagg_proxy_time_per_output_token_seconds", "server")),
+        Panel("Time of an answer", "s", _percentiles("trtdisagg_proxy_leg_duration_seconds", "server")),
+        Panel("Asked, by outcome", "reqps", [Query(_rate("trtdisagg_proxy_legs_total", "outcome"), "{{outcome}}")]),
+        Panel(
+            "Recovery",
+            "ops",
+            [
                 Query(_rate("trtdisagg_proxy_retries_total", "model"), "asked again elsewhere: {{model}}"),
-                Query(_rate("trtdisagg_proxy_legs_total", "outcome"), "legs {{outcome}}"),
+                Query(_rate("trtdisagg_proxy_migrations_total", "model"), "went on elsewhere: {{model}}"),
                 Query(_rate("trtdisagg_proxy_broken_streams_total", "model"), "broken streams: {{model}}"),
+                Query(_rate("trtdisagg_proxy_replayed_tokens_total", "server"), "tokens replayed: {{server}}"),
+            ],
+        ),
+        Panel(
+            "Circuits open",
+            "short",
+            [Query(_now("trtdisagg_proxy_server_circuit_open", "server"), "{{server}}")],
+        ),
+        Panel(
+            "Blocks known to be cached",
+            "short",
+            [
+                Query(_now("trtdisagg_proxy_server_cache_blocks", "server"), "{{server}}"),
+                Query(_now("trtdisagg_proxy_server_cache_known", "server"), "known: {{server}}"),
+            ],
+        ),
+        Panel(
+            "Caches lost sight of",
+            "ops",
+            [Query(_rate("trtdisagg_proxy_server_cache_lost_total", "server"), "{{server}}")],
+        ),
+        Panel(
+            "Silence of caches",
+            "s",
+            [Query(_now("trtdisagg_proxy_server_cache_silent_seconds", "server"), "{{server}}")],
+        ),
+        Panel(
+            "Prompts read for routing",
+            "reqps",
+            [
+                Query("sum by (outcome) (rate(trtdisagg_proxy_prompts_read_total[$__rate_interval]))", "{{outcome}}"),
+                Query("sum(trtdisagg_proxy_texts_waiting)", "waiting"),
             ],
         ),
     ],
@@ -151,4 +215,4 @@ HANDOVERS = Row(
     ],
 )
 
-ROWS = [CLIENTS, SERVERS, HANDOVERS]
+ROWS = [CLIENTS, ROUTING, SERVERS, HANDOVERS]
