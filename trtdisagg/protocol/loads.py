@@ -1,4 +1,4 @@
-"""What each process of a proxy has in flight on each server: one mapped file, written without locks.
+"""What each process of a proxy has in flight, by server and by client: one mapped file, written without locks.
 
 The agent makes the file, says which row is whose server and which column whose process, and clears up:
 
@@ -6,6 +6,7 @@ The agent makes the file, says which row is whose server and which column whose 
     row 0    VERSION                         num_columns                written by the agent alone
     row 1    requests | requests | ... (NUM_COLUMNS)  tokens | tokens | ... (NUM_COLUMNS)       of one server
     row 2    ...
+    KEY_ROWS requests | requests | ...               asked | asked | ...                         of one API key
 
     who writes      a slot has one writer: the process that has its column; so adding is reading, then writing
     who reads       anybody, at any time: a sum may be a request old, never half a number
@@ -13,6 +14,8 @@ The agent makes the file, says which row is whose server and which column whose 
     one is replaced the old one and its successor live side by side, each with a column
     a server leaves its row is given to another when no process lists it or has anything in flight on it, all as they
                     have said themselves
+    keys change     a key's row is its place among the keys, so until all processes have read them again, for a second
+                    or so, they may count for each other's clients
     no row is free  nor any column: whoever has none counts for itself alone
 
 Which server has which row is told with the members (`control.Members`), so no process has to search.
@@ -26,12 +29,13 @@ import sys
 from pathlib import Path
 from typing import Self
 
-VERSION = 1
+VERSION = 2
 NUM_ROWS = 1024
+KEY_ROWS = range(NUM_ROWS, NUM_ROWS + 256)
 NUM_COLUMNS = 128
 _SLOT_BYTES = 8
 _ROW_SLOTS = 2 * NUM_COLUMNS
-NUM_BYTES = NUM_ROWS * _ROW_SLOTS * _SLOT_BYTES
+NUM_BYTES = KEY_ROWS.stop * _ROW_SLOTS * _SLOT_BYTES
 
 
 class LoadFile:
@@ -84,6 +88,9 @@ class LoadFile:
         self.slots[1] = number
 
     def write(self, row: int, column: int, num_requests: int, num_tokens: int) -> None:
+        """
+        :param num_tokens: in a key's row, requests that it has asked since the process has counted them.
+        """
         at = first_slot(row) + column
         self.slots[at], self.slots[at + NUM_COLUMNS] = num_requests, num_tokens
 

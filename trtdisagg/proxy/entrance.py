@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,7 @@ from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.cors import Cors
 from trtdisagg.proxy.guard import Guard
 from trtdisagg.proxy.keys import Keys
+from trtdisagg.proxy.shared_keys import SharedKeys
 from trtdisagg.proxy.tls import Tls
 from trtdisagg.proxy.watched import Watched
 
@@ -29,19 +32,26 @@ class Entrance(msgspec.Struct, kw_only=True, frozen=True):
 OPEN = Entrance()
 
 
-def open_entrance(spec: ProxySpec, secret: str | None) -> Entrance:
+@contextlib.contextmanager
+def open_entrance(spec: ProxySpec, secret: str | None) -> Iterator[Entrance]:
     """
     :raises ConfigError, StartupError: a file cannot be used.
     """
     watched: list[Watched] = []
-    guard = tls = None
+    guard = tls = shared = None
+    if spec.api_keys_file is not None and spec.load_file is not None:
+        shared = SharedKeys(spec.load_file, spec.load_column)
     if spec.api_keys_file is not None:
         now, path = asyncio.get_running_loop().time, Path(spec.api_keys_file)
-        keys = Keys(read_api_keys(path), now())
+        keys = Keys(read_api_keys(path), now(), shared)
         guard = Guard(keys, secret)
         watched.append(Watched("API keys", (path,), lambda: keys.change(read_api_keys(path), now())))
     if spec.tls is not None:
         tls = Tls(spec.tls)
         watched.append(Watched("certificate and key", (Path(spec.tls.cert_file), Path(spec.tls.key_file)), tls.reload))
     cors = Cors(spec.cors_allow_origins) if spec.cors_allow_origins else None
-    return Entrance(guard=guard, cors=cors, tls=tls, watched=watched)
+    try:
+        yield Entrance(guard=guard, cors=cors, tls=tls, watched=watched)
+    finally:
+        if shared is not None:
+            shared.close()

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from trtdisagg.config.api_keys import ApiKey, digest_of
 from trtdisagg.errors import AuthenticationError, RateLimitError
 from trtdisagg.proxy.rates import Allowance
+from trtdisagg.proxy.shared_keys import SharedKeys
 
 _SCHEME = "bearer "
 
@@ -34,24 +35,29 @@ class Client:
         :raises RateLimitError: it may not now.
         """
         allowance = self.allowance
+        num_in_flight = allowance.look(now)
         headers = allowance.headers(now)
-        if allowance.max_in_flight is not None and allowance.num_in_flight >= allowance.max_in_flight:
-            message = f"{self.name} has {allowance.num_in_flight} requests in flight, as many as it may"
+        if allowance.max_in_flight is not None and num_in_flight >= allowance.max_in_flight:
+            message = f"{self.name} has {num_in_flight} requests in flight, as many as it may"
             raise RateLimitError(message, {**headers, "Retry-After": "1"})
         if allowance.bucket is not None and not allowance.bucket.take(now):
             wait_s = allowance.bucket.wait_s(now)
             message = f"{self.name} may ask {allowance.bucket.per_minute} times a minute; ask again in {wait_s:.1f} s"
             raise RateLimitError(message, {**headers, "Retry-After": str(math.ceil(wait_s))})
-        allowance.num_in_flight += 1
+        allowance.begin()
 
     def end(self) -> None:
-        self.allowance.num_in_flight -= 1
+        self.allowance.end()
 
 
 class Keys:
-    """All that are valid now."""
+    """All that are valid now.
 
-    def __init__(self, keys: Iterable[ApiKey], now: float) -> None:
+    :param shared: where the other processes of this proxy count; None: there are none.
+    """
+
+    def __init__(self, keys: Iterable[ApiKey], now: float, shared: SharedKeys | None = None) -> None:
+        self._shared = shared
         self._clients: dict[bytes, Client] = {}
         self.change(keys, now)
 
@@ -59,12 +65,15 @@ class Keys:
         """Others are valid from now on. Who keeps its name keeps what it has taken, also with another key."""
         allowances = {client.name: client.allowance for client in self._clients.values()}
         clients = {}
-        for key in keys:
+        for number, key in enumerate(keys):
             limits = (key.requests_per_minute, key.max_in_flight)
             allowance = allowances.get(key.name) or Allowance(*limits, now)
             allowance.change(*limits, now)
+            allowance.share(None if self._shared is None else self._shared.place(number))
             clients[key.digest] = Client(key, allowance)
         self._clients = clients
+        for name in allowances.keys() - {client.name for client in clients.values()}:
+            allowances[name].share(None)  # its place is another's now
 
     def find(self, authorization: str | None) -> Client:
         """

@@ -65,10 +65,10 @@ def run_proxy(spec: ProxySpec) -> int:
 async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
     signals = _Signals()
     secret = read_secret(spec.secret_file)
-    entrance = open_entrance(spec, secret)
     roster, pool = Roster(), Pool(secret)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(pool.close_idle)
+        entrance = stack.enter_context(open_entrance(spec, secret))
         workers = stack.enter_context(Workers(spec))
         means = Means.make(spec, roster, pool, workers.loads)
         sockets = [stack.enter_context(sock) for sock in _open_sockets(spec)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from trtdisagg.protocol.loads import NUM_COLUMNS, NUM_ROWS, LoadFile
+from trtdisagg.protocol.loads import KEY_ROWS, NUM_COLUMNS, NUM_ROWS, LoadFile
 
 
 class LoadTable:
@@ -46,7 +46,7 @@ class LoadTable:
         if self._file is None or incarnation not in self._columns:
             return
         column = self._columns.index(incarnation)
-        for row in self.rows.values():
+        for row in (*self.rows.values(), *KEY_ROWS):
             self._file.write(row, column, 0, 0)
         self._columns[column] = None
 

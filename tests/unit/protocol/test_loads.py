@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from trtdisagg.protocol.loads import NUM_COLUMNS, NUM_ROWS, LoadFile, first_slot
+from trtdisagg.protocol.loads import KEY_ROWS, NUM_COLUMNS, NUM_ROWS, LoadFile, first_slot
 
 WRITER = """
 import sys
-from trtdisagg.protocol.loads import LoadFile
+from trtdisagg.protocol.loads import KEY_ROWS, LoadFile
 loads, column = LoadFile.open(sys.argv[1]), int(sys.argv[2])
 for i in range(20000):
     loads.write(7, column, i, 3 * i)
@@ -50,9 +50,11 @@ def test_processes_that_write_at_once_add_up(tmp_path: Path) -> None:
 def test_the_last_row_and_column_are_in_the_file(tmp_path: Path) -> None:
     loads = LoadFile.make(tmp_path / "loads")
     loads.num_columns = NUM_COLUMNS
-    loads.write(NUM_ROWS - 1, NUM_COLUMNS - 1, 1, 2)
-    assert loads.sums(NUM_ROWS - 1) == (1, 2)
-    assert first_slot(NUM_ROWS) == len(loads.slots)
+    for row in (NUM_ROWS - 1, KEY_ROWS[0], KEY_ROWS[-1]):
+        loads.write(row, NUM_COLUMNS - 1, row, 2)
+        assert loads.sums(row) == (row, 2)
+    assert loads.sums(NUM_ROWS - 1) == (NUM_ROWS - 1, 2)
+    assert first_slot(KEY_ROWS.stop) == len(loads.slots)
     loads.close()
 
 

@@ -42,9 +42,9 @@ def test_other_limits_hold_from_now_on() -> None:
     allowance = Allowance(2, 1, 0.0)
     assert allowance.bucket is not None
     assert allowance.bucket.take(0.0)
-    allowance.num_in_flight = 1
+    allowance.begin()
     allowance.change(2, 5, 0.0)
-    assert (allowance.bucket.level(0.0), allowance.max_in_flight, allowance.num_in_flight) == (1, 5, 1)
+    assert (allowance.bucket.level(0.0), allowance.max_in_flight, allowance.look(0.0)) == (1, 5, 1)
     allowance.change(10, 5, 0.0)
     assert allowance.headers(0.0) == {
         "x-ratelimit-limit-requests": "10",
