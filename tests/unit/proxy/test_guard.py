@@ -38,6 +38,7 @@ def test_pages_are_for(path: str, visitors: str) -> None:
     "given",
     [None, "", "Bearer", "Bearer ", ALICE_KEY, f"Basic {ALICE_KEY}", f"Bearer {ALICE_KEY}x", f"Bearer {ALICE_KEY[:-1]}",
      f"Bearer {ALICE.hash}", "Bearer swordfish", "Bearer \udcff\x00", "Bearer " + "x" * 100_000],
+    ids=range(12),  # keys are made anew in each process
 )  # fmt: skip
 def test_who_brings_no_valid_key_is_no_client(given: str | None) -> None:
     guard = Guard(Keys([ALICE], 0.0), "swordfish")

@@ -90,7 +90,7 @@ async def test_any_other_answer_is_an_error(tmp_path: Path, answer: bytes) -> No
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks, door.send, door.received:
             await tasks.start(door.serve)
-            with pytest.raises(OSError, match="refused its members"):
+            with pytest.raises(OSError, match="refused PUT /members"):
                 await put_members(str(door.path), Members(members=[]))
             tasks.cancel_scope.cancel()
 
