@@ -28,7 +28,7 @@ ServerState = Literal["starting", "loading", "ready", "stalled", "draining", "st
 """`stalled`: it was ready and shows no sign of life now, so it is not routed to."""
 
 
-class Member(msgspec.Struct, kw_only=True, frozen=True):
+class Member(msgspec.Struct, kw_only=True, frozen=True, cache_hash=True):
     """A server that may be routed to, with the limits that admission looks at."""
 
     name: str

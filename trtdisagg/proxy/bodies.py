@@ -19,9 +19,13 @@ async def read_body(request: web.BaseRequest, spec: ProxySpec, deadlines: Deadli
     :raises BodyTooLargeError: it is longer than `max_body_bytes`.
     :raises BodyTimeoutError: it does not come.
     """
-    too_large = BodyTooLargeError(f"The body is larger than {spec.max_body_bytes} bytes")
-    if (request.content_length or 0) > spec.max_body_bytes:
-        raise too_large
+    limit = spec.max_body_bytes
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    if request.content.is_eof():  # it came with its head, as most do
+        if len(body := request.content.read_nowait()) > limit:
+            raise _too_large(limit)
+        return body
     if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     timeout_s = min(BODY_TIMEOUT_S, spec.first_token_timeout_s)
@@ -29,6 +33,10 @@ async def read_body(request: web.BaseRequest, spec: ProxySpec, deadlines: Deadli
         async with deadlines.by(asyncio.get_running_loop().time() + timeout_s):
             return await request.read()
     except web.HTTPRequestEntityTooLarge:
-        raise too_large from None
+        raise _too_large(limit) from None
     except TimeoutError:
         raise BodyTimeoutError(f"The body did not come within {timeout_s:g} s") from None
+
+
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"The body is larger than {limit} bytes")

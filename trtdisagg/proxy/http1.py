@@ -6,6 +6,7 @@ in the wrong place, and bounded wherever a server decides how much is kept.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -89,16 +90,14 @@ class ResponseParser:
 
     def _take_head(self, text: str) -> None:
         first, *lines = text.split("\r\n")
-        if not (match := _STATUS_LINE.fullmatch(first)):
-            raise BadAnswerError(f"not an HTTP/1 status line: {first[:80]!r}")
-        status = int(match[2])
+        is_11, status = _status_line(first)
         if status == 101:
             raise BadAnswerError("the server switched protocols")
         if status < 200:
             return
         headers = _parse_fields(lines)
         tokens = headers.get("connection", "").lower()
-        self.keep_alive = "close" not in tokens and (match[1] == "1" or "keep-alive" in tokens)
+        self.keep_alive = "close" not in tokens and (is_11 or "keep-alive" in tokens)
         self.head = Head(status, headers)
         self._choose_framing(status, headers)
 
@@ -134,6 +133,12 @@ class ResponseParser:
         return data
 
     def _in_chunks(self, data: bytes) -> bytes:
+        if not self._left and not self._behind_chunk and data.endswith(b"\r\n"):
+            # Almost always: one whole chunk, as its server has sent it.
+            begin = data.find(b"\r\n") + 2
+            num_bytes = _chunk_size(data[: begin - 2])
+            if num_bytes and begin + num_bytes + 2 == len(data):
+                return data[begin:-2]
         pieces = []
         at = 0
         while True:
@@ -161,9 +166,7 @@ class ResponseParser:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _begin_chunk(self, line: bytes) -> bool:
-        if not (match := _CHUNK_SIZE.fullmatch(line)):
-            raise BadAnswerError(f"not a chunk size: {line[:40]!r}")
-        self._left = int(match[1], 16)
+        self._left = _chunk_size(line)
         return self._left > 0
 
     def _in_trailers(self, data: bytes) -> bytes:
@@ -199,11 +202,35 @@ class ResponseParser:
 def _parse_fields(lines: list[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not _FIELD_NAME.fullmatch(name):
-            raise BadAnswerError(f"not a header line: {line[:80]!r}")
-        name, value = name.lower(), value.strip(" \t")
+        name, value = _field(line)
         if name in headers and not (name == "content-length" and value == headers[name]):
             value = f"{headers[name]}, {value}"
         headers[name] = value
     return headers
+
+
+# A server says the same lines again and again, so what they mean is kept.
+
+
+@functools.lru_cache(maxsize=256)
+def _status_line(line: str) -> tuple[bool, int]:
+    """Whether it is HTTP/1.1, and the status."""
+    if not (match := _STATUS_LINE.fullmatch(line)):
+        raise BadAnswerError(f"not an HTTP/1 status line: {line[:80]!r}")
+    return match[1] == "1", int(match[2])
+
+
+@functools.lru_cache(maxsize=256)
+def _field(line: str) -> tuple[str, str]:
+    """Name in lower case, and value."""
+    name, colon, value = line.partition(":")
+    if not colon or not _FIELD_NAME.fullmatch(name):
+        raise BadAnswerError(f"not a header line: {line[:80]!r}")
+    return name.lower(), value.strip(" \t")
+
+
+@functools.lru_cache(maxsize=1024)
+def _chunk_size(line: bytes) -> int:
+    if not (match := _CHUNK_SIZE.fullmatch(line)):
+        raise BadAnswerError(f"not a chunk size: {line[:40]!r}")
+    return int(match[1], 16)

@@ -10,6 +10,7 @@ cancels the request on the server. Retrying elsewhere is the caller's.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import defaultdict, deque
 from types import TracebackType
 
@@ -49,9 +50,9 @@ class Pool:
         :param request_id: visible ASCII; passed on as X-Request-Id.
         :param more: lines of the head, each with its end.
         """
-        first = f"{method} {path} HTTP/1.1\r\nHost: {url}\r\nX-Request-Id: {request_id}\r\n".encode()
-        head = b"%b%b%bContent-Length: %d\r\n\r\n%b" % (first, self._common, more, len(body), body)
-        return Exchange(self, url, head)
+        start, id_ = _start(method, path, url), request_id.encode()
+        lines = (start, id_, self._common, more, len(body), body)
+        return Exchange(self, url, b"%bX-Request-Id: %b\r\n%b%bContent-Length: %d\r\n\r\n%b" % lines)
 
     def take_idle(self, url: str) -> Connection | None:
         """The connection used last, if one is idle."""
@@ -106,6 +107,11 @@ class Pool:
         for key in [url] if url is not None else list(self._idle):
             for _, connection in self._idle.pop(key, ()):
                 connection.abort()
+
+
+@functools.lru_cache(maxsize=1024)
+def _start(method: str, path: str, url: str) -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: {url}\r\n".encode()
 
 
 class Exchange:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -39,6 +40,8 @@ from trtdisagg.registry.members import Roster
 from trtdisagg.registry.open import read_secret
 
 BEAT_S = 0.5
+GC_OBJECTS = 20_000
+"""New ones until cycles are looked for; Python's own 700 come together several times a second."""
 FIRST_WORDS_S = 2.0
 """For an agent to tell, and for servers with fixed addresses to be looked at."""
 
@@ -93,6 +96,7 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
             logger.info("listening on %s:%d", spec.host, port)
             reporter.send(Ready(host=spec.host, port=port))
             await _first_words(spec, roster)
+            _spare_the_collector()
             async with serving(
                 app.handle,
                 sockets,
@@ -105,6 +109,14 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
                 task.cancel()
     by_hand = spec.parent_pid is None and "NOTIFY_SOCKET" not in os.environ
     return 128 + signals.number if by_hand else exit_code
+
+
+def _spare_the_collector() -> None:
+    """What is there by now stays, so it need not be looked through again and again; and as requests leave few cycles
+    behind, it is enough to look for them now and then."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS, 20, 20)
 
 
 async def _first_words(spec: ProxySpec, roster: Roster) -> None:

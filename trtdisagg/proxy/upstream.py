@@ -127,14 +127,19 @@ class Connection(asyncio.Protocol):
 
         :raises BrokenError: when it breaks off or is over the limit.
         """
-        pieces = []
+        pieces: list[bytes] = []
         num_bytes = 0
-        while piece := await self.next_piece():
-            pieces.append(piece)
-            num_bytes += len(piece)
+        while True:
+            pieces += self._pieces
+            num_bytes += self._num_kept_bytes
+            self._pieces.clear()
+            self._num_kept_bytes = 0
             if num_bytes > max_bytes:
                 raise BrokenError(f"the answer is longer than {max_bytes} bytes")
-        return b"".join(pieces)
+            if self._parser.complete:
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._go_on_reading()
+            await self._wait()
 
     async def pump(self, sink: Sink, drain: Callable[[], Awaitable[None]], idle_timeout_s: float) -> None:
         """Pass what is left of the body to a sink as it comes, until its end.
