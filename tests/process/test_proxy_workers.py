@@ -29,7 +29,7 @@ model: fake-model
 port: {port}
 command: {FAKE}
 context_servers: {{num_instances: 1}}
-generation_servers: {{num_instances: 2}}
+generation_servers: {{num_instances: 2, router: {{type: load_balancing}}}}
 supervision: {{backoff_s: 0.2, kill_timeout_s: 5}}
 proxy: {{num_workers: {num_workers}}}
 """
@@ -86,6 +86,21 @@ def test_whoever_is_asked_tells_what_all_have_counted(cluster: Cluster) -> None:
         os.kill(stopped, signal.SIGKILL)
     until(lambda: len(ready(cluster)) == 3, "a successor", 30)
     assert requests_counted(cluster) == before + load.num_answered, "those of one that is gone"
+
+
+def test_work_of_one_process_counts_for_all(cluster: Cluster) -> None:
+    """On two generation servers, a request at a time: each goes to the one that has nothing to do, whoever routes."""
+    servers = [s["url"] for s in cluster.status()["servers"] if s["role"] == "generation"]
+    counted = [get(f"http://{url}/fake/state")["generation"] for url in servers]
+    for url in servers:
+        get(f"http://{url}/fake/hold", b"")
+    with Load(cluster.url, 8).running() as load:
+        until(lambda: sum(s["in_use"] for s in cluster.status()["servers"] if s["role"] == "generation") == 8, "8", 20)
+        there = [get(f"http://{url}/fake/state")["generation"] for url in servers]
+        for url in servers:
+            get(f"http://{url}/fake/go", b"")
+        load.until(8)
+    assert [now - then for now, then in zip(there, counted, strict=True)] == [4, 4]
 
 
 def test_a_restart_replaces_one_after_the_other_and_loses_nothing(cluster: Cluster) -> None:
