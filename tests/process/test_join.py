@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -188,3 +189,22 @@ def test_over_etcd(tmp_path: Path, one_etcd: Etcd) -> None:
             assert one.wait() == 130, one.output
         assert len(workers(url, "context")) == 1
     assert "count" not in one_etcd.ask("/v3/kv/range", {"key": "Lw==", "range_end": "MA==", "count_only": True})
+
+
+def test_a_proxy_of_several_processes(tmp_path: Path) -> None:
+    """All know who joined, whichever of them it spoke to; the one with the store is killed, and nobody is forgotten."""
+    port = free_port()
+    uri = f"http://localhost:{port}"
+    text = cluster_text(port, uri) + "proxy: {num_workers: 2}\nsupervision: {backoff_s: 0.2}\n"
+    with running(tmp_path, text) as cluster:
+        with join(cluster, "--cluster", uri, "--role", "generation", "-f", str(cluster.file)) as one:
+            until(lambda: all(len(workers(uri)) == 2 for _ in range(12)), lambda: one.output)
+            store = cluster.server("proxy-0")["pid"]
+            os.kill(store, signal.SIGKILL)
+            until(lambda: cluster.server("proxy-0")["pid"] not in (None, store))
+            until(lambda: cluster.server("proxy-0")["state"] == "ready")
+            until(lambda: all(len(workers(uri)) == 2 for _ in range(12)), lambda: one.output)
+            assert [post(f"{uri}/v1/completions", BODY)[0] for _ in range(6)] == [200] * 6
+            one.interrupt()
+            assert one.wait() == 130, one.output
+        until(lambda: all(len(workers(uri)) == 1 for _ in range(12)), lambda: one.output)

@@ -6,7 +6,7 @@ Each room adds its lines to `attached`: it enters what must run for it, and says
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -17,16 +17,17 @@ from trtdisagg.proxy.pages import Pages, json_page
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.readiness import cluster_info
 from trtdisagg.proxy.registry_room import open_registry
+from trtdisagg.proxy.workers import Workers
 from trtdisagg.registry.members import Roster
 
 
 @contextlib.asynccontextmanager
 async def attached(
-    spec: ProxySpec, roster: Roster, pool: Pool, *, secret: str | None, in_use: Callable[[], Mapping[str, int]]
+    spec: ProxySpec, roster: Roster, pool: Pool, workers: Workers, *, secret: str | None
 ) -> AsyncIterator[Pages]:
     """Run what the spec asks for beside the request path, while the block runs.
 
-    :param in_use: requests that count on each server, by incarnation.
+    :param workers: the other processes of this proxy.
     """
 
     async def info(_: web.BaseRequest) -> web.Response:
@@ -34,6 +35,6 @@ async def attached(
 
     async with contextlib.AsyncExitStack() as stack:
         pages: dict[tuple[str, str], Handler] = {("GET", "/cluster_info"): info}
-        pages |= await stack.enter_async_context(open_registry(spec, roster, pool, secret=secret, in_use=in_use))
+        pages |= await stack.enter_async_context(open_registry(spec, roster, pool, workers, secret=secret))
         pages |= await stack.enter_async_context(open_dashboard(spec.control_socket))
         yield pages

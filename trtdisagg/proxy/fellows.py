@@ -30,10 +30,20 @@ class Fellows:
         self._me = me
         self._all: Sequence[str] = ()
         self.num_silent = 0
+        self._was_told = asyncio.Event()
 
     def take(self, sockets: Sequence[str]) -> None:
         """:param sockets: of all processes, the first of them first."""
         self._all = sockets
+        self._was_told.set()
+
+    @property
+    def first(self) -> str | None:
+        """The process that has what is there once; None: nobody has told yet."""
+        return self._all[0] if self._all else None
+
+    async def until_told(self) -> None:
+        await self._was_told.wait()
 
     @property
     def others(self) -> list[str]:
@@ -59,11 +69,25 @@ async def ask(socket: str, method: str, path: str, *, timeout_s: float = ASK_TIM
 
     :raises SilentError: there is none in time, or it is no 200.
     """
+    status, body = await exchange(socket, method, path, timeout_s=timeout_s)
+    if status != 200:
+        raise SilentError(f"it said {status}: {body[:100]!r}")
+    return body
+
+
+async def exchange(
+    socket: str, method: str, path: str, body: bytes = b"", *, timeout_s: float = ASK_TIMEOUT_S
+) -> tuple[int, bytes]:
+    """Status and body of one process's answer.
+
+    :raises SilentError: there is none in time.
+    """
+    head = f"{method} {path} HTTP/1.1\r\nHost: proxy\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_unix_connection(socket)
-            writer.write(f"{method} {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n".encode())
+            writer.write(head.encode() + body)
             answer = await _read(reader)
     except (OSError, TimeoutError) as e:
         raise SilentError(str(e) or f"no answer within {timeout_s:g} s") from e
@@ -71,10 +95,11 @@ async def ask(socket: str, method: str, path: str, *, timeout_s: float = ASK_TIM
         if writer is not None:
             with contextlib.suppress(OSError):
                 writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if head.split(b" ", 2)[1:2] != [b"200"]:
-        raise SilentError(f"it said {head[:100]!r}")
-    return body
+    top, separator, content = answer.partition(b"\r\n\r\n")
+    status = top[:20].split(b" ")[1:2]
+    if not separator or not status or not status[0].isdigit():
+        raise SilentError(f"it said {answer[:100]!r}")
+    return int(status[0]), content
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 
 from trtdisagg.config.uri import parse_uri
 from trtdisagg.errors import ConfigError, RegistryError, StartupError
@@ -14,24 +14,28 @@ from trtdisagg.proxy.pages import Pages
 from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.probe import Prober
 from trtdisagg.proxy.registry_source import Pace, RegistrySource
-from trtdisagg.proxy.store_door import StoreDoor
+from trtdisagg.proxy.store_door import Held, StoreDoor
+from trtdisagg.proxy.store_follower import StoreFollower, held_by_others
+from trtdisagg.proxy.workers import Workers
 from trtdisagg.registry.etcd import follow, list_entries
 from trtdisagg.registry.etcd_gateway import Gateway
 from trtdisagg.registry.members import Roster
 from trtdisagg.registry.open import open_gateway
 from trtdisagg.registry.records import METADATA_PREFIX, listed_in, metadata_listed_in, prefix_of
 
+TOLD_S = 2.0
+"""For the agent to tell who the other processes are."""
 RETRY_S = 1.0
 """Between two tries while etcd is away."""
 
 
 @contextlib.asynccontextmanager
 async def open_registry(
-    spec: ProxySpec, roster: Roster, pool: Pool, *, secret: str | None, in_use: Callable[[], Mapping[str, int]]
+    spec: ProxySpec, roster: Roster, pool: Pool, workers: Workers, *, secret: str | None
 ) -> AsyncIterator[Pages]:
     """Feed the roster while the block runs.
 
-    :param in_use: requests that count on each server, by incarnation.
+    :param workers: the other processes of this proxy.
     :returns: the pages of the store inside the proxy.
     :raises StartupError: a certificate or password cannot be used.
     """
@@ -45,12 +49,19 @@ async def open_registry(
             read = functools.partial(listed_in, cluster_name=spec.registry.cluster_name)
             source = RegistrySource(roster, prober, read)
             running.append(tasks.create_task(source.run()))
-            if parse_uri(spec.registry.uri).kind == "proxy":
+            if parse_uri(spec.registry.uri).kind == "proxy" and spec.worker == 0:
                 door = StoreDoor(
-                    spec.registry, cluster=spec.cluster, secret=secret, on_entries=source.take, in_use=in_use
+                    spec.registry, cluster=spec.cluster, secret=secret, on_entries=source.take, in_use=workers.in_use
                 )
-                running.append(tasks.create_task(door.run()))
+                workers.answer(door.fellow_pages)
+                running += [tasks.create_task(door.run()), tasks.create_task(_open(door, workers))]
                 pages = door.pages
+            elif parse_uri(spec.registry.uri).kind == "proxy":
+                prefix = prefix_of(spec.registry.cluster_name)
+                follower = StoreFollower(workers.fellows, source, prefix=prefix, secret=secret)
+                workers.answer(follower.fellow_pages)
+                running.append(tasks.create_task(follower.run()))
+                pages = follower.client_pages
             else:
                 gateway = await _open_gateway(spec.registry, stack)
                 running.append(tasks.create_task(_follow(gateway, spec.registry, source)))
@@ -60,6 +71,17 @@ async def open_registry(
             gateway = await _open_gateway(RegistrySpec(uri=spec.metadata.uri), stack)
             running += [tasks.create_task(older.run()), tasks.create_task(_poll(gateway, spec.metadata, older))]
         yield pages
+
+
+async def _open(door: StoreDoor, workers: Workers) -> None:
+    """With what a store before this one held, as far as other processes know it."""
+    if workers.are_several:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TOLD_S):
+                await workers.fellows.until_told()
+        door.open(await held_by_others(workers.fellows))
+    else:
+        door.open(Held())
 
 
 async def _open_gateway(spec: RegistrySpec, stack: contextlib.AsyncExitStack) -> Gateway:

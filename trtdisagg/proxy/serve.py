@@ -76,7 +76,7 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
         means = Means.make(spec, roster, pool, workers.loads)
         sockets = [stack.enter_context(sock) for sock in _open_sockets(spec)]
         await stack.enter_async_context(workers.meeting(means))
-        pages = attached(spec, roster, pool, secret=secret, in_use=means.uses.in_use)
+        pages = attached(spec, roster, pool, workers, secret=secret)
         completions = Completions(means)
         answers = {**await stack.enter_async_context(pages), **workers.client_pages}
         app = App(means, completions, answers, entrance)

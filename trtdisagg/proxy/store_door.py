@@ -11,11 +11,11 @@ cluster's secret; without one, only this host is listened to.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import math
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 from aiohttp import web
@@ -23,6 +23,7 @@ from aiohttp import web
 from trtdisagg.errors import AuthenticationError, BodyTooLargeError, RequestError
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.spec import RegistrySpec
+from trtdisagg.proxy.http_server import Handler
 from trtdisagg.proxy.pages import Pages, json_page
 from trtdisagg.registry.http_store import About
 from trtdisagg.registry.leases import MAX_KEY_BYTES, MAX_VALUE_BYTES, Leases
@@ -30,6 +31,15 @@ from trtdisagg.registry.records import prefix_of
 
 MAX_BODY_BYTES = 8 * (MAX_KEY_BYTES + MAX_VALUE_BYTES)
 """A byte takes at most six in JSON."""
+ROUTES = (
+    *(("GET", path) for path in ("/get", "/get_prefix", "/expire", "/registry", "/in_use")),
+    ("POST", "/set"),
+    ("DELETE", "/delete"),
+)
+ENTRIES = "/entries"
+"""Where other processes of the proxy ask for everything."""
+NEWS_S = 2.0
+"""For how long a follower waits for a change at most."""
 LATE_S = 1.0
 """A clock that rings so late means that this process did not run, rather than that nobody renewed."""
 
@@ -39,6 +49,16 @@ class ForbiddenError(RequestError):
 
     http_status = 403
     code = "forbidden"
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """All that stands in a store, as the processes of a proxy tell each other."""
+
+    id: str = ""
+    """Of the store."""
+    version: int = 0
+    entries: dict[str, tuple[str, float | None]] = {}
+    """By key: the value, and how many seconds it holds without a renewal; None: for ever."""
 
 
 class _Item(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,7 +72,7 @@ class _Item(msgspec.Struct, forbid_unknown_fields=True):
 class StoreDoor:
     """
     :param on_entries: told everything under the cluster's prefix whenever it may have changed.
-    :param in_use: requests by incarnation.
+    :param in_use: requests by incarnation, over all processes of the proxy.
     """
 
     def __init__(
@@ -62,7 +82,7 @@ class StoreDoor:
         cluster: str,
         secret: str | None,
         on_entries: Callable[[Mapping[str, str]], None],
-        in_use: Callable[[], Mapping[str, int]],
+        in_use: Callable[[], Awaitable[Mapping[str, int]]],
     ) -> None:
         self._leases = Leases()
         self._prefix = prefix_of(spec.cluster_name)
@@ -71,6 +91,10 @@ class StoreDoor:
         self._in_use = in_use
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
+        self._version = 0
+        self._news = asyncio.Event()
+        """For followers; another one after each change."""
+        self._is_open = asyncio.Event()
         self._about = About(
             id=secrets.token_hex(8),
             cluster=cluster,
@@ -81,23 +105,54 @@ class StoreDoor:
 
     @property
     def pages(self) -> Pages:
+        """For clients, who have to prove who they are."""
+
+        def guarded(answer: Handler) -> Handler:
+            async def handler(request: web.BaseRequest) -> web.StreamResponse:
+                check_caller(request, self._secret)
+                return await answer(request)
+
+            return handler
+
+        return {route: guarded(answer) for route, answer in self._answers().items()}
+
+    @property
+    def fellow_pages(self) -> Pages:
+        """For the other processes of the proxy, which have asked for the proof already."""
+        return {**self._answers(), ("GET", ENTRIES): self._entries}
+
+    def _answers(self) -> Pages:
         answers: dict[tuple[str, str], Callable[[web.BaseRequest], web.Response]] = {
             ("GET", "/get"): lambda r: _result(self._leases.get(_param(r, "key"))),
             ("GET", "/get_prefix"): self._get_prefix,
             ("GET", "/expire"): self._expire,
             ("DELETE", "/delete"): self._delete,
             ("GET", "/registry"): lambda _: json_page(self._about),
-            ("GET", "/in_use"): lambda _: json_page(self._in_use()),
         }
 
-        def guarded(answer: Callable[[web.BaseRequest], web.Response]) -> Any:
+        def opened(answer: Callable[[web.BaseRequest], web.Response]) -> Handler:
             async def handler(request: web.BaseRequest) -> web.StreamResponse:
-                self._check(request)
+                await self._is_open.wait()
                 return answer(request)
 
             return handler
 
-        return {("POST", "/set"): self._set, **{route: guarded(answer) for route, answer in answers.items()}}
+        async def in_use(_: web.BaseRequest) -> web.Response:
+            return json_page(await self._in_use())
+
+        there: Pages = {("POST", "/set"): self._set, ("GET", "/in_use"): in_use}
+        assert {*there, *answers} == set(ROUTES)
+        return {**there, **{route: opened(answer) for route, answer in answers.items()}}
+
+    def open(self, held: Held) -> None:
+        """Answer from now on.
+
+        :param held: what a store before this one held: it holds on, each key for its whole time.
+        """
+        for key, (value, ttl_s) in held.entries.items():
+            self._leases.set(key, value, ttl_s=ttl_s, now=self._loop.time())
+        self._tell()
+        self._is_open.set()
 
     async def run(self) -> None:
         """Let leases end, until cancelled."""
@@ -116,7 +171,7 @@ class StoreDoor:
     # --- routes -----------------------------------------------------------------------------------------------------
 
     async def _set(self, request: web.BaseRequest) -> web.StreamResponse:
-        self._check(request)
+        await self._is_open.wait()
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise BodyTooLargeError(f"The body is larger than {MAX_BODY_BYTES} bytes")
         try:
@@ -156,22 +211,36 @@ class StoreDoor:
             self._tell()
         return _result(done or None)
 
+    async def _entries(self, request: web.BaseRequest) -> web.Response:
+        """All there is, as soon as it is not what a follower has already, and now and then."""
+        await self._is_open.wait()
+        if request.query.get("but") == f"{self._about.id}.{self._version}":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(NEWS_S):
+                    await self._news.wait()
+        return json_page(Held(id=self._about.id, version=self._version, entries=self._leases.all()))
+
     def _tell(self) -> None:
         self._changed.set()
+        self._version += 1
+        self._news.set()
+        self._news = asyncio.Event()
         self._on_entries(self._leases.under(self._prefix))
 
-    def _check(self, request: web.BaseRequest) -> None:
-        """
-        :raises RequestError: whoever asks may not.
-        """
-        if self._secret is not None:
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
-            if not hmac.compare_digest(given, self._secret.encode()):
-                raise AuthenticationError("The cluster's secret is missing or wrong; see --secret-file")
-        elif not _is_from_here(request):
-            raise ForbiddenError(
-                "This cluster has no secret, so only its own host may register servers; give it a secret_file"
-            )
+
+def check_caller(request: web.BaseRequest, secret: str | None) -> None:
+    """
+    :param secret: the cluster's; None: there is none.
+    :raises RequestError: whoever asks may not.
+    """
+    if secret is not None:
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+        if not hmac.compare_digest(given, secret.encode()):
+            raise AuthenticationError("The cluster's secret is missing or wrong; see --secret-file")
+    elif not _is_from_here(request):
+        raise ForbiddenError(
+            "This cluster has no secret, so only its own host may register servers; give it a secret_file"
+        )
 
 
 def _is_from_here(request: web.BaseRequest) -> bool:

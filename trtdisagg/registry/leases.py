@@ -71,6 +71,10 @@ class Leases:
         """All keys that begin so."""
         return {key: entry.value for key, entry in self._entries.items() if key.startswith(prefix)}
 
+    def all(self) -> dict[str, tuple[str, float | None]]:
+        """Values, and how long each holds without a renewal."""
+        return {key: (entry.value, entry.ttl_s) for key, entry in self._entries.items()}
+
     def sweep(self, now: float) -> bool:
         """Forget what has ended.
 
