@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers.proxy_page import full_page
+from helpers.metric_tables import engine_text, proxy_text
 from prometheus_client.parser import text_string_to_metric_families
 
 from trtdisagg.cli.generate.grafana import dashboard
 from trtdisagg.cli.main import cli
-from trtdisagg.engine.http.metrics import Metrics as EngineMetrics
-from trtdisagg.protocol.stats import Stats
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 INSTALLED = ["--program", "/opt/trtdisagg/bin/trtdisagg", "--file-at", "/etc/trtdisagg/smollm2.yaml"]
@@ -166,9 +164,7 @@ def verified(unit: Path) -> tuple[int, str]:
 
 def exported() -> dict[str, set[str]]:
     """Every series that proxy and engine export when all has happened once, and its labels."""
-    engine = EngineMetrics(model="m", server="context-0")
-    engine.finished("stop", first_s=0.1, whole_s=1.0, num_tokens=4)
-    pages = [full_page().text(), engine.render(Stats(), "context").decode()]
+    pages = [proxy_text(), engine_text()]
     families = [family for page in pages for family in text_string_to_metric_families(page)]
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

@@ -145,6 +145,7 @@ SERVERS = Row(
             [Query(_rate("trtllm_generation_tokens_total", "server"), "{{server}}")],
         ),
         Panel("Time per output token", "s", _percentiles("trtllm_time_per_output_token_seconds", "server")),
+        Panel("Time until the first step", "s", _percentiles("trtllm_request_queue_time_seconds", "server")),
         Panel("Requests running", "short", [Query(_now("trtllm_num_requests_running", "server"), "{{server}}")]),
         Panel("Requests waiting", "short", [Query(_now("trtllm_num_requests_waiting", "server"), "{{server}}")]),
         Panel("KV cache in use", "percentunit", [Query(_now("trtllm_kv_cache_utilization", "server"), "{{server}}")]),

@@ -186,6 +186,7 @@ def _note(service: Service, job: Job, running: Running, clock: Clock, *, name: s
     longest = max(len(answer.token_ids) for answer in running.answers)
     service.metrics.finished(
         reason,
+        queue_s=max((r.scheduled_s - r.arrived_s for r in running.records.values() if r.scheduled_s), default=0.0),
         first_s=first_s,
         whole_s=clock.elapsed_s,
         num_tokens=longest - len(job.requests[0].output_token_ids),
