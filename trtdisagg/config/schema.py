@@ -358,7 +358,8 @@ class ProcessingConfig(_Section, frozen=True):
     num_workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     """Processes that work on texts (chat templates, tokens) for each process of the proxy, where a router looks at a
     prompt's tokens, and for /tokenize and /detokenize; started when they are first needed. Each works on a long text
-    and a short one at once, and keeps the tokenizers of all models: 0.1 to 0.4 GB for each."""
+    and a short one at once (of prompts of 32k tokens about ten a second), and keeps the tokenizers of all models: 0.1
+    to 0.4 GB each."""
 
 
 class ClusterFile(_Section, frozen=True):

@@ -28,6 +28,9 @@ MAX_AT_ONCE = 2
 MAX_JOB_BYTES = 2**32 - 1
 """The proxy has bounded its clients' bodies."""
 
+NICENESS = 5
+"""Streams that are relayed go first where cores are short: a token is late sooner than a prompt."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,6 +39,7 @@ def serve(sock: socket.socket) -> None:
     # Whoever asks the proxy to end may ask its whole group: it still has answers to give then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(NICENESS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     decode = msgspec.msgpack.Decoder(Job).decode
     if (first := _receive(sock)) is not None:

@@ -28,6 +28,10 @@ MAX_ANSWER_BYTES = 2**32 - 1
 _decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
 
+def is_long(job: Job) -> bool:
+    return len(job.body) > LONG_BYTES
+
+
 class Task:
     """A job that somebody waits for."""
 
@@ -36,7 +40,7 @@ class Task:
     def __init__(self, job: Job, answer: asyncio.Future[Answer]) -> None:
         self.job = job
         self.answer = answer
-        self.is_long = len(job.body) > LONG_BYTES
+        self.is_long = is_long(job)
         self.num_deaths = 0
         """Of processes that had it."""
         self.given_at = 0.0

@@ -21,11 +21,12 @@ from trtdisagg.protocol.texts import Answer, Begin, Detokenize, Job, Page, Promp
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.index.blocks import Root
 from trtdisagg.proxy.request import Incoming
-from trtdisagg.proxy.texts.process import Task, TextProcess
+from trtdisagg.proxy.texts.process import Task, TextProcess, is_long
 from trtdisagg.text.block_hash import KEY_BYTES
 
-READ_TIMEOUT_S = 2.0
-"""A prompt that takes longer is routed by an estimate: that costs less than to wait."""
+SHORT_TIMEOUT_S, LONG_TIMEOUT_S = 2.0, 10.0
+"""A prompt that takes longer to read is routed by an estimate: that costs less than to wait. One of 32k tokens takes a
+tenth of a second, and there may be a hundred of them before it."""
 PAGE_TIMEOUT_S = 30.0
 MAX_WAITING = 1024
 """In each of both lines."""
@@ -110,7 +111,7 @@ class Texts:
             roots=list(roots),
         )
         try:
-            answer = await self._ask(job, READ_TIMEOUT_S)
+            answer = await self._ask(job, LONG_TIMEOUT_S if is_long(job) else SHORT_TIMEOUT_S)
         except TrtdisaggError as e:
             logger.debug("%s: the prompt was not read: %s", incoming.request_id, e)
             self.num_unread += 1
@@ -169,8 +170,8 @@ class Texts:
 
     def _hand_out(self) -> None:
         """Give each process what it can take."""
-        for line, is_long in ((self._short, False), (self._long, True)):
-            while line and (free := [p for p in self._processes if p.is_free(is_long=is_long)]):
+        for line, for_long in ((self._short, False), (self._long, True)):
+            while line and (free := [p for p in self._processes if p.is_free(is_long=for_long)]):
                 task = line.popleft()
                 if not task.answer.done():  # else nobody waits for it any more
                     min(free, key=lambda process: len(process.tasks)).give(task)
