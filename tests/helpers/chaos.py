@@ -176,7 +176,7 @@ def scene(cluster: Cluster, num_clients: int, **load: Any) -> Iterator[Scene]:
 CUT = ("Client", "ServerDisconnectedError")
 """A connection that ends: what a client sees of a proxy that was killed."""
 TOLD = ("error event",)
-"""What it sees of a generation server's end in the middle of an answer."""
+"""What it sees of the end of all generation servers in the middle of an answer."""
 
 
 def kill(name: str) -> Fault:
@@ -206,7 +206,6 @@ def freeze(name: str) -> Fault:
 
 
 def may_tell(name: str) -> tuple[str, ...]:
-    """How errors may begin that clients get when this one is no more."""
-    if name == "proxy":
-        return CUT
-    return TOLD if name.startswith("generation") else ()
+    """How errors may begin that clients get when this one is no more. Of a server nobody sees anything: what it was
+    about to say is said by another, or by the one that takes its place."""
+    return CUT if name == "proxy" else ()

@@ -20,6 +20,7 @@ class Load:
     """
     :param prompts: asked in turn, over and over; None: each time another one.
     :param expected: the answer to a prompt; None: any that is not empty.
+    :param num_tokens: of each answer.
     :ivar num_answered: streams that ended as they should.
     :ivar problems: what was wrong with the others; an error that was said is one, too.
     """
@@ -29,15 +30,17 @@ class Load:
         url: str,
         num_clients: int,
         model: str = "fake-model",
-        expected: Callable[[str], str | None] = lambda prompt: words.answer(prompt, NUM_TOKENS),
+        expected: Callable[[str], str | None] | None = None,
         prompts: Sequence[str] | None = None,
+        num_tokens: int = NUM_TOKENS,
     ) -> None:
         self.num_answered = 0
         self.problems: list[str] = []
         self._url = f"{url}/v1/completions"
         self.num_clients = num_clients
         self._model = model
-        self._expected = expected
+        self._num_tokens = num_tokens
+        self._expected = expected or (lambda prompt: words.answer(prompt, num_tokens))
         self._prompts = itertools.cycle(prompts) if prompts else (f"question {i}" for i in itertools.count())
         self._over = threading.Event()
         self._answered = threading.Condition()
@@ -91,7 +94,8 @@ class Load:
         """
         :returns: what is wrong with the answer; None: nothing.
         """
-        body = {"model": self._model, "prompt": prompt, "max_tokens": NUM_TOKENS, "temperature": 0, "stream": True}
+        asked = {"model": self._model, "prompt": prompt, "max_tokens": self._num_tokens}
+        body = {**asked, "temperature": 0, "stream": True}
         text, ended = "", False
         async with session.post(self._url, json=body) as answer:
             if answer.status != 200:
