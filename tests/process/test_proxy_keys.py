@@ -19,8 +19,10 @@ from helpers.serving import MODEL, PROXY, Child, Serving, serving
 from msgspec.structs import replace
 
 from trtdisagg.config.api_keys import ApiKey, make_api_key
+from trtdisagg.errors import RegistryError
 from trtdisagg.protocol.reports import Failed
-from trtdisagg.protocol.spec import ProxySpec, TlsSpec
+from trtdisagg.protocol.spec import ProxySpec, RegistrySpec, TlsSpec
+from trtdisagg.registry.open import ask_about
 
 pytestmark = pytest.mark.anyio
 
@@ -180,8 +182,9 @@ async def test_https(tmp_path: Path) -> None:
     cert, key = make_certificate(tmp_path, "localhost")
     trusted = ssl.create_default_context(cafile=str(cert))
     with serving(
-        tmp_path, {"context-0": [], "generation-0": []}, tls=TlsSpec(cert_file=str(cert), key_file=str(key))
-    ) as cluster:
+        tmp_path, {"context-0": [], "generation-0": []}, tls=TlsSpec(cert_file=str(cert), key_file=str(key)),
+        registry=RegistrySpec(uri="https://localhost:8000"),
+    ) as cluster:  # fmt: skip
         url = f"https://{cluster.proxy.url}"
         async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(ssl=trusted)) as http:
             whole = {}
@@ -190,6 +193,14 @@ async def test_https(tmp_path: Path) -> None:
                 async with http.post(COMPLETIONS, json=body) as answer:
                     assert answer.status == 200
                     whole[stream] = await answer.text()
+        for ca_file in (str(cert), None):
+            spec = RegistrySpec(uri=f"https://{cluster.proxy.url}", ca_file=ca_file)
+            if ca_file is None:
+                with pytest.raises(RegistryError, match="certificate verify failed"):
+                    await ask_about(spec, None)
+            else:
+                assert (about := await ask_about(spec, None)) is not None
+                assert about.cluster == "test"
         said = [json.loads(line[6:]) for line in whole[True].splitlines() if line.startswith("data: {")]
         assert "".join(c["choices"][0]["text"] for c in said) == json.loads(whole[False])["choices"][0]["text"]
 

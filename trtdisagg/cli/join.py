@@ -28,7 +28,9 @@ from trtdisagg.supervisor.server_plan import registry_of
 
 
 @click.command()
-@click.option("--cluster", "uri", required=True, metavar="URI", help="http://HOST:PORT of its proxy, or etcd://HOST.")
+@click.option(
+    "--cluster", "uri", required=True, metavar="URI", help="http(s)://HOST:PORT of its proxy, or etcd://HOST."
+)
 @click.option("--cluster-name", metavar="NAME", help="Its `cluster_name` in etcd; a proxy says it itself.")
 @click.option(
     "--role",
@@ -39,6 +41,7 @@ from trtdisagg.supervisor.server_plan import registry_of
 @click.option("-n", "--num", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many servers.")
 @click.option("--host", default="localhost", show_default=True, help="Address of this host that the cluster reaches.")
 @click.option("--secret-file", "--secret_file", metavar="FILE", help="The cluster's secret (0600).")
+@click.option("--ca-file", metavar="FILE", help="Certificates that its own is checked against. [default: the system's]")
 @click.option("--name", metavar="NAME", help="What the servers' names begin with.")
 @click.option("-f", "--file", metavar="FILE", help="Cluster file that says what the servers are.")
 @click.option("--model", help="Without a file: alias, hub id, directory, or .gguf file.")
@@ -52,6 +55,7 @@ def command(
     num: int,
     host: str,
     secret_file: str | None,
+    ca_file: str | None,
     name: str | None,
     file: str | None,
     model: str | None,
@@ -70,6 +74,9 @@ def command(
         file = file or (str(nearby.file) if nearby.file and not model else None)
         secret_file = secret_file or (str(nearby.secret_file) if nearby.secret_file else None)
     cluster = _read(file, model, served_model_name, role, options)
+    if ca_file is not None:
+        trusted = replace(cluster.disagg_cluster, ca_file=str(Path(ca_file).expanduser().absolute()))
+        cluster = replace(cluster, disagg_cluster=trusted)
     secret = str(Path(secret_file).expanduser().absolute()) if secret_file else None
     registry, named = _registry(where, uri, cluster, cluster_name, secret)
     joining = Joining(

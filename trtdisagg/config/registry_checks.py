@@ -39,7 +39,9 @@ def _faults(cluster: ClusterFile, config: DisaggCluster) -> Iterator[tuple[str, 
         return
     if uri.kind == "proxy":
         yield from _faults_of_proxy(cluster, uri.endpoints[0])
-        yield from _useless(config, ("user", "password_file", "ca_file", "cert_file", "key_file"), "it is for etcd")
+        yield from _useless(config, ("user", "password_file", "cert_file", "key_file"), "it is for etcd")
+        if uri.endpoints[0].startswith("http:"):
+            yield from _useless(config, ("ca_file",), "TLS is for https:// and etcds://")
     elif not uri.endpoints[0].startswith("https"):
         yield from _useless(config, ("ca_file", "cert_file", "key_file"), "TLS is for etcds://")
     if (config.user is None) != (config.password_file is None):
@@ -49,6 +51,8 @@ def _faults(cluster: ClusterFile, config: DisaggCluster) -> Iterator[tuple[str, 
 
 
 def _faults_of_proxy(cluster: ClusterFile, url: str) -> Iterator[tuple[str, str]]:
+    if cluster.proxy.tls is not None and url.startswith("http:"):
+        yield "cluster_uri", f"the proxy, in which servers register, has `tls`: https{url.removeprefix('http')}"
     port = int(url.rpartition(":")[2])
     if cluster.port not in (0, port):
         yield "cluster_uri", f"port {port}, but the proxy, in which servers register, has {cluster.port}"

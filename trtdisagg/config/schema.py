@@ -264,8 +264,8 @@ class MinimalInstances(_Section, frozen=True):
 
 class DisaggCluster(_Section, frozen=True):
     cluster_uri: str | None = None
-    """Where servers register: `http://host:port` of the proxy itself, or `etcd://host:2379` (`etcds://`: with TLS).
-    Without it, only the servers of this file are routed to."""
+    """Where servers register: `http://host:port` of the proxy itself (`https://`: with `proxy.tls`), or
+    `etcd://host:2379` (`etcds://`: with TLS). Without it, only the servers of this file are routed to."""
     cluster_name: str = ""
     """Clusters of other names in one etcd do not meet."""
     minimal_instances: MinimalInstances = MinimalInstances()
@@ -279,7 +279,7 @@ class DisaggCluster(_Section, frozen=True):
     password_file: str | None = None
     """File (0600) with that user's password."""
     ca_file: str | None = None
-    """Certificates that etcd's is checked against; without it, the system's."""
+    """Certificates that etcd's, or the proxy's, is checked against; without it, the system's."""
     cert_file: str | None = None
     """Our certificate, where etcd asks for one."""
     key_file: str | None = None

@@ -1,6 +1,6 @@
 """Reads a `cluster_uri`: where servers register.
 
-http://host:port                  inside the proxy that listens there
+http://host:port                  inside the proxy that listens there; `https`, where it has a certificate
 etcd://host:port[,host:port ...]  etcd, one or more of its members; `etcds` with TLS
 """
 
@@ -21,7 +21,7 @@ class ClusterUri(msgspec.Struct, frozen=True):
 
     kind: Literal["proxy", "etcd"]
     endpoints: tuple[str, ...]
-    """Base URLs: `http://host:port`."""
+    """Base URLs: `http://host:port` or `https://host:port`."""
 
 
 def parse_uri(text: str) -> ClusterUri:
@@ -29,13 +29,15 @@ def parse_uri(text: str) -> ClusterUri:
     :raises ValueError: with what is wrong, as the end of a sentence that begins with the key's name.
     """
     scheme, found, _ = text.partition("://")
-    if not found or scheme not in ("http", "etcd", "etcds"):
-        raise ValueError(f"expected http://HOST:PORT, etcd://HOST:PORT or etcds://HOST:PORT, got {text!r}")
+    if not found or scheme not in ("http", "https", "etcd", "etcds"):
+        raise ValueError(
+            f"expected http://HOST:PORT, https://HOST:PORT, etcd://HOST:PORT or etcds://HOST:PORT, got {text!r}"
+        )
     addresses = [part.removeprefix(f"{scheme}://") for part in text.removeprefix(f"{scheme}://").split(",")]
-    if scheme == "http":
+    if scheme in ("http", "https"):
         if len(addresses) > 1:
             raise ValueError(f"names several proxies: {text!r}; servers register with one")
-        return ClusterUri("proxy", (_base(addresses[0], "http", None),))
+        return ClusterUri("proxy", (_base(addresses[0], scheme, None),))
     return ClusterUri("etcd", tuple(_base(a, "https" if scheme == "etcds" else "http", ETCD_PORT) for a in addresses))
 
 

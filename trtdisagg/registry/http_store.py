@@ -9,6 +9,7 @@ A lease is made of its keys: each is renewed and deleted.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,12 +39,14 @@ class About(msgspec.Struct, frozen=True):
 
 class HttpStore:
     """
-    :param url: of the proxy: `http://host:port`.
+    :param url: of the proxy: `http://host:port` or `https://host:port`.
     :param secret: the cluster's, where it has one.
+    :param tls: what a certificate is checked with; None: as the system does.
     """
 
-    def __init__(self, url: str, secret: str | None = None) -> None:
+    def __init__(self, url: str, secret: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._url = url.rstrip("/")
+        self._tls = True if tls is None else tls
         self._headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -110,7 +113,11 @@ class HttpStore:
         :raises RegistryError: any other answer than 200, or none in time.
         """
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), headers=self._headers)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self._tls),
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+                headers=self._headers,
+            )
         try:
             async with self._session.request(method, self._url + path, params=params, json=body) as answer:
                 content = await answer.read()

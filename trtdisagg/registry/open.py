@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 from trtdisagg.config.uri import parse_uri
-from trtdisagg.errors import StartupError
+from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import MetadataSpec, RegistrySpec
 from trtdisagg.registry.etcd import EtcdStore, list_entries
@@ -60,7 +61,7 @@ async def ask_about(spec: RegistrySpec, secret_file: str | None) -> About | None
     """
     uri = parse_uri(spec.uri)
     if uri.kind == "proxy":
-        store = HttpStore(uri.endpoints[0], read_secret(secret_file))
+        store = _proxy_store(uri.endpoints[0], spec, secret_file)
         try:
             return await store.about()
         finally:
@@ -76,8 +77,19 @@ async def ask_about(spec: RegistrySpec, secret_file: str | None) -> About | None
 def open_store(spec: RegistrySpec, secret_file: str | None = None) -> Store:
     uri = parse_uri(spec.uri)
     if uri.kind == "proxy":
-        return HttpStore(uri.endpoints[0], read_secret(secret_file))
+        return _proxy_store(uri.endpoints[0], spec, secret_file)
     return EtcdStore(open_gateway(spec))
+
+
+def _proxy_store(url: str, spec: RegistrySpec, secret_file: str | None) -> HttpStore:
+    return HttpStore(url, read_secret(secret_file), _trusted(spec.ca_file) if spec.ca_file else None)
+
+
+def _trusted(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as e:
+        raise ConfigError(f"The ca_file {ca_file} cannot be used: {e}") from None
 
 
 def open_gateway(spec: RegistrySpec) -> Gateway:

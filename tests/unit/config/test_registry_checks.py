@@ -60,6 +60,7 @@ def test_a_file_without_servers_is_fine_where_they_are_elsewhere() -> None:
         ("{cluster_uri: etcds://h, cert_file: c}", "cert_file: without a key_file"),
         ("{cluster_uri: etcd://h, ca_file: c}", "ca_file: would change nothing: TLS is for etcds://"),
         ("{cluster_uri: http://h:8000, user: u}", "user: would change nothing: it is for etcd"),
+        ("{cluster_uri: http://h:8000, ca_file: c}", "ca_file: would change nothing: TLS is for https://"),
         ("user: u", "user: would change nothing: there is no cluster_uri"),
     ],
 )
@@ -68,3 +69,12 @@ def test_what_does_not_fit(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as e:
         load(write(f"model: m\ndisagg_cluster: {text}\n"))
     assert e.value.message.startswith(f"c.yaml:2: disagg_cluster.{message}")
+
+
+def test_servers_register_with_a_proxy_by_the_way_it_takes() -> None:
+    tls = "proxy: {tls: {cert_file: c, key_file: k}}"
+    text = f"model: m\ndisagg_cluster: {{cluster_uri: http://h:8000}}\n{tls}\n"
+    with pytest.raises(ConfigError, match=r"has `tls`: https://h:8000"):
+        load(write(text))
+    uri = load(write(text.replace("http:", "https:"))).cluster.disagg_cluster.cluster_uri
+    assert uri == "https://h:8000"

@@ -12,6 +12,7 @@ from trtdisagg.config.uri import ClusterUri, parse_uri
     [
         ("http://h:8000", "proxy", ("http://h:8000",)),
         ("http://[::1]:8000/", "proxy", ("http://[::1]:8000",)),
+        ("https://h:8000", "proxy", ("https://h:8000",)),
         ("etcd://h", "etcd", ("http://h:2379",)),
         ("etcds://h:1", "etcd", ("https://h:1",)),
         ("etcd://a:1,etcd://b:2,c", "etcd", ("http://a:1", "http://b:2", "http://c:2379")),
