@@ -151,7 +151,8 @@ class StoreDoor:
         """
         for key, (value, ttl_s) in held.entries.items():
             self._leases.set(key, value, ttl_s=ttl_s, now=self._loop.time())
-        self._tell()
+        if held.entries:
+            self._tell()
         self._is_open.set()
 
     async def run(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,8 +18,11 @@ from aiohttp import web
 from trtdisagg.errors import RegistryError, TrtdisaggError
 from trtdisagg.protocol.spec import RegistrySpec
 from trtdisagg.proxy import store_door
+from trtdisagg.proxy.fellows import Fellows
 from trtdisagg.proxy.http_server import serving
-from trtdisagg.proxy.store_door import StoreDoor
+from trtdisagg.proxy.members_door import open_members_door
+from trtdisagg.proxy.store_door import Held, StoreDoor
+from trtdisagg.proxy.store_follower import StoreFollower, held_by_others
 from trtdisagg.registry.http_store import HttpStore
 from trtdisagg.registry.leases import MAX_VALUE_BYTES
 
@@ -35,9 +40,12 @@ class Running:
             cluster="test",
             secret=secret,
             on_entries=self._take,
-            in_use=lambda: self.uses,
+            in_use=self._in_use,
         )
         self._changed = anyio.Event()
+
+    async def _in_use(self) -> Mapping[str, int]:
+        return self.uses
 
     def _take(self, entries: Mapping[str, str]) -> None:
         self.told.append(entries)
@@ -57,9 +65,10 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(secret: str | None = None) -> AsyncIterator[Running]:
+async def running(secret: str | None = None, held: Held | None = None) -> AsyncIterator[Running]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         it = Running(sock, secret)
+        it.door.open(held or Held())
         async with serving(it.handle, [sock], 1 << 20), anyio.create_task_group() as tasks:
             tasks.start_soon(it.door.run)
             yield it
@@ -205,3 +214,66 @@ async def test_who_is_no_proxy_says_nothing_useful() -> None:
             with pytest.raises(RegistryError, match="takes no registrations"):
                 await store.about()
             await store.close()
+
+
+# --- of a proxy of several processes ---------------------------------------------------------------------------------
+
+
+class Source:
+    """Takes what a follower knows, in a real one's place."""
+
+    def __init__(self) -> None:
+        self.entries: Mapping[str, str] | None = None
+        self.away: list[str] = []
+
+    def take(self, entries: Mapping[str, str]) -> None:
+        self.entries = entries
+
+    def store_away(self, why: str) -> None:
+        self.away.append(why)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    with anyio.fail_after(5):
+        while not is_so():
+            await anyio.sleep(0.005)
+
+
+async def test_followers_know_all_pass_on_what_they_are_asked_and_give_it_back(tmp_path: Path) -> None:
+    key, first = f"{PREFIX}workers/a", str(tmp_path / "first.sock")
+    source, fellows = Source(), Fellows("me")
+    follower = StoreFollower(fellows, source, prefix=PREFIX, secret="sesame")  # type: ignore[arg-type]
+    fellows.take([first, "me"])
+    async with running(secret="sesame") as store, anyio.create_task_group() as tasks:
+        tasks.start_soon(follower.run)
+        await until(lambda: bool(source.away))
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            front = f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+            async def handle(request: web.BaseRequest) -> web.StreamResponse:
+                try:
+                    return await follower.client_pages[request.method, request.path](request)
+                except TrtdisaggError as e:
+                    return web.json_response({"error": {"message": e.message}}, status=e.http_status)
+
+            async with open_members_door(first, store.door.fellow_pages), serving(handle, [sock], 1 << 20):
+                for secret, is_right in (("sesame", True), (None, False)):
+                    asking = HttpStore(front, secret)
+                    if is_right:
+                        await asking.put({key: "v", "other": "w"}, 60)
+                        assert await asking.in_use() == store.uses
+                    else:
+                        with pytest.raises(RegistryError, match="401"):
+                            await asking.put({key: "x"}, 60)
+                    await asking.close()
+                await until(lambda: source.entries == {key: "v"})
+        tasks.cancel_scope.cancel()
+    mine = str(tmp_path / "mine.sock")
+    async with open_members_door(mine, follower.fellow_pages):
+        fellows.take([first, mine])
+        held = await held_by_others(fellows)
+    assert held.entries == {key: ("v", 60), "other": ("w", 60)}
+    async with running(held=held) as successor:
+        await successor.until_told(key)
+        async with client(successor) as store_client:
+            assert await store_client.renew(json.dumps([60, key])), "it is known still"
