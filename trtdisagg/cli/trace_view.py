@@ -99,10 +99,10 @@ def _of_leg(leg: TracedLeg, end_ms: float, *, is_again: bool) -> Iterator[Row]:
     leg_end_ms = end_ms if leg.ended_ms is None else leg.ended_ms
     yield Row(leg.server, leg.begun_ms, leg_end_ms, style, ", ".join(notes))
     if leg.on_server is not None:
-        yield from _on_server(leg.on_server, style, leg_end_ms)
+        yield from _on_server(leg, leg.on_server, style, leg_end_ms)
 
 
-def _on_server(times: ServerTimes, style: str, end_ms: float) -> Iterator[Row]:
+def _on_server(leg: TracedLeg, times: ServerTimes, style: str, end_ms: float) -> Iterator[Row]:
     """What its server did with it: fetched KV, had it wait, computed the prompt, then token after token."""
     ready_ms = times.arrived_ms
     if times.transfer_begun_ms is not None and times.transfer_ended_ms is not None:
@@ -116,7 +116,8 @@ def _on_server(times: ServerTimes, style: str, end_ms: float) -> Iterator[Row]:
         return
     yield _part("waiting", ready_ms, times.scheduled_ms, style)
     if times.first_token_ms is not None:
-        yield _part("first step", times.scheduled_ms, times.first_token_ms, style)
+        has_kv = leg.kind == "generation" and times.transfer_begun_ms is not None
+        yield _part("first step" if has_kv else "prompt", times.scheduled_ms, times.first_token_ms, style)
         if times.last_token_ms is not None and times.last_token_ms > times.first_token_ms:
             yield _part("tokens", times.first_token_ms, times.last_token_ms, style)
 
@@ -154,12 +155,12 @@ def _status(trace: Trace) -> str:
 
 
 def _axis(end_ms: float, width: int) -> Text:
-    """`0ms      100ms      200ms`, each above its place."""
+    """`0      100ms      200ms`, each above its place."""
     step_ms = _nice(end_ms / _MAX_TICKS)
     line = ""
     for number in range(math.floor(end_ms / step_ms) + 1):
         at = round(number * step_ms / end_ms * (width - 1))
-        words = _ms(number * step_ms)
+        words = _tick(number * step_ms, step_ms)
         if at >= len(line) + bool(line) and at + len(words) <= width:
             line = line.ljust(at) + words
     return Text(" " * _LABEL_WIDTH + line, "dim")
@@ -171,10 +172,12 @@ def _nice(least: float) -> float:
     return next(power * digit for digit in (1, 2, 5, 10) if power * digit >= least)
 
 
-def _ms(ms: float) -> str:
-    if ms >= 10_000:
+def _tick(ms: float, step_ms: float) -> str:
+    if not ms:
+        return "0"
+    if step_ms >= 1000:
         return f"{ms / 1000:g}s"
-    return f"{ms:g}ms" if ms >= 1 or not ms else f"{ms * 1000:g}us"
+    return f"{ms:g}ms" if step_ms >= 1 else f"{ms * 1000:g}us"
 
 
 def _lines(row: Row, end_ms: float, width: int) -> Iterator[Text]:

@@ -76,7 +76,7 @@ def test_a_request_over_two_servers() -> None:
         ("queued", 0, 10),
         ("context-0", 10, 50),
         ("waiting", 11, 20),
-        ("first step", 20, 48),
+        ("prompt", 20, 48),
         ("first token", 50, 50),
         ("generation-0", 50, 100),
         ("transfer", 52, 62),
@@ -91,7 +91,7 @@ def test_bars_stand_below_their_times() -> None:
     lines = drawn(trace_view(TRACE, 109))
     assert lines[0].startswith("abc  200  ")
     assert "both" in lines[1]
-    assert lines[2][20:].split() == ["0ms", "20ms", "40ms", "60ms", "80ms"]
+    assert lines[2][20:].split() == ["0", "20ms", "40ms", "60ms", "80ms"]
     assert lines[2].index("40ms") - 20 == round(40 / 100 * 77)
     by_label = {line[:20].strip(): line for line in lines[3:]}
     generation = by_label["generation-0"]
