@@ -23,7 +23,7 @@ from aiohttp import web
 from trtdisagg.errors import AuthenticationError, BodyTooLargeError, RequestError
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.spec import RegistrySpec
-from trtdisagg.proxy.http_server import Handler
+from trtdisagg.proxy.client_connection import Handler
 from trtdisagg.proxy.pages import Pages, json_page
 from trtdisagg.registry.http_store import About
 from trtdisagg.registry.leases import MAX_KEY_BYTES, MAX_VALUE_BYTES, Leases

@@ -15,8 +15,8 @@ from aiohttp import web
 
 from trtdisagg.protocol.control import Members
 from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.proxy.client_connection import Handler
 from trtdisagg.proxy.fellows import Fellows
-from trtdisagg.proxy.http_server import Handler
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.members_door import MembersPage, open_members_door
 from trtdisagg.proxy.pages import Pages, json_page
