@@ -318,8 +318,9 @@ class ProxyConfig(_Section, frozen=True):
     """Clients come with https. A change of the files counts for connections that begin after it."""
     cors_allow_origins: list[str] = []
     """Origins (`https://app.example.org`) whose pages may ask from within a browser; `"*"`: all."""
-    max_connections: Count = 16_384
-    """Connections of clients that are open at once; one more is answered 503 and closed."""
+    max_connections: Count = 8192
+    """Connections of clients that are open at once, in each process; one more is answered 503 and closed. Fewer, where
+    the process may open fewer than two files for each (`ulimit -Hn`)."""
     max_body_bytes: Count = 8 * 1024 * 1024
     """A larger request body is a 413."""
     max_in_flight: Count = 4096

@@ -276,7 +276,7 @@ class ProxySpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     """Of these, those that wait for a generation server to have room, or to come."""
     kv_overcommit: float = 2.0
     """Tokens of prompts and answers that a generation server is given for each token its KV cache has room for."""
-    max_connections: int = 16_384
+    max_connections: int = 8192
     """Of clients, open at once."""
     api_keys_file: str | None = None
     """Who may ask; None: everybody."""

@@ -25,6 +25,7 @@ from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.app import App
 from trtdisagg.proxy.attached import attached
 from trtdisagg.proxy.completions import Completions
+from trtdisagg.proxy.descriptors import allow_connections
 from trtdisagg.proxy.doubts import Doubts
 from trtdisagg.proxy.entrance import open_entrance
 from trtdisagg.proxy.health import SOURCE as FIXED
@@ -101,7 +102,7 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
                 app.handle,
                 sockets,
                 spec.max_body_bytes,
-                max_connections=spec.max_connections,
+                max_connections=allow_connections(spec.max_connections),
                 tls=entrance.tls.context if entrance.tls else None,
             ) as door:
                 exit_code = await _until_asked_to_end(app, completions, door, signals)
