@@ -38,12 +38,27 @@ class Elsewhere(Protocol):
 class _InUse:
     """What counts on one server."""
 
-    __slots__ = ("num_requests", "num_tokens", "num_uses")
+    __slots__ = ("_load", "num_requests", "num_tokens", "num_uses")
 
     def __init__(self) -> None:
         self.num_uses = 0
         self.num_requests = 0
         self.num_tokens = 0
+        self._load: Load | None = None
+
+    @property
+    def load(self) -> Load:
+        """Made when it is looked at: that is as often as it changes, or less."""
+        if self._load is None:
+            self._load = Load(self.num_requests, self.num_tokens)
+        return self._load
+
+    def add(self, num_requests: int, num_tokens: int) -> None:
+        self.num_requests += num_requests
+        self.num_tokens += num_tokens
+        self._load = None
+        assert self.num_requests >= 0
+        assert self.num_tokens >= 0
 
 
 class Uses:
@@ -73,7 +88,7 @@ class Uses:
     def load(self, member: Member) -> Load:
         """What is in flight on a server, over all processes of the proxy."""
         server = self._servers.get(member.identity)
-        ours = _NOTHING if server is None else Load(server.num_requests, server.num_tokens)
+        ours = _NOTHING if server is None else server.load
         if self._elsewhere is None:
             return ours
         theirs = self._elsewhere.load(member.identity)
@@ -86,11 +101,14 @@ class Uses:
     def begin(self, member: Member, num_requests: int, num_tokens: int) -> None:
         server = self._servers.setdefault(member.identity, _InUse())
         server.num_uses += 1
-        self._add(member, server, num_requests, num_tokens)
+        server.add(num_requests, num_tokens)
+        self._tell(member, server)
 
     def lighten(self, member: Member, num_requests: int, num_tokens: int) -> None:
         """So much is not in flight any more; the server is in use all the same."""
-        self._add(member, self._servers[member.identity], -num_requests, -num_tokens)
+        server = self._servers[member.identity]
+        server.add(-num_requests, -num_tokens)
+        self._tell(member, server)
         for on_less in self._watchers:
             on_less(member)
 
@@ -105,13 +123,9 @@ class Uses:
             if (url := self._leaving.pop(key, None)) is not None:
                 _say_removed(url)
 
-    def _add(self, member: Member, server: _InUse, num_requests: int, num_tokens: int) -> None:
-        server.num_requests += num_requests
-        server.num_tokens += num_tokens
-        assert server.num_requests >= 0
-        assert server.num_tokens >= 0
+    def _tell(self, member: Member, server: _InUse) -> None:
         if self._elsewhere is not None:
-            self._elsewhere.tell(member.identity, Load(server.num_requests, server.num_tokens))
+            self._elsewhere.tell(member.identity, server.load)
 
     def _look(self) -> None:
         here = {member.identity: member.url for member in self._roster.members}

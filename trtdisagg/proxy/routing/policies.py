@@ -11,6 +11,7 @@ In flight is what has been routed, from that moment on: a burst is spread before
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
@@ -51,13 +52,20 @@ def pick(router: RouterSpec, members: Sequence[Member], ask: Ask, view: View) ->
 
 
 def _least_loaded(router: RouterSpec, members: Sequence[Member], ask: Ask, view: View) -> Member:
-    loads = [_load(router, member, view) for member in members]
-    return _in_turn(members, loads, min(loads), ask.turn)
+    load_of, kind = view.load_of, int(router.use_tokens)
+    least, first = math.inf, [members[0]]
+    for member in members:
+        load = load_of(member)[kind]
+        if load < least:
+            least, first = load, [member]
+        elif load == least:
+            first.append(member)
+    return first[ask.turn % len(first)]
 
 
-def _load(router: RouterSpec, member: Member, view: View) -> int:
-    load = view.load_of(member)
-    return load.num_tokens if router.use_tokens else load.num_requests
+def _loads(router: RouterSpec, members: Sequence[Member], view: View) -> list[int]:
+    load_of, kind = view.load_of, int(router.use_tokens)
+    return [load_of(member)[kind] for member in members]
 
 
 def _in_turn(members: Sequence[Member], values: Sequence[float], best: float, turn: int) -> Member:
@@ -76,10 +84,10 @@ def _most_cached(router: RouterSpec, members: Sequence[Member], ask: Ask, view: 
     if all(match is None for match in matches):
         return Pick(_least_loaded(router, members, ask, view), is_blind=True)
     scores = []
-    for member, match in zip(members, matches, strict=True):
+    for member, match, load in zip(members, matches, _loads(router, members, view), strict=True):
         padded = _padded(ask.num_prompt_tokens, member.tokens_per_block or TOKENS_PER_BLOCK)
         full = router.max_batch_size * (padded if router.use_tokens else 1)
-        scores.append((match or 0) / padded - _load(router, member, view) / full)
+        scores.append((match or 0) / padded - load / full)
     return Pick(_in_turn(members, scores, max(scores), ask.turn))
 
 

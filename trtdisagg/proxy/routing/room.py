@@ -5,7 +5,6 @@ What a server does not say (its limits are None) does not limit it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from trtdisagg.errors import ContextLengthError
@@ -23,17 +22,24 @@ def has_room(member: Member, ask: Ask, view: View) -> bool:
     Answers may promise more tokens than a server's KV cache has, because most end long before their max_tokens; how
     much more is `kv_overcommit`. A server without work has room for anything.
     """
-    load = view.load_of(member)
-    if not load.num_requests:
+    num_requests, num_tokens = view.load_of(member)
+    if not num_requests:
         return True
-    if member.max_batch_size and load.num_requests + ask.num_answers > math.ceil(BATCHES * member.max_batch_size):
+    batch_size, num_blocks, tokens_per_block = member.max_batch_size, member.num_blocks, member.tokens_per_block
+    if batch_size and num_requests + ask.num_answers - 1 >= BATCHES * batch_size:
         return False
-    if not (member.num_blocks and member.tokens_per_block):
+    if not num_blocks or not tokens_per_block:
         return True
-    num_tokens = ask.num_tokens - (view.match_of(member, ask) or 0)
+    left = view.kv_overcommit * num_blocks * tokens_per_block - num_tokens
+    return ask.num_tokens <= left or _num_new_tokens(member, ask, view) <= left
+
+
+def _num_new_tokens(member: Member, ask: Ask, view: View) -> int:
+    """Those that are not in its cache, and no more than it would take."""
+    num_tokens = ask.num_tokens
     if member.max_seq_len:
         num_tokens = min(num_tokens, ask.num_answers * member.max_seq_len)
-    return load.num_tokens + num_tokens <= view.kv_overcommit * member.num_blocks * member.tokens_per_block
+    return num_tokens - (view.match_of(member, ask) or 0)
 
 
 def can_hold(member: Member, num_tokens: int) -> bool:
