@@ -231,10 +231,11 @@ class Admission:
         return waiter.settled.done()
 
     def _may_come(self, waiter: _Waiter, snapshot: Snapshot) -> bool:
-        """There is no server: whether there may be one, which it then waits for."""
+        """There is no server: whether there may be one, which it then waits for. Who has begun has just lost one, and
+        its source may still have to say that another comes."""
         if "generation" in snapshot.coming.get(waiter.line.model, ()):
             waiter.due = waiter.last_due
-        elif "generation" in snapshot.doubted.get(waiter.line.model, ()):
+        elif waiter.line.has_begun or "generation" in snapshot.doubted.get(waiter.line.model, ()):
             waiter.due = min(waiter.last_due, waiter.settled_by)
         else:
             return False

@@ -134,7 +134,9 @@ class Exchange:
             self._connection = connection = idle or await self._pool.connect(self._url)
             try:
                 connection.send(self._request)
-                return await connection.head(), connection
+                head = await connection.head()
+                self._request = b""  # a prompt may be long, and its stream longer still
+                return head, connection
             except BrokenError:
                 connection.abort()
                 if idle is None or idle.heard:

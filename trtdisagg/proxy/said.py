@@ -4,7 +4,7 @@
     events that were sent -> Said          as they came, folded into token ids now and then
 
 An event of ours says in `seam` what it takes to go on behind it (`protocol.handover.SeamPart`). Nothing here waits, and
-on the way of a piece nothing is decoded: its bytes are searched for the end of an event and for an error.
+on the way of a piece nothing is decoded: its end is looked at, and its bytes are searched where that says nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ FOLD_BYTES = 16 * 1024
 DONE = b"data: [DONE]\n\n"
 
 _EVENT_END = b"\n\n"
+_PART_END = b"]]}\n\n"
+"""How an event ends whose last field is its part. A piece that ends so has no error in it: that is always the last."""
 _BETWEEN = b"\n\ndata: "
 _ERROR = b'data: {"error":'
 """An event of ours that says why the answer ends here. Within a string of JSON the quotes would have backslashes."""
@@ -52,6 +54,8 @@ class WholeEvents:
         """
         :returns: what may be sent now; nothing, where no event has come to its end.
         """
+        if piece.endswith(_PART_END) and not self._kept:  # almost always
+            return piece
         if self._kept or not piece.endswith(_EVENT_END):
             piece = self._cut(self._kept + piece)
         return self._until_error(piece) if _ERROR in piece else piece

@@ -174,6 +174,23 @@ async def test_a_doubt_is_waited_for_until_it_is_settled(bench: Bench, monkeypat
         await bench.ask()
 
 
+async def test_who_has_begun_waits_until_it_is_said_whether_another_server_comes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.roster.replace("agent", [CONTEXT])
+    asking = bench.ask(has_begun=True)
+    await bench.until_waiting(1)
+    bench.roster.replace("agent", [CONTEXT], coming={"m": ["generation"]})
+    await bench.until_waiting(1)
+    bench.roster.replace("agent", [CONTEXT, GENERATION])
+    assert await asking == BOTH
+
+    monkeypatch.setattr(admission_module, "SETTLE_S", 0.1)
+    bench.roster.replace("agent", [CONTEXT])
+    with pytest.raises(UnavailableError):
+        await bench.ask(has_begun=True)
+
+
 async def test_one_that_leaves_waits_no_more(bench: Bench) -> None:
     bench.roster.replace("agent", [], coming={"m": ["generation"]})
     asking = bench.ask()

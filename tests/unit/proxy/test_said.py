@@ -40,6 +40,12 @@ def test_half_an_event_is_kept_back() -> None:
     assert whole.feed(second[-1:]) == second
 
 
+def test_an_event_that_ends_like_a_part_but_begins_elsewhere_is_put_together() -> None:
+    whole, said = WholeEvents(), event(1, [1])
+    assert whole.feed(said[:-5]) == b""
+    assert whole.feed(said[-5:] + event(2, [2])) == said + event(2, [2])
+
+
 @pytest.mark.parametrize("cut", [0, 5, 20, 50])
 def test_an_error_does_not_come_out(cut: int) -> None:
     whole, stream = WholeEvents(), event(1, [1]) + b"data: %b\n\n" % ERROR
