@@ -27,7 +27,6 @@ from trtdisagg.proxy.request import decode_incoming
 from trtdisagg.proxy.responses.asked import decode_asked
 from trtdisagg.proxy.responses.form import Form
 from trtdisagg.proxy.routing.session import SESSION_HEADER, read_session
-from trtdisagg.proxy.trace_context import trace_context
 from trtdisagg.proxy.visit import Visit
 
 RESPONSES = "/v1/responses"
@@ -66,7 +65,7 @@ class Completions:
         record = self._means.records.begin(visit.request_id, path)
         record.client = visit.client
         if self._means.readers.traces is not None:
-            record.trace = trace_context(request.headers.get("traceparent"), request.headers.get("tracestate"))
+            record.trace = self._means.readers.traces.begin(request.headers)
         deadline = self._begin()
         try:
             async with deadline:

@@ -3,7 +3,7 @@
     a request ends -> its record is kept -> every EXPORT_S, in a thread: spans are made of the records and sent
 
 On the request path nothing but the context is made. The packages are the extra `otel`; the environment variables that
-they know (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS and the rest) count.
+they know (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS) count.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from trtdisagg.net import split_address
 from trtdisagg.protocol.otlp import check_installed
 from trtdisagg.proxy.record import LegRecord, Record
-from trtdisagg.proxy.trace_context import TraceContext
+from trtdisagg.proxy.trace_context import TraceContext, trace_context
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace.sampling import Sampler
 
 EXPORT_S = 1.0
 MAX_RECORDS = 8192
@@ -49,6 +50,14 @@ class Traces:
         self._num_left_out = 0
         self._exporter: SpanExporter
         self._maker: _SpanMaker
+        self._sampler: Sampler
+
+    def begin(self, headers: Mapping[str, str]) -> TraceContext:
+        """Go on with a client's trace, as it was decided there whether it is recorded; or begin one and decide here."""
+        context = trace_context(headers.get("traceparent"), headers.get("tracestate"))
+        if context.parent_id or self._sampler.should_sample(None, context.trace_id, "").decision.is_sampled():
+            return context
+        return context._replace(flags=0)
 
     def add(self, record: Record) -> None:
         """Keep a request, if its trace is recorded."""
@@ -63,6 +72,7 @@ class Traces:
         :raises StartupError: the packages are missing.
         """
         self._exporter, self._maker = _open_exporter(self._endpoint), _SpanMaker()
+        self._sampler = _sampler()
         try:
             yield
         finally:
@@ -99,6 +109,13 @@ def _open_exporter(endpoint: str) -> SpanExporter:
 
     whole = endpoint if url.path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
     return http_exporter.OTLPSpanExporter(whole, timeout=TIMEOUT_S)
+
+
+def _sampler() -> Sampler:
+    """What OTEL_TRACES_SAMPLER asks for; of itself every trace is recorded."""
+    from opentelemetry.sdk.trace import TracerProvider
+
+    return TracerProvider(shutdown_on_exit=False).sampler
 
 
 class _SpanMaker:

@@ -118,6 +118,18 @@ def test_what_is_not_recorded_is_not_sent() -> None:
         assert attributes(spans(server)["/v1/chat/completions"])["error.type"] == "queue_full"
 
 
+@pytest.mark.parametrize(("sampler", "is_recorded"), [("always_off", False), ("parentbased_always_on", True)])
+def test_whoever_begins_a_trace_decides(monkeypatch: pytest.MonkeyPatch, sampler: str, is_recorded: bool) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    with collector() as server, (traces := Traces(url(server))).opened():
+        begun = traces.begin({})
+        assert (begun.parent_id, begun.is_recorded) == (0, is_recorded)
+        assert begun.leg_headers(0).rstrip().endswith(b"-01" if is_recorded else b"-00")
+        client = f"00-{0xABC:032x}-{7:016x}-"
+        assert traces.begin({"traceparent": client + "01"}).is_recorded
+        assert not traces.begin({"traceparent": client + "00"}).is_recorded
+
+
 def test_a_collector_that_is_gone_holds_nothing_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
