@@ -6,9 +6,11 @@ import contextlib
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fakes import words
 from helpers import tiny_tokenizer
@@ -59,6 +61,11 @@ def ask(cluster: Serving, prompt: str = PROMPT, **fields: Any) -> str:
     assert status == 200, body
     text: str = body["choices"][0]["text"]
     return text
+
+
+def readers(cluster: Serving) -> list[psutil.Process]:
+    """The proxy's processes that read texts."""
+    return psutil.Process(cluster.proxy.process.pid).children()
 
 
 def prefills(cluster: Serving) -> list[int]:
@@ -121,8 +128,10 @@ def test_a_proxy_that_starts_again_learns_what_is_where(tmp_path: Path, model: P
     with cluster(tmp_path, model) as c:
         ask(c)
         (owner,) = [name for name in CONTEXTS if c[name].state()["context"]]
+        (reader,) = readers(c)
         c.proxy.process.kill()
         c.proxy.process.wait()
+        reader.wait(DEADLINE_S)  # it ends with its proxy
         until(lambda: not any(c[name].state()["num_followers"] for name in CONTEXTS))
         spec = ModelSpec(model_path=str(model), context_router=AWARE)
         members = [c[name].member for name in [*CONTEXTS, "generation-0"]]
@@ -137,12 +146,35 @@ def test_a_proxy_that_starts_again_learns_what_is_where(tmp_path: Path, model: P
 
 def test_a_burst_of_equal_prompts_stays_together(tmp_path: Path, model: Path) -> None:
     """Though no event has come yet: the first has not been computed when the others are routed."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with cluster(tmp_path, model, max_local_prefill_length=None) as c:
+    with cluster(tmp_path, model) as c:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda _: ask(c), range(8)))
         assert sorted(prefills(c)) == [0, 0, 8]
+
+
+def test_a_prompt_that_generation_has_needs_no_context_server(
+    tmp_path: Path, model: Path, tokenizer: Tokenizer
+) -> None:
+    with cluster(tmp_path, model, max_local_prefill_length=40) as c:
+        until(lambda: bool(c["generation-0"].state()["num_followers"]))
+        assert ask(c) == words.answer(tokenizer.encode(PROMPT), 3)
+        assert sum(prefills(c)) == 1
+        longer = PROMPT + "and more"
+        assert ask(c, longer) == words.answer(tokenizer.encode(longer), 3)
+        assert sum(prefills(c)) == 1
+        ask(c, PROMPT + PROMPT)
+        assert sum(prefills(c)) == 2
+
+
+def test_a_process_that_dies_costs_no_request(tmp_path: Path, model: Path, tokenizer: Tokenizer) -> None:
+    answers = {words.answer(prompt, 3) for prompt in (tokenizer.encode(PROMPT), PROMPT)}  # read by the proxy, or not
+    with cluster(tmp_path, model) as c, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, c) for _ in range(40)]
+        for reader in readers(c):
+            reader.kill()
+            reader.wait(DEADLINE_S)
+        assert {request.result() for request in asked} <= answers
+        assert sum(prefills(c)) == 40
 
 
 def test_without_events_load_decides(tmp_path: Path, model: Path) -> None:
