@@ -111,6 +111,8 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
         fields = self._fields(ours=num_chars_sent is not None)
         if prompt_token_ids is not None:
             fields["prompt_token_ids" if self.chat else "prompt"] = prompt_token_ids
+            if self.chat and num_chars_sent is not None:
+                fields["messages"] = ()  # ours needs the tokens alone
         fields["disaggregated_params"] = params
         if num_chars_sent is not None:
             self._add_seam(fields, num_chars_sent=num_chars_sent if self.stream else 0, has_ended=has_ended)

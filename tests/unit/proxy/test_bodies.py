@@ -74,15 +74,6 @@ def test_values_reach_both_legs_as_the_client_wrote_them(
     assert second["prompt"] == [1, 2]
 
 
-def test_chat_keeps_its_messages_beside_the_token_ids() -> None:
-    asked = incoming(messages=[{"role": "user", "content": "hi"}])
-    taken = decode_first_token(answer(), seam=True)
-    second = json.loads(second_body(asked, taken, taken.params_with_ticket()))
-    assert second["messages"] == [{"role": "user", "content": "hi"}]
-    assert second["prompt_token_ids"] == [1, 2]
-    assert "prompt" not in second
-
-
 def read(asked: Incoming) -> Incoming:
     return msgspec.structs.replace(asked, read_token_ids=msgspec.Raw(b"[7,8]"))
 
@@ -260,3 +251,46 @@ def test_ids_of_two_processes_never_meet() -> None:
 def test_a_request_id_that_cannot_be_passed_on_is_replaced(wish: str | None) -> None:
     assert request_id(wish) != wish
     assert request_id("mine-1") == "mine-1"
+
+
+@pytest.mark.parametrize("tokens", [[], [7], list(range(1000))])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {},
+        {"prompt_token_ids": [9, 9]},
+        {"text": ' said "prompt_token_ids":[1] and\n"prompt_token_ids":[2]', "stop_reason": '"prompt_token_ids":[3]'},
+    ],
+)
+def test_the_prompts_tokens_are_those_of_the_answer_whatever_else_is_called_so(
+    tokens: list[int], choice: dict[str, Any]
+) -> None:
+    loose = answer(prompt_token_ids=tokens, choice=choice)
+    for body in (loose, msgspec.json.format(loose, indent=-1)):
+        taken = decode_first_token(body, seam=True)
+        assert taken.body == body
+        assert taken.prompt_token_ids is not None
+        assert msgspec.json.decode(taken.prompt_token_ids) == tokens
+        assert taken.params.keys() == PARAMS.keys()
+
+
+@pytest.mark.parametrize("field", [None, True])
+def test_tokens_that_are_none(field: bool | None) -> None:
+    body = msgspec.json.format(answer(prompt_token_ids=field, choice={"prompt_token_ids": [9]}), indent=-1)
+    taken = decode_first_token(body, seam=True)
+    assert taken.prompt_token_ids is None or field
+
+
+def test_an_answer_that_ends_within_its_tokens_cannot_be_read() -> None:
+    body = msgspec.json.format(answer(prompt_token_ids=list(range(100))), indent=-1)
+    with pytest.raises(BadAnswerError, match="cannot be read"):
+        decode_first_token(body[: body.index(b"50,51")], seam=True)
+
+
+def test_a_chat_of_which_ours_has_the_tokens_goes_without_its_messages() -> None:
+    asked = incoming(messages=[{"role": "user", "content": "hello"}])
+    taken = decode_first_token(answer(), seam=True)
+    second = json.loads(second_body(asked, taken, taken.params_with_ticket()))
+    assert (second["messages"], second["prompt_token_ids"]) == ([], [1, 2])
+    theirs = decode_first_token(answer(), seam=False)
+    assert json.loads(second_body(asked, theirs, theirs.params_with_ticket()))["messages"]
