@@ -222,6 +222,12 @@ class ModelSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
         types = (self.context_router.type, self.generation_router.type)
         return self.max_local_prefill_length is not None or "kv_cache_aware" in types or "session" in types
 
+    @property
+    def goes_by_session(self) -> bool:
+        """Whether a request of a conversation is routed by that alone, so that its tokens make no difference."""
+        types = {self.context_router.type, self.generation_router.type}
+        return self.max_local_prefill_length is None and "session" in types and "kv_cache_aware" not in types
+
 
 class BreakerSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """When a server that fails again and again is not routed to, and for how long."""

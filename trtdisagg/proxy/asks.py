@@ -22,15 +22,23 @@ class Asks:
         self._view = view
         self._turns: Counter[str] = Counter()
 
-    def make(
-        self,
-        incoming: Incoming,
-        *,
-        session: str | None = None,
-        reading: Reading | None = None,
-    ) -> Ask:
+    def session(self, incoming: Incoming, told: str | None) -> str | None:
+        """The conversation that a request belongs to; None: to none, or no router asks.
+
+        :param told: what the client calls it.
         """
-        :param session: what the client called it.
+        spec = self._view.model(incoming.model)
+        if "session" not in (spec.context_router.type, spec.generation_router.type):
+            return None
+        return told or conversation(incoming.fields)
+
+    def needs_tokens(self, incoming: Incoming, session: str | None) -> bool:
+        """Whether a prompt that can be read makes a difference to where it goes."""
+        return session is None or not self._view.model(incoming.model).goes_by_session
+
+    def make(self, incoming: Incoming, *, session: str | None = None, reading: Reading | None = None) -> Ask:
+        """
+        :param session: of this class's making.
         :param reading: where the prompt was read.
         """
         model, size = incoming.model, incoming.size
@@ -43,13 +51,7 @@ class Asks:
             is_exact=size.is_counted or (reading is not None and reading.token_ids is not None),
             max_tokens=size.max_tokens,
             num_answers=size.num_answers,
-            session=session or self._conversation(incoming),
+            session=session,
             chains={} if reading is None else reading.chains,
             needs_one_server=incoming.is_indivisible,
         )
-
-    def _conversation(self, incoming: Incoming) -> str | None:
-        spec = self._view.model(incoming.model)
-        if "session" in (spec.context_router.type, spec.generation_router.type):
-            return conversation(incoming.fields)
-        return None

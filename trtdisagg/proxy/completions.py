@@ -23,9 +23,10 @@ from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.record import Record
 from trtdisagg.proxy.refusals import as_answer, as_event, kind_of
 from trtdisagg.proxy.relay import Relay
-from trtdisagg.proxy.request import decode_incoming
+from trtdisagg.proxy.request import Incoming, decode_incoming
 from trtdisagg.proxy.responses.asked import decode_asked
 from trtdisagg.proxy.responses.form import Form
+from trtdisagg.proxy.routing.ask import Ask
 from trtdisagg.proxy.routing.session import SESSION_HEADER, read_session
 from trtdisagg.proxy.visit import Visit
 
@@ -71,7 +72,7 @@ class Completions:
             async with deadline:
                 self._admit()
                 timeout_s = read_timeout(request.headers.get(TIMEOUT_HEADER))
-                session = read_session(request.headers.get(SESSION_HEADER))
+                told = read_session(request.headers.get(SESSION_HEADER))
                 body = await read_body(request, self._means.spec, self._means.deadlines)
                 if path == RESPONSES:
                     asked = decode_asked(body)
@@ -85,10 +86,7 @@ class Completions:
                 )
                 record.model, record.is_stream = incoming.model, incoming.stream
                 deadline.due = started + self._patience_s(incoming.timeout_s)
-                reading = await self._means.texts.read_for_routing(incoming, self._means.index.roots)
-                if reading is not None:
-                    incoming = replace(incoming, read_token_ids=reading.token_ids)
-                ask = self._means.asks.make(incoming, session=session, reading=reading)
+                incoming, ask = await self._make_ask(incoming, told)
                 relay = Relay(self._means, incoming, client, ask=ask, record=record, deadline=deadline)
                 response = await relay.run()
                 if client.form is not None and not client.begun:
@@ -116,6 +114,19 @@ class Completions:
             raise _ending()
         if self._means.records.num_in_flight > self._means.spec.max_in_flight:
             raise OverloadedError(f"{self._means.spec.max_in_flight} requests are in flight already; ask again later")
+
+    async def _make_ask(self, incoming: Incoming, told: str | None) -> tuple[Incoming, Ask]:
+        """The request, with its tokens if they were read, and what routing looks at of it.
+
+        :param told: what the client calls its conversation.
+        """
+        asks, reading = self._means.asks, None
+        session = asks.session(incoming, told)
+        if asks.needs_tokens(incoming, session):
+            reading = await self._means.texts.read_for_routing(incoming, self._means.index.roots)
+        if reading is not None:
+            incoming = replace(incoming, read_token_ids=reading.token_ids)
+        return incoming, asks.make(incoming, session=session, reading=reading)
 
     def _patience_s(self, timeout_s: float | None) -> float:
         """Until the first token; where the client has a deadline of its own, a server says first that it passed."""

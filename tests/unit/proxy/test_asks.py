@@ -16,6 +16,7 @@ from trtdisagg.proxy.routing.ask import Ask, Load, View, knows_nothing
 from trtdisagg.proxy.texts.texts import Reading
 from trtdisagg.registry.members import Roster
 
+SESSION = RouterSpec(type="session")
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -69,11 +70,28 @@ def test_each_model_has_turns_of_its_own() -> None:
 
 def test_a_conversation_is_named_only_where_a_router_asks() -> None:
     chat = incoming(messages=MESSAGES)
-    assert asks().make(chat).session is None
-    sessions = asks(generation_router=RouterSpec(type="session"))
-    named = sessions.make(chat).session
-    assert named is not None
+    assert asks().session(chat, None) is None
+    assert asks().session(chat, "mine") is None
+    sessions = asks(generation_router=SESSION)
+    assert sessions.session(chat, None) is not None
+    assert sessions.session(chat, "mine") == "mine"
+    assert sessions.session(incoming(prompt="hello"), None) is None
     assert sessions.make(chat, session="mine").session == "mine"
+
+
+@pytest.mark.parametrize(
+    ("spec", "of_session", "of_none"),
+    [
+        ({}, True, True),  # nobody reads it anyway
+        ({"generation_router": SESSION}, False, True),
+        ({"generation_router": SESSION, "context_router": RouterSpec(type="kv_cache_aware")}, True, True),
+        ({"generation_router": SESSION, "max_local_prefill_length": 9}, True, True),
+    ],
+)
+def test_a_conversation_that_is_known_need_not_be_read(spec: dict[str, Any], of_session: bool, of_none: bool) -> None:
+    request = incoming(prompt="hello")
+    assert asks(**spec).needs_tokens(request, "mine") == of_session
+    assert asks(**spec).needs_tokens(request, None) == of_none
 
 
 def test_what_cannot_be_handed_over_needs_one_server() -> None:
