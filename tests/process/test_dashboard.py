@@ -40,6 +40,7 @@ def states_of(url: str, count: int) -> list[dict[str, object]]:
     found = []
     with urllib.request.urlopen(f"{url}/dashboard/events", timeout=20) as stream:
         assert stream.headers["Content-Type"] == "text/event-stream"
+        assert stream.headers["X-Request-Id"]
         while len(found) < count:
             line = stream.readline()
             if line.startswith(b"data: "):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -88,31 +87,33 @@ def test_a_model_is_found_by_name(client: openai.OpenAI) -> None:
 # --- retries --------------------------------------------------------------------------------------------------------
 
 
-def test_503_is_asked_again_when_the_answer_says(tmp_path: Path) -> None:
-    with serving(tmp_path, {"both-0": []}) as cluster:
-        member = cluster["both-0"].member
-        cluster.tell(needs={MODEL: ["context", "generation"]})
-        with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client:
-            with pytest.raises(openai.InternalServerError) as e:
-                client.completions.create(model=MODEL, prompt="hello", max_tokens=3)
-            assert (e.value.status_code, e.value.response.headers["Retry-After"]) == (503, "1")
-            seen = threading.Event()
-            patient = client.with_options(max_retries=5)
-            patient._client.event_hooks["response"].append(lambda answer: seen.set())
-            answer = in_background(lambda: patient.completions.create(model=MODEL, prompt="hello", max_tokens=3))
-            assert seen.wait(20)
-            cluster.tell(member)
-            assert answer().choices[0].text == words.answer("hello", 3)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """One server, one request at once."""
+    with serving(tmp_path_factory.mktemp("alone"), {"both-0": []}, max_in_flight=1) as cluster:
+        yield cluster
 
 
-def test_429_is_asked_again_when_the_answer_says(tmp_path: Path) -> None:
-    with (
-        serving(tmp_path, {"both-0": []}, max_in_flight=1) as cluster,
-        openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client,
-    ):
-        cluster["both-0"].ask("hold", {})
+def test_503_is_asked_again_when_the_answer_says(alone: Serving) -> None:
+    member = alone["both-0"].member
+    alone.tell(needs={MODEL: ["context", "generation"]})
+    with openai.OpenAI(base_url=f"{alone.url}/v1", api_key="none", max_retries=0) as client:
+        with pytest.raises(openai.InternalServerError) as e:
+            client.completions.create(model=MODEL, prompt="hello", max_tokens=3)
+        assert (e.value.status_code, e.value.response.headers["Retry-After"]) == (503, "1")
+        patient, seen = client.with_options(max_retries=5), threading.Event()
+        patient._client.event_hooks["response"].append(lambda answer: seen.set())
+        answer = in_background(lambda: patient.completions.create(model=MODEL, prompt="hello", max_tokens=3))
+        assert seen.wait(20)
+        alone.tell(member)
+        assert answer().choices[0].text == words.answer("hello", 3)
+
+
+def test_429_is_asked_again_when_the_answer_says(alone: Serving) -> None:
+    with openai.OpenAI(base_url=f"{alone.url}/v1", api_key="none", max_retries=0) as client:
+        alone["both-0"].ask("hold", {})
         first = in_background(lambda: client.completions.create(model=MODEL, prompt="first", max_tokens=3))
-        cluster["both-0"].ask("wait?name=running&at_least=1")
+        alone["both-0"].ask("wait?name=running&at_least=1")
         with pytest.raises(openai.RateLimitError) as e:
             client.completions.create(model=MODEL, prompt="second", max_tokens=3)
         assert e.value.response.headers["Retry-After"] == "1"
@@ -120,7 +121,7 @@ def test_429_is_asked_again_when_the_answer_says(tmp_path: Path) -> None:
         patient._client.event_hooks["response"].append(lambda answer: seen.set())
         second = in_background(lambda: patient.completions.create(model=MODEL, prompt="second", max_tokens=3))
         assert seen.wait(20)
-        cluster["both-0"].ask("go", {})
+        alone["both-0"].ask("go", {})
         assert first().choices[0].text == words.answer("first", 3)
         assert second().choices[0].text == words.answer("second", 3)
 
@@ -151,15 +152,16 @@ async def test_a_stream_that_is_closed_early_ends_on_the_server(cluster: Serving
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_has_waited_long_enough_ends_it_on_the_server(tmp_path: Path, stream: bool) -> None:
-    with serving(tmp_path, {"both-0": ["--hold-generation"]}) as cluster:
-        async with openai.AsyncOpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client:
-            with pytest.raises(openai.APITimeoutError):
-                await client.completions.create(model=MODEL, prompt="x", max_tokens=3, stream=stream, timeout=0.5)
-            await cluster["both-0"].wait("cancelled", 1)
-            cluster["both-0"].ask("go", {})
-            answer = await client.completions.create(model=MODEL, prompt="x", max_tokens=3)
-            assert answer.choices[0].text == words.answer("x", 3)
+async def test_a_client_that_has_waited_long_enough_ends_it_on_the_server(alone: Serving, stream: bool) -> None:
+    before = alone["both-0"].state()["cancelled"]
+    alone["both-0"].ask("hold", {})
+    async with openai.AsyncOpenAI(base_url=f"{alone.url}/v1", api_key="none", max_retries=0) as client:
+        with pytest.raises(openai.APITimeoutError):
+            await client.completions.create(model=MODEL, prompt="x", max_tokens=3, stream=stream, timeout=0.5)
+        await alone["both-0"].wait("cancelled", before + 1)
+        alone["both-0"].ask("go", {})
+        answer = await client.with_options(max_retries=5).completions.create(model=MODEL, prompt="x", max_tokens=3)
+        assert answer.choices[0].text == words.answer("x", 3)
 
 
 async def test_fifty_streams_at_once_are_each_whole(cluster: Serving) -> None:

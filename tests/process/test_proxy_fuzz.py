@@ -133,7 +133,7 @@ def post(connection: http.client.HTTPConnection, path: str, body: bytes, headers
 def test_bodies(connection: http.client.HTTPConnection, kind: str, num_rounds: int) -> None:
     made = bodies() if kind == "bodies" else broken_bodies()
 
-    @fuzz(num_rounds, 150)
+    @fuzz(num_rounds, 80)
     @hypothesis.given(made)
     def check(case: tuple[str, bytes]) -> None:
         path, body = case
@@ -201,7 +201,7 @@ HEADERS = st.dictionaries(
 def test_headers(cluster: Serving, num_rounds: int) -> None:
     """Each on a connection of its own: what is asked of it may be to close it."""
 
-    @fuzz(num_rounds, 120)
+    @fuzz(num_rounds, 60)
     @hypothesis.given(HEADERS, st.sampled_from(sorted(ROUTES)), st.booleans())
     def check(headers: dict[str, str], path: str, stream: bool) -> None:
         body = json.dumps({**BASES[path], "stream": stream}).encode()
@@ -259,7 +259,7 @@ def requests(draw: st.DrawFn) -> bytes:
 def test_bytes(cluster: Serving, num_rounds: int) -> None:
     host, _, port = cluster.proxy.url.rpartition(":")
 
-    @fuzz(num_rounds, 250)
+    @fuzz(num_rounds, 150)
     @hypothesis.given(requests())
     def check(data: bytes) -> None:
         with socket.create_connection((host, int(port)), timeout=ANSWER_S) as sock:
@@ -291,7 +291,7 @@ def test_what_the_document_says(cluster: Serving, num_rounds: int) -> None:
     for found in schema.get_all_operations():
         operation = found.ok()
 
-        @fuzz(num_rounds, 12)
+        @fuzz(num_rounds, 6)
         @hypothesis.given(operation.as_strategy())
         def check(case: Any) -> None:
             answer = case.call(base_url=f"http://{cluster.proxy.url}", timeout=ANSWER_S)

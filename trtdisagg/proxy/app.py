@@ -30,7 +30,7 @@ from trtdisagg.proxy.entrance import OPEN, Entrance
 from trtdisagg.proxy.keys import Client
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.openapi import document
-from trtdisagg.proxy.pages import JSON, Pages, json_page
+from trtdisagg.proxy.pages import HEADERS, JSON, Pages, json_page
 from trtdisagg.proxy.readiness import health
 from trtdisagg.proxy.refusals import as_answer
 from trtdisagg.proxy.routes import SHOWN_CHARS, Routes, Visited
@@ -193,7 +193,8 @@ def _refuse_compressed(request: web.BaseRequest) -> None:
 
 
 def _unvisited(handler: Handler) -> Visited:
-    async def visited(request: web.BaseRequest, _: Visit) -> web.StreamResponse:
+    async def visited(request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
+        request[HEADERS] = visit.headers
         return await handler(request)
 
     return visited
