@@ -18,13 +18,19 @@ from helpers.serving import MODEL, Serving, serving
 from hypothesis import strategies as st
 
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
+from trtdisagg.protocol.responses import ResponsesRequest
 
 ANSWER_S = 20.0
 MAX_GROWTH_BYTES = 32 * 1024 * 1024
-ROUTES = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest}
+ROUTES: dict[str, Any] = {
+    "/v1/completions": CompletionRequest,
+    "/v1/chat/completions": ChatRequest,
+    "/v1/responses": ResponsesRequest,
+}
 BASES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"model": MODEL, "prompt": "hello", "max_tokens": 2},
     "/v1/chat/completions": {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
+    "/v1/responses": {"model": MODEL, "input": "hello", "max_output_tokens": 2},
 }
 
 NUMBERS = st.one_of(st.integers(), st.sampled_from([0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**400, 1e308, 5e-324]))
@@ -139,8 +145,12 @@ def test_bodies(connection: http.client.HTTPConnection, kind: str, num_rounds: i
         path, body = case
         status, answer = post(connection, path, body, {})
         assert status in (200, 400, 404, 413, 429), (status, answer, body[:500])
-        if status == 200 and answer.startswith(b"data: "):
-            assert answer.rstrip().endswith(b"data: [DONE]"), answer[-500:]
+        if status == 200 and answer.startswith((b"data: ", b"event: ")):
+            last = answer.rstrip().splitlines()[-1]
+            ended = (
+                last == b"data: [DONE]" or b'"type":"response.completed"' in last or b'"response.incomplete"' in last
+            )
+            assert ended, answer[-500:]
         else:
             error = json.loads(answer).get("error")
             assert (error is None) == (status == 200)

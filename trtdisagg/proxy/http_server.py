@@ -20,6 +20,8 @@ from trtdisagg.proxy.not_http import too_many
 KEEP_ALIVE_S = 75.0
 """For a connection to bring a whole head: the first, or the next. Longer than reverse proxies keep one they use. It may
 be a quarter more."""
+HANDSHAKE_S = 10.0
+"""For TLS to be agreed on: only then does a connection count as one."""
 QUIET_S = 0.5
 """After its last byte a client counts as quiet: longer than a request is on its way."""
 SHUTDOWN_TIMEOUT_S = 0.5
@@ -45,7 +47,11 @@ class Door:
     async def open(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None) -> None:
         for sock in sockets:
             server = await self._loop.create_server(
-                lambda: ClientConnection(self, self._loop), sock=sock, ssl=tls, backlog=BACKLOG
+                lambda: ClientConnection(self, self._loop),
+                sock=sock,
+                ssl=tls,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=HANDSHAKE_S if tls else None,
             )
             self._servers.append(server)
         self._close_idle()

@@ -17,6 +17,7 @@ from helpers.certificates import make_certificate, needs_openssl
 
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.spec import TlsSpec
+from trtdisagg.proxy import http_server
 from trtdisagg.proxy.http_server import serving
 from trtdisagg.proxy.tls import Tls
 from trtdisagg.proxy.watched import Watched, watch
@@ -119,6 +120,22 @@ async def test_files_that_do_not_go_together_change_nothing(
 async def test_what_is_wrong_with_the_files_is_said(made: Path, cert: str, key: str, about: str) -> None:
     with pytest.raises(StartupError, match=about):
         Tls(TlsSpec(cert_file=str(made / cert), key_file=str(made / key)))
+
+
+async def test_who_never_agrees_on_tls_is_not_waited_for(
+    spec: TlsSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(http_server, "HANDSHAKE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        async with serving(_answer, [sock], 1000, tls=Tls(spec).context):
+            reader, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(b"\x16\x03\x01")  # the first bytes of a handshake, and no more
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+    assert "Traceback" not in caplog.text
 
 
 async def test_who_speaks_no_tls_is_no_trouble(spec: TlsSpec, made: Path, caplog: pytest.LogCaptureFixture) -> None:
