@@ -345,6 +345,9 @@ async def test_metrics_count_what_happened(cluster: Serving, http: aiohttp.Clien
     assert await value("trtdisagg_proxy_requests_in_flight") == 0
     up = f'trtdisagg_proxy_server_up{{model="{MODEL}",role="context",server="context-0"}}'
     assert await value(up) == 1
+    async with http.get(f"{cluster.url}/metrics/targets") as answer:
+        told = {address for target in await answer.json() for address in target["targets"]}
+    assert told == {engine.member.url for engine in cluster.engines.values()}
 
 
 def test_the_socket_for_members_is_for_its_user_alone(cluster: Serving, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.proxy import targets
 from trtdisagg.proxy.client_connection import Handler
 from trtdisagg.proxy.dashboard import open_dashboard
 from trtdisagg.proxy.pages import Pages, json_page
@@ -33,8 +34,11 @@ async def attached(
     async def info(_: web.BaseRequest) -> web.Response:
         return json_page(cluster_info(spec, roster))
 
+    async def to_be_read(_: web.BaseRequest) -> web.Response:
+        return json_page(targets.targets(roster.members, spec.cluster))
+
     async with contextlib.AsyncExitStack() as stack:
-        pages: dict[tuple[str, str], Handler] = {("GET", "/cluster_info"): info}
+        pages: dict[tuple[str, str], Handler] = {("GET", "/cluster_info"): info, ("GET", targets.PATH): to_be_read}
         pages |= await stack.enter_async_context(open_registry(spec, roster, pool, workers, secret=secret))
         pages |= await stack.enter_async_context(open_dashboard(spec.control_socket))
         yield pages

@@ -63,6 +63,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/prometheus/metrics"): _METRICS,
     ("GET", "/perf_metrics"): Operation("Times of the last requests; each is told once"),
     ("GET", "/cluster_info"): Operation("The servers, in TensorRT-LLM's form"),
+    ("GET", "/metrics/targets"): Operation("The servers' addresses, for Prometheus' http_sd_configs"),
 }
 """(method, path) -> what it is. A path that ends with a slash is followed by a model's name."""
 

@@ -18,8 +18,8 @@ _HEIGHT = 8
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 _HELP = """\
-Prometheus needs to be told where the series come from. Addresses of servers are fixed by `urls:` of the cluster file; \
-they answer only who knows the cluster's secret (`secret_file:`).
+Prometheus needs to be told where the series come from. Where the servers are, the proxy tells it; they answer only \
+who knows the cluster's secret (`secret_file:`), and so does the proxy where it has API keys.
 
 ```yaml
 scrape_configs:
@@ -27,7 +27,7 @@ scrape_configs:
     static_configs: [{targets: ["localhost:8000"]}]
   - job_name: trtdisagg-servers
     authorization: {credentials_file: /etc/trtdisagg/secret}
-    static_configs: [{targets: ["localhost:8001", "localhost:8002"]}]
+    http_sd_configs: [{url: "http://localhost:8000/metrics/targets"}]
 ```
 """
 
