@@ -2,11 +2,13 @@
 
 The agent makes the file, says which row is whose server and which column whose process, and clears up:
 
-             column 0                        column 1          ...      8 bytes each, aligned, of this machine's order
-    row 0    VERSION                         num_columns                written by the agent alone
-    row 1    requests | requests | ... (NUM_COLUMNS)  tokens | tokens | ... (NUM_COLUMNS)       of one server
+             column 0                column 1      ... NUM_COLUMNS      8 bytes each, aligned, of this machine's order
+    row 0    VERSION                 num_columns                            written by the agent alone
+    row 1    requests << 40 | tokens requests << 40 | tokens ...            of one server
     row 2    ...
-    KEY_ROWS requests | requests | ...               asked | asked | ...                         of one API key
+    KEY_ROWS requests << 40 | asked  requests << 40 | asked  ...            of one API key
+
+Both numbers stand in one slot, so that they are of one moment, and one sum over a row adds up both.
 
     who writes      a slot has one writer: the process that has its column; so adding is reading, then writing
     who reads       anybody, at any time: a sum may be a request old, never half a number
@@ -29,13 +31,14 @@ import sys
 from pathlib import Path
 from typing import Self
 
-VERSION = 2
+VERSION = 3
 NUM_ROWS = 1024
 KEY_ROWS = range(NUM_ROWS, NUM_ROWS + 256)
 NUM_COLUMNS = 128
 _SLOT_BYTES = 8
-_ROW_SLOTS = 2 * NUM_COLUMNS
-NUM_BYTES = KEY_ROWS.stop * _ROW_SLOTS * _SLOT_BYTES
+NUM_BYTES = KEY_ROWS.stop * NUM_COLUMNS * _SLOT_BYTES
+_SHIFT = 40
+_LOW = (1 << _SHIFT) - 1
 
 
 class LoadFile:
@@ -48,7 +51,10 @@ class LoadFile:
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, NUM_BYTES)
         self.slots = memoryview(self._map).cast("q")
-        """Those of a row begin at `first_slot`."""
+        """Row by row."""
+        self._num_columns = 0
+        self._rows: dict[int, memoryview[int]] = {}
+        """Those that were summed, cut to so many columns."""
         if self.slots[0] != VERSION:
             self.close()
             raise ValueError("the load file is of another release")
@@ -75,6 +81,8 @@ class LoadFile:
             os.close(fd)
 
     def close(self) -> None:
+        for row in self._rows.values():
+            row.release()
         self.slots.release()
         self._map.close()
 
@@ -91,15 +99,17 @@ class LoadFile:
         """
         :param num_tokens: in a key's row, requests that it has asked since the process has counted them.
         """
-        at = first_slot(row) + column
-        self.slots[at], self.slots[at + NUM_COLUMNS] = num_requests, num_tokens
+        self.slots[row * NUM_COLUMNS + column] = num_requests << _SHIFT | num_tokens
 
     def sums(self, row: int) -> tuple[int, int]:
         """Requests and tokens over all columns."""
-        at, number = first_slot(row), self.slots[1]
-        tokens_at = at + NUM_COLUMNS
-        return sum(self.slots[at : at + number]), sum(self.slots[tokens_at : tokens_at + number])
+        total = sum(self._row(row))
+        return total >> _SHIFT, total & _LOW
 
-
-def first_slot(row: int) -> int:
-    return row * _ROW_SLOTS
+    def _row(self, row: int) -> memoryview[int]:
+        """The columns of a row that are in use."""
+        if (number := self.slots[1]) != self._num_columns:
+            self._num_columns, self._rows = number, {}
+        if (found := self._rows.get(row)) is None:
+            found = self._rows[row] = self.slots[row * NUM_COLUMNS : row * NUM_COLUMNS + number]
+        return found

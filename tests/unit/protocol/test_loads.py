@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trtdisagg.protocol.loads import KEY_ROWS, NUM_COLUMNS, NUM_ROWS, LoadFile, first_slot
+from trtdisagg.protocol.loads import KEY_ROWS, NUM_COLUMNS, NUM_ROWS, LoadFile
 
 WRITER = """
 import sys
@@ -54,7 +54,7 @@ def test_the_last_row_and_column_are_in_the_file(tmp_path: Path) -> None:
         loads.write(row, NUM_COLUMNS - 1, row, 2)
         assert loads.sums(row) == (row, 2)
     assert loads.sums(NUM_ROWS - 1) == (NUM_ROWS - 1, 2)
-    assert first_slot(KEY_ROWS.stop) == len(loads.slots)
+    assert KEY_ROWS.stop * NUM_COLUMNS == len(loads.slots)
     loads.close()
 
 
@@ -63,3 +63,15 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "loads").write_bytes(content)
     with pytest.raises(ValueError, match="of another release"):
         LoadFile.open(str(tmp_path / "loads"))
+
+
+def test_a_column_that_comes_into_use_is_seen_and_large_numbers_add_up(tmp_path: Path) -> None:
+    loads = LoadFile.make(tmp_path / "loads")
+    loads.num_columns = 1
+    loads.write(1, 0, 4000, 10**9)
+    assert loads.sums(1) == (4000, 10**9)
+    loads.write(1, 1, 4000, 10**11)
+    assert loads.sums(1) == (4000, 10**9), "nobody has that column yet"
+    loads.num_columns = 2
+    assert loads.sums(1) == (8000, 10**9 + 10**11)
+    loads.close()

@@ -9,7 +9,7 @@ from trtdisagg.config.schema import AutoscaleBounds, AutoscaleConfig
 from trtdisagg.protocol.control import ClusterStatus, ServerStatus
 from trtdisagg.protocol.spec import Role
 from trtdisagg.protocol.stats import Stats
-from trtdisagg.supervisor.autoscale import Decision, Memory, decide
+from trtdisagg.supervisor.autoscale import Decision, Memory, by_model, decide
 from trtdisagg.supervisor.rates import LATENCY_WINDOW_S
 
 CONFIG = AutoscaleConfig(
@@ -250,3 +250,29 @@ def test_the_last_one_stays() -> None:
 def test_who_is_short_comes_before_who_has_too_many() -> None:
     servers = [server("context-0", waiting=3), *IDLE[1:]]
     assert run({0: IDLE, 30: servers})[30].verb == "move"
+
+
+# --- several models -------------------------------------------------------------------------------------------------
+
+
+def test_each_model_is_seen_by_itself() -> None:
+    """The proxies are everybody's: what they do is waited for by all."""
+    names = ("large.context-0", "large.generation-0", "small.context-0", "small.generation-0", "small.generation-1")
+    seen = by_model(cluster(*(server(name, role=role_of(name)) for name in names)))
+    assert {model: [s.name for s in status.servers[1:]] for model, status in seen.items()} == {
+        "large": [*names[:2]],
+        "small": [*names[2:]],
+    }
+    assert {status.servers[0].name for status in seen.values()} == {"proxy"}
+
+
+def test_one_model_short_of_servers_takes_none_from_another() -> None:
+    names = ("large.context-0", "large.generation-0", "small.context-0", "small.generation-0", "small.generation-1")
+    there = [server(n, role=role_of(n), waiting=9 * (n == "large.generation-0"), running=0) for n in names]
+    decisions = {model: decide(status, CONFIG, Memory(), NOW)[0] for model, status in by_model(cluster(*there)).items()}
+    assert (decisions["large"].verb, decisions["large"].role, decisions["large"].count) == ("add", "generation", 2)
+    assert decisions["small"].verb == "keep"
+
+
+def role_of(name: str) -> Role:
+    return "context" if "context" in name else "generation"
