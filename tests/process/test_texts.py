@@ -15,7 +15,7 @@ import psutil
 import pytest
 from helpers import tiny_tokenizer
 
-from trtdisagg.errors import DeadlineError, RequestError, UnavailableError
+from trtdisagg.errors import DeadlineError, OverloadedError, RequestError, UnavailableError
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.request import Incoming, decode_incoming
 from trtdisagg.proxy.texts import process, texts
@@ -177,6 +177,33 @@ async def test_nobody_waits_for_ever(model: Path, monkeypatch: pytest.MonkeyPatc
             await found.tokenize("m", b'{"prompt": "a"}', None)
         await until(lambda: found.pids not in ([], [pid]))
         await read(found, prompt="a")
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/not/there"])
+async def test_processes_that_cannot_work(model: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(process, "ARGV", [program])
+    monkeypatch.setattr(texts, "PAGE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(texts, "SHORT_TIMEOUT_S", 0.3)
+    async with running(model) as found:
+        for _ in range(5):
+            with pytest.raises((UnavailableError, DeadlineError)):
+                await found.tokenize("m", b'{"prompt": "a"}', None)
+        assert await found.read(incoming(prompt="a")) is None
+        assert found.num_waiting <= 1
+
+
+async def test_no_more_wait_than_can_be_read_soon(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "MAX_WAITING", 2)
+    async with running(model) as found:
+        await read(found, prompt="a")
+        os.kill(found.pids[0], signal.SIGSTOP)
+        jobs = [asyncio.create_task(found.tokenize("m", b'{"prompt": "a"}', None)) for _ in range(3)]
+        await until(lambda: found.num_waiting == 2)
+        with pytest.raises(OverloadedError, match="2 texts wait"):
+            await found.tokenize("m", b'{"prompt": "a"}', None)
+        assert await found.read(incoming(prompt="a")) is None
+        os.kill(found.pids[0], signal.SIGCONT)
+        assert len(await asyncio.gather(*jobs)) == 3
 
 
 async def test_who_has_left_is_not_read_for(model: Path) -> None:

@@ -76,8 +76,10 @@ class TextProcess:
             try:
                 reader, writer = await asyncio.open_connection(sock=ours)
                 writer.write(frame(msgspec.msgpack.encode(begin)))
-                with contextlib.closing(writer):
+                try:
                     yield cls(child.pid, reader, writer, deadlines.by(math.inf))
+                finally:
+                    writer.transport.abort()  # nothing that waits there is of use any more
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
