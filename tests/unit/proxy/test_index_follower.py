@@ -194,8 +194,9 @@ async def test_a_server_that_has_no_events_is_said_to_have_none(caplog: pytest.L
         assert w.index.followed()[0].state == "following"
 
 
-async def test_who_is_followed() -> None:
+async def test_who_is_followed(caplog: pytest.LogCaptureFixture) -> None:
     async with world(teller := Teller()) as w:
+        assert "Prompts for `unread` are not read" in caplog.text
         await w.until(lambda: w.match() == 64)
         generation = msgspec.structs.replace(w.member, name="generation-0", role="generation", incarnation="g.1")
         unread = msgspec.structs.replace(w.member, name="x", model="unread", incarnation="u.1")
@@ -204,6 +205,7 @@ async def test_who_is_followed() -> None:
         await asyncio.sleep(0)
         assert [f.member.name for f in w.index.followed()] == ["context-0"]
         assert len(teller.streams) == 1
+        assert w.index.num_unknown() == 1  # of what nobody can read, nobody knows what is cached
         w.roster.replace("agent", [generation])
         await w.until(lambda: w.index.followed() == [])
         assert w.match() is None

@@ -7,11 +7,12 @@ come yet.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ModelSpec
+from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.index.blocks import Blocks, Root
 from trtdisagg.proxy.index.follower import Follower, State
@@ -25,6 +26,10 @@ PATIENCE_S = 5.0
 """For a server to tell what it has, before somebody is told that it does not."""
 USES_CACHE = ("kv_cache_aware", "session")
 """Routers that look at what servers have."""
+
+_PLAIN = ModelSpec()
+
+logger = logging.getLogger(__name__)
 
 
 class Followed(NamedTuple):
@@ -41,7 +46,7 @@ class Followed(NamedTuple):
 
 class Index:
     """
-    :param models: by name; servers of others are not followed.
+    :param models: by name; servers of those whose prompts are not read here are not followed.
     """
 
     def __init__(self, models: Mapping[str, ModelSpec], roster: Roster, pool: Pool, deadlines: Deadlines) -> None:
@@ -56,6 +61,9 @@ class Index:
         """By model, of the servers that are followed."""
         self._changed = asyncio.Event()
         roster.watch(self._changed.set)
+        for name, model in models.items():
+            if model.reads_prompts and model.model_path is None:
+                logger.warning("Prompts for `%s` are not read, its tokenizer is not here: load decides", name)
 
     # --- what routing asks ------------------------------------------------------------------------------------------
 
@@ -91,8 +99,10 @@ class Index:
         ]
 
     def num_unknown(self) -> int:
-        """Servers that should be followed, of which nothing has been known for a while."""
-        return sum(f.state != "following" and f.silent_s > PATIENCE_S for f in self.followed())
+        """Servers whose caches routers look at, of which nothing has been known for a while, or nobody could use it."""
+        silent = sum(f.state != "following" and f.silent_s > PATIENCE_S for f in self.followed())
+        unread = sum(self._is_asked_for(m) and self._spec(m).model_path is None for m in self._roster.members)
+        return silent + unread
 
     # --- who is followed --------------------------------------------------------------------------------------------
 
@@ -115,14 +125,19 @@ class Index:
         self._note_roots()
 
     def _is_wanted(self, member: Member) -> bool:
-        model = self._models.get(member.model)
-        if model is None or model.model_path is None:  # its prompts are not read
-            return False
+        return self._spec(member).model_path is not None and self._is_asked_for(member)
+
+    def _is_asked_for(self, member: Member) -> bool:
+        """Whether a router looks at its cache."""
+        model = self._spec(member)
         computes = member.role != "generation" and model.context_router.type in USES_CACHE
         generates = member.role != "context" and (
             model.generation_router.type in USES_CACHE or model.max_local_prefill_length is not None
         )
         return computes or generates
+
+    def _spec(self, member: Member) -> ModelSpec:
+        return self._models.get(member.model) or self._models.get(ANY_MODEL) or _PLAIN
 
     def _note_roots(self) -> None:
         roots: dict[str, dict[Root, None]] = {}
