@@ -84,6 +84,7 @@ class Relay:
         self._unread: Unread | None = None
         """What a context server holds for us until a generation server answers."""
         self._first_token_at = deadline.due
+        self._patience_s = deadline.due - asyncio.get_running_loop().time()
         self._next_token_at = math.inf
         """When a client that has a first token must have the next."""
 
@@ -215,7 +216,14 @@ class Relay:
         if has_begun:
             self._await_next_token()
         else:
-            self._deadline.due = self._first_token_at
+            self._deadline.due = self._begin_again_by()
+
+    def _begin_again_by(self) -> float:
+        """Until when the first token must be there. A whole answer may break off long after that time; those to whom
+        its parts are not shown have not waited for them, so the next attempt has as long as the first."""
+        if self._incoming.stream:
+            return self._first_token_at
+        return max(self._first_token_at, asyncio.get_running_loop().time() + self._patience_s)
 
     async def _go_on_behind_first(self, first: FirstToken) -> web.StreamResponse:
         return await self._hand_over(await self._admit_successor(), first)

@@ -10,7 +10,7 @@ import pytest
 
 from trtdisagg.proxy import pool as pool_module
 from trtdisagg.proxy.pool import Pool, UnreachableError
-from trtdisagg.proxy.upstream import HIGH_WATER_BYTES, BrokenError, SilentError
+from trtdisagg.proxy.upstream import HIGH_WATER_BYTES, BrokenError, Connection, SilentError
 
 pytestmark = pytest.mark.anyio
 
@@ -303,3 +303,36 @@ async def test_a_pump_that_breaks_off_says_so_behind_what_came(pool: Pool) -> No
             with pytest.raises(BrokenError, match="before the end"):
                 await connection.pump(lambda data: got.extend(data) is None, no_need, 10)
         assert got == b"abcd"
+
+
+class NoWire(asyncio.Transport):
+    """A transport that notes whether it is to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+
+async def test_a_connection_that_brought_much_at_once_reads_on_for_the_next_request() -> None:
+    connection, wire = Connection(asyncio.get_running_loop()), NoWire()
+    connection.connection_made(wire)
+    body = bytes(2 * HIGH_WATER_BYTES)
+    for _ in range(2):
+        connection.send(b"GET / HTTP/1.1\r\n\r\n")
+        connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        assert not wire.reads
+        assert await connection.read(10**6) == body
+        assert wire.reads
+        assert connection.is_reusable
