@@ -23,6 +23,7 @@ Beside it: texts and index (rooms: prompts as tokens, who has their KV); serve (
 members_door, health, doubts and probe (who may be routed to), registry_room, registry_source and store_door (who is
 registered elsewhere), uses (who is in use, and who has left), retries (how often anything is tried again);
 entrance, guard, keys, rates, shared_keys, cors, tls, watched and descriptors (which clients may come in, how often);
-record and records (what became of a request), read by counts -> metrics (with gauges) and by perf;
+record and records (what became of a request), read by counts -> metrics (gauges, targets), perf, and the readers:
+access_log, traces (trace_context, spans), recent -> timelines;
 attached and pages (of other rooms), readiness, openapi, refusals, means, deadlines, ids.
 """

@@ -1,4 +1,4 @@
-"""Files that the proxy reads: found, and looked at before anything is started."""
+"""Files that the proxy reads or writes: found, and looked at before anything is started."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def with_checked_files(config: ProxyConfig, directory: Path) -> ProxyConfig:
         config = replace(config, api_keys_file=str(path))
     if config.tls is not None:
         config = replace(config, tls=_checked(config.tls, directory))
+    if config.access_log not in (None, "off", "stderr"):
+        config = replace(config, access_log=str(_whole(config.access_log, directory)))
     return config
 
 

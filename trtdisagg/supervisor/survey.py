@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import Backend, ClusterFile, ProxyConfig, ServerSection
+from trtdisagg.config.schema import Backend, ClusterFile, ServerSection
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.otlp import check_installed
 from trtdisagg.protocol.spec import Role
@@ -55,7 +55,7 @@ def survey(
     cluster = replace(
         cluster,
         disagg_cluster=with_whole_paths(cluster.disagg_cluster, directory),
-        proxy=_with_whole_path(with_checked_files(cluster.proxy, directory), directory),
+        proxy=with_checked_files(cluster.proxy, directory),
     )
     if cluster.otlp_config.otlp_traces_endpoint is not None:
         check_installed(cluster.otlp_config.otlp_traces_endpoint)
@@ -73,13 +73,6 @@ def survey(
         roles=roles,
         elsewhere=elsewhere,
     )
-
-
-def _with_whole_path(config: ProxyConfig, directory: Path) -> ProxyConfig:
-    """The proxy runs in another directory than the file's."""
-    if config.access_log in (None, "off", "stderr"):
-        return config
-    return replace(config, access_log=str((directory / Path(config.access_log).expanduser()).absolute()))
 
 
 def _resident_bytes(child: ChildPlan, pids: Mapping[str, Sequence[int]]) -> int:

@@ -152,6 +152,14 @@ def test_the_oldest_of_too_many_are_left_out(monkeypatch: pytest.MonkeyPatch, ca
     assert "traces of 3 requests" in caplog.text
 
 
+def test_a_collector_may_speak_grpc() -> None:
+    exporters = pytest.importorskip(
+        "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", reason="the extra otel is not installed"
+    )
+    with (traces := Traces("grpc://127.0.0.1:4317")).opened():
+        assert isinstance(traces._exporter, exporters.OTLPSpanExporter)
+
+
 def test_without_the_packages_it_is_said_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(otlp.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(StartupError, match=r"pip install 'trtdisagg\[otel\]'"), Traces("http://h:1").opened():
