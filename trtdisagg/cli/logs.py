@@ -18,6 +18,8 @@ from trtdisagg.cli.terminal import wants_colour
 from trtdisagg.cli.values import name_style
 from trtdisagg.errors import ConfigError, NotRunningError
 from trtdisagg.supervisor.rundir import running_pid
+from trtdisagg.supervisor.server_name import parse_name
+from trtdisagg.supervisor.state import PROXY
 
 _LOOK_AGAIN_S = 0.2
 _NUM_LINES = 100
@@ -54,9 +56,9 @@ def command(
 ) -> None:
     """Show what servers and proxy wrote.
 
-    NAME is that of a server, `proxy`, or `agent` for the supervisor itself; without one, all are shown, in the order
-    in which the lines came. FILE is the cluster file; without it, cluster.yaml in this directory or the only cluster
-    that runs.
+    NAME is that of a server, `proxy` (all its processes) or one of them, or `agent` for the supervisor itself; without
+    one, all are shown, in the order in which the lines came. FILE is the cluster file; without it, cluster.yaml in this
+    directory or the only cluster that runs.
     """
     if as_json and no_prefix:
         raise click.UsageError("--json has no prefix that --no-prefix could leave out")
@@ -88,6 +90,8 @@ class _Reader:
         self._wanted = wanted
         self._tails: dict[str, Tail] = {}
         there = {path.stem for path in log_dir.glob("*.log")}
+        if PROXY in wanted and (processes := {name for name in there if parse_name(name).role == PROXY}):
+            wanted = self._wanted = wanted - {PROXY} | processes
         if unknown := wanted - there:
             raise NotRunningError(f"no log of {_list(unknown)}; there are: {_list(there)}")
 

@@ -57,6 +57,13 @@ def test_everybody_with_time_and_name_in_the_order_of_time(log_dir: Path) -> Non
     ]
 
 
+def test_the_proxy_is_all_its_processes(log_dir: Path) -> None:
+    write(log_dir / "proxy-1.log", (NOON + 1, "q1"))
+    lines = ["12:00:00.500 proxy   | p1", "12:00:01.000 proxy-1 | q1", "12:00:02.000 proxy   | p2"]
+    assert logs("proxy").output.splitlines() == lines
+    assert logs("proxy-1").output.splitlines() == lines[1:2]
+
+
 def test_another_day_is_told(log_dir: Path) -> None:
     first = logs("context-0").output.splitlines()[0]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d 1\d:00:00\.000 context-0 \| old", first)
