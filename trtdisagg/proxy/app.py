@@ -30,7 +30,7 @@ from trtdisagg.proxy.entrance import OPEN, Entrance
 from trtdisagg.proxy.keys import Client
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.openapi import document
-from trtdisagg.proxy.pages import HEADERS, JSON, Pages, json_page
+from trtdisagg.proxy.pages import JSON, Pages, json_page
 from trtdisagg.proxy.readiness import health
 from trtdisagg.proxy.refusals import as_answer
 from trtdisagg.proxy.routes import SHOWN_CHARS, Routes, Visited
@@ -87,7 +87,7 @@ class App:
         """Answer a request; whatever goes wrong is said in OpenAI's form."""
         visit = Visit(request.headers.get(REQUEST_ID))
         if self._cors is not None:
-            visit.headers.update(self._cors.headers(request.headers.get("Origin")))
+            visit.bears(self._cors.headers(request.headers.get("Origin")))
         try:
             response = await self._answer(request, visit)
         except ConnectionError:
@@ -95,7 +95,7 @@ class App:
         except Exception as e:  # noqa: BLE001 (a bug must be answered, too)
             response = as_answer(e, visit.request_id)
         if not response.prepared:
-            response.headers.update(visit.headers)
+            response.headers.update(visit.headers())
         return response
 
     async def _answer(self, request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
@@ -136,7 +136,7 @@ class App:
                 return None
             now = self._loop.time()
             client.begin(now)
-            visit.headers.update(client.allowance.headers(now))
+            visit.bears(client.allowance.headers(now))
             return client
         except TrtdisaggError as e:
             if path in COMPLETIONS:
@@ -193,8 +193,7 @@ def _refuse_compressed(request: web.BaseRequest) -> None:
 
 
 def _unvisited(handler: Handler) -> Visited:
-    async def visited(request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
-        request[HEADERS] = visit.headers
+    async def visited(request: web.BaseRequest, _: Visit) -> web.StreamResponse:
         return await handler(request)
 
     return visited

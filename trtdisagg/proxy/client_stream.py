@@ -53,7 +53,7 @@ class ClientStream:
         self.num_events = data.count(_EVENT_END)
         if self.form is not None:
             data = self.form.begin(data)
-        self.response = web.StreamResponse(headers={**_HEADERS, **self.visit.headers})
+        self.response = web.StreamResponse(headers={**_HEADERS, **self.visit.headers()})
         writer = await self.response.prepare(self._request)
         await self.response.write(data)
         if writer is None or self._transport.is_closing():

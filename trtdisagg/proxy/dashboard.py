@@ -16,7 +16,8 @@ from pathlib import Path
 from aiohttp import web
 
 from trtdisagg.proxy.dashboard_feed import DashboardFeed
-from trtdisagg.proxy.pages import HEADERS, Pages
+from trtdisagg.proxy.pages import Pages
+from trtdisagg.proxy.visit import REQUEST_ID, Visit
 
 _PAGE = Path(__file__).with_name("dashboard.html")
 _RETRY_MS = 1000
@@ -50,8 +51,9 @@ async def open_dashboard(control_socket: str | None) -> AsyncIterator[Pages]:
 
 async def _send(request: web.BaseRequest, feed: DashboardFeed) -> web.StreamResponse:
     """Send every state until the browser leaves, which cancels this."""
+    visit = Visit(request.headers.get(REQUEST_ID))
     headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    answer = web.StreamResponse(headers={**headers, **request.get(HEADERS, {})})
+    answer = web.StreamResponse(headers={**headers, **visit.headers()})
     await answer.prepare(request)
     if request.method == "HEAD":
         return answer

@@ -12,8 +12,6 @@ from trtdisagg.proxy.client_connection import Handler
 Pages = Mapping[tuple[str, str], Handler]
 """(method, path) -> who answers; a HEAD is answered as the GET. What goes wrong is raised as a TrtdisaggError."""
 
-HEADERS = web.RequestKey("headers", dict)
-"""Of a request: what its answer bears. A page that streams sends them itself."""
 JSON = "application/json"
 
 
