@@ -11,7 +11,6 @@ from trtdisagg.proxy.visit import CONTEXT, GENERATION, REQUEST_ID
 
 ANY = "*"
 MAX_AGE_S = 600
-_ASKED_METHOD, _ASKED_HEADERS = "Access-Control-Request-Method", "Access-Control-Request-Headers"
 _EXPOSED = ", ".join((REQUEST_ID, CONTEXT, GENERATION, "Retry-After", "x-ratelimit-limit-requests",
                       "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"))  # fmt: skip
 

@@ -15,9 +15,10 @@ from typing import Literal
 
 from trtdisagg.errors import AuthenticationError
 from trtdisagg.proxy.keys import Client, Keys, bearer
+from trtdisagg.proxy.store_door import ROUTES
 
 ANYONE = frozenset({"/health", "/readyz", "/livez", "/ping", "/version", "/openapi.json"})
-REGISTRY = frozenset({"/set", "/get", "/delete", "/expire", "/get_prefix", "/registry", "/in_use"})
+REGISTRY = frozenset(path for _, path in ROUTES)
 CLIENTS = frozenset({"/tokenize", "/detokenize"})
 CLIENTS_BELOW = "/v1/"
 
