@@ -18,7 +18,7 @@ from helpers import tiny_tokenizer
 from trtdisagg.errors import DeadlineError, OverloadedError, RequestError, UnavailableError
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.request import Incoming, decode_incoming
-from trtdisagg.proxy.texts import process, texts
+from trtdisagg.proxy.texts import crew, process, texts
 from trtdisagg.proxy.texts.texts import Reading, Texts
 from trtdisagg.text.block_hash import extend_chain, keys, root_hash
 from trtdisagg.text.model_files import files_at
@@ -193,7 +193,7 @@ async def test_processes_that_cannot_work(model: Path, monkeypatch: pytest.Monke
 
 
 async def test_no_more_wait_than_can_be_read_soon(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "MAX_WAITING", 2)
+    monkeypatch.setattr(crew, "MAX_WAITING", 2)
     async with running(model) as found:
         await read(found, prompt="a")
         os.kill(found.pids[0], signal.SIGSTOP)
