@@ -103,8 +103,13 @@ class App:
         if request.method == "OPTIONS":
             return self._options(request, path)
         handler = self._routes.find(request.method, path)
-        _refuse_compressed(request)
-        client = self._let_in(request, path, visit)
+        try:
+            _refuse_compressed(request)
+            client = self._let_in(request, path, visit)
+        except TrtdisaggError as e:
+            if path in COMPLETIONS:
+                self._note_refusal(path, visit, e)
+            raise
         if client is None:
             return await handler(request, visit)
         try:
@@ -127,21 +132,16 @@ class App:
         """
         if self._guard is None:
             return None
-        try:
-            client = self._guard.let_in(path, request.headers.get("Authorization"))
-            if client is None:
-                return None
-            visit.client = client.name
-            if request.method != "POST":
-                return None
-            now = self._loop.time()
-            client.begin(now)
-            visit.bears(client.allowance.headers(now))
-            return client
-        except TrtdisaggError as e:
-            if path in COMPLETIONS:
-                self._note_refusal(path, visit, e)
-            raise
+        client = self._guard.let_in(path, request.headers.get("Authorization"))
+        if client is None:
+            return None
+        visit.client = client.name
+        if request.method != "POST":
+            return None
+        now = self._loop.time()
+        client.begin(now)
+        visit.bears(client.allowance.headers(now))
+        return client
 
     def _note_refusal(self, path: str, visit: Visit, error: TrtdisaggError) -> None:
         record = self._means.records.begin(visit.request_id, path)

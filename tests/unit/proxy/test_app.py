@@ -131,6 +131,16 @@ async def test_bodies_are_taken_as_they_are(encoding: str, status: int) -> None:
         assert answer.status == status
 
 
+async def test_a_completion_refused_at_the_door_is_counted_as_well() -> None:
+    async with app({}) as http:
+        async with http.post("/v1/completions", data=b"\x1f\x8b", headers={"Content-Encoding": "gzip"}) as answer:
+            assert answer.status == 415
+        async with http.get("/metrics") as answer:
+            page = await answer.text()
+    assert 'trtdisagg_proxy_requests_total{model="",route="/v1/completions",status="415"} 1.0' in page
+    assert 'trtdisagg_proxy_request_errors_total{kind="unsupported_encoding",model=""} 1.0' in page
+
+
 async def _drip() -> AsyncIterator[bytes]:
     while True:
         yield b" "
