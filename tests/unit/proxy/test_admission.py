@@ -312,6 +312,18 @@ async def test_one_that_leaves_the_head_of_a_line_lets_the_next_go(bench: Bench)
     assert not fits.done()
 
 
+async def test_a_smaller_one_of_a_higher_priority_goes_before_one_that_does_not_fit(bench: Bench) -> None:
+    small = Member(name="generation-0", role="generation", model="m", url="h:2", num_blocks=10, tokens_per_block=10)
+    bench.roster.replace("agent", [small])
+    bench.hold("first", tokens=150)
+    await bench.until_served(1)
+    bench.hold("large", tokens=60)
+    await bench.until_waiting(1)
+    bench.hold("urgent", tokens=50, priority=1)
+    await bench.until_served(2)
+    assert bench.served == ["first", "urgent"]
+
+
 async def test_room_given_to_one_that_leaves_in_the_same_moment_goes_to_the_next(bench: Bench) -> None:
     overs = await bench.fill()
     leaving, next_ = bench.ask("leaving"), bench.ask("next")

@@ -20,13 +20,14 @@ def has_room(member: Member, ask: Ask, view: View) -> bool:
     """Whether a generation server can begin with a request, or will soon.
 
     Answers may promise more tokens than a server's KV cache has, because most end long before their max_tokens; how
-    much more is `kv_overcommit`. A server without work has room for anything.
+    much more is `kv_overcommit`. A request for several answers needs room for one of them: it would have to wait for
+    the server to be idle, and others behind it. A server without work has room for anything.
     """
     num_requests, num_tokens = view.load_of(member)
     if not num_requests:
         return True
     batch_size, num_blocks, tokens_per_block = member.max_batch_size, member.num_blocks, member.tokens_per_block
-    if batch_size and num_requests + ask.num_answers - 1 >= BATCHES * batch_size:
+    if batch_size and num_requests >= BATCHES * batch_size:
         return False
     if not num_blocks or not tokens_per_block:
         return True
@@ -36,9 +37,7 @@ def has_room(member: Member, ask: Ask, view: View) -> bool:
 
 def _num_new_tokens(member: Member, ask: Ask, view: View) -> int:
     """Those that are not in its cache, and no more than it would take."""
-    num_tokens = ask.num_tokens
-    if member.max_seq_len:
-        num_tokens = min(num_tokens, ask.num_answers * member.max_seq_len)
+    num_tokens = min(ask.num_tokens, member.max_seq_len or ask.num_tokens)
     return num_tokens - (view.match_of(member, ask) or 0)
 
 

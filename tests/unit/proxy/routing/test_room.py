@@ -27,8 +27,13 @@ def room(load: Load, server: Member = SERVER, *, match: int | None = None, **fie
 def test_a_batch_and_a_few_that_wait_for_the_next() -> None:
     assert room(Load(4))
     assert not room(Load(5))
-    assert not room(Load(3), num_answers=3)
-    assert room(Load(0), num_answers=30)
+
+
+def test_of_several_answers_one_must_fit() -> None:
+    assert room(Load(4), num_answers=30)
+    assert not room(Load(5), num_answers=2)
+    assert room(Load(1, 1100), num_answers=9, num_prompt_tokens=100, max_tokens=800)
+    assert not room(Load(1, 1200), num_answers=9, num_prompt_tokens=100, max_tokens=800)
 
 
 def test_the_kv_cache_is_promised_a_little_more_than_once() -> None:
