@@ -20,7 +20,7 @@ from trtdisagg.protocol.tools import ToolCallDelta
 from trtdisagg.proxy.responses import said
 
 _END = b"\n\n"
-_DATA = b"data: "
+_DATA = b"data:"
 _DONE = b"[DONE]"
 
 _encode = msgspec.json.Encoder().encode
@@ -78,9 +78,9 @@ class Events:
 
     def feed(self, data: bytes) -> bytes:
         """
-        :param data: of the chat's stream; it may end anywhere.
+        :param data: of the chat's stream; it may end anywhere, and its lines in either way.
         """
-        *events, self._rest = (self._rest + data).split(_END)
+        *events, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(_END)
         return b"".join(made for event in events for made in self._take(event))
 
     def fail(self, error: bytes) -> bytes:
@@ -92,7 +92,7 @@ class Events:
     # --- what comes -------------------------------------------------------------------------------------------------
 
     def _take(self, event: bytes) -> Iterator[bytes]:
-        _, _, data = event.rpartition(_DATA)
+        data = _data_of(event)
         if self._has_ended or not data:
             return
         if data == _DONE:
@@ -195,3 +195,9 @@ class Events:
         self._num_events += 1
         body = {"type": kind, "sequence_number": self._num_events - 1, **fields}
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), _encode(body))
+
+
+def _data_of(event: bytes) -> bytes:
+    """Its one line of JSON; nothing, where it is a comment. In a text there may be anything but the end of a line."""
+    lines = (line for line in event.split(b"\n") if line.startswith(_DATA))
+    return next(lines, b"").removeprefix(_DATA).strip()

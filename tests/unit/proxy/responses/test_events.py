@@ -94,6 +94,20 @@ def test_text() -> None:
     assert response.output[0].content[0].logprobs[0].logprob == -0.5
 
 
+def test_a_text_may_look_like_an_event() -> None:
+    text = 'data: {"a": 1} and data: [DONE]'
+    response = events_of([sse([OPENING, part(content=text), part("stop"), ENDING])])[-1].response
+    assert (response.output_text, response.status) == (text, "completed")
+
+
+@given(st.data())
+def test_other_servers_end_their_lines_otherwise_and_say_that_they_live(data: st.DataObject) -> None:
+    stream = (b": ping\n\n" + sse(SAID)).replace(b"\n", b"\r\n").replace(b"data: ", b"event: x\r\ndata:")
+    cuts = sorted({0, len(stream), *data.draw(st.lists(st.integers(0, len(stream)), max_size=8))})
+    response = events_of([stream[a:b] for a, b in itertools.pairwise(cuts)])[-1].response
+    assert (response.output_text, response.status) == ("Hi there", "completed")
+
+
 def test_calls_come_behind_text() -> None:
     response = events_of([sse(CALLED)])[-1].response
     said = [(item.type, item.status, getattr(item, "arguments", None)) for item in response.output]
