@@ -59,9 +59,9 @@ class Pool:
         idle = self._idle[url]
         while idle:
             since, connection = idle.pop()
-            if connection.is_open and self._loop.time() - since < MAX_IDLE_S:
+            if connection.is_reusable and self._loop.time() - since < MAX_IDLE_S:
                 return connection
-            connection.abort()
+            connection.abort()  # old, closed, or something came that nobody had asked for
         return None
 
     async def connect(self, url: str) -> Connection:
@@ -122,6 +122,7 @@ class Exchange:
         self._url = url
         self._request = request
         self._connection: Connection | None = None
+        self._is_given_up = False
 
     async def __aenter__(self) -> tuple[Head, Connection]:
         """Connect, send, wait for the head of the answer; the body is to be taken from the connection.
@@ -129,23 +130,34 @@ class Exchange:
         :raises UnreachableError: the server has not seen the request.
         :raises BrokenError: it may have.
         """
-        while True:
-            idle = self._pool.take_idle(self._url)
-            self._connection = connection = idle or await self._pool.connect(self._url)
+        while idle := self._pool.take_idle(self._url):
             try:
-                connection.send(self._request)
-                head = await connection.head()
-                self._request = b""  # a prompt may be long, and its stream longer still
-                return head, connection
+                return await self._ask(idle), idle
             except BrokenError:
-                connection.abort()
-                if idle is None or idle.heard:
+                if idle.heard or self._is_given_up:
                     raise
-                # The server closed the idle connection while our request was on its way; the others are as old.
-                self._pool.close_idle(self._url)
-            except BaseException:
-                connection.abort()
+            # The server closed the idle connection while our request was on its way; the others are as old.
+            self._pool.close_idle(self._url)
+        try:
+            connection = await self._pool.connect(self._url)
+        except UnreachableError as e:
+            if self._connection is None:
                 raise
+            raise BrokenError(f"the connection was closed, and now {e}") from e  # perhaps by what was asked
+        return await self._ask(connection), connection
+
+    async def _ask(self, connection: Connection) -> Head:
+        self._connection = connection
+        try:
+            if self._is_given_up:
+                raise BrokenError("it was given up")
+            connection.send(self._request)
+            head = await connection.head()
+        except BaseException:
+            connection.abort()
+            raise
+        self._request = b""  # a prompt may be long, and its stream longer still
+        return head
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -155,5 +167,6 @@ class Exchange:
 
     def give_up(self) -> None:
         """Close the connection, so that whoever waits for the answer gets a `BrokenError`."""
+        self._is_given_up = True
         if self._connection is not None:
             self._connection.abort()

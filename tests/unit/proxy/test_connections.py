@@ -25,6 +25,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.url = ""
+        self.listener: asyncio.Server
         self.requests: list[bytes] = []
         self.num_connections = 0
         self.num_closed = 0
@@ -55,7 +56,7 @@ async def scripted(pool: Pool, script: Script) -> AsyncIterator[Scripted]:
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 
-    listener = await asyncio.start_server(connected, "127.0.0.1", 0)
+    listener = server.listener = await asyncio.start_server(connected, "127.0.0.1", 0)
     host, port = listener.sockets[0].getsockname()
     server.url = f"{host}:{port}"
     async with asyncio.timeout(20):
@@ -129,6 +130,68 @@ async def test_an_idle_connection_that_the_server_closed_is_replaced_unseen(pool
         assert await ask(pool, server) == (200, b"ok")
         assert server.num_connections == 2
         assert len(server.requests) == 3
+
+
+async def test_who_is_given_up_is_not_asked_again(pool: Pool) -> None:
+    has_come = asyncio.Event()
+
+    async def answers_once(server: Scripted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(OK)
+        await server.request(reader)
+        has_come.set()
+        await reader.read()
+
+    async with scripted(pool, answers_once) as server:
+        await ask(pool, server)
+        exchange = pool.exchange(server.url, "POST", "/p", b"{}")
+        asking = asyncio.create_task(exchange.__aenter__())
+        await has_come.wait()
+        exchange.give_up()
+        with pytest.raises(BrokenError):
+            await asking
+        assert len(server.requests) == 2
+
+
+async def test_a_server_that_ends_with_a_request_has_seen_it(pool: Pool) -> None:
+    async def answers_once(server: Scripted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(OK)
+        await server.request(reader)
+        listener.close()
+
+    async with scripted(pool, answers_once) as server:
+        listener = server.listener
+        await ask(pool, server)
+        with pytest.raises(BrokenError):
+            await ask(pool, server)
+        with pytest.raises(UnreachableError):
+            await ask(pool, server)
+
+
+async def test_what_nobody_asked_for_is_not_the_next_answer(pool: Pool) -> None:
+    more, has_more = asyncio.Event(), asyncio.Event()
+
+    async def says_more(server: Scripted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(OK)
+        if server.num_connections == 1:
+            await more.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\n")
+            await writer.drain()
+            has_more.set()
+            await server.request(reader)
+            writer.write(b"Content-Length: 4\r\n\r\nevil")
+
+    async with scripted(pool, says_more) as server:
+        assert await ask(pool, server) == (200, b"ok")
+        [(_, idle)] = pool._idle[server.url]
+        more.set()
+        await has_more.wait()
+        while idle.is_reusable:  # until it has come
+            await asyncio.sleep(0)
+        assert await ask(pool, server) == (200, b"ok")
+        assert server.num_connections == 2
 
 
 @pytest.mark.parametrize(
