@@ -91,6 +91,16 @@ async def test_a_client_that_leaves_cancels_the_generation_leg(
         assert cluster["context-0"].state()["held_tickets"] == []
 
 
+async def test_a_whole_answer_that_breaks_off_late_is_asked_for_again(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    late = ["--foreign", "--token-delay-ms=200", "--die-at-token=3"]
+    engines = {"context-0": ["--foreign", "--token-delay-ms=200"], "generation-0": late, "generation-1": ["--foreign"]}
+    with serving(tmp_path, engines, first_token_timeout_s=0.5) as cluster:
+        for _ in range(2):  # one of them goes to the first server
+            assert await complete(cluster, http, "late", 4, stream=False) == (200, words.answer("late", 4), None)
+
+
 # --- nobody comes for what a context server holds -------------------------------------------------------------------
 
 

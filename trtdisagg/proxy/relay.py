@@ -219,8 +219,8 @@ class Relay:
             self._deadline.due = self._begin_again_by()
 
     def _begin_again_by(self) -> float:
-        """Until when the first token must be there. A whole answer may break off long after that time; those to whom
-        its parts are not shown have not waited for them, so the next attempt has as long as the first."""
+        """Until when the first token must be there. A whole answer may break off long after that time, and then the
+        next attempt has as long as the first had."""
         if self._incoming.stream:
             return self._first_token_at
         return max(self._first_token_at, asyncio.get_running_loop().time() + self._patience_s)
@@ -277,7 +277,7 @@ class Relay:
         try:
             successor = await self._admit(self._choose_successor, has_begun=True)
         except UnavailableError as e:
-            raise UnavailableError(f"{self._failure}. {e.message}") from None
+            raise UnavailableError(f"{self._failure}. {e.message}" if self._failure else e.message) from None
         self._client.visit.goes_on(successor)
         return successor
 
