@@ -136,9 +136,9 @@ class Connection(asyncio.Protocol):
             self._num_kept_bytes = 0
             if num_bytes > max_bytes:
                 raise BrokenError(f"the answer is longer than {max_bytes} bytes")
+            self._go_on_reading()
             if self._parser.complete:
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._go_on_reading()
             await self._wait()
 
     async def pump(self, sink: Sink, drain: Callable[[], Awaitable[None]], idle_timeout_s: float) -> None:
