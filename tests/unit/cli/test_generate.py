@@ -41,7 +41,7 @@ def printed(*args: str | Path) -> str:
             ["systemd", EXAMPLES / "smollm2.yaml", *INSTALLED, "--name", "trtdisagg", "--account", "trtdisagg"],
         ),
         ("slurm/trtdisagg.sbatch", ["slurm", EXAMPLES / "smollm2.yaml", *INSTALLED, "--name", "trtdisagg"]),
-        ("grafana/trtdisagg.json", ["grafana"]),
+        ("grafana.json", ["grafana"]),
     ],
 )
 def test_the_example_is_what_is_printed(path: str, args: list[str]) -> None:
@@ -49,9 +49,9 @@ def test_the_example_is_what_is_printed(path: str, args: list[str]) -> None:
 
 
 def test_every_example_is_looked_at() -> None:
-    kinds = ("systemd", "slurm", "grafana")
+    kinds = ("systemd", "slurm")
     there = sorted(str(path.relative_to(EXAMPLES)) for kind in kinds for path in (EXAMPLES / kind).iterdir())
-    assert there == ["grafana/trtdisagg.json", "slurm/trtdisagg.sbatch", "systemd/trtdisagg.service"]
+    assert there == ["slurm/trtdisagg.sbatch", "systemd/trtdisagg.service"]
 
 
 # --- about the cluster file -----------------------------------------------------------------------------------------
