@@ -7,8 +7,7 @@
     bodies
     request         the body: decoded, checked, spliced into the bodies of the legs
     relay           context leg, first token, generation leg; after a failure the same again, or what is missing of it
-      asks          what routing looks at
-      admission     which servers (routing), when there is room
+      servers       which servers (asks, routing), when there is room (admission)
       legs          one server is asked, and fails (failures)
       pool          connections that are kept open
       upstream      one connection
@@ -21,7 +20,8 @@
 
 Beside it: texts and index (rooms: prompts as tokens, who has their KV); serve (the process), listen;
 members_door, health, doubts and probe (who may be routed to), registry_room, registry_source and store_door (who is
-registered elsewhere), uses (who is in use, and who has left), retries (how often anything is tried again);
+registered elsewhere), uses (who is in use, and who has left), retries (how often anything is tried again), breaker
+(who is left alone for a while);
 entrance, guard, keys, rates, shared_keys, cors, tls, watched and descriptors (which clients may come in, how often);
 record and records (what became of a request), read by counts -> metrics (gauges, targets), perf, and the readers:
 access_log, traces (trace_context, spans), recent -> timelines;

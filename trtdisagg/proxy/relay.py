@@ -7,9 +7,8 @@
                                                          behind the first token         behind all that was sent
 
 Only servers of ours go on behind tokens; with others nothing is sent before generation speaks, so that a failure there
-means both legs again, and a stream that breaks ends with an error event. Servers are chosen when there are some with
-room: until then the request waits (admission.py). A server that leaves after it was chosen is asked all the same: it
-ends only when nothing counts on it (uses.py). How often anything is tried again is known by retries.
+means both legs again, and a stream that breaks ends with an error event. Which servers it is, is known by servers; how
+often anything is tried again, by retries.
 """
 
 from __future__ import annotations
@@ -17,17 +16,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
-from msgspec.structs import replace
 
-from trtdisagg.errors import UnavailableError, UpstreamError
+from trtdisagg.errors import UpstreamError
 from trtdisagg.protocol.control import Member
 from trtdisagg.proxy import last_token
-from trtdisagg.proxy.admission import Chosen
 from trtdisagg.proxy.answer import MAX_ANSWER_BYTES, Answer
 from trtdisagg.proxy.client_stream import ClientStream
 from trtdisagg.proxy.context import FirstToken, decode_first_token, params_of_rest
@@ -40,10 +36,9 @@ from trtdisagg.proxy.releases import Unread
 from trtdisagg.proxy.request import Incoming
 from trtdisagg.proxy.retries import Retries
 from trtdisagg.proxy.routing.ask import Ask
-from trtdisagg.proxy.routing.choose import Route, choose, choose_successor, speaks_seam
-from trtdisagg.proxy.routing.room import can_hold
+from trtdisagg.proxy.routing.choose import speaks_seam
 from trtdisagg.proxy.said import DONE, Said
-from trtdisagg.registry.members import Snapshot
+from trtdisagg.proxy.servers import Servers
 
 logger = logging.getLogger(__name__)
 
@@ -70,14 +65,12 @@ class Relay:
         self._means = means
         self._incoming = incoming
         self._client = client
-        self._ask = ask
         self._record = record
         self._deadline = deadline
         self._answer = Answer(means, client, record, deadline)
         self._retries = Retries(means.retry_budget, means.spec.max_retries, means.spec.max_migrations)
-        self._claim = means.uses.claim(ask)
-        self._failure: LegFailedError | None = None
-        """The last one."""
+        self._servers = Servers(means, incoming, ask, record, client.visit)
+        self._claim = self._servers.claim
         self._first: FirstToken | None = None
         """From one of ours: generation goes on from it, however often it is asked."""
         self._ticket_used = False
@@ -93,14 +86,13 @@ class Relay:
 
         :raises TrtdisaggError, RefusedError: what the client is to be told, be it before or after the first byte.
         """
-        with self._claim:
+        with self._servers:
             try:
                 while True:
                     try:
                         return await self._attempt()
                     except LegFailedError as e:
                         self._note(e)
-                        self._failure = e
             finally:
                 self._release_unread()
 
@@ -114,11 +106,9 @@ class Relay:
     # --- the path ---------------------------------------------------------------------------------------------------
 
     async def _begin(self) -> web.StreamResponse:
-        incoming, record = self._incoming, self._record
-        chosen = await self._admit(self._choose)
+        incoming = self._incoming
+        chosen = await self._servers.both(self._due)
         context = chosen.context
-        record.path, record.is_blind = chosen.path, chosen.is_blind
-        self._client.visit.goes_to(context, chosen.generation)
         seam = speaks_seam(chosen.generation) and (context is None or speaks_seam(context))
         can_move = seam and incoming.stream and not incoming.is_indivisible
         self._answer.said = Said() if can_move else None
@@ -126,9 +116,9 @@ class Relay:
             return await self._generate(chosen.generation, incoming.alone_body(seam=seam))
         first = await self._prefill(context, chosen.generation, seam=seam)
         if first.is_last:
-            record.path = "first_token"
+            self._record.path = "first_token"
             return await self._finish_at_first(first)
-        generation = await self._large_enough(context, chosen.generation, first)
+        generation = await self._servers.large_enough(chosen, first, self._due)
         if first.seam is not None:
             self._first = first
             if incoming.stream and first.seam.first_chunk:
@@ -147,16 +137,6 @@ class Relay:
         if member.wire_version is not None and first.ticket is not None:
             self._unread = Unread(member, first.ticket)
         return first
-
-    async def _large_enough(self, context: Member, generation: Member, first: FirstToken) -> Member:
-        """The server that was chosen, or another one, now that it is known how long the prompt is.
-
-        :raises ContextLengthError: there is none; the client has seen nothing yet.
-        """
-        if self._ask.is_exact or first.seam is None or can_hold(generation, context.max_seq_len or 0):
-            return generation
-        self._ask = replace(self._ask, num_prompt_tokens=first.num_prompt_tokens or 0, is_exact=True)
-        return generation if can_hold(generation, self._ask.least_tokens) else await self._admit_successor()
 
     async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
         incoming = self._incoming
@@ -203,9 +183,8 @@ class Relay:
         is_bound = self._answer.has_spoken and self._answer.said is None
         if is_bound or not self._retries.take(failure, has_begun=has_begun):
             raise failure.as_error() from failure
-        self._ask = replace(self._ask, avoid={*self._ask.avoid, failure.member.name})
+        self._servers.failed(failure)
         self._ticket_used = self._ticket_used or failure.reached
-        self._claim.drop_generation()
         if self._first is None or self._ticket_used:
             self._release_unread()
             self._claim.drop_context()
@@ -226,7 +205,7 @@ class Relay:
         return max(self._first_token_at, asyncio.get_running_loop().time() + self._patience_s)
 
     async def _go_on_behind_first(self, first: FirstToken) -> web.StreamResponse:
-        return await self._hand_over(await self._admit_successor(), first)
+        return await self._hand_over(await self._servers.successor(self._due), first)
 
     async def _go_on_behind_all(self) -> web.StreamResponse:
         """Ask another generation server for what is missing of a stream that broke."""
@@ -240,7 +219,7 @@ class Relay:
             raise UpstreamError("The answer broke off, and what was sent of it does not say how to go on")
         params = params_of_rest(self._first, token_ids, self._new_id())
         body = self._body(self._first, params, num_chars_sent=said.num_chars_sent, has_ended=said.is_finished)
-        return await self._generate(await self._admit_successor(), body, len(token_ids))
+        return await self._generate(await self._servers.successor(self._due), body, len(token_ids))
 
     def _release_unread(self) -> None:
         """Of all ends that a request may have, in all but one nobody comes for its KV; where somebody has come and
@@ -251,40 +230,10 @@ class Relay:
 
     # --- its parts --------------------------------------------------------------------------------------------------
 
-    async def _admit(self, choose: Callable[[Snapshot], Chosen | None], *, has_begun: bool = False) -> Chosen:
-        chosen = await self._means.admission.admit(
-            choose,
-            model=self._incoming.model,
-            due=min(self._deadline.due, self._next_token_at, self._incoming.due),
-            arrived=self._record.arrived,
-            priority=self._incoming.priority,
-            has_begun=has_begun,
-            may_refuse=not self._ask.avoid,
-        )
-        self._record.chosen = self._record.chosen or time.monotonic()
-        return chosen
-
-    def _choose(self, now: Snapshot) -> Route | None:
-        """Both servers, and count on them."""
-        route = choose(now, self._ask, self._means.view)
-        if route is not None:
-            self._claim.take(route.context, route.generation)
-            if self._ask.chains:
-                self._means.index.expect(self._ask, route.context, route.generation)
-        return route
-
-    async def _admit_successor(self) -> Member:
-        try:
-            successor = await self._admit(self._choose_successor, has_begun=True)
-        except UnavailableError as e:
-            raise UnavailableError(f"{self._failure}. {e.message}" if self._failure else e.message) from None
-        self._client.visit.goes_on(successor)
-        return successor
-
-    def _choose_successor(self, now: Snapshot) -> Member:
-        successor = choose_successor(now, self._ask, self._means.view)
-        self._claim.take_generation(successor)
-        return successor
+    @property
+    def _due(self) -> float:
+        """When the client must have its first token, or its next one."""
+        return min(self._deadline.due, self._next_token_at)
 
     def _await_next_token(self) -> None:
         if self._next_token_at == math.inf:
