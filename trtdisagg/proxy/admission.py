@@ -27,6 +27,8 @@ SETTLE_S = 1.0
 OTHERS_S = 0.05
 """Between two looks at a line, where other processes of the proxy may make room without a word."""
 
+_NO_ROOM = "No generation server had room in time"
+
 Chosen = TypeVar("Chosen")
 
 
@@ -57,7 +59,7 @@ class _Waiter:
         self.settled_by = loop.time() + SETTLE_S
         self.due = due
         """For what it waits for now."""
-        self.why: Exception = DeadlineError("")
+        self.why: Exception = DeadlineError(_NO_ROOM)
         """What it is told when that is over."""
         self.settled: asyncio.Future[None] = loop.create_future()
         self.chosen: Any = None
@@ -227,7 +229,7 @@ class Admission:
             if chosen is not None:
                 waiter.settle(chosen)
             else:
-                waiter.due, waiter.why = waiter.last_due, DeadlineError("No generation server had room in time")
+                waiter.due, waiter.why = waiter.last_due, DeadlineError(_NO_ROOM)
         return waiter.settled.done()
 
     def _may_come(self, waiter: _Waiter, snapshot: Snapshot) -> bool:

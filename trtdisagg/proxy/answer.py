@@ -113,9 +113,13 @@ class _Passage:
         self._whole = WholeEvents()
 
     async def first_events(self, server: Connection) -> bytes:
+        kept = b""
         while piece := await server.next_piece():
             if self._said is None:
-                return piece
+                kept += piece
+                if not kept.startswith(b":") or b"\ndata" in kept:
+                    return kept
+                continue  # a comment: that the server lives, and nothing yet that binds its client to it
             if events := self._whole.feed(piece):
                 return events
             self._check()

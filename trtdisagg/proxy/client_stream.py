@@ -19,6 +19,7 @@ HIGH_WATER_BYTES = 64 * 1024
 """asyncio's own: above it `drain` waits."""
 
 _END_MARK = b"data: [DONE]"
+_TAIL_BYTES = len(_END_MARK) + len(b"\r\n\r\n")
 _EVENT_END = b"\n\n"
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -38,7 +39,8 @@ class ClientStream:
         self.response: web.StreamResponse
         self._writer: AbstractStreamWriter
         self._transport: asyncio.Transport
-        self._last = self._before_last = b""
+        self._last = b""
+        """The last bytes, enough of them for an end mark."""
 
     async def begin(self, data: bytes) -> None:
         """Send the head and the first bytes.
@@ -64,7 +66,7 @@ class ClientStream:
         """Send bytes; False: the client does not keep up."""
         if self._transport.is_closing():
             return True
-        self._before_last, self._last = self._last, data
+        self._last = data if len(data) >= _TAIL_BYTES else self._last[-_TAIL_BYTES:] + data
         self.num_events += data.count(_EVENT_END)
         if self.form is not None:
             data = self.form.feed(data)
@@ -85,7 +87,7 @@ class ClientStream:
     @property
     def is_complete(self) -> bool:
         """The last event was the end mark."""
-        return (self._before_last[-len(_END_MARK) - 4 :] + self._last).rstrip().endswith(_END_MARK)
+        return self._last.rstrip().endswith(_END_MARK)
 
     async def fail(self, error: bytes) -> None:
         """Say, as the last event, why the answer ends here.

@@ -34,6 +34,8 @@ RESPONSES = "/v1/responses"
 COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True, RESPONSES: True}
 """Route -> is it chat."""
 SERVER_SAYS_FIRST_S = 1.0
+MAX_MODEL_CHARS = 1024
+"""Of what a client calls its model, in a record: thousands of records are kept."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class Completions:
                     timeout_s=timeout_s,
                     arrived=record.arrived,
                 )
-                record.model, record.is_stream = incoming.model, incoming.stream
+                record.model, record.is_stream = incoming.model[:MAX_MODEL_CHARS], incoming.stream
                 deadline.due = started + self._patience_s(incoming.timeout_s)
                 incoming, ask = await self._make_ask(incoming, told)
                 relay = Relay(self._means, incoming, client, ask=ask, record=record, deadline=deadline)

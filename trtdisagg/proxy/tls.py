@@ -49,6 +49,8 @@ def _load(context: ssl.SSLContext, spec: TlsSpec) -> None:
         mismatch = e.reason == "KEY_VALUES_MISMATCH"
         why = "the key is not the certificate's" if mismatch else f"not a PEM certificate and its key ({e.reason})"
         raise StartupError(f"proxy.tls: {spec.cert_file} and {spec.key_file}: {why}") from None
+    except OSError as e:
+        raise StartupError(f"proxy.tls: {spec.cert_file} or {spec.key_file}: {e.strerror or e}") from None
 
 
 class _EncryptedError(Exception):

@@ -297,6 +297,14 @@ async def test_no_room_in_time_is_a_missed_deadline(bench: Bench) -> None:
     assert bench.admission.num_waiting == 0
 
 
+async def test_who_never_came_to_the_head_of_its_line_is_told_why_too(bench: Bench) -> None:
+    await bench.fill()
+    bench.ask("first")
+    await bench.until_waiting(1)
+    with pytest.raises(DeadlineError, match="room"):
+        await bench.ask("second", due_s=0.2)
+
+
 async def test_one_that_leaves_the_head_of_a_line_lets_the_next_go(bench: Bench) -> None:
     small = Member(name="generation-0", role="generation", model="m", url="h:2", num_blocks=10, tokens_per_block=10)
     bench.roster.replace("agent", [small])

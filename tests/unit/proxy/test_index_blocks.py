@@ -38,6 +38,15 @@ def test_what_is_expected_counts_for_a_while() -> None:
     assert blocks.num_found(CHAIN, 10) == 4
 
 
+def test_what_is_expected_very_often_is_not_kept_as_often() -> None:
+    blocks = having()
+    for i in range(1000):
+        now = i / 50
+        blocks.expect(CHAIN, now, until=now + 10)
+        assert blocks.num_found(CHAIN, now + 8.9) == 5
+    assert sum(len(keys) for _, keys in blocks._expiring) <= 12 * len(CHAIN)
+
+
 def test_what_is_expected_again_counts_on() -> None:
     blocks = having()
     blocks.expect(CHAIN[:3], now=0, until=10)

@@ -52,7 +52,9 @@ class Blocks:
     def expect(self, chain: Sequence[int], now: float, until: float) -> None:
         """A prompt was sent here: others that begin alike should come, too, before its blocks are told of."""
         self._drop_expired(now)
-        keys = [key for key in chain if key not in self._known]
+        known, expected = self._known, self._expected
+        long_enough = now + 0.9 * (until - now)  # otherwise a prompt that comes often would be kept as often
+        keys = [key for key in chain if key not in known and expected.get(key, 0.0) < long_enough]
         if keys:
             self._expected.update(dict.fromkeys(keys, until))
             self._expiring.append((until, keys))
