@@ -116,17 +116,21 @@ class AccessLog:
         try:
             yield
         finally:
-            self._flush()
+            self._put(self._take())
 
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_S)
             if self._lines:
-                await asyncio.to_thread(self._flush)
+                await asyncio.to_thread(self._put, self._take())
 
-    def _flush(self) -> None:
+    def _take(self) -> list[bytes]:
+        """Those that are kept; on the loop, so that none is added behind the back of a thread that writes them."""
         lines, self._lines = self._lines, []
+        return lines
+
+    def _put(self, lines: list[bytes]) -> None:
         num_left_out, self._num_left_out = self._num_left_out, 0
         if num_left_out:
             logger.warning("the access log is too slow: %d requests are not in it", num_left_out)

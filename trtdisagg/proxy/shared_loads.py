@@ -31,11 +31,15 @@ class SharedLoads:
         """By server, where there is anything."""
 
     def take_rows(self, rows: Mapping[str, int]) -> None:
-        """Which server has which row from now on."""
+        """Which server has which row from now on.
+
+        In a row that is new to it this process says what it has, if only nothing: it may have had something there of
+        the server whose row it was.
+        """
         before, self._rows = self._rows, rows
-        for identity, load in self._ours.items():
-            if identity in rows and identity not in before:
-                self._file.write(rows[identity], self._column, *load)
+        for identity, row in rows.items():
+            if before.get(identity) != row:
+                self._file.write(row, self._column, *self._ours.get(identity, _NOTHING))
 
     def load(self, identity: str) -> Load:
         """What all others have in flight on a server; nothing where it has no row yet."""

@@ -45,6 +45,16 @@ def test_what_was_in_flight_before_a_server_had_a_row_is_told_then(tmp_path: Pat
     assert (one.load("late"), other.load("late")) == (Load(), Load(3, 30))
 
 
+def test_a_row_that_was_another_servers_has_nothing_of_it(tmp_path: Path) -> None:
+    one, other = pair(tmp_path)
+    one.tell("a", Load(3, 30))
+    for loads in (one, other):
+        # "a" came back before they were told that it had gone.
+        loads.take_rows({"c": ROWS["a"], "b": ROWS["b"], "a": 3})
+    assert (other.load("a"), other.load("c")) == (Load(3, 30), Load())
+    assert (one.load("a"), one.load("c")) == (Load(), Load())
+
+
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"load_file .*no"):
         SharedLoads(str(tmp_path / "no"), 0)
