@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import msgspec
-from fakes.words import chat_ids, token_id, token_text, tokenize
+from fakes.words import chat_ids, num_chars, token_id, token_text, tokenize
 
 from trtdisagg.errors import ContextLengthError, ModelNotFoundError, RequestError, TrtdisaggError, UnsupportedError
 from trtdisagg.protocol.answers import (
@@ -100,9 +100,9 @@ def decode_job(body: bytes, spec: EngineSpec, *, chat: bool) -> Job:
 def _check_what_is_done(job: Job) -> None:
     if (job.params.first_gen_tokens or []) != [token_id(job.prompt, i) for i in range(job.num_done)]:
         raise RequestError("The first tokens are not those of this prompt", param="disaggregated_params")
-    num_chars = len(job.text(0, job.num_done)) if job.stream else 0
-    if job.seam is not None and job.params.request_type == "generation_only" and job.seam.num_chars_sent != num_chars:
-        raise RequestError(f"The tokens have {num_chars} characters, not {job.seam.num_chars_sent}", param="seam")
+    num_said = num_chars(job.num_done) if job.stream else 0
+    if job.seam is not None and job.params.request_type == "generation_only" and job.seam.num_chars_sent != num_said:
+        raise RequestError(f"The tokens have {num_said} characters, not {job.seam.num_chars_sent}", param="seam")
 
 
 def _prompt(request: ChatRequest | CompletionRequest) -> tuple[int, ...]:
@@ -197,6 +197,6 @@ def _frame(job: Job, start: int, stop: int, chunk: Completion | ChatChunk) -> by
     data = msgspec.json.encode(chunk)
     if job.seam is not None:
         token_ids = [token_id(job.prompt, i) for i in range(start, stop)]
-        part = msgspec.json.encode(SeamPart(len(job.text(0, stop)), token_ids))
+        part = msgspec.json.encode(SeamPart(num_chars(stop), token_ids))
         data = b'%b,"seam":%b}' % (data[:-1], part)
     return b"data: %b\n\n" % data

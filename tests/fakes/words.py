@@ -22,6 +22,12 @@ def token_text(prompt: tuple[int, ...], position: int) -> str:
     return f"{_key(prompt)}.{position} "
 
 
+def num_chars(num_tokens: int) -> int:
+    """Of the first tokens of any answer: a key of eight, a dot, the digits of the position, a space."""
+    num_digits = num_tokens + sum(max(0, num_tokens - 10**exponent) for exponent in range(1, 10))
+    return 10 * num_tokens + num_digits
+
+
 def token_id(prompt: tuple[int, ...], position: int) -> int:
     return int(_key(prompt), 16) % 10_000 + position
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fakes import words
 from helpers.serving import DEADLINE_S, MODEL, FakeEngine
 
 from trtdisagg.protocol.commands import SwitchRole
@@ -130,3 +131,8 @@ def test_is_light(tmp_path: Path) -> None:
         maps = Path(f"/proc/{engine.process.pid}/maps").read_text()
     assert "msgspec" in maps
     assert not [name for name in ("aiohttp", "uvloop", "torch", "tokenizers", "numpy") if name in maps]
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 10, 11, 100, 101, 1234])
+def test_it_knows_how_much_it_has_said(num_tokens: int) -> None:
+    assert words.num_chars(num_tokens) == len(words.answer("any", num_tokens))
