@@ -197,11 +197,12 @@ async def test_64_streams_at_once_are_not_mixed_up(cluster: Serving, http: aioht
         await asyncio.gather(*(one(i) for i in range(64)))
 
 
-async def test_an_http_1_0_client_is_streamed_to_without_chunks(cluster: Serving) -> None:
+@pytest.mark.parametrize("wish", [b"", b"Connection: keep-alive\r\n"])
+async def test_an_http_1_0_client_is_streamed_to_without_chunks(cluster: Serving, wish: bytes) -> None:
     body = json.dumps({"model": MODEL, "prompt": "old", "max_tokens": 3, "stream": True}).encode()
     host, port = cluster.proxy.url.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"POST /v1/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    writer.write(b"POST /v1/completions HTTP/1.0\r\n%bContent-Length: %d\r\n\r\n%b" % (wish, len(body), body))
     head, _, text = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")
     writer.close()
     await writer.wait_closed()

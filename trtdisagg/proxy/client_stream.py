@@ -56,6 +56,8 @@ class ClientStream:
         if self.form is not None:
             data = self.form.begin(data)
         self.response = web.StreamResponse(headers={**_HEADERS, **self.visit.headers()})
+        if not self._chunked:
+            self.response.force_close()  # nothing else says where it ends, whatever the client wishes
         writer = await self.response.prepare(self._request)
         await self.response.write(data)
         if writer is None or self._transport.is_closing():
