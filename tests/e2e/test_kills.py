@@ -55,7 +55,7 @@ def test_no_token_is_another_one(tmp_path: Path, in_float32: str, request: pytes
             assert broken.pop("logprobs") == pytest.approx(expected.pop("logprobs"), abs=1e-3)
             assert broken == expected, f"{name}, broken behind {kill_behind} events"
         log = next(cluster.directory.rglob("proxy.log")).read_text()
-        assert log.count("WARNING trtdisagg.proxy.relay") >= len(names)
+        assert log.count("WARNING trtdisagg.proxy.path.relay") >= len(names)
 
 
 def ask(cluster: Cluster, url: str, asked: dict[str, Any], *, kill_behind: int | None = None) -> list[Any]:

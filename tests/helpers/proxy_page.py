@@ -9,17 +9,17 @@ from helpers.records import CONTEXT, GENERATION, handed_over, record
 from prometheus_client.parser import text_string_to_metric_families
 
 from trtdisagg.protocol.spec import BreakerSpec
-from trtdisagg.proxy.admission import Admission
-from trtdisagg.proxy.breaker import Breakers
-from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
-from trtdisagg.proxy.gauges import Gauges
 from trtdisagg.proxy.index.gauges import CacheGauges
 from trtdisagg.proxy.index.index import Followed
-from trtdisagg.proxy.metrics import Metrics
-from trtdisagg.proxy.record import Record
-from trtdisagg.proxy.records import Records
-from trtdisagg.proxy.uses import Uses
+from trtdisagg.proxy.members.uses import Uses
+from trtdisagg.proxy.path.admission import Admission
+from trtdisagg.proxy.path.breaker import Breakers
+from trtdisagg.proxy.records.counts import Counts
+from trtdisagg.proxy.records.gauges import Gauges
+from trtdisagg.proxy.records.metrics import Metrics
+from trtdisagg.proxy.records.record import Record
+from trtdisagg.proxy.records.records import Records
 from trtdisagg.registry.members import Roster
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.proxy.record import LegKind, LegOutcome, LegRecord, Record
+from trtdisagg.proxy.records.record import LegKind, LegOutcome, LegRecord, Record
 
 CONTEXT = Member(name="context-0", role="context", model="m", url="h:1")
 GENERATION = Member(name="generation-0", role="generation", model="m", url="h:2")

@@ -16,9 +16,9 @@ from helpers.engine_process import Engine, make_spec, started
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import ModelSpec, RouterSpec
 from trtdisagg.proxy.deadlines import Deadlines
+from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.index.index import Index
-from trtdisagg.proxy.pool import Pool
-from trtdisagg.proxy.request import decode_incoming
+from trtdisagg.proxy.path.request import decode_incoming
 from trtdisagg.proxy.routing.ask import Ask
 from trtdisagg.proxy.texts.texts import Texts
 from trtdisagg.registry.members import Roster

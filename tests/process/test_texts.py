@@ -17,7 +17,7 @@ from helpers import tiny_tokenizer
 
 from trtdisagg.errors import DeadlineError, OverloadedError, RequestError, UnavailableError
 from trtdisagg.proxy.deadlines import Deadlines
-from trtdisagg.proxy.request import Incoming, decode_incoming
+from trtdisagg.proxy.path.request import Incoming, decode_incoming
 from trtdisagg.proxy.texts import crew, process, texts
 from trtdisagg.proxy.texts.texts import Reading, Texts
 from trtdisagg.text.block_hash import extend_chain, keys, root_hash

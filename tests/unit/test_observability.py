@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.metric_tables import engine_rows, proxy_rows
 
-from trtdisagg.proxy.access_log import Line
+from trtdisagg.proxy.records.access_log import Line
 
 PAGE = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
 

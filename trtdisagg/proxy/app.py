@@ -24,18 +24,18 @@ from aiohttp import web
 from trtdisagg import __version__
 from trtdisagg.errors import ModelNotFoundError, RequestError, TrtdisaggError
 from trtdisagg.protocol.answers import ModelCard, ModelList
-from trtdisagg.proxy.client_connection import Handler
 from trtdisagg.proxy.completions import COMPLETIONS, Completions
-from trtdisagg.proxy.entrance import OPEN, Entrance
-from trtdisagg.proxy.keys import Client
+from trtdisagg.proxy.door.entrance import OPEN, Entrance
+from trtdisagg.proxy.door.keys import Client
+from trtdisagg.proxy.door.openapi import document
+from trtdisagg.proxy.door.refusals import as_answer
+from trtdisagg.proxy.door.routes import SHOWN_CHARS, Routes, Visited
+from trtdisagg.proxy.door.visit import REQUEST_ID, Visit
+from trtdisagg.proxy.http.client_connection import Handler
+from trtdisagg.proxy.http.pages import JSON, Pages, json_page
 from trtdisagg.proxy.means import Means
-from trtdisagg.proxy.openapi import document
-from trtdisagg.proxy.pages import JSON, Pages, json_page
-from trtdisagg.proxy.readiness import health
-from trtdisagg.proxy.refusals import as_answer
-from trtdisagg.proxy.routes import SHOWN_CHARS, Routes, Visited
+from trtdisagg.proxy.members.readiness import health
 from trtdisagg.proxy.texts.pages import TextPages
-from trtdisagg.proxy.visit import REQUEST_ID, Visit
 
 MODELS = "/v1/models"
 

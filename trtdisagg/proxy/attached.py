@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from trtdisagg.protocol.spec import ProxySpec
-from trtdisagg.proxy import targets
-from trtdisagg.proxy.client_connection import Handler
 from trtdisagg.proxy.dashboard import open_dashboard
-from trtdisagg.proxy.pages import Pages, json_page
-from trtdisagg.proxy.pool import Pool
-from trtdisagg.proxy.readiness import cluster_info
-from trtdisagg.proxy.registry_room import open_registry
-from trtdisagg.proxy.workers import Workers
+from trtdisagg.proxy.http.client_connection import Handler
+from trtdisagg.proxy.http.pages import Pages, json_page
+from trtdisagg.proxy.http.pool import Pool
+from trtdisagg.proxy.members.readiness import cluster_info
+from trtdisagg.proxy.members.registry_room import open_registry
+from trtdisagg.proxy.records import targets
+from trtdisagg.proxy.workers.workers import Workers
 from trtdisagg.registry.members import Roster
 
 

@@ -15,20 +15,20 @@ from msgspec.structs import replace
 
 from trtdisagg.errors import OverloadedError, UnavailableError
 from trtdisagg.protocol.decoding import TIMEOUT_HEADER, read_timeout
-from trtdisagg.proxy.bodies import read_body
-from trtdisagg.proxy.client_stream import ClientStream
-from trtdisagg.proxy.counts import CLIENT_LEFT
 from trtdisagg.proxy.deadlines import Deadline
+from trtdisagg.proxy.door.refusals import as_answer, as_event, kind_of
+from trtdisagg.proxy.door.visit import Visit
+from trtdisagg.proxy.http.bodies import read_body
 from trtdisagg.proxy.means import Means
-from trtdisagg.proxy.record import Record
-from trtdisagg.proxy.refusals import as_answer, as_event, kind_of
-from trtdisagg.proxy.relay import Relay
-from trtdisagg.proxy.request import Incoming, decode_incoming
+from trtdisagg.proxy.path.client_stream import ClientStream
+from trtdisagg.proxy.path.relay import Relay
+from trtdisagg.proxy.path.request import Incoming, decode_incoming
+from trtdisagg.proxy.records.counts import CLIENT_LEFT
+from trtdisagg.proxy.records.record import Record
 from trtdisagg.proxy.responses.asked import decode_asked
 from trtdisagg.proxy.responses.form import Form
 from trtdisagg.proxy.routing.ask import Ask
 from trtdisagg.proxy.routing.session import SESSION_HEADER, read_session
-from trtdisagg.proxy.visit import Visit
 
 RESPONSES = "/v1/responses"
 COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True, RESPONSES: True}

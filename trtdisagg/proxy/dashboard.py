@@ -16,8 +16,8 @@ from pathlib import Path
 from aiohttp import web
 
 from trtdisagg.proxy.dashboard_feed import DashboardFeed
-from trtdisagg.proxy.pages import Pages
-from trtdisagg.proxy.visit import REQUEST_ID, Visit
+from trtdisagg.proxy.door.visit import REQUEST_ID, Visit
+from trtdisagg.proxy.http.pages import Pages
 
 _PAGE = Path(__file__).with_name("dashboard.html")
 _RETRY_MS = 1000

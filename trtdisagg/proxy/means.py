@@ -8,26 +8,26 @@ from typing import Self
 import msgspec
 
 from trtdisagg.protocol.spec import ProxySpec
-from trtdisagg.proxy.admission import Admission
-from trtdisagg.proxy.asks import Asks
-from trtdisagg.proxy.breaker import Breakers
-from trtdisagg.proxy.counts import Counts
 from trtdisagg.proxy.deadlines import Deadlines
-from trtdisagg.proxy.gauges import Gauges
+from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.ids import DisaggIds, process_of
 from trtdisagg.proxy.index.gauges import CacheGauges
 from trtdisagg.proxy.index.index import Index
-from trtdisagg.proxy.legs import Legs
-from trtdisagg.proxy.metrics import Metrics
-from trtdisagg.proxy.perf import PerfLog
-from trtdisagg.proxy.pool import Pool
-from trtdisagg.proxy.readers import Readers
-from trtdisagg.proxy.records import Records
-from trtdisagg.proxy.releases import Releases
-from trtdisagg.proxy.retries import RetryBudget
+from trtdisagg.proxy.members.uses import Elsewhere, Uses
+from trtdisagg.proxy.path.admission import Admission
+from trtdisagg.proxy.path.asks import Asks
+from trtdisagg.proxy.path.breaker import Breakers
+from trtdisagg.proxy.path.legs import Legs
+from trtdisagg.proxy.path.releases import Releases
+from trtdisagg.proxy.path.retries import RetryBudget
+from trtdisagg.proxy.records.counts import Counts
+from trtdisagg.proxy.records.gauges import Gauges
+from trtdisagg.proxy.records.metrics import Metrics
+from trtdisagg.proxy.records.perf import PerfLog
+from trtdisagg.proxy.records.readers import Readers
+from trtdisagg.proxy.records.records import Records
 from trtdisagg.proxy.routing.ask import View
 from trtdisagg.proxy.texts.texts import Texts
-from trtdisagg.proxy.uses import Elsewhere, Uses
 from trtdisagg.registry.members import Roster
 
 

@@ -25,18 +25,18 @@ from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.app import App
 from trtdisagg.proxy.attached import attached
 from trtdisagg.proxy.completions import Completions
-from trtdisagg.proxy.descriptors import allow_connections
-from trtdisagg.proxy.doubts import Doubts
-from trtdisagg.proxy.entrance import open_entrance
-from trtdisagg.proxy.health import SOURCE as FIXED
-from trtdisagg.proxy.health import Health
-from trtdisagg.proxy.http_server import Door, serving
-from trtdisagg.proxy.listen import take_sockets
+from trtdisagg.proxy.door.entrance import open_entrance
+from trtdisagg.proxy.door.watched import watch
+from trtdisagg.proxy.http.descriptors import allow_connections
+from trtdisagg.proxy.http.http_server import Door, serving
+from trtdisagg.proxy.http.listen import take_sockets
+from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.means import Means
-from trtdisagg.proxy.members_door import SOURCE as AGENT
-from trtdisagg.proxy.pool import Pool
-from trtdisagg.proxy.watched import watch
-from trtdisagg.proxy.workers import Workers
+from trtdisagg.proxy.members.doubts import Doubts
+from trtdisagg.proxy.members.health import SOURCE as FIXED
+from trtdisagg.proxy.members.health import Health
+from trtdisagg.proxy.members.members_door import SOURCE as AGENT
+from trtdisagg.proxy.workers.workers import Workers
 from trtdisagg.registry.members import Roster
 from trtdisagg.registry.open import read_secret
 

@@ -18,10 +18,10 @@ from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.app import App
 from trtdisagg.proxy.completions import Completions
-from trtdisagg.proxy.http_server import serving
+from trtdisagg.proxy.http.http_server import serving
+from trtdisagg.proxy.http.pages import Pages
+from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.means import Means
-from trtdisagg.proxy.pages import Pages
-from trtdisagg.proxy.pool import Pool
 from trtdisagg.registry.members import Roster
 
 pytestmark = pytest.mark.anyio

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from trtdisagg.proxy import pool as pool_module
-from trtdisagg.proxy.pool import Pool, UnreachableError
-from trtdisagg.proxy.upstream import HIGH_WATER_BYTES, BrokenError, Connection, SilentError
+from trtdisagg.proxy.http import pool as pool_module
+from trtdisagg.proxy.http.pool import Pool, UnreachableError
+from trtdisagg.proxy.http.upstream import HIGH_WATER_BYTES, BrokenError, Connection, SilentError
 
 pytestmark = pytest.mark.anyio
 

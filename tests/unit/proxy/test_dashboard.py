@@ -21,7 +21,7 @@ from tests.helpers.statuses import BUSY
 from trtdisagg.net import open_sockets
 from trtdisagg.proxy.dashboard import open_dashboard
 from trtdisagg.proxy.dashboard_feed import NO_AGENT, DashboardFeed
-from trtdisagg.proxy.http_server import serving
+from trtdisagg.proxy.http.http_server import serving
 
 pytestmark = pytest.mark.anyio
 

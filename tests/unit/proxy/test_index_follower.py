@@ -15,9 +15,9 @@ from trtdisagg.protocol.frames import frame
 from trtdisagg.protocol.kv_events import KvChange, KvSnapshot
 from trtdisagg.protocol.spec import ModelSpec, RouterSpec
 from trtdisagg.proxy.deadlines import Deadlines
+from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.index import follower as follower_module
 from trtdisagg.proxy.index.index import EXPECTED_S, Index
-from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.routing.ask import Ask
 from trtdisagg.registry.members import Roster
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.control import Member
-from trtdisagg.proxy.admission import Admission
 from trtdisagg.proxy.deadlines import Deadlines
+from trtdisagg.proxy.members.uses import Claim, Uses
+from trtdisagg.proxy.path.admission import Admission
 from trtdisagg.proxy.routing.ask import Ask, View, knows_nothing
 from trtdisagg.proxy.routing.choose import Route, choose
-from trtdisagg.proxy.uses import Claim, Uses
 from trtdisagg.registry.members import Roster, Snapshot
 
 SERVERS = [

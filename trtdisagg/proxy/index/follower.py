@@ -19,10 +19,10 @@ from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.frames import FrameReader
 from trtdisagg.protocol.kv_events import KvChange, KvSnapshot
 from trtdisagg.proxy.deadlines import Deadlines
-from trtdisagg.proxy.http1 import BadAnswerError
+from trtdisagg.proxy.http.http1 import BadAnswerError
+from trtdisagg.proxy.http.pool import Pool, UnreachableError
+from trtdisagg.proxy.http.upstream import BrokenError
 from trtdisagg.proxy.index.blocks import Blocks
-from trtdisagg.proxy.pool import Pool, UnreachableError
-from trtdisagg.proxy.upstream import BrokenError
 from trtdisagg.text.block_hash import keys
 
 SNAPSHOT_TIMEOUT_S = 30.0

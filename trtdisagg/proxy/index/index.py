@@ -14,9 +14,9 @@ from typing import NamedTuple
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec
 from trtdisagg.proxy.deadlines import Deadlines
+from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.index.blocks import Blocks, Root
 from trtdisagg.proxy.index.follower import Follower, State
-from trtdisagg.proxy.pool import Pool
 from trtdisagg.proxy.routing.ask import Ask
 from trtdisagg.registry.members import Roster
 

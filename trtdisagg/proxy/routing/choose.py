@@ -15,7 +15,7 @@ from trtdisagg.errors import ModelNotFoundError, UnavailableError
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import ModelSpec
-from trtdisagg.proxy.record import Path
+from trtdisagg.proxy.records.record import Path
 from trtdisagg.proxy.routing.ask import Ask, View
 from trtdisagg.proxy.routing.policies import Pick, pick
 from trtdisagg.proxy.routing.room import can_hold, has_room, that_can_hold

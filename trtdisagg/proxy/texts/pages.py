@@ -7,9 +7,9 @@ from aiohttp import web
 
 from trtdisagg.errors import ModelNotFoundError, RequestError, UnsupportedError
 from trtdisagg.protocol.decoding import decode_body
-from trtdisagg.proxy.bodies import read_body
+from trtdisagg.proxy.http.bodies import read_body
+from trtdisagg.proxy.http.pages import JSON, Pages
 from trtdisagg.proxy.means import Means
-from trtdisagg.proxy.pages import JSON, Pages
 
 
 class _Named(msgspec.Struct):

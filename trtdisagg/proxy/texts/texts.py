@@ -17,7 +17,7 @@ from trtdisagg.errors import RequestError, TrtdisaggError
 from trtdisagg.protocol.texts import Answer, Begin, Detokenize, Job, Page, Prompt, Read, Tokenize, Unreadable
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.index.blocks import Root
-from trtdisagg.proxy.request import Incoming
+from trtdisagg.proxy.path.request import Incoming
 from trtdisagg.proxy.texts.crew import Crew
 from trtdisagg.proxy.texts.process import is_long
 from trtdisagg.text.block_hash import KEY_BYTES
