@@ -2,7 +2,7 @@
 
     request         the body: decoded, checked, spliced into the bodies of the legs
     relay           context leg, first token, generation leg; after a failure the same again, or what is missing of it
-      asks          what routing looks at
+      asks          what routing looks at (sizes)
       servers       chosen, counted on, avoided
       admission     when there is room
       legs          one server is asked, and fails (failures, breaker)
