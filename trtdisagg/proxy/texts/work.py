@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+
 import msgspec
 
-from trtdisagg.errors import TrtdisaggError
+from trtdisagg.errors import RequestError, TrtdisaggError
 from trtdisagg.protocol.answers import ErrorDetail
 from trtdisagg.protocol.decoding import decode_request
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
@@ -46,6 +48,12 @@ def _read(job: Read, tokenizer: Tokenizer) -> Prompt:
 
 
 def _chain(root: bytes, token_ids: list[int], tokens_per_block: int) -> bytes:
+    """
+    :raises RequestError: they came as numbers, and some are far from any token.
+    """
     chain: list[bytes] = []
-    extend_chain(chain, root, token_ids, tokens_per_block, len(token_ids))
+    try:
+        extend_chain(chain, root, token_ids, tokens_per_block, len(token_ids))
+    except struct.error:
+        raise RequestError("The prompt has numbers that are no tokens", param="prompt") from None
     return b"".join([h[:KEY_BYTES] for h in chain])
