@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.protocol.answers import FinishReason, Usage
 from trtdisagg.protocol.responses import OutputCall, OutputItem, OutputMessage, OutputText, Response, ResponseError
 from trtdisagg.protocol.tools import ToolCallDelta
 from trtdisagg.proxy.responses import said
+from trtdisagg.proxy.responses.said import Logprobs, Usage
 
 _END = b"\n\n"
 _DATA = b"data:"
@@ -31,14 +31,10 @@ class _Delta(msgspec.Struct):
     tool_calls: list[ToolCallDelta] | None = None
 
 
-class _Logprobs(msgspec.Struct):
-    content: list[msgspec.Raw] | None = None
-
-
 class _Choice(msgspec.Struct):
     delta: _Delta
-    logprobs: _Logprobs | None = None
-    finish_reason: FinishReason | None = None
+    logprobs: Logprobs | None = None
+    finish_reason: str | None = None
 
 
 class _Error(msgspec.Struct):
@@ -69,7 +65,7 @@ class Events:
         self._logprobs: list[msgspec.Raw] = []
         self._arguments: list[str] | None = None
         """Of the call that is open."""
-        self._reason: FinishReason | None = None
+        self._reason: str | None = None
         self._usage: Usage | None = None
         self._has_ended = False
 
@@ -98,7 +94,10 @@ class Events:
         if data == _DONE:
             yield from self._end()
             return
-        chunk = _decode(data)
+        try:
+            chunk = _decode(data)
+        except msgspec.DecodeError as e:
+            chunk = _Chunk(error=_Error(f"What a server said cannot be read: {e}"))
         if chunk.error is not None:
             yield from self._fail(chunk.error)
             return
@@ -109,7 +108,7 @@ class Events:
             for call in choice.delta.tool_calls or ():
                 yield from self._call(call)
 
-    def _say(self, text: str, logprobs: _Logprobs | None) -> Iterator[bytes]:
+    def _say(self, text: str, logprobs: Logprobs | None) -> Iterator[bytes]:
         shown = (logprobs.content or []) if logprobs else []
         if not text and not (shown and self._text is not None):
             return

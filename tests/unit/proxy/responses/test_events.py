@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from openai.types.responses import Response as OpenaiResponse
 from openai.types.responses import ResponseStreamEvent
 
+from trtdisagg.errors import UpstreamError
 from trtdisagg.proxy.responses.asked import decode_asked
 from trtdisagg.proxy.responses.events import Events
 from trtdisagg.proxy.responses.said import respond
@@ -106,6 +107,29 @@ def test_other_servers_end_their_lines_otherwise_and_say_that_they_live(data: st
     cuts = sorted({0, len(stream), *data.draw(st.lists(st.integers(0, len(stream)), max_size=8))})
     response = events_of([stream[a:b] for a, b in itertools.pairwise(cuts)])[-1].response
     assert (response.output_text, response.status) == ("Hi there", "completed")
+
+
+FOREIGN_USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "prompt_tokens_details": None}
+
+
+def test_other_servers_say_null_and_reasons_of_their_own() -> None:
+    message = {"role": "assistant", "content": "Hi", "tool_calls": None, "reasoning_content": None, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "abort", "matched_stop": None}
+    body = {"id": "c", "choices": [choice], "usage": FOREIGN_USAGE, "prompt_logprobs": None}
+    blank = decode_asked(b'{"model":"m","input":"x"}').blank
+    whole = OpenaiResponse.model_validate_json(msgspec.json.encode(respond(blank, json.dumps(body).encode())))
+    parts = [part(content="Hi", tool_calls=None), part("abort"), {"choices": [], "usage": FOREIGN_USAGE}]
+    for response in (whole, events_of([sse(parts)])[-1].response):
+        assert (response.output_text, response.status, response.usage.total_tokens) == ("Hi", "completed", 7)
+
+
+def test_what_is_no_chat_is_the_servers_fault() -> None:
+    blank = decode_asked(b'{"model":"m","input":"x"}').blank
+    for body in (b"<html>", b"{}", b'{"choices":[]}'):
+        with pytest.raises(UpstreamError):
+            respond(blank, body)
+    last = events_of([b"data: <html>\n\ndata: [DONE]\n\n"])[-1]
+    assert (last.type, last.response.status) == ("response.failed", "failed")
 
 
 def test_calls_come_behind_text() -> None:
