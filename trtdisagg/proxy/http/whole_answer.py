@@ -39,7 +39,8 @@ def encode_head(
     if not said.count("\r") == said.count("\n") == len(lines):
         raise ValueError("a header has an end of line in it")
     connection = "" if keep_alive == (version >= HttpVersion11) else _CONNECTION[keep_alive]
-    return f"{_first_line(status, version)}{said}{framing}{_date(int(time.time()))}{connection}\r\n".encode()
+    head = f"{_first_line(status, version)}{said}{framing}{_date(int(time.time()))}{connection}\r\n"
+    return head.encode(errors="surrogateescape")  # what a client sent and gets back need not be UTF-8
 
 
 _CONNECTION = {True: "Connection: keep-alive\r\n", False: "Connection: close\r\n"}

@@ -100,7 +100,7 @@ def _sticky(router: RouterSpec, members: Sequence[Member], ask: Ask, view: View)
     its conversations and no others; each to the next in its rank, always the same."""
     calm = _not_overloaded(router, members, view)
     if ask.session is not None:
-        session = ask.session.encode() + b"\0"
+        session = ask.session.encode(errors="surrogateescape") + b"\0"  # a header need not be UTF-8
         return max(calm, key=lambda member: _rank(session, member.name))
     matches = [view.match_of(member, ask) or 0 for member in calm]
     if ask.num_prompt_tokens and (longest := max(matches)) >= MIN_SHARE * ask.num_prompt_tokens:

@@ -164,7 +164,7 @@ def scenes(draw: st.DrawFn) -> tuple[Snapshot, Ask, View]:
         turn=draw(st.integers(0, 1000)),
         avoid=frozenset(draw(st.sets(st.sampled_from([m.name for m in members])))),
         num_prompt_tokens=draw(st.integers(0, 600)),
-        session=draw(st.none() | st.text(max_size=5)),
+        session=draw(st.none() | st.binary(max_size=5).map(lambda told: told.decode(errors="surrogateescape"))),
         needs_one_server=draw(st.booleans()),
     )
     spec = ModelSpec(
