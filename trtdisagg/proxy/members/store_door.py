@@ -235,13 +235,15 @@ def check_caller(request: web.BaseRequest, secret: str | None) -> None:
     :raises RequestError: whoever asks may not.
     """
     if secret is not None:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode(errors="surrogateescape")
         if not hmac.compare_digest(given, secret.encode()):
             raise AuthenticationError("The cluster's secret is missing or wrong; see --secret-file")
     elif not _is_from_here(request):
         raise ForbiddenError(
             "This cluster has no secret, so only its own host may register servers; give it a secret_file"
         )
+    elif "Origin" in request.headers:  # a page of anybody's, in a browser on this host
+        raise ForbiddenError("This cluster has no secret, so no web page may ask here; give it a secret_file")
 
 
 def _is_from_here(request: web.BaseRequest) -> bool:

@@ -277,3 +277,24 @@ async def test_followers_know_all_pass_on_what_they_are_asked_and_give_it_back(t
         await successor.until_told(key)
         async with client(successor) as store_client:
             assert await store_client.renew(json.dumps([60, key])), "it is known still"
+
+
+@pytest.mark.parametrize(
+    ("secret", "headers", "status"),
+    [
+        (None, {}, 404),
+        (None, {"Origin": "https://elsewhere.example.org"}, 403),
+        ("word", {"Origin": "https://elsewhere.example.org", "Authorization": "Bearer word"}, 404),
+        ("word", {"Authorization": "Bearer \udcff"}, 401),
+        ("word", {}, 401),
+    ],
+)
+async def test_who_may_ask(secret: str | None, headers: dict[str, str], status: int) -> None:
+    async with running(secret) as it:
+        host, port = it.url.removeprefix("http://").split(":")
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"GET /get?key={PREFIX}no HTTP/1.1\r\nHost: x\r\n{lines}Connection: close\r\n\r\n"
+        async with await anyio.connect_tcp(host, int(port)) as client:
+            await client.send(head.encode(errors="surrogateescape"))
+            answer = await client.receive()
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
