@@ -39,6 +39,8 @@ _SLOT_BYTES = 8
 NUM_BYTES = KEY_ROWS.stop * NUM_COLUMNS * _SLOT_BYTES
 _SHIFT = 40
 _LOW = (1 << _SHIFT) - 1
+MAX_REQUESTS, MAX_TOKENS = (1 << 22) - 1, _LOW // NUM_COLUMNS
+"""Of one server and process: what a slot, and a sum of slots, has room for."""
 
 
 class LoadFile:

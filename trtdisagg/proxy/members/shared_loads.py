@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trtdisagg.errors import StartupError
-from trtdisagg.protocol.loads import LoadFile
+from trtdisagg.protocol.loads import MAX_REQUESTS, MAX_TOKENS, LoadFile
 from trtdisagg.proxy.routing.ask import Load
 
 _NOTHING = Load()
@@ -51,7 +51,8 @@ class SharedLoads:
         return Load(num_requests - ours.num_requests, num_tokens - ours.num_tokens)
 
     def tell(self, identity: str, load: Load) -> None:
-        """What this process has in flight on it."""
+        """What this process has in flight on it, as far as there is room to say it."""
+        load = Load(min(load.num_requests, MAX_REQUESTS), min(load.num_tokens, MAX_TOKENS))
         if load.num_requests or load.num_tokens:
             self._ours[identity] = load
         else:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from trtdisagg.protocol.control import Member
 from trtdisagg.proxy.routing.ask import Ask, Load
+from trtdisagg.proxy.routing.room import most_tokens
 from trtdisagg.registry.members import Roster
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class Uses:
 class Claim:
     """The servers that one request counts on."""
 
-    __slots__ = ("_ask", "_context", "_generation", "_is_prefilled", "_uses")
+    __slots__ = ("_ask", "_context", "_generation", "_is_prefilled", "_num_tokens", "_uses")
 
     def __init__(self, uses: Uses, ask: Ask) -> None:
         self._uses = uses
@@ -148,6 +149,8 @@ class Claim:
         self._context: Member | None = None
         self._is_prefilled = False
         self._generation: Member | None = None
+        self._num_tokens = 0
+        """That count there."""
 
     def take(self, context: Member | None, generation: Member) -> None:
         """Count on these servers instead of those before."""
@@ -159,7 +162,8 @@ class Claim:
 
     def take_generation(self, member: Member) -> None:
         self.drop_generation()
-        self._uses.begin(member, self._ask.num_answers, self._ask.num_tokens)
+        self._num_tokens = most_tokens(member, self._ask)
+        self._uses.begin(member, self._ask.num_answers, self._num_tokens)
         self._generation = member
 
     def prefilled(self) -> None:
@@ -178,7 +182,7 @@ class Claim:
     def drop_generation(self) -> None:
         """Another one will be asked."""
         if self._generation is not None:
-            self._uses.lighten(self._generation, self._ask.num_answers, self._ask.num_tokens)
+            self._uses.lighten(self._generation, self._ask.num_answers, self._num_tokens)
             self._uses.end(self._generation)
             self._generation = None
 

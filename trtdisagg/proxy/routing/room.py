@@ -15,6 +15,9 @@ BATCHES = 1.25
 """That may be on a server: what is beyond one batch waits there, so that the batch fills again at once, without a way
 through the proxy; the rest waits here, where it may still go to whichever server is the first to have room."""
 
+UNKNOWN_TOKENS = 1 << 20
+"""Of one answer, where a server does not say how many it can hold."""
+
 
 def has_room(member: Member, ask: Ask, view: View) -> bool:
     """Whether a generation server can begin with a request, or will soon.
@@ -39,6 +42,11 @@ def _num_new_tokens(member: Member, ask: Ask, view: View) -> int:
     """Those that are not in its cache, and no more than it would take."""
     num_tokens = min(ask.num_tokens, member.max_seq_len or ask.num_tokens)
     return num_tokens - (view.match_of(member, ask) or 0)
+
+
+def most_tokens(member: Member, ask: Ask) -> int:
+    """That a request may take on a server, whatever it asks for."""
+    return min(ask.num_tokens, ask.num_answers * (member.max_seq_len or UNKNOWN_TOKENS))
 
 
 def can_hold(member: Member, num_tokens: int) -> bool:

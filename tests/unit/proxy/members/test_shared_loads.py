@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trtdisagg.errors import StartupError
-from trtdisagg.protocol.loads import LoadFile
+from trtdisagg.protocol.loads import MAX_REQUESTS, MAX_TOKENS, LoadFile
 from trtdisagg.proxy.members.shared_loads import SharedLoads
 from trtdisagg.proxy.routing.ask import Load
 
@@ -53,6 +53,16 @@ def test_a_row_that_was_another_servers_has_nothing_of_it(tmp_path: Path) -> Non
         loads.take_rows({"c": ROWS["a"], "b": ROWS["b"], "a": 3})
     assert (other.load("a"), other.load("c")) == (Load(3, 30), Load())
     assert (one.load("a"), one.load("c")) == (Load(), Load())
+
+
+def test_more_than_can_be_said_is_as_much_as_can_be(tmp_path: Path) -> None:
+    one, other = pair(tmp_path)
+    one.tell("a", Load(10**7, 10**19))
+    other.tell("a", Load(1, 10))
+    assert one.load("a") == Load(1, 10)
+    assert other.load("a") == Load(MAX_REQUESTS, MAX_TOKENS)
+    one.tell("a", Load())
+    assert other.load("a") == Load()
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:

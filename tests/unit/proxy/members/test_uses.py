@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from trtdisagg.protocol.control import Member
 from trtdisagg.proxy.members.uses import Uses
 from trtdisagg.proxy.routing.ask import Ask, Load
+from trtdisagg.proxy.routing.room import UNKNOWN_TOKENS
 from trtdisagg.registry.members import Roster
 
 CONTEXT = Member(name="context-0", role="context", model="m", url="h:1", incarnation="c.1")
@@ -41,6 +43,16 @@ def test_a_request_counts_on_both_its_servers(uses: Uses) -> None:
         assert uses.in_use() == {"c.1": 1, "g.1": 2}
         first.drop_generation()
         first.drop_generation()
+    assert uses.in_use() == {}
+
+
+def test_no_request_counts_for_more_than_its_server_can_hold(uses: Uses) -> None:
+    small = msgspec.structs.replace(GENERATION, max_seq_len=1000)
+    with uses.claim(Ask(model="m", num_prompt_tokens=100, max_tokens=10**19, num_answers=2)) as claim:
+        claim.take(CONTEXT, small)
+        assert uses.load(small) == Load(2, 2000)
+        claim.take_generation(FOREIGN)
+        assert uses.load(FOREIGN) == Load(2, 2 * UNKNOWN_TOKENS)
     assert uses.in_use() == {}
 
 
