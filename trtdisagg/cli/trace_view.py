@@ -59,7 +59,8 @@ def traces_view(traces: Sequence[Trace]) -> RenderableType:
         times = [latency(ms) for ms in (trace.chosen_ms, trace.first_token_ms, trace.ended_ms)]
         at = f"{datetime.fromtimestamp(trace.arrived):%H:%M:%S}"
         words = [trace.request_id, at, trace.model, _status(trace), trace.path, servers]
-        table.add_row(*map(_printable, words), *times, str(trace.num_events or ""))
+        plain = (Text(_printable(word)) for word in words)  # a string would be read as rich's markup
+        table.add_row(*plain, *times, str(trace.num_events or ""))
     return table
 
 

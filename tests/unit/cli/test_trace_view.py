@@ -145,9 +145,12 @@ def test_many_are_a_table() -> None:
 
 
 def test_a_terminal_is_not_at_the_mercy_of_clients() -> None:
-    evil = trace(model="\x1b[2Jevil", legs=[])
+    evil = trace(request_id="[/x]", model="\x1b[2J[red]evil", legs=[])
     for view in (trace_view(evil, 80), traces_view([evil])):
-        assert "\x1b" not in "\n".join(drawn(view))
+        picture = "\n".join(drawn(view))
+        assert "\x1b" not in picture
+        assert "[/x]" in picture
+        assert "[red]" in picture
 
 
 _times = st.one_of(st.none(), st.floats(0, 1e7))
