@@ -312,6 +312,18 @@ async def test_the_first_token_has_a_deadline(tmp_path: Path, http: aiohttp.Clie
         await cluster["context-0"].wait("cancelled")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_clients_deadline_holds_where_servers_know_none(
+    tmp_path: Path, http: aiohttp.ClientSession, stream: bool
+) -> None:
+    engines = {"context-0": ["--foreign"], "generation-0": ["--foreign", "--token-delay-ms=100"]}
+    with serving(tmp_path, engines) as cluster:
+        asked = {**body("for long", 2000, stream=stream), "timeout": 0.5}
+        async with asyncio.timeout(15), http.post(f"{cluster.url}/v1/completions", json=asked) as answer:
+            assert "deadline_exceeded" in await answer.text()
+        await cluster["generation-0"].wait("cancelled")
+
+
 async def test_silence_in_a_stream_has_a_deadline(tmp_path: Path, http: aiohttp.ClientSession) -> None:
     with serving(tmp_path, {"generation-0": ["--token-delay-ms=10"]}, idle_timeout_s=0.5) as cluster:
         generation = cluster["generation-0"]

@@ -22,7 +22,7 @@ from trtdisagg.proxy.http.bodies import read_body
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.path.client_stream import ClientStream
 from trtdisagg.proxy.path.relay import Relay
-from trtdisagg.proxy.path.request import Incoming, decode_incoming
+from trtdisagg.proxy.path.request import SERVER_SAYS_FIRST_S, Incoming, decode_incoming
 from trtdisagg.proxy.records.counts import CLIENT_LEFT
 from trtdisagg.proxy.records.record import Record
 from trtdisagg.proxy.responses.asked import decode_asked
@@ -33,7 +33,6 @@ from trtdisagg.proxy.routing.session import SESSION_HEADER, read_session
 RESPONSES = "/v1/responses"
 COMPLETIONS = {"/v1/completions": False, "/v1/chat/completions": True, RESPONSES: True}
 """Route -> is it chat."""
-SERVER_SAYS_FIRST_S = 1.0
 MAX_MODEL_CHARS = 1024
 """Of what a client calls its model, in a record: thousands of records are kept."""
 

@@ -64,7 +64,7 @@ def _named(error: Exception) -> TrtdisaggError:
         case TrtdisaggError():
             return error
         case TimeoutError():
-            return DeadlineError("There was no first token in time")
+            return DeadlineError("The request was not answered in time")
         case web.RequestPayloadError():
             return RequestError(f"The body cannot be read: {error}")
     return TrtdisaggError("Internal error; the proxy's log has more under this request's id")

@@ -27,15 +27,17 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 class Answer:
     """Of one request, from however many servers.
 
-    :param deadline: for the first token; lifted when that is there.
+    :param deadline: for the first token; when that is there, for all of it.
+    :param last_due: when that is, on the loop's clock; infinite: there is none.
     """
 
-    def __init__(self, means: Means, client: ClientStream, record: Record, deadline: Deadline) -> None:
+    def __init__(self, means: Means, client: ClientStream, record: Record, deadline: Deadline, last_due: float) -> None:
         self._deadlines = means.deadlines
         self._idle_timeout_s = means.spec.idle_timeout_s
         self._client = client
         self._record = record
         self._deadline = deadline
+        self._last_due = last_due
         self.said: Said | None = None
         """While the stream can go on elsewhere."""
         self.has_spoken = False
@@ -48,7 +50,7 @@ class Answer:
         if self._client.begun:
             self._client.feed(events)
             return
-        self._deadline.lift()
+        self._deadline.due = self._last_due
         self._record.first_token = time.monotonic()
         await self._client.begin(events)
 
@@ -63,7 +65,7 @@ class Answer:
 
         :param on_answer: called when the server has begun to answer.
         """
-        self._deadline.lift()
+        self._deadline.due = self._last_due
         async with leg as server:
             on_answer()
             return await server.read(MAX_ANSWER_BYTES)

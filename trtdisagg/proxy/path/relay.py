@@ -67,7 +67,7 @@ class Relay:
         self._client = client
         self._record = record
         self._deadline = deadline
-        self._answer = Answer(means, client, record, deadline)
+        self._answer = Answer(means, client, record, deadline, incoming.last_due)
         self._retries = Retries(means.retry_budget, means.spec.max_retries, means.spec.max_migrations)
         self._servers = Servers(means, incoming, ask, record, client.visit)
         self._claim = self._servers.claim
@@ -202,7 +202,8 @@ class Relay:
         next attempt has as long as the first had."""
         if self._incoming.stream:
             return self._first_token_at
-        return max(self._first_token_at, asyncio.get_running_loop().time() + self._patience_s)
+        again_by = asyncio.get_running_loop().time() + self._patience_s
+        return min(max(self._first_token_at, again_by), self._incoming.last_due)
 
     async def _go_on_behind_first(self, first: FirstToken) -> web.StreamResponse:
         return await self._hand_over(await self._servers.successor(self._due), first)

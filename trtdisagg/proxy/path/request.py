@@ -24,6 +24,8 @@ from trtdisagg.proxy.path.sizes import Size, size_of
 
 NOT_FROM_CLIENTS = ("disaggregated_params", "seam", "prompt_token_ids")
 
+SERVER_SAYS_FIRST_S = 1.0
+"""When the client's deadline has passed: after that the proxy does. Servers of others do not know of it."""
 MIN_TIMEOUT_S = 0.001
 """With nothing left it is the server that says so."""
 
@@ -66,6 +68,11 @@ class Incoming(msgspec.Struct, kw_only=True, frozen=True):
     def due(self) -> float:
         """When the client's own deadline is over, on the monotonic clock."""
         return math.inf if self.timeout_s is None else self.arrived + self.timeout_s
+
+    @property
+    def last_due(self) -> float:
+        """When it is over, even if no server says so."""
+        return self.due + SERVER_SAYS_FIRST_S
 
     @property
     def path(self) -> str:
