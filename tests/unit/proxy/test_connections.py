@@ -87,8 +87,8 @@ def answering(*pieces: bytes, then_hang: bool = False) -> Script:
 
 
 async def ask(pool: Pool, server: Scripted) -> tuple[int, bytes]:
-    async with pool.exchange(server.url, "POST", "/p", b"{}", "id-1") as (head, connection):
-        return head.status, await connection.read(10**6)
+    head, body = await pool.exchange(server.url, "POST", "/p", b"{}", "id-1").fetch(10**6)
+    return head.status, body
 
 
 @pytest.fixture

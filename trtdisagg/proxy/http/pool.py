@@ -1,7 +1,9 @@
 """Connections to servers, kept open between requests.
 
+    head, body = await pool.exchange(url, "POST", path, body).fetch(max_bytes)
+
     async with pool.exchange(url, "POST", path, body) as (head, connection):
-        body = await connection.read(max_bytes)
+        piece = await connection.next_piece()
 
 On the way out a connection whose answer was taken whole goes back to the pool; any other is closed at once, which
 cancels the request on the server. Retrying elsewhere is the caller's.
@@ -12,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import TypeVar
 
 from trtdisagg.net import split_address
 from trtdisagg.proxy.http.http1 import Head
@@ -23,6 +27,9 @@ MAX_IDLE_S = 30.0
 """Longer idle connections are closed: less than any server's own keep-alive limit that we know of."""
 MAX_IDLE_CONNECTIONS = 256
 """Per server."""
+
+
+_T = TypeVar("_T")
 
 
 class UnreachableError(Exception):
@@ -115,7 +122,7 @@ def _start(method: str, path: str, url: str) -> bytes:
 
 
 class Exchange:
-    """One request and its answer, from `async with` to the end of the block."""
+    """One request and its answer: taken whole, or in pieces from `async with` to the end of the block."""
 
     def __init__(self, pool: Pool, url: str, request: bytes) -> None:
         self._pool = pool
@@ -124,40 +131,63 @@ class Exchange:
         self._connection: Connection | None = None
         self._is_given_up = False
 
+    async def fetch(self, max_bytes: int) -> tuple[Head, bytes]:
+        """Ask, and take the whole answer, whatever its status.
+
+        :raises UnreachableError, BrokenError: as on entering.
+        """
+        body = await self._ask(lambda connection: connection.read(max_bytes))
+        connection = self._connection
+        assert connection is not None
+        head = await connection.head()
+        self._pool.give_back(self._url, connection)
+        return head, body
+
     async def __aenter__(self) -> tuple[Head, Connection]:
         """Connect, send, wait for the head of the answer; the body is to be taken from the connection.
 
         :raises UnreachableError: the server has not seen the request.
         :raises BrokenError: it may have.
         """
-        while idle := self._pool.take_idle(self._url):
+        head = await self._ask(Connection.head)
+        assert self._connection is not None
+        return head, self._connection
+
+    async def _ask(self, take: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """
+        :param take: what is waited for, once the request is on its way.
+        """
+        while True:
+            idle = self._pool.take_idle(self._url)
+            connection = self._connection = idle or await self._connect()
             try:
-                return await self._ask(idle), idle
-            except BrokenError:
-                if idle.heard or self._is_given_up:
+                if self._is_given_up:
+                    raise BrokenError("it was given up")
+                connection.send(self._request)
+                taken = await take(connection)
+            except BaseException as e:
+                connection.abort()
+                # The server may have closed an idle connection while our request was on its way.
+                is_stale = idle is not None and isinstance(e, BrokenError) and not idle.heard_at
+                if not is_stale or self._is_given_up:
                     raise
-            # The server closed the idle connection while our request was on its way; the others are as old.
-            self._pool.close_idle(self._url)
+            else:
+                self._request = b""  # a prompt may be long, and its stream longer still
+                return taken
+            self._pool.close_idle(self._url)  # the others are as old
+
+    async def _connect(self) -> Connection:
         try:
-            connection = await self._pool.connect(self._url)
+            return await self._pool.connect(self._url)
         except UnreachableError as e:
             if self._connection is None:
                 raise
             raise BrokenError(f"the connection was closed, and now {e}") from e  # perhaps by what was asked
-        return await self._ask(connection), connection
 
-    async def _ask(self, connection: Connection) -> Head:
-        self._connection = connection
-        try:
-            if self._is_given_up:
-                raise BrokenError("it was given up")
-            connection.send(self._request)
-            head = await connection.head()
-        except BaseException:
-            connection.abort()
-            raise
-        self._request = b""  # a prompt may be long, and its stream longer still
-        return head
+    @property
+    def heard_at(self) -> float:
+        """When the answer began, on the monotonic clock; 0.0: it has not."""
+        return 0.0 if self._connection is None else self._connection.heard_at
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

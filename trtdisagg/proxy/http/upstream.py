@@ -8,6 +8,7 @@ Which request, to whom, and what a failure means is the caller's.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -41,10 +42,14 @@ class Connection(asyncio.Protocol):
         self._sink: Sink | None = None
         self._reading = True
         self._waiter: asyncio.Future[None] | None = None
+        self._whole: asyncio.Future[bytes] | None = None
+        """Somebody waits for the whole body."""
+        self._max_bytes = 0
+        """Of it."""
         self._error: BrokenError | None = None
         self._last_piece_at = 0.0
-        self.heard = False
-        """Something has come back for the current request."""
+        self.heard_at = 0.0
+        """When the first bytes of the current answer came, on the monotonic clock; 0.0: none has."""
 
     # --- called by the event loop -----------------------------------------------------------------------------------
 
@@ -52,7 +57,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self.heard = True
+        if not self.heard_at:
+            self.heard_at = time.monotonic()
         try:
             body = self._parser.feed(data)
         except BadAnswerError as e:
@@ -88,7 +94,7 @@ class Connection(asyncio.Protocol):
         assert not self._pieces
         self._parser = ResponseParser()
         self._error = None
-        self.heard = False
+        self.heard_at = 0.0
         if self._transport is None:
             self._error = BrokenError("the connection is closed")
         else:
@@ -122,24 +128,16 @@ class Connection(asyncio.Protocol):
         self._go_on_reading()
         return piece
 
-    async def read(self, max_bytes: int) -> bytes:
-        """Wait for the whole body.
+    def read(self, max_bytes: int) -> asyncio.Future[bytes]:
+        """The whole body, once all of it is there; then the head is, too. Nobody is woken before.
 
-        :raises BrokenError: when it breaks off or is over the limit.
+        In place of it a `BrokenError`, when it breaks off or is over the limit.
         """
-        pieces: list[bytes] = []
-        num_bytes = 0
-        while True:
-            pieces += self._pieces
-            num_bytes += self._num_kept_bytes
-            self._pieces.clear()
-            self._num_kept_bytes = 0
-            if num_bytes > max_bytes:
-                raise BrokenError(f"the answer is longer than {max_bytes} bytes")
-            self._go_on_reading()
-            if self._parser.complete:
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            await self._wait()
+        whole = self._whole = self._loop.create_future()
+        self._max_bytes = max_bytes
+        self._resume()
+        self._gather(whole)
+        return whole
 
     async def pump(self, sink: Sink, drain: Callable[[], Awaitable[None]], idle_timeout_s: float) -> None:
         """Pass what is left of the body to a sink as it comes, until its end.
@@ -176,7 +174,7 @@ class Connection(asyncio.Protocol):
             return
         self._pieces.append(body)
         self._num_kept_bytes += len(body)
-        if self._num_kept_bytes > HIGH_WATER_BYTES:
+        if self._num_kept_bytes > HIGH_WATER_BYTES and self._whole is None:
             self._stop_reading()
 
     def _stop_reading(self) -> None:
@@ -185,10 +183,29 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _go_on_reading(self) -> None:
-        if not self._reading and self._num_kept_bytes <= HIGH_WATER_BYTES:
+        if self._num_kept_bytes <= HIGH_WATER_BYTES:
+            self._resume()
+
+    def _resume(self) -> None:
+        if not self._reading:
             self._reading = True
             if self._transport is not None:
                 self._transport.resume_reading()
+
+    def _gather(self, whole: asyncio.Future[bytes]) -> None:
+        """Hand the whole body over, if it is there, or what has become of it."""
+        if self._num_kept_bytes > self._max_bytes:
+            self._error = BrokenError(f"the answer is longer than {self._max_bytes} bytes")
+        if whole.done():  # nobody waits any more
+            self._whole = None
+        elif self._error is not None:
+            self._whole = None
+            whole.set_exception(self._error)
+        elif self._parser.complete:
+            self._whole = None
+            pieces, self._num_kept_bytes = self._pieces, 0
+            whole.set_result(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            pieces.clear()
 
     async def _wait_for_end_or_full(self, idle_timeout_s: float) -> None:
         # One timer for many pieces: it looks at the time of the last one when it fires.
@@ -216,6 +233,8 @@ class Connection(asyncio.Protocol):
             raise self._error
 
     def _wake(self) -> None:
+        if self._whole is not None:
+            self._gather(self._whole)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -60,8 +60,9 @@ class Prober:
         return [card.id for card in msgspec.json.decode(body, type=ModelList).data]
 
     async def _get(self, url: str, path: str, timeout_s: float = TIMEOUT_S) -> tuple[int, bytes]:
-        async with asyncio.timeout(timeout_s), self._pool.exchange(url, "GET", path) as (head, connection):
-            return head.status, await connection.read(MAX_BODY_BYTES)
+        async with asyncio.timeout(timeout_s):
+            head, body = await self._pool.exchange(url, "GET", path).fetch(MAX_BODY_BYTES)
+        return head.status, body
 
 
 def _decode_member(body: bytes) -> Member | None:

@@ -21,8 +21,6 @@ from trtdisagg.proxy.path.legs import Leg
 from trtdisagg.proxy.path.said import Said, WholeEvents
 from trtdisagg.proxy.records.record import Record
 
-MAX_ANSWER_BYTES = 256 * 1024 * 1024
-
 
 class Answer:
     """Of one request, from however many servers.
@@ -63,12 +61,12 @@ class Answer:
         """Take a whole answer. It shows no tokens, so there is nothing to time: it may take as long as its server is
         there.
 
-        :param on_answer: called when the server has begun to answer.
+        :param on_answer: called when the server has answered.
         """
         self._deadline.due = self._last_due
-        async with leg as server:
-            on_answer()
-            return await server.read(MAX_ANSWER_BYTES)
+        body = await leg.fetch(bytes)
+        on_answer()
+        return body
 
     async def relay(self, leg: Leg, due: float, on_answer: Callable[[], None]) -> None:
         """Pass a stream on to its end.

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from trtdisagg.errors import DeadlineError
 from trtdisagg.protocol.control import Member
@@ -18,7 +20,10 @@ from trtdisagg.proxy.path.failures import LegFailedError, RefusedError
 from trtdisagg.proxy.records.record import LegKind, LegRecord, Record
 from trtdisagg.registry.members import Roster
 
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
+
+_T = TypeVar("_T")
 
 
 class Legs:
@@ -31,7 +36,7 @@ class Legs:
         self._awaiting: defaultdict[Member, set[Leg]] = defaultdict(set)
 
     def open(self, kind: LegKind, member: Member, path: str, body: bytes, record: Record) -> Leg:
-        """Prepare to ask a server; it is asked on entering the result.
+        """Prepare to ask a server; it is asked by `fetch` or on entering the result.
 
         :param record: of the request: what becomes of the leg is noted there.
         """
@@ -62,13 +67,36 @@ class Legs:
 
 
 class Leg:
-    """One server and its answer, from `async with` to the end of the block."""
+    """One server and its answer: taken whole, or a stream from `async with` to the end of the block."""
+
+    __slots__ = ("_exchange", "_legs", "member", "record")
 
     def __init__(self, legs: Legs, record: LegRecord, exchange: Exchange) -> None:
         self._legs = legs
         self.member = record.member
         self.record = record
         self._exchange = exchange
+
+    async def fetch(self, decode: Callable[[bytes], _T]) -> _T:
+        """Ask, and take a whole answer with status 200.
+
+        :param decode: raises BadAnswerError when the answer is of no use.
+        :raises LegFailedError:
+        :raises RefusedError: when the answer is for the client.
+        """
+        self._legs.begins(self)
+        error: BaseException | None = None
+        try:
+            head, body = await self._exchange.fetch(MAX_ANSWER_BYTES)
+            if head.status != 200:
+                raise _as_error(self.member, head, body)
+            return decode(body)
+        except BaseException as e:
+            error = e
+            raise
+        finally:
+            self.record.first_byte = self._exchange.heard_at
+            self._end(error)
 
     async def __aenter__(self) -> Connection:
         """Ask; in the block the answer has status 200 and its body is to be taken.
@@ -85,7 +113,7 @@ class Leg:
         self.record.first_byte = time.monotonic()
         if head.status != 200:
             try:
-                await _raise_for_status(self.member, head, connection)
+                raise _as_error(self.member, head, await connection.read(MAX_ERROR_BYTES))
             except BaseException as e:
                 await self.__aexit__(type(e), e, None)
                 raise
@@ -148,14 +176,16 @@ def _as_failure(member: Member, error: BaseException | None) -> BaseException | 
     return error
 
 
-async def _raise_for_status(member: Member, head: Head, connection: Connection) -> None:
+def _as_error(member: Member, head: Head, body: bytes) -> LegFailedError | RefusedError:
+    """What an answer means that has another status."""
     status = head.status
-    body = await connection.read(MAX_ERROR_BYTES)
+    if len(body) > MAX_ERROR_BYTES:
+        raise BrokenError(f"the answer is longer than {MAX_ERROR_BYTES} bytes")
     if status in (401, 403):
-        raise LegFailedError(member, f"it does not accept the cluster's secret (status {status})", status=status)
+        return LegFailedError(member, f"it does not accept the cluster's secret (status {status})", status=status)
     if 400 <= status < 500 or (status == DeadlineError.http_status and member.wire_version is not None):
-        raise RefusedError(status, body, head.headers)
+        return RefusedError(status, body, head.headers)
     text = body[:500].decode(errors="replace")
     # Ours answers 503 at its door, before it looks at a ticket; if not, a ticket that is used up is found out.
     reached = status != 503 or member.wire_version is None
-    raise LegFailedError(member, f"status {status}: {text}", status=status, reached=reached)
+    return LegFailedError(member, f"status {status}: {text}", status=status, reached=reached)

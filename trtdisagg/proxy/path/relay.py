@@ -26,7 +26,7 @@ from trtdisagg.protocol.control import Member
 from trtdisagg.proxy.deadlines import Deadline
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.path import last_token
-from trtdisagg.proxy.path.answer import MAX_ANSWER_BYTES, Answer
+from trtdisagg.proxy.path.answer import Answer
 from trtdisagg.proxy.path.client_stream import ClientStream
 from trtdisagg.proxy.path.context import FirstToken, decode_first_token, params_of_rest
 from trtdisagg.proxy.path.failures import LegFailedError
@@ -129,8 +129,8 @@ class Relay:
     async def _prefill(self, member: Member, generation: Member, *, seam: bool) -> FirstToken:
         self._ticket_used = False
         body = self._incoming.context_body(self._new_id(), seam=seam, generation=generation.name)
-        async with self._leg("context", member, body) as server:
-            first = decode_first_token(await server.read(MAX_ANSWER_BYTES), seam=seam)
+        leg = self._leg("context", member, body)
+        first = await leg.fetch(lambda answer: decode_first_token(answer, seam=seam))
         self._claim.prefilled()
         if self._means.perf.is_on:
             self._record.ctx_request_id = first.ctx_request_id

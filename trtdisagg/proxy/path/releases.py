@@ -61,11 +61,9 @@ class Releases:
     async def _tell(self, unread: Unread) -> None:
         body = b'{"ticket":%b}' % unread.ticket
         try:
-            async with (
-                asyncio.timeout(TIMEOUT_S),
-                self._pool.exchange(unread.server.url, "POST", "/kv/release", body) as (head, answer),
-            ):
-                text = await answer.read(_MAX_ANSWER_BYTES)
+            async with asyncio.timeout(TIMEOUT_S):
+                exchange = self._pool.exchange(unread.server.url, "POST", "/kv/release", body)
+                head, text = await exchange.fetch(_MAX_ANSWER_BYTES)
         except (UnreachableError, BrokenError, BadAnswerError, TimeoutError) as e:
             logger.info("%s was not told that its KV is not needed: %s", unread.server.name, e or "no answer in time")
             return

@@ -147,10 +147,9 @@ class PerfLog:
     async def _ask(self, server: str) -> None:
         """Have a server say what it has kept; one that is gone, or keeps nothing, says nothing."""
         try:
-            async with asyncio.timeout(ASK_TIMEOUT_S), self._pool.exchange(server, "GET", "/perf_metrics") as answer:
-                head, connection = answer
-                body = await connection.read(MAX_ANSWER_BYTES)
-                said = msgspec.json.decode(body, type=list[msgspec.Raw]) if head.status == 200 else []
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                head, body = await self._pool.exchange(server, "GET", "/perf_metrics").fetch(MAX_ANSWER_BYTES)
+            said = msgspec.json.decode(body, type=list[msgspec.Raw]) if head.status == 200 else []
         except (UnreachableError, BrokenError, BadAnswerError, TimeoutError, msgspec.DecodeError) as e:
             logger.warning("%s does not say /perf_metrics: %s", server, e)
             return

@@ -78,8 +78,8 @@ class Timelines:
         path = f"/request_times?request_id={quote(record.request_id, safe='')}"
         asked = time.monotonic()
         try:
-            async with asyncio.timeout(ASK_TIMEOUT_S), self._pool.exchange(url, "GET", path) as (head, connection):
-                body = await connection.read(MAX_ANSWER_BYTES)
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                head, body = await self._pool.exchange(url, "GET", path).fetch(MAX_ANSWER_BYTES)
             told = msgspec.json.decode(body, type=RequestTimes) if head.status == 200 else None
         except (UnreachableError, BrokenError, BadAnswerError, TimeoutError, msgspec.DecodeError):
             return []
