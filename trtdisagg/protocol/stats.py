@@ -40,6 +40,8 @@ class Stats(msgspec.Struct, kw_only=True, frozen=True):
     transfer_seconds_counts: list[int] = []
     """Transfers by their time: how many fell below each of `TRANSFER_BOUNDS_S`, beyond the one before, and at last how
     many above all. Only grow; empty: none yet."""
+    num_waiting_by_model: dict[str, int] = {}
+    """Of a proxy: `num_waiting`, which wait for room on a generation server."""
     num_unknown_caches: int = 0
     """Of a proxy: servers whose caches its routers look at, and do not know."""
     num_expired_leases_total: int = 0

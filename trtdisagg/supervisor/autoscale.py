@@ -9,7 +9,7 @@ after each, for it to show; latencies are those of the last minute, so they tell
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -69,6 +69,8 @@ class Load(msgspec.Struct, kw_only=True, frozen=True):
     bounds: AutoscaleBounds
     target_ms: float | None
     """Of the role's latency."""
+    num_queued: int = 0
+    """Requests that wait in the proxy for one of these servers."""
 
     @property
     def count(self) -> int:
@@ -77,7 +79,7 @@ class Load(msgspec.Struct, kw_only=True, frozen=True):
     @property
     def waiting(self) -> float:
         """Requests that wait, a server."""
-        return sum(s.stats.num_waiting for s in self.servers) / max(1, self.count)
+        return (self.num_queued + sum(s.stats.num_waiting for s in self.servers)) / max(1, self.count)
 
     @property
     def busy(self) -> float:
@@ -171,12 +173,20 @@ def _relieve(load: Load, other: Load, config: AutoscaleConfig, why: str) -> Deci
 
 
 def _load(servers: Sequence[ServerStatus], role: ScaledRole, config: AutoscaleConfig) -> Load:
+    mine = [s for s in servers if s.role == role and s.state == "ready"]
     return Load(
         role=role,
-        servers=[s for s in servers if s.role == role and s.state == "ready"],
+        servers=mine,
+        num_queued=_num_queued(servers, {s.model for s in mine}) if role == "generation" else 0,
         bounds=config.context if role == "context" else config.generation,
         target_ms=config.target_ttft_ms if role == "context" else config.target_tpot_ms,
     )
+
+
+def _num_queued(servers: Sequence[ServerStatus], models: Collection[str | None]) -> int:
+    """In all proxies, for these models. A proxy admits a request when a generation server has room for it."""
+    proxies = [s.stats.num_waiting_by_model for s in servers if s.role == "proxy"]
+    return sum(count for waiting in proxies for model, count in waiting.items() if model in models)
 
 
 def _shortage(load: Load, config: AutoscaleConfig, *, is_new: bool) -> str | None:

@@ -24,8 +24,8 @@ from trtdisagg.supervisor.slots import LOOPBACK
 from trtdisagg.supervisor.state import PROXY, ClusterState
 
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
-_COMING = ("starting", "loading", "ready", "stalled", "backoff")
-"""`ready`: and has to meet others first."""
+_COMING = ("starting", "loading", "ready", "stalled", "stopping", "backoff")
+"""`ready`: and has to meet others first. `stopping`, not asked to leave: it is killed, to be started again."""
 _KINDS: tuple[Need, ...] = ("context", "generation")
 
 PlanOf = Callable[[str], ChildPlan]

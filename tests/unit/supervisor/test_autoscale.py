@@ -135,6 +135,17 @@ def test_with_both_short_and_one_at_its_maximum_the_other_is_helped() -> None:
     assert decided(*three, server("generation-0", waiting=3)).line.startswith("generation=2: ")
 
 
+def test_who_waits_in_the_proxies_waits_for_generation_servers_of_its_model() -> None:
+    waiting = {"mine": 3, "another": 90}
+    proxies = [
+        ServerStatus(name=f"proxy-{i}", role="proxy", state="ready", stats=Stats(num_waiting_by_model=waiting))
+        for i in range(2)
+    ]
+    mine = [msgspec.structs.replace(server(name), model="mine") for name in ("context-0", "generation-0")]
+    decision = decided(*proxies, *mine)
+    assert decision.line.startswith("generation=2: 6.0 requests wait on each generation server, 2 may")
+
+
 # --- moves ----------------------------------------------------------------------------------------------------------
 
 

@@ -92,6 +92,7 @@ def test_members_have_the_limits_they_reported_and_an_address_that_can_be_dialle
     [
         ("10 generation-0 dies", True),
         ("10 generation-0 freezes\n15 cluster passes", True),
+        ("10 generation-0 freezes\n40 cluster passes", True),
         ("10 generation-0 restart", True),
         ("10 generation-0 restart\n11 generation-0 dies", True),
         ("10 cluster roll generation-0", True),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -144,6 +145,12 @@ class Admission:
         finally:
             self._leave(waiter)
         return waiter.outcome()  # type: ignore[no-any-return]
+
+    def num_waiting_by_model(self) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for line, waiters in self._lines.items():
+            counts[line.model] += len(waiters)
+        return dict(counts)
 
     def has_room(self, member: Member) -> None:
         """Less is in flight on a server."""

@@ -47,6 +47,7 @@ class Metrics:
         return Stats(
             num_running=self._records.num_in_flight - num_waiting,
             num_waiting=num_waiting,
+            num_waiting_by_model=self._admission.num_waiting_by_model(),
             num_requests_total=self._records.num_begun,
             num_failed_total=counts.num_failed,
             first_token_counts=_summed(of.first_token for of in counts.models.values()),
