@@ -15,7 +15,9 @@ import msgspec
 import pytest
 
 from tests.helpers.plans import FAKE_ENGINE, host
-from trtdisagg.config.schema import ClusterFile, ServerSection, SupervisionConfig
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.server_keys import ServerSection
+from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.protocol.control import ClusterStatus, DownRequest, ServerStatus
 from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan

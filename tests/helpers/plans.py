@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trtdisagg.config.schema import ClusterFile, ServerSection
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nvml import Gpu
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from tests.helpers.plans import cluster_file, plan_of
 from tests.helpers.supervision import BEAT_S, Replay, role_of
-from trtdisagg.config.schema import ServerSection, SupervisionConfig
+from trtdisagg.config.server_keys import ServerSection
+from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.protocol.reports import Beat, Ready, Report
 from trtdisagg.supervisor import view
 from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, STALE_S, Child

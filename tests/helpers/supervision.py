@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trtdisagg.config.schema import SupervisionConfig
+from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.protocol.reports import Beat, Failed, Loading, Ready, Report
 from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor.child import Child

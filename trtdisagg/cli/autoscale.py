@@ -12,7 +12,7 @@ import click
 
 from trtdisagg.cli.find import cluster_argument, find_cluster, set_option
 from trtdisagg.config.load import load
-from trtdisagg.config.schema import AutoscaleConfig
+from trtdisagg.config.supervisor_keys import AutoscaleConfig
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor.autoscale import Decision, Memory, by_model, decide

@@ -9,7 +9,7 @@ import click
 from trtdisagg.cli.find import cluster_argument, find_cluster
 from trtdisagg.cli.terminal import say
 from trtdisagg.config.load import load
-from trtdisagg.config.schema import SupervisionConfig
+from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.control import DownRequest
 from trtdisagg.supervisor.client import ControlClient, wait_until_gone

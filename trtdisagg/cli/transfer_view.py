@@ -13,8 +13,9 @@ from rich.text import Text
 
 from trtdisagg.config.environment import INHERITED
 from trtdisagg.config.load import Loaded
-from trtdisagg.config.schema import CacheTransceiverConfig, ClusterFile, ModelEntry, ServerSection
+from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.sections import SECTIONS
+from trtdisagg.config.server_keys import CacheTransceiverConfig, ServerSection
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.server_name import parse_name

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from trtdisagg.config.located import Located
 from trtdisagg.config.registry_checks import check_registry
-from trtdisagg.config.schema import ClusterFile, ModelEntry, ServerSection
+from trtdisagg.config.schema import ClusterFile, ModelEntry
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.otlp import check_endpoint
 

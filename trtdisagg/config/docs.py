@@ -1,7 +1,7 @@
 """Every key of the cluster file with its type, default and meaning, as Markdown: `python -m trtdisagg.config.docs`.
 
-All of it is read from the source of `schema`, where a key's documentation is the string below it, and from the table in
-`upstream`: nothing is written twice.
+All of it is read from the source of `schema` and of its sections, where a key's documentation is the string below it,
+and from the table in `upstream`: nothing is written twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import get_args
 
 import msgspec
 
-from trtdisagg.config import schema
+from trtdisagg.config import key_types, proxy_keys, schema, server_keys, supervisor_keys
 from trtdisagg.config.upstream import TABLE, NoEffect
 
 _HEAD = """\
@@ -32,21 +32,21 @@ an error. Where `model` stands and neither section does, one server of each is s
 
 _SECTIONS: dict[type[msgspec.Struct], str] = {
     schema.ClusterFile: "Top level",
-    schema.ServerSection: "`context_servers`, `generation_servers`",
-    schema.KvCacheConfig: "`kv_cache_config`, in a server section",
-    schema.SchedulerConfig: "`scheduler_config`, in a server section",
-    schema.CacheTransceiverConfig: "`cache_transceiver_config`, in a server section",
-    schema.RouterConfig: "`router`, in a server section",
+    server_keys.ServerSection: "`context_servers`, `generation_servers`",
+    server_keys.KvCacheConfig: "`kv_cache_config`, in a server section",
+    server_keys.SchedulerConfig: "`scheduler_config`, in a server section",
+    server_keys.CacheTransceiverConfig: "`cache_transceiver_config`, in a server section",
+    server_keys.RouterConfig: "`router`, in a server section",
     schema.ModelEntry: "`models`, each entry",
-    schema.ConditionalDisaggConfig: "`conditional_disagg_config`",
-    schema.SupervisionConfig: "`supervision`",
-    schema.DisaggCluster: "`disagg_cluster`",
-    schema.MinimalInstances: "`minimal_instances`, in `disagg_cluster`",
-    schema.ProcessingConfig: "`processing`",
-    schema.ProxyConfig: "`proxy`",
-    schema.BreakerConfig: "`breaker`, in `proxy`",
-    schema.TlsConfig: "`tls`, in `proxy`",
-    schema.OtlpConfig: "`otlp_config`",
+    proxy_keys.ConditionalDisaggConfig: "`conditional_disagg_config`",
+    supervisor_keys.SupervisionConfig: "`supervision`",
+    supervisor_keys.DisaggCluster: "`disagg_cluster`",
+    supervisor_keys.MinimalInstances: "`minimal_instances`, in `disagg_cluster`",
+    proxy_keys.ProcessingConfig: "`processing`",
+    proxy_keys.ProxyConfig: "`proxy`",
+    proxy_keys.BreakerConfig: "`breaker`, in `proxy`",
+    proxy_keys.TlsConfig: "`tls`, in `proxy`",
+    proxy_keys.OtlpConfig: "`otlp_config`",
 }
 
 
@@ -88,7 +88,10 @@ def _type(annotation: ast.expr) -> str:
     if isinstance(annotation, ast.Subscript):
         return _generic(ast.unparse(annotation.value), annotation.slice)
     name = ast.unparse(annotation)
-    return "mapping" if isinstance(getattr(schema, name, None), type) else _WORDS.get(name, name)
+    return "mapping" if name in _MAPPINGS else _WORDS.get(name, name)
+
+
+_MAPPINGS = {section.__name__ for section in key_types.Section.__subclasses__()}
 
 
 _WORDS = {
@@ -98,7 +101,7 @@ _WORDS = {
     "Port": "port",
     "Size": "bytes or size such as 512MB",
     "float": "number",
-    "Backend": " or ".join(get_args(schema.Backend)),
+    "Backend": " or ".join(get_args(key_types.Backend)),
 }
 
 
@@ -153,8 +156,11 @@ def _upstream() -> Iterator[str]:
 
 
 def _where(struct: type[msgspec.Struct]) -> str:
-    names = {schema.KvCacheConfig: "kv_cache_config", schema.CacheTransceiverConfig: "cache_transceiver_config"}
-    names[schema.RouterConfig] = "router"
+    names = {
+        server_keys.KvCacheConfig: "kv_cache_config",
+        server_keys.CacheTransceiverConfig: "cache_transceiver_config",
+    }
+    names[server_keys.RouterConfig] = "router"
     return f"`{names[struct]}`: " if struct in names else ""
 
 

@@ -12,13 +12,8 @@ import msgspec
 
 from trtdisagg.config import shape
 from trtdisagg.config.located import Located, Place
-from trtdisagg.config.schema import (
-    CacheTransceiverConfig,
-    ClusterFile,
-    KvCacheConfig,
-    RouterConfig,
-    ServerSection,
-)
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.server_keys import CacheTransceiverConfig, KvCacheConfig, RouterConfig, ServerSection
 from trtdisagg.config.upstream import TABLE, NoEffect, NotThereYet
 from trtdisagg.errors import ConfigError
 

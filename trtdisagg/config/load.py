@@ -21,8 +21,9 @@ from trtdisagg.config.environment import with_variables
 from trtdisagg.config.keys import Notice, Pruner
 from trtdisagg.config.located import Located, Place, kind, read
 from trtdisagg.config.overrides import Override, SetValue, compare, parse, put
-from trtdisagg.config.schema import ClusterFile, ModelEntry, ServerSection
+from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.sections import SECTIONS, complete, of_sections
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
 
 _WORDING = {

@@ -15,8 +15,8 @@ from typing import Literal
 import msgspec
 
 from trtdisagg.config import shape
+from trtdisagg.config.key_types import Port, Seconds
 from trtdisagg.config.located import Located, read
-from trtdisagg.config.schema import Port, Seconds
 from trtdisagg.errors import ConfigError
 from trtdisagg.net import join_address
 from trtdisagg.protocol.spec import MetadataSpec

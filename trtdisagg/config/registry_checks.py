@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trtdisagg.config.located import Located
-from trtdisagg.config.schema import ClusterFile, DisaggCluster
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.supervisor_keys import DisaggCluster
 from trtdisagg.config.uri import parse_uri
 from trtdisagg.errors import ConfigError
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from trtdisagg.config import shape
 from trtdisagg.config.located import Located, read
 from trtdisagg.config.overrides import Override, Step, put
-from trtdisagg.config.schema import ClusterFile, ServerSection
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.config.upstream import BACKEND_SPELLINGS, ROUTER_SPELLINGS, TABLE
 from trtdisagg.errors import ConfigError
 

@@ -12,10 +12,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from trtdisagg.config.schema import (
-    Backend,
+from trtdisagg.config.key_types import Backend
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.server_keys import (
     CacheTransceiverConfig,
-    ClusterFile,
     KvCacheConfig,
     RouterConfig,
     SchedulerConfig,

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import AutoscaleBounds, AutoscaleConfig
+from trtdisagg.config.supervisor_keys import AutoscaleBounds, AutoscaleConfig
 from trtdisagg.protocol.control import ClusterStatus, ServerStatus
 from trtdisagg.supervisor.rates import LATENCY_WINDOW_S
 from trtdisagg.supervisor.server_name import parse_name

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import anyio
 
-from trtdisagg.config.schema import AutoscaleConfig
+from trtdisagg.config.supervisor_keys import AutoscaleConfig
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.control import ClusterStatus, ScaleRequest, SwitchRequest
 from trtdisagg.supervisor.autoscale import Decision, Memory, by_model, decide

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import aiohttp
 import anyio
 
-from trtdisagg.config.schema import SupervisionConfig
+from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.protocol.control import Member
 from trtdisagg.supervisor.events import Canary, Event
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import SupervisionConfig
+from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError
 from trtdisagg.supervisor.child import STALE_S, STUCK_S, Child, Leaving
 from trtdisagg.supervisor.events import (

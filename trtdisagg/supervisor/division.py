@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from trtdisagg.config.schema import ServerSection
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.parallel import Parallel, even_partition
 from trtdisagg.text.dimensions import ModelDimensions

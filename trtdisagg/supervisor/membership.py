@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import DisaggCluster
+from trtdisagg.config.supervisor_keys import DisaggCluster
 from trtdisagg.config.uri import ClusterUri, parse_uri
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.control import Member

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from trtdisagg.config.schema import ServerSection
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.supervisor.division import Divided
 from trtdisagg.text.dimensions import ModelDimensions

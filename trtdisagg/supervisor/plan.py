@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import AutoscaleConfig, Backend, ClusterFile, ModelEntry, SupervisionConfig
+from trtdisagg.config.key_types import Backend
+from trtdisagg.config.schema import ClusterFile, ModelEntry
+from trtdisagg.config.supervisor_keys import AutoscaleConfig, SupervisionConfig
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.control import Need
 from trtdisagg.protocol.spec import (

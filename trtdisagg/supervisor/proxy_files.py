@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from trtdisagg.config.api_keys import read_api_keys
-from trtdisagg.config.schema import ProxyConfig, TlsConfig
+from trtdisagg.config.proxy_keys import ProxyConfig, TlsConfig
 from trtdisagg.errors import ConfigError
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trtdisagg.config.schema import ClusterFile, ModelEntry, ServerSection
+from trtdisagg.config.schema import ClusterFile, ModelEntry
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec, RouterSpec
 
 

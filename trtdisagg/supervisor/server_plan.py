@@ -13,7 +13,10 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import Backend, ClusterFile, DisaggCluster, RouterConfig, ServerSection
+from trtdisagg.config.key_types import Backend
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.server_keys import RouterConfig, ServerSection
+from trtdisagg.config.supervisor_keys import DisaggCluster
 from trtdisagg.errors import ConfigError
 from trtdisagg.net import join_address
 from trtdisagg.protocol.parallel import Parallel

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import ClusterFile, ModelEntry, ServerSection
+from trtdisagg.config.schema import ClusterFile, ModelEntry
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
 from trtdisagg.net import join_address, split_address
 from trtdisagg.protocol.spec import Role

@@ -9,7 +9,9 @@ from pathlib import Path
 import psutil
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import Backend, ClusterFile, ServerSection
+from trtdisagg.config.key_types import Backend
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.otlp import check_installed
 from trtdisagg.protocol.spec import Role

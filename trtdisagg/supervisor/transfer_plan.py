@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trtdisagg.config.schema import Backend, CacheTransceiverConfig
+from trtdisagg.config.key_types import Backend
+from trtdisagg.config.server_keys import CacheTransceiverConfig
 from trtdisagg.config.sizes import size_bytes
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import EngineSpec, TransferSpec, Transport

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trtdisagg.cli.foreground import Lines, hint
-from trtdisagg.config.schema import SupervisionConfig
+from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.server_plan import ChildPlan

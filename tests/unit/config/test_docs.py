@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from trtdisagg.config import docs, schema, shape
+from trtdisagg.config import docs, key_types, schema, shape
 from trtdisagg.config.upstream import TABLE, NotThereYet
 
 PAGE = Path(__file__).parents[3] / "docs" / "cluster-file.md"
-STRUCTS = [s for s in vars(schema).values() if isinstance(s, type(msgspec.Struct)) and shape.keys(s)]
+STRUCTS = key_types.Section.__subclasses__()
 
 
 def test_the_page_is_current() -> None:

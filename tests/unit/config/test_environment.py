@@ -10,7 +10,7 @@ import pytest
 
 from trtdisagg.config.environment import DEFAULTS, VARIABLES
 from trtdisagg.config.load import Loaded, load
-from trtdisagg.config.schema import CacheTransceiverConfig
+from trtdisagg.config.server_keys import CacheTransceiverConfig
 from trtdisagg.config.upstream import TABLE
 from trtdisagg.errors import ConfigError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trtdisagg.config.load import Loaded, load
-from trtdisagg.config.schema import CacheTransceiverConfig, ServerSection
+from trtdisagg.config.server_keys import CacheTransceiverConfig, ServerSection
 from trtdisagg.errors import ConfigError
 
 Load = Callable[..., Loaded]

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from trtdisagg.config.load import Loaded, load
-from trtdisagg.config.schema import ClusterFile, ServerSection
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trtdisagg.config.load import Loaded, load
-from trtdisagg.config.schema import RouterConfig
+from trtdisagg.config.server_keys import RouterConfig
 from trtdisagg.errors import ConfigError
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import get_args
 
 from trtdisagg.config.environment import DEFAULTS, VARIABLES
-from trtdisagg.config.schema import Backend, CacheTransceiverConfig
+from trtdisagg.config.key_types import Backend
+from trtdisagg.config.server_keys import CacheTransceiverConfig
 from trtdisagg.config.upstream import TABLE
 from trtdisagg.supervisor.doctor.variables import TRAPS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from trtdisagg.config.schema import AutoscaleBounds, AutoscaleConfig
+from trtdisagg.config.supervisor_keys import AutoscaleBounds, AutoscaleConfig
 from trtdisagg.protocol.control import ClusterStatus, ServerStatus
 from trtdisagg.protocol.spec import Role
 from trtdisagg.protocol.stats import Stats

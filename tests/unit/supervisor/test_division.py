@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.helpers.plans import TINY
-from trtdisagg.config.schema import ServerSection
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.supervisor.division import Divided, parallel_of

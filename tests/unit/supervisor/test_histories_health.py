@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.supervision import Replay, up
-from trtdisagg.config.schema import SupervisionConfig
+from trtdisagg.config.supervisor_keys import SupervisionConfig
 
 
 def test_not_ready_in_time_at_the_first_start_is_exit_4() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.supervision import Replay, up
-from trtdisagg.config.schema import SupervisionConfig
+from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.supervisor.events import Switch
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from helpers.plans import FAKE_ENGINE
 
-from trtdisagg.config.schema import ClusterFile, ServerSection
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import EngineSpec, RegistrySpec, Role
 from trtdisagg.supervisor.join_plan import Joining, check_host, plan_join

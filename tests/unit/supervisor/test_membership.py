@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.helpers.plans import cluster_file, plan_of
-from trtdisagg.config.schema import DisaggCluster
+from trtdisagg.config.supervisor_keys import DisaggCluster
 from trtdisagg.config.uri import parse_uri
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import MetadataSpec, RegistrySpec

@@ -9,15 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from tests.helpers.plans import GIB, TINY, cluster_file, host, made_up_gpu, plan_of
-from trtdisagg.config.schema import (
-    CacheTransceiverConfig,
-    ClusterFile,
-    KvCacheConfig,
-    ModelEntry,
-    ProxyConfig,
-    SchedulerConfig,
-    ServerSection,
-)
+from trtdisagg.config.proxy_keys import ProxyConfig
+from trtdisagg.config.schema import ClusterFile, ModelEntry
+from trtdisagg.config.server_keys import CacheTransceiverConfig, KvCacheConfig, SchedulerConfig, ServerSection
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import EngineSpec, ProxySpec

@@ -10,19 +10,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.helpers.plans import GIB, TINY, cluster_file, host, made_up_gpu, plan_of
-from trtdisagg.config.schema import (
-    AutoscaleConfig,
-    ClusterFile,
-    DisaggCluster,
-    KvCacheConfig,
-    MinimalInstances,
-    ModelEntry,
-    ProxyConfig,
-    RouterConfig,
-    SchedulerConfig,
-    ServerSection,
-    SupervisionConfig,
-)
+from trtdisagg.config.proxy_keys import ProxyConfig
+from trtdisagg.config.schema import ClusterFile, ModelEntry
+from trtdisagg.config.server_keys import KvCacheConfig, RouterConfig, SchedulerConfig, ServerSection
+from trtdisagg.config.supervisor_keys import AutoscaleConfig, DisaggCluster, MinimalInstances, SupervisionConfig
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.spec import EngineSpec, ProxySpec, RegistrySpec
 from trtdisagg.supervisor.host import Host

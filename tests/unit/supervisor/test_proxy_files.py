@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trtdisagg.config.schema import ProxyConfig
+from trtdisagg.config.proxy_keys import ProxyConfig
 from trtdisagg.supervisor.proxy_files import with_checked_files
 
 

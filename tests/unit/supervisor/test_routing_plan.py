@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from tests.helpers.plans import cluster_file, plan_of
-from trtdisagg.config.schema import (
-    ClusterFile,
-    ConditionalDisaggConfig,
-    ModelEntry,
-    ProxyConfig,
-    RouterConfig,
-    ServerSection,
-)
+from trtdisagg.config.proxy_keys import ConditionalDisaggConfig, ProxyConfig
+from trtdisagg.config.schema import ClusterFile, ModelEntry
+from trtdisagg.config.server_keys import RouterConfig, ServerSection
 from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec, ProxySpec, RouterSpec
 
 

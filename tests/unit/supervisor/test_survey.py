@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import ClusterFile, DisaggCluster, ServerSection
+from trtdisagg.config.schema import ClusterFile
+from trtdisagg.config.server_keys import ServerSection
+from trtdisagg.config.supervisor_keys import DisaggCluster
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor import survey as module

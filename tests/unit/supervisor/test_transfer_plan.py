@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.helpers.plans import cluster_file, host, plan_of
-from trtdisagg.config.schema import Backend, CacheTransceiverConfig, ServerSection
+from trtdisagg.config.key_types import Backend
+from trtdisagg.config.server_keys import CacheTransceiverConfig, ServerSection
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import EngineSpec, TransferSpec
 from trtdisagg.supervisor.transfer_plan import transfer_spec

@@ -8,7 +8,9 @@ import pytest
 from helpers.plans import FAKE_ENGINE, GIB, cluster_file, host, plan_of
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import Backend, CacheTransceiverConfig, ProxyConfig, ServerSection
+from trtdisagg.config.key_types import Backend
+from trtdisagg.config.proxy_keys import ProxyConfig
+from trtdisagg.config.server_keys import CacheTransceiverConfig, ServerSection
 from trtdisagg.supervisor.doctor import Facts, Finding, examine
 from trtdisagg.supervisor.doctor.facts import Disk, GpuState, NoPeerAccess
 from trtdisagg.supervisor.doctor.surroundings import FOR_GPUS, WITHIN_HOST, allows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers.plans import cluster_file, plan_of
 
-from trtdisagg.config.schema import CacheTransceiverConfig, ServerSection
+from trtdisagg.config.server_keys import CacheTransceiverConfig, ServerSection
 from trtdisagg.protocol.control import Link
 from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate, ProbeLine, Rate, decode_probe_line
 from trtdisagg.supervisor.doctor import Finding, Probed, examine_probe, examine_running

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.plans import FAKE_ENGINE, cluster_file, plan_of
 
-from trtdisagg.config.schema import ServerSection
+from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import StartupError
 from trtdisagg.supervisor.doctor import before_start, cgroups, look
 from trtdisagg.supervisor.doctor.look import has_capability

@@ -13,7 +13,7 @@ from helpers import tiny_model
 from helpers.plans import cluster_file, host, plan_of
 from msgspec.structs import replace
 
-from trtdisagg.config.schema import CacheTransceiverConfig, ServerSection
+from trtdisagg.config.server_keys import CacheTransceiverConfig, ServerSection
 from trtdisagg.protocol.probe import Layouts, Library
 from trtdisagg.supervisor.doctor import Probed, probe, probing
 from trtdisagg.supervisor.plan import Plan
