@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 import urllib.parse
+from collections.abc import Awaitable
 
 import msgspec
 from aiohttp import web
@@ -33,6 +34,7 @@ from trtdisagg.proxy.door.routes import SHOWN_CHARS, Routes, Visited
 from trtdisagg.proxy.door.visit import REQUEST_ID, Visit
 from trtdisagg.proxy.http.client_connection import Handler
 from trtdisagg.proxy.http.pages import JSON, Pages, json_page
+from trtdisagg.proxy.http.whole_answer import AnyAnswer
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.members.readiness import health
 from trtdisagg.proxy.texts.pages import TextPages
@@ -83,11 +85,12 @@ class App:
         }
         return {("GET", path): handler for path, handler in pages.items()}
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> AnyAnswer:
         """Answer a request; whatever goes wrong is said in OpenAI's form."""
         visit = Visit(request.headers.get(REQUEST_ID))
         if self._cors is not None:
             visit.bears(self._cors.headers(request.headers.get("Origin")))
+        response: AnyAnswer
         try:
             response = await self._answer(request, visit)
         except ConnectionError:
@@ -98,7 +101,7 @@ class App:
             response.headers.update(visit.headers())
         return response
 
-    async def _answer(self, request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
+    def _answer(self, request: web.BaseRequest, visit: Visit) -> Awaitable[AnyAnswer]:
         path = request.raw_path.partition("?")[0]
         if request.method == "OPTIONS":
             return self._options(request, path)
@@ -110,14 +113,10 @@ class App:
             if path in COMPLETIONS:
                 self._note_refusal(path, visit, e)
             raise
-        if client is None:
-            return await handler(request, visit)
-        try:
-            return await handler(request, visit)
-        finally:
-            client.end()
+        answer = handler(request, visit)
+        return answer if client is None else _on_account(client, answer)
 
-    def _options(self, request: web.BaseRequest, path: str) -> web.Response:
+    async def _options(self, request: web.BaseRequest, path: str) -> web.Response:
         allowed = self._routes.allowed(path)
         headers = {"Allow": ", ".join(allowed)}
         if self._cors is not None and "Access-Control-Request-Method" in request.headers:
@@ -192,8 +191,15 @@ def _refuse_compressed(request: web.BaseRequest) -> None:
         raise EncodingError(f"The body has Content-Encoding {encoding[:SHOWN_CHARS]!r}; bodies are taken as they are")
 
 
+async def _on_account(client: Client, answer: Awaitable[AnyAnswer]) -> AnyAnswer:
+    try:
+        return await answer
+    finally:
+        client.end()
+
+
 def _unvisited(handler: Handler) -> Visited:
-    async def visited(request: web.BaseRequest, _: Visit) -> web.StreamResponse:
-        return await handler(request)
+    def visited(request: web.BaseRequest, _: Visit) -> Awaitable[AnyAnswer]:
+        return handler(request)
 
     return visited

@@ -19,6 +19,7 @@ from trtdisagg.proxy.deadlines import Deadline
 from trtdisagg.proxy.door.refusals import as_answer, as_event, kind_of
 from trtdisagg.proxy.door.visit import Visit
 from trtdisagg.proxy.http.bodies import read_body
+from trtdisagg.proxy.http.whole_answer import AnyAnswer, WholeAnswer
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.path.client_stream import ClientStream
 from trtdisagg.proxy.path.relay import Relay
@@ -57,7 +58,7 @@ class Completions:
         for deadline in self._running:
             deadline.end(_ending())
 
-    async def handle(self, request: web.BaseRequest, visit: Visit) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest, visit: Visit) -> AnyAnswer:
         """Answer one request.
 
         :raises ConnectionError: when the client has left.
@@ -88,6 +89,7 @@ class Completions:
                 record.model, record.is_stream = incoming.model[:MAX_MODEL_CHARS], incoming.stream
                 deadline.due = started + self._patience_s(incoming.timeout_s)
                 incoming, ask = await self._make_ask(incoming, told)
+                response: AnyAnswer
                 relay = Relay(self._means, incoming, client, ask=ask, record=record, deadline=deadline)
                 response = await relay.run()
                 if client.form is not None and not client.begun:
@@ -156,11 +158,10 @@ class Completions:
         self._means.records.add(record)
 
 
-def _reformed(response: web.StreamResponse, form: Form) -> web.Response:
+def _reformed(response: AnyAnswer, form: Form) -> WholeAnswer:
     """A whole answer as the client wants it."""
-    assert isinstance(response, web.Response)
-    assert isinstance(response.body, bytes)
-    return web.Response(body=form.whole(response.body), content_type="application/json")
+    assert isinstance(response, WholeAnswer)
+    return WholeAnswer(form.whole(response.body))
 
 
 def _ending() -> UnavailableError:

@@ -30,7 +30,7 @@ class Deadlines:
     """All deadlines that are set in this process."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._set: set[Timed] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -44,16 +44,16 @@ class Deadlines:
     def add(self, deadline: Timed) -> None:
         self._set.add(deadline)
         if self._timer is None:
-            self._timer = self._loop.call_later(INTERVAL_S, self._look)
+            self._timer = self.loop.call_later(INTERVAL_S, self._look)
 
     def remove(self, deadline: Timed) -> None:
         self._set.discard(deadline)
 
     def _look(self) -> None:
-        now = self._loop.time()
+        now = self.loop.time()
         for deadline in [d for d in self._set if d.due <= now]:
             deadline.pass_by()
-        self._timer = self._loop.call_later(INTERVAL_S, self._look) if self._set else None
+        self._timer = self.loop.call_later(INTERVAL_S, self._look) if self._set else None
 
 
 class Deadline:
@@ -72,7 +72,7 @@ class Deadline:
         self.due = math.inf
 
     async def __aenter__(self) -> Self:
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(self._deadlines.loop)
         assert task is not None
         self._num_cancels = task.cancelling()
         self._deadlines.add(self)

@@ -10,8 +10,9 @@ from aiohttp import web
 
 from trtdisagg.errors import RequestError
 from trtdisagg.proxy.door.visit import Visit
+from trtdisagg.proxy.http.whole_answer import AnyAnswer
 
-Visited = Callable[[web.BaseRequest, Visit], Awaitable[web.StreamResponse]]
+Visited = Callable[[web.BaseRequest, Visit], Awaitable[AnyAnswer]]
 SHOWN_CHARS = 200
 """Of a path, in a message."""
 

@@ -20,12 +20,12 @@ async def read_body(request: web.BaseRequest, spec: ProxySpec, deadlines: Deadli
     :raises BodyTimeoutError: it does not come.
     """
     limit = spec.max_body_bytes
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
     if request.content.is_eof():  # it came with its head, as most do
         if len(body := request.content.read_nowait()) > limit:
             raise _too_large(limit)
         return body
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
     if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     timeout_s = min(BODY_TIMEOUT_S, spec.first_token_timeout_s)

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeGuard, cast
 
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
@@ -24,7 +24,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from trtdisagg.proxy.http.not_http import MAX_HEADER_BYTES, MAX_HEADERS, MAX_LINE_BYTES, a_bug, not_http
-from trtdisagg.proxy.http.whole_answer import encode_answer
+from trtdisagg.proxy.http.whole_answer import AnyAnswer, WholeAnswer, encode_answer
 
 READ_BYTES = 64 * 1024
 """Of a body that its handler does not take; then reading stops."""
@@ -33,7 +33,7 @@ MAX_REQUESTS = 8
 LINGER_S = 10.0
 """For the rest of a body that its handler did not take: a client that still sends does not read its answer."""
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[AnyAnswer]]
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,11 @@ class ClientConnection(BaseProtocol):
         if len(self._waiting) >= MAX_REQUESTS - 1 and not self._buffer_paused:
             self._pause_reading_for_buffer()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """The handler has taken of its body. Most come with their head, and there is nothing to go on with."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def close(self) -> None:
         """When what is written has gone out; whatever runs is cancelled then."""
         self._is_deaf = True
@@ -176,7 +181,13 @@ class ClientConnection(BaseProtocol):
         try:
             response = await self._server.handle(request)
             goes_on = self._goes_on(message, response)
-            await self._send(response, request, goes_on=goes_on)
+            if isinstance(response, WholeAnswer) or _is_whole(response):
+                self._write(encode_answer(response, request, keep_alive=goes_on))
+                if self._paused:
+                    await self._drain_helper()
+            else:
+                await response.prepare(request)
+                await response.write_eof()
         except ConnectionError:
             raise
         except Exception:
@@ -188,29 +199,26 @@ class ClientConnection(BaseProtocol):
         return (body.is_eof() or await _take_rest(body)) and goes_on
 
     def _request(self, message: RawRequestMessage, body: StreamReader) -> web.BaseRequest:
-        protocol, writer = cast(Any, self), cast(Any, StreamWriter)(self, self._loop)
+        protocol: Any = self
+        writer: Any = StreamWriter(protocol, self._loop)
+        task: Any = self.task
         limit = self._server.max_body_bytes
-        return web.BaseRequest(message, body, protocol, writer, cast(Any, None), self._loop, client_max_size=limit)
+        return web.BaseRequest(message, body, protocol, writer, task, self._loop, client_max_size=limit)
 
-    def _goes_on(self, message: RawRequestMessage, response: web.StreamResponse) -> bool:
+    def _goes_on(self, message: RawRequestMessage, response: AnyAnswer) -> bool:
         if self._server.is_closing and not response.prepared:
-            response.force_close()
+            return False
         wish = response.keep_alive
         return not message.should_close if wish is None else wish
-
-    async def _send(self, response: web.StreamResponse, request: web.BaseRequest, *, goes_on: bool) -> None:
-        if type(response) is web.Response and not response.prepared and isinstance(response.body, bytes | None):
-            self._write(encode_answer(response, request, keep_alive=goes_on))
-            if self._paused:
-                await self._drain_helper()
-        else:
-            await response.prepare(request)
-            await response.write_eof()
 
     def _write(self, data: bytes) -> None:
         if self.transport is None:
             raise ConnectionResetError("the client is gone")
         self.transport.write(data)
+
+
+def _is_whole(response: web.StreamResponse) -> TypeGuard[web.Response]:
+    return type(response) is web.Response and not response.prepared and isinstance(response.body, bytes | None)
 
 
 async def _take_rest(body: StreamReader) -> bool:

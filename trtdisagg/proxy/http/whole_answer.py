@@ -12,7 +12,25 @@ from aiohttp import HttpVersion, HttpVersion11, web
 WITHOUT_BODY = (204, 304)
 
 
-def encode_answer(response: web.Response, request: web.BaseRequest, *, keep_alive: bool) -> bytes:
+class WholeAnswer:
+    """What was asked for, in JSON. It has what is looked at of aiohttp's answers, and takes a tenth of the time."""
+
+    __slots__ = ("body", "headers")
+
+    status = 200
+    prepared = False
+    keep_alive = None
+    """It is the request that says how the connection goes on."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.headers = {"Content-Type": "application/json"}
+
+
+AnyAnswer = web.StreamResponse | WholeAnswer
+
+
+def encode_answer(response: web.Response | WholeAnswer, request: web.BaseRequest, *, keep_alive: bool) -> bytes:
     """
     :param response: with bytes for a body, or none.
     """

@@ -22,6 +22,7 @@ from trtdisagg.protocol.control import Members, Told
 from trtdisagg.proxy.door.refusals import as_page
 from trtdisagg.proxy.http.http_server import serving
 from trtdisagg.proxy.http.pages import Pages
+from trtdisagg.proxy.http.whole_answer import AnyAnswer
 from trtdisagg.proxy.members.uses import Uses
 from trtdisagg.registry.members import Roster
 
@@ -37,7 +38,7 @@ async def open_members_door(path: str, pages: Pages) -> AsyncIterator[None]:
     :raises StartupError: when the socket cannot be made.
     """
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(request: web.BaseRequest) -> AnyAnswer:
         handler = pages.get((request.method, request.path))
         if handler is None:
             known = ", ".join(" ".join(route) for route in pages)

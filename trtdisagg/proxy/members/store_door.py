@@ -25,6 +25,7 @@ from trtdisagg.net import is_loopback
 from trtdisagg.protocol.spec import RegistrySpec
 from trtdisagg.proxy.http.client_connection import Handler
 from trtdisagg.proxy.http.pages import Pages, json_page
+from trtdisagg.proxy.http.whole_answer import AnyAnswer
 from trtdisagg.registry.http_store import About
 from trtdisagg.registry.leases import MAX_KEY_BYTES, MAX_VALUE_BYTES, Leases
 from trtdisagg.registry.records import prefix_of
@@ -108,7 +109,7 @@ class StoreDoor:
         """For clients, who have to prove who they are."""
 
         def guarded(answer: Handler) -> Handler:
-            async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            async def handler(request: web.BaseRequest) -> AnyAnswer:
                 check_caller(request, self._secret)
                 return await answer(request)
 

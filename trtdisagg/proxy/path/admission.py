@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import contextlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -106,6 +105,18 @@ class Admission:
         self.num_waiting = 0
         roster.watch(self._look_at_all)
 
+    def at_once(self, choose: Callable[[Snapshot], Chosen | None]) -> Chosen | None:
+        """Choose servers where nobody waits and some have room, as almost always; None: `admit` knows what to do.
+
+        :param choose: as in `admit`; raises what that raises but for UnavailableError.
+        """
+        if self._lines:
+            return None
+        try:
+            return choose(self._roster.snapshot)
+        except UnavailableError:
+            return None
+
     async def admit(
         self,
         choose: Callable[[Snapshot], Chosen | None],
@@ -129,10 +140,6 @@ class Admission:
         :raises UnavailableError: when nothing comes, or not in time.
         :raises DeadlineError: when there is no room in time.
         """
-        if not self._lines:  # almost always
-            with contextlib.suppress(UnavailableError):
-                if (chosen := choose(self._roster.snapshot)) is not None:
-                    return chosen
         self._num_ever += 1
         waiter = _Waiter(self, _Line(model, has_begun), (-priority, arrived, self._num_ever), choose, due)
         if waiter.line not in self._lines and self._settle(waiter):

@@ -16,14 +16,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
-
-from aiohttp import web
 
 from trtdisagg.errors import UpstreamError
 from trtdisagg.protocol.control import Member
 from trtdisagg.proxy.deadlines import Deadline
+from trtdisagg.proxy.http.whole_answer import AnyAnswer, WholeAnswer
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.path import last_token
 from trtdisagg.proxy.path.answer import Answer
@@ -81,7 +80,7 @@ class Relay:
         self._next_token_at = math.inf
         """When a client that has a first token must have the next."""
 
-    async def run(self) -> web.StreamResponse:
+    async def run(self) -> AnyAnswer:
         """Answer the client.
 
         :raises TrtdisaggError, RefusedError: what the client is to be told, be it before or after the first byte.
@@ -96,16 +95,16 @@ class Relay:
             finally:
                 self._release_unread()
 
-    async def _attempt(self) -> web.StreamResponse:
+    def _attempt(self) -> Awaitable[AnyAnswer]:
         if self._answer.has_spoken:
-            return await self._go_on_behind_all()
+            return self._go_on_behind_all()
         if self._first is not None:
-            return await self._go_on_behind_first(self._first)
-        return await self._begin()
+            return self._go_on_behind_first(self._first)
+        return self._begin()
 
     # --- the path ---------------------------------------------------------------------------------------------------
 
-    async def _begin(self) -> web.StreamResponse:
+    async def _begin(self) -> AnyAnswer:
         incoming = self._incoming
         chosen = await self._servers.both(self._due)
         context = chosen.context
@@ -138,30 +137,29 @@ class Relay:
             self._unread = Unread(member, first.ticket)
         return first
 
-    async def _finish_at_first(self, first: FirstToken) -> web.StreamResponse:
+    async def _finish_at_first(self, first: FirstToken) -> AnyAnswer:
         incoming = self._incoming
         self._claim.drop_generation()
         self._client.visit.goes_on(None)
         if not incoming.stream:
-            return self._whole(
-                last_token.whole(first.body, prompt_token_ids=incoming.return_token_ids and incoming.chat)
-            )
+            wants_tokens = incoming.return_token_ids and incoming.chat
+            return WholeAnswer(last_token.whole(first.body, prompt_token_ids=wants_tokens))
         events = first.seam.first_chunk.encode() if first.seam and first.seam.first_chunk else None
         await self._answer.end(
             events or last_token.streamed(first.body, chat=incoming.chat, include_usage=incoming.include_usage)
         )
         return self._client.response
 
-    async def _hand_over(self, member: Member, first: FirstToken) -> web.StreamResponse:
+    def _hand_over(self, member: Member, first: FirstToken) -> Awaitable[AnyAnswer]:
         params = first.params_without_ticket(self._new_id()) if self._ticket_used else first.params_with_ticket()
         num_chars_sent = first.seam.num_chars_sent if first.seam is not None else None
-        return await self._generate(member, self._body(first, params, num_chars_sent=num_chars_sent))
+        return self._generate(member, self._body(first, params, num_chars_sent=num_chars_sent))
 
-    async def _generate(self, member: Member, body: bytes, num_replayed: int = 0) -> web.StreamResponse:
+    async def _generate(self, member: Member, body: bytes, num_replayed: int = 0) -> AnyAnswer:
         leg = self._leg("generation", member, body)
         leg.record.num_replayed_tokens = num_replayed
         if not self._incoming.stream:
-            return self._whole(await self._answer.fetch(leg, self._is_answered))
+            return WholeAnswer(await self._answer.fetch(leg, self._is_answered))
         await self._answer.relay(leg, self._next_token_at, self._is_answered)
         return self._client.response
 
@@ -205,10 +203,10 @@ class Relay:
         again_by = asyncio.get_running_loop().time() + self._patience_s
         return min(max(self._first_token_at, again_by), self._incoming.last_due)
 
-    async def _go_on_behind_first(self, first: FirstToken) -> web.StreamResponse:
+    async def _go_on_behind_first(self, first: FirstToken) -> AnyAnswer:
         return await self._hand_over(await self._servers.successor(self._due), first)
 
-    async def _go_on_behind_all(self) -> web.StreamResponse:
+    async def _go_on_behind_all(self) -> AnyAnswer:
         """Ask another generation server for what is missing of a stream that broke."""
         said = self._answer.said
         assert said is not None
@@ -250,6 +248,3 @@ class Relay:
     def _body(self, first: FirstToken | None, params: Mapping[str, Any], **seam: Any) -> bytes:
         prompt = None if first is None else first.prompt_token_ids
         return self._incoming.generation_body(params, prompt_token_ids=prompt, **seam)
-
-    def _whole(self, body: bytes) -> web.Response:
-        return web.Response(body=body, content_type="application/json")

@@ -97,15 +97,17 @@ class Servers:
     async def _admit(
         self, choose: Callable[[Snapshot], Chosen | None], due: float, *, has_begun: bool = False
     ) -> Chosen:
-        chosen = await self._means.admission.admit(
-            choose,
-            model=self._incoming.model,
-            due=min(due, self._incoming.due),
-            arrived=self._record.arrived,
-            priority=self._incoming.priority,
-            has_begun=has_begun,
-            may_refuse=not self._ask.avoid,
-        )
+        chosen = self._means.admission.at_once(choose)
+        if chosen is None:
+            chosen = await self._means.admission.admit(
+                choose,
+                model=self._incoming.model,
+                due=min(due, self._incoming.due),
+                arrived=self._record.arrived,
+                priority=self._incoming.priority,
+                has_begun=has_begun,
+                may_refuse=not self._ask.avoid,
+            )
         self._record.chosen = self._record.chosen or time.monotonic()
         return chosen
 

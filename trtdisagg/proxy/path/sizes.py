@@ -28,24 +28,20 @@ def size_of(request: ChatRequest | CompletionRequest, num_bytes: int) -> Size:
     """
     :param num_bytes: of the body.
     """
-    size = Size(num_prompt_tokens=num_bytes // BYTES_PER_TOKEN, num_answers=request.best_of or request.n or 1)
+    estimated, num_answers = num_bytes // BYTES_PER_TOKEN, request.best_of or request.n or 1
     if isinstance(request, ChatRequest):
-        return size._replace(max_tokens=request.max_completion_tokens or request.max_tokens)
+        return Size(estimated, max_tokens=request.max_completion_tokens or request.max_tokens, num_answers=num_answers)
     max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-    return _sized(size._replace(max_tokens=max_tokens), request)
-
-
-def _sized(size: Size, request: CompletionRequest) -> Size:
     prompt = request.prompt
     if isinstance(prompt, str) or not prompt:
-        return size
+        return Size(estimated, max_tokens=max_tokens, num_answers=num_answers)
     if isinstance(prompt[0], int):
-        return size._replace(num_prompt_tokens=_num_used(len(prompt), request), is_counted=True)
-    num_answers = size.num_answers * len(prompt)
+        num_tokens = _num_used(len(prompt), request)
+        return Size(num_tokens, is_counted=True, max_tokens=max_tokens, num_answers=num_answers)
+    num_tokens = estimated
     if all(isinstance(one, list) for one in prompt):
         num_tokens = sum(_num_used(len(one), request) for one in prompt if isinstance(one, list))
-        return size._replace(num_prompt_tokens=num_tokens, num_answers=num_answers)
-    return size._replace(num_answers=num_answers)
+    return Size(num_tokens, max_tokens=max_tokens, num_answers=num_answers * len(prompt))
 
 
 def _num_used(num_tokens: int, request: CompletionRequest) -> int:
