@@ -10,7 +10,7 @@ import pytest
 
 from trtdisagg.proxy.http import pool as pool_module
 from trtdisagg.proxy.http.pool import Pool, UnreachableError
-from trtdisagg.proxy.http.upstream import HIGH_WATER_BYTES, BrokenError, Connection, SilentError
+from trtdisagg.proxy.http.upstream import HIGH_WATER_BYTES, BrokenError, ChunkSink, Connection, SilentError
 
 pytestmark = pytest.mark.anyio
 
@@ -296,6 +296,23 @@ async def test_a_pump_passes_every_byte_on_and_the_connection_goes_back(pool: Po
             await connection.pump(lambda data: got.extend(data) is None, no_need, 10)
             assert connection.is_reusable
         assert len(got) == sum(range(1, 300))
+
+
+async def test_whole_chunks_are_passed_on_as_they_came_unless_they_are_not_taken(pool: Pool) -> None:
+    pieces = [b"%x\r\n%b\r\n" % (n, b"x" * n) for n in range(1, 300)]
+    async with scripted(pool, answering(CHUNKED, *pieces, b"0\r\n\r\n", then_hang=True)) as server:
+        framed, got = [], bytearray()
+
+        def take(chunks: bytes) -> bool:
+            framed.append(chunks)
+            return len(framed) % 2 == 0
+
+        async with pool.exchange(server.url, "POST", "/p") as (_, connection):
+            chunk_sink = ChunkSink(b"x\r\n", take)
+            await connection.pump(lambda data: got.extend(data) is None, no_need, 10, chunk_sink)
+            assert connection.is_reusable
+        num_passed = sum(chunks.count(b"x") for chunks in framed[1::2])
+        assert got.count(b"x") + num_passed == sum(range(1, 300))
 
 
 async def test_a_full_sink_stops_the_server_until_it_is_drained(pool: Pool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ MAX_TRAILER_BYTES = 8 * 1024
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9]\d\d)(?: .*)?")
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_PLAIN_SIZE = re.compile(rb"0*[1-9A-Fa-f][0-9A-Fa-f]*\r\n")
+_MAX_SIZE_BYTES = 8
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?", re.DOTALL)
 
 
@@ -66,6 +69,22 @@ class ResponseParser:
             self._kept = b""
         return self._state(self, data)
 
+    def is_whole_chunks(self, data: bytes, end: bytes) -> bool:
+        """Whether the next bytes of the connection are whole chunks with nothing to them but their size: they may go on
+        as they are, and are not to be fed then.
+
+        :param end: how each must end, its CRLF included.
+        """
+        if self._state is not _between_chunks:
+            return False
+        num_bytes = len(data)
+        at = _framed_bytes(data[:_MAX_SIZE_BYTES])
+        while at < num_bytes:
+            if not data.startswith(end, at - len(end)):
+                return False
+            at += _framed_bytes(data[at : at + _MAX_SIZE_BYTES])
+        return at == num_bytes and data.endswith(end)
+
     def feed_eof(self) -> None:
         """The server has closed the connection.
 
@@ -110,7 +129,7 @@ class ResponseParser:
                 raise BadAnswerError(f"transfer encoding {encoding[:40]!r} is not understood")
             # With both, somebody in between may count otherwise than we do.
             self.keep_alive = self.keep_alive and length is None
-            self._state = ResponseParser._in_chunks
+            self._state = _between_chunks
         elif length is not None:
             if not (length.isascii() and length.isdigit()):
                 raise BadAnswerError(f"content length {length[:40]!r} is not a number")
@@ -132,13 +151,14 @@ class ResponseParser:
     def _in_rest(self, data: bytes) -> bytes:
         return data
 
-    def _in_chunks(self, data: bytes) -> bytes:
-        if not self._left and not self._behind_chunk and data.endswith(b"\r\n"):
+    def _between_chunks(self, data: bytes) -> bytes:
+        if _framed_bytes(data[:_MAX_SIZE_BYTES]) == len(data) and data.endswith(b"\r\n"):
             # Almost always: one whole chunk, as its server has sent it.
-            begin = data.find(b"\r\n") + 2
-            num_bytes = _chunk_size(data[: begin - 2])
-            if num_bytes and begin + num_bytes + 2 == len(data):
-                return data[begin:-2]
+            return data[data.find(b"\n") + 1 : -2]
+        return self._in_chunks(data)
+
+    def _in_chunks(self, data: bytes) -> bytes:
+        self._state = ResponseParser._in_chunks
         pieces = []
         at = 0
         while True:
@@ -153,6 +173,8 @@ class ResponseParser:
             end = data.find(b"\r\n", at)
             if end < 0:
                 self._keep_line(data[at:])
+                if not self._kept and not self._behind_chunk:
+                    self._state = _between_chunks
                 break
             line = data[at:end]
             at = end + 2
@@ -199,6 +221,9 @@ class ResponseParser:
         return b""
 
 
+_between_chunks = ResponseParser._between_chunks
+
+
 def _parse_fields(lines: list[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for line in lines:
@@ -234,3 +259,12 @@ def _chunk_size(line: bytes) -> int:
     if not (match := _CHUNK_SIZE.fullmatch(line)):
         raise BadAnswerError(f"not a chunk size: {line[:40]!r}")
     return int(match[1], 16)
+
+
+@functools.lru_cache(maxsize=1024)
+def _framed_bytes(begin: bytes) -> int:
+    """Of a chunk, from its first byte to its last; more than there can be, where there is more to it than a size, or it
+    is the last."""
+    if not (match := _PLAIN_SIZE.match(begin)):
+        return sys.maxsize
+    return match.end() + int(match[0], 16) + len(b"\r\n")

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 from trtdisagg.proxy.http.http1 import BadAnswerError, Head, ResponseParser
 
@@ -20,6 +20,17 @@ HIGH_WATER_BYTES = 64 * 1024
 
 Sink = Callable[[bytes], bool]
 """Takes a piece of the body; False: enough for now."""
+
+
+class ChunkSink(NamedTuple):
+    """Takes what has come as it is, framing and all, where that is whole chunks.
+
+    :ivar end: how each chunk must end.
+    :ivar take: False: they are to come as a piece of the body.
+    """
+
+    end: bytes
+    take: Callable[[bytes], bool]
 
 
 class BrokenError(Exception):
@@ -40,6 +51,8 @@ class Connection(asyncio.Protocol):
         self._pieces: deque[bytes] = deque()
         self._num_kept_bytes = 0
         self._sink: Sink | None = None
+        self._take_chunks: Callable[[bytes], bool] | None = None
+        self._chunk_end = b""
         self._reading = True
         self._waiter: asyncio.Future[None] | None = None
         self._whole: asyncio.Future[bytes] | None = None
@@ -57,6 +70,10 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        take = self._take_chunks
+        if take is not None and self._parser.is_whole_chunks(data, self._chunk_end) and take(data):
+            self._last_piece_at = self._loop.time()
+            return
         if not self.heard_at:
             self.heard_at = time.monotonic()
         try:
@@ -139,7 +156,13 @@ class Connection(asyncio.Protocol):
         self._gather(whole)
         return whole
 
-    async def pump(self, sink: Sink, drain: Callable[[], Awaitable[None]], idle_timeout_s: float) -> None:
+    async def pump(
+        self,
+        sink: Sink,
+        drain: Callable[[], Awaitable[None]],
+        idle_timeout_s: float,
+        chunk_sink: ChunkSink | None = None,
+    ) -> None:
         """Pass what is left of the body to a sink as it comes, until its end.
 
         :param drain: waits until the sink takes more.
@@ -152,6 +175,8 @@ class Connection(asyncio.Protocol):
                 await _drain(drain, idle_timeout_s)
         self._last_piece_at = self._loop.time()
         self._sink = sink
+        if chunk_sink is not None:
+            self._chunk_end, self._take_chunks = chunk_sink
         try:
             while not self._parser.complete:
                 await self._wait_for_end_or_full(idle_timeout_s)
@@ -160,7 +185,7 @@ class Connection(asyncio.Protocol):
                     self._last_piece_at = self._loop.time()
                     self._go_on_reading()
         finally:
-            self._sink = None
+            self._sink = self._take_chunks = None
             self._go_on_reading()
 
     # --- inside -----------------------------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 from trtdisagg.protocol.control import Member
 from trtdisagg.proxy.deadlines import Deadline
-from trtdisagg.proxy.http.upstream import Connection
+from trtdisagg.proxy.http.upstream import ChunkSink, Connection
 from trtdisagg.proxy.means import Means
 from trtdisagg.proxy.path.client_stream import ClientStream
 from trtdisagg.proxy.path.failures import LegFailedError, from_event
 from trtdisagg.proxy.path.legs import Leg
-from trtdisagg.proxy.path.said import Said, WholeEvents
+from trtdisagg.proxy.path.said import PART_END, Said, WholeEvents
 from trtdisagg.proxy.records.record import Record
 
 
@@ -85,7 +85,7 @@ class Answer:
                 leg.is_answered(is_bound=self.said is None)
                 on_answer()
                 await self.say(events)
-                await server.pump(passage.feed, passage.drain, self._idle_timeout_s)
+                await server.pump(passage.feed, passage.drain, self._idle_timeout_s, passage.chunk_sink())
                 passage.check_end()
         except TimeoutError:
             if has_begun:
@@ -95,6 +95,9 @@ class Answer:
             if not self._client.is_complete:
                 raise
             # How the connection ends behind the last event is of no interest to the client.
+        finally:
+            if self.said is not None:
+                self._client.num_events = self.said.num_events
         await self._client.end()
 
 
@@ -136,6 +139,20 @@ class _Passage:
             return self._whole.error is None
         self._said.add(events)
         return self._client.feed(events) and self._whole.error is None
+
+    def chunk_sink(self) -> ChunkSink | None:
+        """What takes nearly all of a stream that is looked at: its server's framing is that of the client, too."""
+        whole, said, client = self._whole, self._said, self._client
+        if said is None or not client.takes_chunks:
+            return None
+
+        def take(chunks: bytes) -> bool:
+            if not whole.is_between or not client.pass_on(chunks):
+                return False
+            said.add(chunks)
+            return True
+
+        return ChunkSink(PART_END + b"\r\n", take)
 
     async def drain(self) -> None:
         """

@@ -74,6 +74,18 @@ class ClientStream:
             data = self.form.feed(data)
         return self._send(data)
 
+    def pass_on(self, chunks: bytes) -> bool:
+        """Send whole chunks of whole events, none of them the end mark, as they are. They are not counted.
+
+        :returns: they were sent; otherwise they are to be fed.
+        """
+        transport = self._transport
+        if transport.is_closing() or transport.get_write_buffer_size() > HIGH_WATER_BYTES:
+            return False
+        self._last = _EVENT_END
+        transport.write(chunks)
+        return True
+
     def _send(self, data: bytes) -> bool:
         if data:  # a chunk of nothing would be the end
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
@@ -85,6 +97,11 @@ class ClientStream:
         :raises ConnectionError: when the client is gone.
         """
         await self._writer.drain()
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Chunks of servers may be passed on as they are."""
+        return self._chunked and self.form is None
 
     @property
     def is_complete(self) -> bool:

@@ -1,7 +1,7 @@
 """What a client has of a stream, kept for the case that its server dies: read only then, or when it becomes too much.
 
     pieces of a server  -> whole events    so a break never leaves half of one with the client
-    events that were sent -> Said          as they came, folded into token ids now and then
+    events that were sent -> Said          as they came, maybe in chunks of HTTP, folded into token ids now and then
 
 An event of ours says in `seam` what it takes to go on behind it (`protocol.handover.SeamPart`). Nothing here waits, and
 on the way of a piece nothing is decoded: its end is looked at, and its bytes are searched where that says nothing.
@@ -9,6 +9,7 @@ on the way of a piece nothing is decoded: its end is looked at, and its bytes ar
 
 from __future__ import annotations
 
+import re
 from array import array
 
 import msgspec
@@ -16,23 +17,27 @@ import msgspec
 from trtdisagg.protocol.handover import SeamPart
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
-FOLD_BYTES = 16 * 1024
-"""Of events that are kept as they came. Few streams become so long; a thousand of them are 16 MB."""
+FOLD_BYTES = range(16 * 1024, 128 * 1024)
+"""Of events of one stream that are kept as they came; a fold of the most takes half a millisecond."""
+KEPT_BYTES = 32 * 1024 * 1024
+"""Of all streams. Folding costs as much as all else that is done here with an event, and waits while there is room."""
 DONE = b"data: [DONE]\n\n"
 
 _EVENT_END = b"\n\n"
-_PART_END = b"]]}\n\n"
+PART_END = b"]]}\n\n"
 """How an event ends whose last field is its part. A piece that ends so has no error in it: that is always the last."""
-_BETWEEN = b"\n\ndata: "
+_DATA = b"data: "
+_BETWEEN = re.compile(rb"\n\n[\r\n0-9A-Fa-f]*data: ")
+"""Two events. The end of a chunk may be there, and the size of the next."""
 _ERROR = b'data: {"error":'
 """An event of ours that says why the answer ends here. Within a string of JSON the quotes would have backslashes."""
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     seam: SeamPart
     choices: list[_Choice]
 
@@ -41,12 +46,16 @@ _decode_events = msgspec.json.Decoder(list[_Event]).decode
 
 
 class WholeEvents:
-    """Takes a server's pieces, which may end anywhere, and gives whole events, up to one that is an error."""
+    """Takes a server's pieces, which may end anywhere, and gives whole events, up to one that is an error.
 
-    __slots__ = ("_kept", "error")
+    :ivar is_between: nothing is kept, and nothing has gone wrong.
+    """
+
+    __slots__ = ("_kept", "error", "is_between")
 
     def __init__(self) -> None:
         self._kept = b""
+        self.is_between = True
         self.error: bytes | None = None
         """The data of an event that is an error, or what is wrong with the stream; it is the last."""
 
@@ -54,11 +63,14 @@ class WholeEvents:
         """
         :returns: what may be sent now; nothing, where no event has come to its end.
         """
-        if piece.endswith(_PART_END) and not self._kept:  # almost always
+        if piece.endswith(PART_END) and not self._kept:  # almost always
             return piece
         if self._kept or not piece.endswith(_EVENT_END):
             piece = self._cut(self._kept + piece)
-        return self._until_error(piece) if _ERROR in piece else piece
+        if _ERROR in piece:
+            piece = self._until_error(piece)
+        self.is_between = not self._kept and self.error is None
+        return piece
 
     def _cut(self, data: bytes) -> bytes:
         end = data.rfind(_EVENT_END) + len(_EVENT_END)
@@ -75,14 +87,33 @@ class WholeEvents:
         return events
 
 
+def fold_bytes(num_streams: int) -> int:
+    """How much may be kept of one, when there are so many."""
+    return min(max(KEPT_BYTES // max(num_streams, 1), FOLD_BYTES.start), FOLD_BYTES.stop)
+
+
 class Said:
-    """What a client has of one stream of one answer."""
+    """What a client has of one stream of one answer.
 
-    __slots__ = ("_events", "_token_ids", "has_usage", "is_finished", "is_readable", "num_chars_sent")
+    :param fold_bytes: are kept as they came.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_events",
+        "_fold_bytes",
+        "_num_folded",
+        "_token_ids",
+        "has_usage",
+        "is_finished",
+        "is_readable",
+        "num_chars_sent",
+    )
+
+    def __init__(self, fold_bytes: int = FOLD_BYTES.start) -> None:
+        self._fold_bytes = fold_bytes
         self._events = bytearray()
-        """Sent, and not folded yet."""
+        """Sent, and not folded yet; some as whole chunks, framing and all."""
+        self._num_folded = 0
         self._token_ids = array("I")
         self.num_chars_sent = 0
         self.is_finished = False
@@ -94,11 +125,15 @@ class Said:
 
     def add(self, events: bytes) -> None:
         """
-        :param events: whole ones, that were sent.
+        :param events: whole ones, that were sent; or whole chunks of such.
         """
-        if len(self._events) > FOLD_BYTES:
+        if len(self._events) > self._fold_bytes:
             self._fold()
         self._events += events
+
+    @property
+    def num_events(self) -> int:
+        return self._num_folded + _num_events(self._events)
 
     def token_ids(self) -> list[int]:
         """Of all that was sent; what follows from it (`num_chars_sent` and the rest) is true from then on."""
@@ -110,10 +145,12 @@ class Said:
             return
         events, self._events = bytes(self._events), bytearray()
         try:
-            decoded = _decode_events(b"[%b]" % events[len(b"data: ") : -len(_EVENT_END)].replace(_BETWEEN, b","))
+            decoded = _decode_events(b"[%b]" % _BETWEEN.sub(b",", events[events.find(_DATA) + len(_DATA) :].rstrip()))
         except msgspec.DecodeError:
+            self._num_folded += _num_events(events)
             self.is_readable = False
             return
+        self._num_folded += len(decoded)
         for event in decoded:
             self._token_ids.extend(event.seam.token_ids)
             self.num_chars_sent = event.seam.num_chars_sent
@@ -121,3 +158,7 @@ class Said:
                 self.has_usage = True
             elif event.choices[0].finish_reason is not None:
                 self.is_finished = True
+
+
+def _num_events(events: bytes | bytearray) -> int:
+    return events.count(b"\n" + _DATA) + events.startswith(_DATA)

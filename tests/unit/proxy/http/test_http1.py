@@ -44,6 +44,45 @@ def test_chunks_come_out_whole_wherever_they_are_split(chunks: list[bytes], cuts
     assert parser.keep_alive
 
 
+@given(
+    st.lists(st.sampled_from([b"a", b"!", b"long!", b"\r\n!"]), max_size=8), cuts, st.sampled_from([b"", b";a=b", b" "])
+)
+def test_chunks_that_are_passed_on_are_whole_and_end_as_they_must(
+    chunks: list[bytes], cuts: list[int], extension: bytes
+) -> None:
+    parser, body = ResponseParser(), b""
+    for piece in split(frame(chunks, extension), cuts):
+        if parser.is_whole_chunks(piece, b"!\r\n"):
+            passed, _ = feed_all([CHUNKED, piece])
+            assert passed.endswith(b"!")
+            assert extension == b""
+            body += passed
+        else:
+            body += parser.feed(piece)
+    assert body == b"".join(chunks)
+    assert parser.complete
+
+
+@pytest.mark.parametrize(
+    ("data", "is_whole"),
+    [
+        (b"2\r\na!\r\n", True),
+        (b"02\r\na!\r\n1\r\n!\r\n", True),
+        (b"2\r\naa\r\n2\r\na!\r\n", False),
+        (b"2\r\na!\r\n3\r\na!\r\n", False),
+        (b"2\r\na!\r\n0\r\n\r\n", False),
+        (b"3\r\na!\r\n", False),
+        (b"!\r\n", False),
+        (b"", False),
+    ],
+)
+def test_what_is_whole_chunks(data: bytes, is_whole: bool) -> None:
+    parser = ResponseParser()
+    assert not parser.is_whole_chunks(data, b"!\r\n")
+    parser.feed(CHUNKED)
+    assert parser.is_whole_chunks(data, b"!\r\n") is is_whole
+
+
 @given(st.binary(max_size=200), cuts)
 def test_a_sized_body_comes_out_whole_wherever_it_is_split(expected: bytes, cuts: list[int]) -> None:
     data = OK + b"Content-Length: %d\r\nX-A: b\r\n\r\n" % len(expected) + expected

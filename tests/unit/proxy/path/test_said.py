@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trtdisagg.proxy.path.said import DONE, FOLD_BYTES, MAX_EVENT_BYTES, Said, WholeEvents
+from trtdisagg.proxy.path.said import DONE, FOLD_BYTES, MAX_EVENT_BYTES, Said, WholeEvents, fold_bytes
 
 
 def event(num_chars: int, token_ids: list[int], text: str = "x", finish: str | None = None, **fields: Any) -> bytes:
@@ -62,7 +62,7 @@ def test_an_event_without_end_is_an_error() -> None:
 
 
 def test_said_knows_all_tokens_however_long_the_stream_is() -> None:
-    said, num = Said(), FOLD_BYTES // 10
+    said, num = Said(), FOLD_BYTES.start // 10
     for i in range(num):
         said.add(event(2 * i, [3 * i, 3 * i + 1]))
     assert said.token_ids() == [t for i in range(num) for t in (3 * i, 3 * i + 1)]
@@ -72,11 +72,28 @@ def test_said_knows_all_tokens_however_long_the_stream_is() -> None:
     assert (said.is_finished, said.has_usage, said.is_readable) == (True, False, True)
 
 
+@pytest.mark.parametrize("num", [0, 1, 7, 1000])
+def test_what_was_sent_as_chunks_is_read_as_well(num: int) -> None:
+    rng, said = random.Random(num), Said()
+    for i in range(num):
+        events = event(2 * i, [2 * i], 'a"]]}\\n\\ndata: ') + event(2 * i + 1, [2 * i + 1])
+        said.add(rng.choice((events, b"%x\r\n%b\r\n" % (len(events), events))))
+    assert said.num_events == 2 * num
+    assert said.token_ids() == list(range(2 * num))
+    assert said.num_events == 2 * num
+
+
+def test_what_is_kept_shrinks_with_the_number_of_streams() -> None:
+    assert fold_bytes(0) == fold_bytes(1) == FOLD_BYTES.stop
+    assert FOLD_BYTES.start < fold_bytes(1000) < FOLD_BYTES.stop
+    assert fold_bytes(10**6) == FOLD_BYTES.start
+
+
 def test_said_keeps_few_bytes_a_token() -> None:
     said = Said()
     for i in range(100_000):
         said.add(event(i, [i]))
-    assert len(said._events) < 2 * FOLD_BYTES
+    assert len(said._events) < 2 * FOLD_BYTES.start
     assert said._token_ids.itemsize == 4
 
 
