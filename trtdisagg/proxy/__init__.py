@@ -12,5 +12,5 @@
     records     what became of it: metrics, access log, traces
 
 Beside them: serve (the process), app (its routes), means (what all requests share), attached (pages of other rooms),
-workers (several processes of one proxy), dashboard, deadlines, ids.
+workers (several processes of one proxy), dashboard, deadlines, ids, memory.
 """

@@ -36,6 +36,7 @@ from trtdisagg.proxy.members.doubts import Doubts
 from trtdisagg.proxy.members.health import SOURCE as FIXED
 from trtdisagg.proxy.members.health import Health
 from trtdisagg.proxy.members.members_door import SOURCE as AGENT
+from trtdisagg.proxy.memory import keep_memory
 from trtdisagg.proxy.workers.workers import Workers
 from trtdisagg.registry.members import Roster
 from trtdisagg.registry.open import read_secret
@@ -98,6 +99,7 @@ async def _serve(spec: ProxySpec, reporter: Reporter) -> int:
             reporter.send(Ready(host=spec.host, port=port))
             await _first_words(spec, roster)
             _spare_the_collector()
+            keep_memory()
             async with serving(
                 app.handle,
                 sockets,

@@ -127,19 +127,20 @@ class Leg:
 
     def _end(self, error: BaseException | None) -> None:
         self._legs.ends(self)
+        if error is None:
+            self.record.end(time.monotonic(), "done")
+            self._legs.breakers.succeeded(self.member)
+            return
         failure = _as_failure(self.member, error)
         if isinstance(failure, LegFailedError):
             self._note_failure(failure)
         elif isinstance(failure, RefusedError):
             self.record.end(time.monotonic(), "refused", str(failure))
-        elif failure is not None:
-            self.record.end(time.monotonic(), "cancelled")
         else:
-            self.record.end(time.monotonic(), "done")
-            self._legs.breakers.succeeded(self.member)
+            self.record.end(time.monotonic(), "cancelled")
         if isinstance(error, UnreachableError | BrokenError):
             self._legs.roster.doubt(self.member)
-        if failure is not None and failure is not error:
+        if failure is not error:
             raise failure from error
 
     def is_answered(self, *, is_bound: bool) -> None:
@@ -167,7 +168,7 @@ class Leg:
         self._exchange.give_up()
 
 
-def _as_failure(member: Member, error: BaseException | None) -> BaseException | None:
+def _as_failure(member: Member, error: BaseException) -> BaseException:
     """What is told of what went wrong with a connection; anything else as it is."""
     if isinstance(error, UnreachableError):
         return LegFailedError(member, str(error), reached=False)

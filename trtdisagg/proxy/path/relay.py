@@ -76,7 +76,6 @@ class Relay:
         self._unread: Unread | None = None
         """What a context server holds for us until a generation server answers."""
         self._first_token_at = deadline.due
-        self._patience_s = deadline.due - asyncio.get_running_loop().time()
         self._next_token_at = math.inf
         """When a client that has a first token must have the next."""
 
@@ -200,7 +199,8 @@ class Relay:
         next attempt has as long as the first had."""
         if self._incoming.stream:
             return self._first_token_at
-        again_by = asyncio.get_running_loop().time() + self._patience_s
+        patience_s = self._first_token_at - self._record.arrived
+        again_by = asyncio.get_running_loop().time() + patience_s
         return min(max(self._first_token_at, again_by), self._incoming.last_due)
 
     async def _go_on_behind_first(self, first: FirstToken) -> AnyAnswer:

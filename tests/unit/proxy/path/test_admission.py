@@ -56,9 +56,14 @@ class Bench:
 
     async def _run(self, name: str, ask: Ask, due_s: float, over: asyncio.Event | None, how: dict[str, Any]) -> Route:
         with self.uses.claim(ask) as claim:
-            route = await self.admission.admit(
-                lambda now: self._choose(now, ask, claim), model=ask.model, due=self.loop.time() + due_s, **how
-            )
+
+            def choose_for_it(now: Snapshot) -> Route | None:
+                return self._choose(now, ask, claim)
+
+            route = self.admission.at_once(choose_for_it)
+            if route is None:
+                due = self.loop.time() + due_s
+                route = await self.admission.admit(choose_for_it, model=ask.model, due=due, **how)
             self.served.append(name)
             if over is not None:
                 await over.wait()
