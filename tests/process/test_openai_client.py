@@ -139,7 +139,9 @@ def test_400_is_not_asked_again(cluster: Serving) -> None:
 
 
 async def test_a_stream_that_is_closed_early_ends_on_the_server(cluster: Serving) -> None:
+    """The first token is the context server's; the rest does not come before the client has left."""
     before = cluster["generation-0"].state()["cancelled"]
+    cluster["generation-0"].ask("hold", {})
     async with openai.AsyncOpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as client:
         stream = await client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=3000, stream=True)
         async with stream:
@@ -147,6 +149,7 @@ async def test_a_stream_that_is_closed_early_ends_on_the_server(cluster: Serving
                 if chunk.choices[0].delta.content:
                     break
         await cluster["generation-0"].wait("cancelled", before + 1)
+        cluster["generation-0"].ask("go", {})
         answer = await client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=3)
         assert answer.choices[0].message.content == words.chat_answer(MESSAGES, 3)
 
