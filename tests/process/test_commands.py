@@ -45,7 +45,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield it
 
 
-def test_a_day_in_the_life(cluster: Cluster) -> None:
+def test_a_day_in_the_life(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """One cluster for all that only looks at it: coming up takes longest."""
     status = msgspec.json.decode(cluster.run("status", "--json").stdout, type=ClusterStatus)
     assert (status.cluster, status.state, len(status.servers)) == ("commands", "ready", 3)
@@ -55,9 +55,11 @@ def test_a_day_in_the_life(cluster: Cluster) -> None:
     table = cluster.run("ps").stdout
     assert re.search(r"generation-0 +cpu \S+ +\d+ +ready", table)
     assert "\x1b" not in table
-    assert cluster.run("status", "--svg", "picture.svg").returncode == 0
+    drawn = cluster.run("status", "--svg", "picture.svg")
+    assert drawn.returncode == 0, drawn.stderr
     assert "generation-0" in (cluster.directory / "picture.svg").read_text()
 
+    monkeypatch.setitem(cluster.env, "COLUMNS", "120")
     listed = cluster.run("trace").stdout.splitlines()
     assert re.search(r" 200 +both +context-0 > generation-0 ", listed[-1])
     picture = cluster.run("trace", listed[-1].split()[0]).stdout
