@@ -33,7 +33,7 @@ from trtdisagg.proxy.path.legs import Leg
 from trtdisagg.proxy.path.releases import Unread
 from trtdisagg.proxy.path.request import Incoming
 from trtdisagg.proxy.path.retries import Retries
-from trtdisagg.proxy.path.said import DONE, Said, fold_bytes
+from trtdisagg.proxy.path.said import DONE, Said
 from trtdisagg.proxy.path.servers import Servers
 from trtdisagg.proxy.records.record import LegKind, Record
 from trtdisagg.proxy.routing.ask import Ask
@@ -109,7 +109,8 @@ class Relay:
         context = chosen.context
         seam = speaks_seam(chosen.generation) and (context is None or speaks_seam(context))
         can_move = seam and incoming.stream and not incoming.is_indivisible
-        self._answer.said = Said(fold_bytes(self._means.records.num_in_flight)) if can_move else None
+        records = self._means.records
+        self._answer.said = Said(lambda: records.num_in_flight) if can_move else None
         if context is None:
             return await self._generate(chosen.generation, incoming.alone_body(seam=seam))
         first = await self._prefill(context, chosen.generation, seam=seam)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,7 +20,7 @@ from trtdisagg.protocol.handover import SeamPart
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 FOLD_BYTES = range(16 * 1024, 128 * 1024)
 """Of events of one stream that are kept as they came; a fold of the most takes half a millisecond."""
-KEPT_BYTES = 32 * 1024 * 1024
+KEPT_BYTES = 16 * 1024 * 1024
 """Of all streams. Folding costs as much as all else that is done here with an event, and waits while there is room."""
 DONE = b"data: [DONE]\n\n"
 
@@ -95,13 +96,14 @@ def fold_bytes(num_streams: int) -> int:
 class Said:
     """What a client has of one stream of one answer.
 
-    :param fold_bytes: are kept as they came.
+    :param num_streams: how many there are now; none but this one, if it is not said.
     """
 
     __slots__ = (
         "_events",
-        "_fold_bytes",
+        "_look_bytes",
         "_num_folded",
+        "_num_streams",
         "_token_ids",
         "has_usage",
         "is_finished",
@@ -109,8 +111,10 @@ class Said:
         "num_chars_sent",
     )
 
-    def __init__(self, fold_bytes: int = FOLD_BYTES.start) -> None:
-        self._fold_bytes = fold_bytes
+    def __init__(self, num_streams: Callable[[], int] = lambda: 1) -> None:
+        self._num_streams = num_streams
+        self._look_bytes = FOLD_BYTES.start
+        """When there are so many, it is asked whether there is room for more."""
         self._events = bytearray()
         """Sent, and not folded yet; some as whole chunks, framing and all."""
         self._num_folded = 0
@@ -127,8 +131,8 @@ class Said:
         """
         :param events: whole ones, that were sent; or whole chunks of such.
         """
-        if len(self._events) > self._fold_bytes:
-            self._fold()
+        if len(self._events) > self._look_bytes:
+            self._look()
         self._events += events
 
     @property
@@ -139,6 +143,11 @@ class Said:
         """Of all that was sent; what follows from it (`num_chars_sent` and the rest) is true from then on."""
         self._fold()
         return self._token_ids.tolist()
+
+    def _look(self) -> None:
+        if len(self._events) > fold_bytes(self._num_streams()):
+            self._fold()
+        self._look_bytes = len(self._events) + FOLD_BYTES.start
 
     def _fold(self) -> None:
         if not self._events:
