@@ -108,5 +108,6 @@ def sparkline(values: Sequence[float], width: int) -> str:
     """The last values, the newest at the right, as heights between nothing and the largest that is shown."""
     shown = values[-width:]
     top = max(shown, default=0.0)
-    marks = "".join(_LEVELS[math.ceil(7 * max(v, 0.0) / top) if top > 0 else 0] for v in shown)
+    # 7 * top / top may be a little more than 7.
+    marks = "".join(_LEVELS[min(7, math.ceil(7 * max(v, 0.0) / top)) if top > 0 else 0] for v in shown)
     return marks.rjust(width)

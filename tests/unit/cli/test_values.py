@@ -64,6 +64,7 @@ def test_bar(share: float, words: str) -> None:
 def test_sparkline_is_of_the_last_values_the_newest_at_the_right() -> None:
     assert values.sparkline([9, 0, 1, 7], 3) == "▁▂█"
     assert values.sparkline([3], 3) == "  █"
+    assert values.sparkline([0.1], 1) == "█", "7 * 0.1 / 0.1 is a little more than 7"
     assert values.sparkline([0, 0], 3) == " ▁▁"
     assert values.sparkline([], 3) == "   "
     assert values.sparkline([1000, 1], 2) == "█▂", "little is not nothing"
