@@ -159,8 +159,8 @@ def _where(struct: type[msgspec.Struct]) -> str:
     names = {
         server_keys.KvCacheConfig: "kv_cache_config",
         server_keys.CacheTransceiverConfig: "cache_transceiver_config",
+        server_keys.RouterConfig: "router",
     }
-    names[server_keys.RouterConfig] = "router"
     return f"`{names[struct]}`: " if struct in names else ""
 
 

@@ -31,6 +31,8 @@ import sys
 from pathlib import Path
 from typing import Self
 
+from trtdisagg.errors import StartupError
+
 VERSION = 3
 NUM_ROWS = 1024
 KEY_ROWS = range(NUM_ROWS, NUM_ROWS + 256)
@@ -115,3 +117,14 @@ class LoadFile:
         if (found := self._rows.get(row)) is None:
             found = self._rows[row] = self.slots[row * NUM_COLUMNS : row * NUM_COLUMNS + number]
         return found
+
+
+def open_load_file(path: str) -> LoadFile:
+    """Open the agent's file, in a process of the proxy.
+
+    :raises StartupError: when it cannot be used.
+    """
+    try:
+        return LoadFile.open(path)
+    except (OSError, ValueError) as e:
+        raise StartupError(f"load_file {path}: {e}") from e

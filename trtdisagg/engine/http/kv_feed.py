@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -15,6 +14,7 @@ from aiohttp import web
 
 from trtdisagg.engine.http.running import Engine
 from trtdisagg.errors import UnavailableError
+from trtdisagg.protocol.frames import frame
 from trtdisagg.protocol.kv_events import KvChange, KvSnapshot
 from trtdisagg.protocol.spec import EngineSpec
 
@@ -161,5 +161,4 @@ async def _first(feed: Feed) -> Changes:
 
 
 def _frame(message: KvSnapshot | KvChange) -> bytes:
-    body = msgspec.msgpack.encode(message)
-    return struct.pack(">I", len(body)) + body
+    return frame(msgspec.msgpack.encode(message))

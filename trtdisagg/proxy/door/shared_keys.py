@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from trtdisagg.errors import StartupError
-from trtdisagg.protocol.loads import KEY_ROWS, LoadFile
+from trtdisagg.protocol.loads import KEY_ROWS, LoadFile, open_load_file
 
 
 class SharedKeys:
@@ -14,10 +13,7 @@ class SharedKeys:
     """
 
     def __init__(self, path: str, column: int) -> None:
-        try:
-            self._file = LoadFile.open(path)
-        except (OSError, ValueError) as e:
-            raise StartupError(f"load_file {path}: {e}") from e
+        self._file = open_load_file(path)
         self._column = column
 
     def place(self, number: int) -> SharedKey | None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trtdisagg.errors import StartupError
-from trtdisagg.protocol.loads import MAX_REQUESTS, MAX_TOKENS, LoadFile
+from trtdisagg.protocol.loads import MAX_REQUESTS, MAX_TOKENS, open_load_file
 from trtdisagg.proxy.routing.ask import Load
 
 _NOTHING = Load()
@@ -21,10 +20,7 @@ class SharedLoads:
     """
 
     def __init__(self, path: str, column: int) -> None:
-        try:
-            self._file = LoadFile.open(path)
-        except (OSError, ValueError) as e:
-            raise StartupError(f"load_file {path}: {e}") from e
+        self._file = open_load_file(path)
         self._column = column
         self._rows: Mapping[str, int] = {}
         self._ours: dict[str, Load] = {}
