@@ -27,7 +27,8 @@ BELOW: dict[str, set[str]] = {
     "proxy": {"registry", *_SHARED},
     "supervisor": {"registry", *_SHARED},
     "bench": {"_load", *_SHARED},
-    "cli": {"supervisor", "proxy", "registry", "bench", *_SHARED},
+    "slurm": {"supervisor", "registry", *_SHARED},
+    "cli": {"supervisor", "proxy", "registry", "bench", "slurm", *_SHARED},
     "cache": {"_csrc", *_GROUND},
     "engine": {"cache", "_csrc", *_SHARED},
     "api": {"engine", "protocol"},
@@ -45,6 +46,7 @@ TORCH_FREE = (
     "proxy",
     "supervisor",
     "bench",
+    "slurm",
     "cli",
     "__main__",
 )

@@ -39,7 +39,7 @@ COMMANDS = {
     "join": "Add servers to a cluster that runs.",
     "proxy": "Route requests to servers that run already.",
     "engine": "Run one rank from a spec file.",
-    "bench": "Measure how fast this machine serves.",
+    "bench": "Measure how fast this machine, or any OpenAI endpoint, serves.",
     "generate": "Write a systemd unit, a Slurm job, a Grafana dashboard or an API key.",
     "completion": "Print what makes a shell complete commands and names.",
     "version": "Print the version.",

@@ -97,6 +97,8 @@ class ServerStatus(msgspec.Struct, kw_only=True, frozen=True):
     parallel: Parallel | None = None
     """How its ranks divide the model; None: it is no server of ours."""
     url: str | None = None
+    nodes: list[str] = []
+    """The node of each rank; empty: the agent's own."""
     gpus: list[str] = []
     cores: list[int] = []
     restarts: int = 0

@@ -122,7 +122,12 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     rank: int = 0
     """Of this process in its server. Rank 0 serves requests; the others are told by it what to compute."""
     gang_socket: str | None = None
-    """Unix socket (0600) of rank 0, where the other ranks of the server come; None: there are no others."""
+    """Unix socket (0600) of rank 0, where the other ranks of the server come; None: there are no others, or they are on
+    several hosts."""
+    gang_address: str | None = None
+    """host:port of rank 0, where the others come when they are on several hosts; `host` is then each rank's own."""
+    gang_fd: int | None = None
+    """Rank 0's: the socket that listens there, inherited."""
     secret_file: str | None = None
     parent_pid: int | None = None
     """End when this process ends."""

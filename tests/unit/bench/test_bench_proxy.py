@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from trtdisagg.bench.program import MeasureError
 from trtdisagg.bench.proxy.phases import streams, whole
 from trtdisagg.bench.proxy.scripts import make_script
-from trtdisagg.cli.bench_proxy_view import _ROWS
+from trtdisagg.cli.bench.proxy_view import _ROWS
 from trtdisagg.cli.main import cli
 from trtdisagg.protocol.bench_proxy import Figures, ProxyReport
 
