@@ -1,6 +1,6 @@
 """`bench serve`: a load on any OpenAI endpoint, and what came of it.
 
-    Load -> requests (what is asked, and when) -> clients -> Outcome of each -> ServeReport
+    Load, Workload -> Asked (what is asked), arrivals (when) -> clients -> Outcome of each -> ServeReport
 
-Knows nothing of our servers: what it measures may be anybody's.
+Knows nothing of our servers: what it measures may be anybody's. Others run a load with `run.run_load`.
 """
