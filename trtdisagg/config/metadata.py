@@ -14,9 +14,9 @@ from typing import Literal
 
 import msgspec
 
-from trtdisagg.config import shape
 from trtdisagg.config.key_types import Port, Seconds
 from trtdisagg.config.located import Located, read
+from trtdisagg.config.strict import convert
 from trtdisagg.errors import ConfigError
 from trtdisagg.net import join_address
 from trtdisagg.protocol.spec import MetadataSpec
@@ -45,16 +45,7 @@ def load_metadata(path: Path) -> tuple[MetadataSpec, list[str]]:
     """
     root = read(path)
     children, notices = _spelled(root)
-    for key, child in children.items():
-        if key not in shape.keys(MetadataFile):
-            near = shape.nearest(key, shape.keys(MetadataFile))
-            raise ConfigError(f"{child.place}: {key}: unknown key" + (f"; did you mean {near}?" if near else ""))
-    root = root.replace(children)
-    try:
-        file = msgspec.convert(root.plain(), MetadataFile)
-    except msgspec.ValidationError as e:
-        message, _, key = str(e).partition(" - at `$.")
-        raise ConfigError(f"{root.at(key.rstrip('`')).place}: {key.rstrip('`')}: {message}") from None
+    file = convert(root.replace(children), MetadataFile)
     spec = MetadataSpec(
         uri=f"etcd://{join_address(file.hostname, file.port)}",
         health_check_timeout_s=file.health_check_timeout,
