@@ -1,15 +1,32 @@
-"""What Slurm has given: the nodes of an allocation, and which task of it this process is."""
+"""What Slurm has given: the nodes of a step, and which task of it this process is, read from the environment.
+
+Of GPUs a task's environment tells only what its own node has, but for jobs that asked for `--gpus-per-node`: how many
+the others have, only their agents know.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
+
+from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.slurm.nodelist import node_names, repeated_numbers
+
+_NOT_IN_A_STEP = (
+    "this is no task of a Slurm step (there is no SLURM_STEP_ID), so there are no nodes to run on; start it as "
+    "`srun --ntasks-per-node=1 trtdisagg ...`, in a batch script, too"
+)
+_HET_GROUPS = ("SLURM_JOB_NODELIST_HET_GROUP_", "SLURM_JOB_NODELIST_PACK_GROUP_")
+"""Of a job with several parts; the second is its name in jobs that `srun` itself has made, and in old versions."""
 
 
 class GivenNode(msgspec.Struct, kw_only=True, frozen=True):
-    """One node of an allocation, as Slurm's environment tells it on each of its nodes alike."""
+    """One node of a step, as Slurm's environment tells it on each of its nodes alike."""
 
     name: str
-    num_gpus: int = 0
+    num_gpus: int | None = None
+    """None: only the node itself knows."""
     num_cores: int = 0
     """0: not said."""
     num_tasks: int = 1
@@ -32,6 +49,115 @@ class Allocation(msgspec.Struct, kw_only=True, frozen=True):
     num_tasks: int
 
     @property
+    def is_agent(self) -> bool:
+        """Whether this task is its node's agent; the others wait for its end."""
+        return self.local_id == 0
+
+    @property
     def is_head(self) -> bool:
         """Whether this is the agent that runs the proxy."""
-        return self.local_id == 0 and self.node == self.nodes[0].name
+        return self.is_agent and self.node == self.nodes[0].name
+
+    @property
+    def run(self) -> str:
+        """A name of this step that no other step of this Slurm has, now or later."""
+        return f"{self.job_id}.{self.step_id}"
+
+
+def is_step(env: Mapping[str, str]) -> bool:
+    """Whether this process is a task of a step that `srun` started; a batch script is none."""
+    return "SLURM_STEP_ID" in env and "SLURM_STEP_NODELIST" in env
+
+
+def num_tasks(env: Mapping[str, str]) -> int:
+    """Tasks of the step that this process is one of; 1: there is none but this."""
+    return _number(env, "SLURM_STEP_NUM_TASKS") if is_step(env) else 1
+
+
+def read_allocation(env: Mapping[str, str]) -> Allocation:
+    """
+    :raises StartupError: this is no task of a step.
+    :raises ConfigError: a variable does not hold what Slurm writes there.
+    """
+    if not is_step(env):
+        raise StartupError(_NOT_IN_A_STEP)
+    names = node_names(env["SLURM_STEP_NODELIST"])
+    tasks = repeated_numbers(_text(env, "SLURM_STEP_TASKS_PER_NODE"), "SLURM_STEP_TASKS_PER_NODE")
+    if len(tasks) != len(names):
+        raise ConfigError(
+            f"SLURM_STEP_TASKS_PER_NODE={env['SLURM_STEP_TASKS_PER_NODE']} is about {len(tasks)} nodes, "
+            f"SLURM_STEP_NODELIST={env['SLURM_STEP_NODELIST']} about {len(names)}"
+        )
+    index = _number(env, "SLURM_NODEID")
+    if index >= len(names):
+        raise ConfigError(f"SLURM_NODEID={index}: the step has {len(names)} nodes")
+    cores, groups = _cores(env), _het_groups(env)
+    num_gpus = _gpus_per_node(env) if not any(groups.values()) else None
+    return Allocation(
+        job_id=_text(env, "SLURM_JOB_ID"),
+        step_id=env["SLURM_STEP_ID"],
+        nodes=[
+            GivenNode(
+                name=name,
+                num_gpus=num_gpus,
+                num_cores=cores.get(name, 0),
+                num_tasks=tasks[i],
+                het_group=groups.get(name, 0),
+            )
+            for i, name in enumerate(names)
+        ],
+        node=names[index],
+        proc_id=_number(env, "SLURM_PROCID"),
+        local_id=_number(env, "SLURM_LOCALID"),
+        num_tasks=_number(env, "SLURM_STEP_NUM_TASKS"),
+    )
+
+
+# --- variables ------------------------------------------------------------------------------------------------------
+
+
+def _cores(env: Mapping[str, str]) -> dict[str, int]:
+    """By node, those of the job; a step may be on some of its nodes alone."""
+    if "SLURM_JOB_CPUS_PER_NODE" not in env or "SLURM_JOB_NODELIST" not in env:
+        return {}
+    numbers = repeated_numbers(env["SLURM_JOB_CPUS_PER_NODE"], "SLURM_JOB_CPUS_PER_NODE")
+    names = node_names(env["SLURM_JOB_NODELIST"])
+    return dict(zip(names, numbers, strict=True)) if len(names) == len(numbers) else {}
+
+
+def _het_groups(env: Mapping[str, str]) -> dict[str, int]:
+    """The part of a heterogeneous job that each node belongs to."""
+    if "SLURM_HET_SIZE" not in env:
+        return {}
+    groups: dict[str, int] = {}
+    for group in range(_number(env, "SLURM_HET_SIZE")):
+        lists = (env[f"{prefix}{group}"] for prefix in _HET_GROUPS if f"{prefix}{group}" in env)
+        groups |= dict.fromkeys(node_names(next(lists, env["SLURM_STEP_NODELIST"])), group)
+    return groups
+
+
+def _gpus_per_node(env: Mapping[str, str]) -> int | None:
+    """`8`, `h200:8` or `a100:4,h200:4`, of each node of the job; None: it is not said.
+
+    With `--gpus-per-task` a task sees fewer than that.
+    """
+    if "SLURM_GPUS_PER_NODE" not in env or "SLURM_GPUS_PER_TASK" in env:
+        return None
+    text = env["SLURM_GPUS_PER_NODE"]
+    try:
+        return sum(int(part.rpartition(":")[2]) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"SLURM_GPUS_PER_NODE={text} is nothing like 8 or h200:8") from None
+
+
+def _text(env: Mapping[str, str], name: str) -> str:
+    if not env.get(name):
+        raise ConfigError(f"{name} is not set, though SLURM_STEP_ID is: is the environment complete?")
+    return env[name]
+
+
+def _number(env: Mapping[str, str], name: str) -> int:
+    text = _text(env, name)
+    if not text.isdecimal():
+        raise ConfigError(f"{name}={text} is no number")
+    return int(text)

@@ -76,6 +76,8 @@ class ChildPlan(msgspec.Struct, kw_only=True, frozen=True):
     """Bytes of the weights of each rank; 0: not known."""
     nodes: list[str] = []
     """The node of each rank, in order; empty: all are on this host."""
+    hosts: list[str] = []
+    """Addresses of the same; servers listen there."""
     settings: str = ""
     """A digest of what the cluster file says about this child, and of where it runs: with equal ones there is no reason
     to start it again. The role is not in it, since a running server can change that."""
