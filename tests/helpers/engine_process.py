@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
+from helpers.netns import Host
 from helpers.traces import until
 
 from trtdisagg.protocol.commands import Command, encode_command
@@ -48,6 +50,7 @@ class Engine:
         self._reports = reports
         self._commands = commands
         self.url = ""
+        self.secret = ""
 
     def command(self, command: Command) -> None:
         self._commands.write(encode_command(command))
@@ -95,13 +98,26 @@ class Engine:
         self._post("/kv/release", {"ticket": ticket})
 
     def _post(self, path: str, body: dict[str, Any]) -> bytes:
-        with urllib.request.urlopen(f"{self.url}{path}", json.dumps(body).encode(), timeout=TIMEOUT_S) as answer:
+        headers = {"Authorization": f"Bearer {self.secret}"} if self.secret else {}
+        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             text: bytes = answer.read()
             return text
 
 
 @contextlib.contextmanager
-def started(spec: EngineSpec, tmp_path: Path, program: list[str] | None = None) -> Iterator[Engine]:
+def started(
+    spec: EngineSpec,
+    tmp_path: Path,
+    program: list[str] | None = None,
+    *,
+    inside: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[Engine]:
+    """
+    :param inside: what runs a command on another host.
+    :param variables: of its environment, beside ours.
+    """
     read_fd, write_fd = os.pipe()
     command_fd, commands_fd = os.pipe()
     path = tmp_path / f"{spec.name}.json"
@@ -111,15 +127,16 @@ def started(spec: EngineSpec, tmp_path: Path, program: list[str] | None = None) 
         if program
         else ["-m", "trtdisagg.engine", "--spec", str(path)]
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, *command], pass_fds=[write_fd, command_fd], cwd=tmp_path, env=environment
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(variables or {})}
+    inherited = [write_fd, command_fd, *([] if spec.gang_fd is None else [spec.gang_fd])]
+    process = subprocess.Popen([*inside, sys.executable, *command], pass_fds=inherited, cwd=tmp_path, env=environment)
     os.close(write_fd)
     os.close(command_fd)
     with os.fdopen(read_fd, "rb") as reports, os.fdopen(commands_fd, "wb") as commands:
         try:
-            yield Engine(process, reports, commands)
+            engine = Engine(process, reports, commands)
+            engine.secret = Path(spec.secret_file).read_text() if spec.secret_file else ""
+            yield engine
         finally:
             process.kill()
             process.wait()
@@ -146,6 +163,24 @@ def started_gang(spec: EngineSpec, directory: Path) -> Iterator[list[Engine]]:
             stack.enter_context(started(msgspec.structs.replace(spec, rank=rank), _made(directory / f"rank-{rank}")))
             for rank in range(spec.parallel.num_ranks)
         ]
+
+
+@contextlib.contextmanager
+def started_across(spec: EngineSpec, hosts: Sequence[Host], directory: Path) -> Iterator[list[Engine]]:
+    """Likewise, rank i on hosts[i]; they reach each other by TCP alone."""
+    first = hosts[0]
+    listener = first.inside(lambda: socket.create_server((first.address, 0)))
+    address = f"{first.address}:{listener.getsockname()[1]}"
+    with listener, contextlib.ExitStack() as stack:
+        ranks = []
+        for rank, host in enumerate(hosts):
+            own = {"rank": rank, "host": host.address, "gang_address": address}
+            own["gang_fd"] = None if rank else listener.fileno()
+            spec_of_rank = msgspec.structs.replace(spec, **own)
+            place = _made(directory / f"{spec.name}-{rank}")
+            starting = started(spec_of_rank, place, inside=host.prefix, variables={"UCX_TLS": "tcp"})
+            ranks.append(stack.enter_context(starting))
+        yield ranks
 
 
 def _made(directory: Path) -> Path:

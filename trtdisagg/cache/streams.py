@@ -69,10 +69,11 @@ class PeerStream(Generic[Incoming]):
                 if length > MAX_FRAME_BYTES:
                     raise PeerLostError(f"the peer sent a frame of {length} bytes")
                 return self._decoder.decode(await self._reader.readexactly(length))
-        except TimeoutError:
-            raise PeerLostError(f"the peer was silent for {timeout_s:g} s") from None
         except (OSError, asyncio.IncompleteReadError) as e:
-            lost = PeerLostError("the connection to the peer was lost")
+            if isinstance(e, TimeoutError) and e.errno is None:  # ours, not the kernel's
+                raise PeerLostError(f"the peer was silent for {timeout_s:g} s") from None
+            why = ": its host does not answer" if isinstance(e, TimeoutError) else ""
+            lost = PeerLostError(f"the connection to the peer was lost{why}")
             lost.has_ended = isinstance(e, (asyncio.IncompleteReadError, ConnectionResetError))
             raise lost from e
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:

@@ -69,13 +69,14 @@ def _read_spec(path: Path) -> EngineSpec:
 
 def _check_rank(spec: EngineSpec) -> None:
     """
-    :raises ConfigError: when there is no such rank, or nowhere to meet the others.
+    :raises ConfigError: when there is no such rank, or it cannot meet the others.
     """
+    from trtdisagg.engine.gang.sockets import check_meeting
+
     num_ranks = spec.parallel.num_ranks
     if not 0 <= spec.rank < num_ranks:
         raise ConfigError(f"{spec.name} has the ranks 0 to {num_ranks - 1}, and none with number {spec.rank}")
-    if num_ranks > 1 and spec.gang_socket is None:
-        raise ConfigError(f"{spec.name} has {num_ranks} ranks, and its spec no gang_socket where they could meet")
+    check_meeting(spec, has_secret=spec.secret_file is not None)
 
 
 def _serve(spec: EngineSpec, reporter: Reporter) -> int:

@@ -135,6 +135,11 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     command_fd: int | None = None
 
     @property
+    def meeting_place(self) -> str:
+        """Where the ranks meet, for people."""
+        return str(self.gang_address or self.gang_socket)
+
+    @property
     def num_blocks_of_all(self) -> int:
         """Of all ranks that divide the requests: those that hold parts of the same ones count once."""
         return self.num_blocks * self.parallel.dp_size

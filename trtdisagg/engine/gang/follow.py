@@ -26,6 +26,7 @@ from trtdisagg.engine.beats import Beats
 from trtdisagg.engine.gang.frames import Frames, StreamEndedError, encode
 from trtdisagg.engine.gang.meeting import JOIN_TIMEOUT_S, Place, join
 from trtdisagg.engine.gang.messages import Compute, Ending, FromLeader, Goodbye, Loaded, SharedMemory, Store, Ticks
+from trtdisagg.engine.gang.sockets import open_stream
 from trtdisagg.engine.gang.ways import Way, reach_way
 from trtdisagg.engine.interfaces import Runner
 from trtdisagg.engine.progress import Progress, Pulse
@@ -101,12 +102,12 @@ class Follower:
 
     async def _serve_kv(self, kv: Frames[FromLeader], mover: RankMover | None) -> None:
         """Rank 0 keeps this connection as long as it lives, also when it has nothing to ask."""
-        kv.sock.settimeout(0)
-        reader, writer = await asyncio.open_unix_connection(sock=kv.sock)
+        reader, writer = await open_stream(kv.sock)
         if mover is not None:
             await serve_mover(reader, writer, mover)
         else:
-            await reader.read()
+            with contextlib.suppress(OSError):  # its host has vanished
+                await reader.read()
         self._rank_0_is_gone()
 
     async def _compute(self, steps: Frames[FromLeader], runner: Runner) -> None:

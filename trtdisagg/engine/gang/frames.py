@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from typing import Any, Generic, TypeVar
@@ -24,6 +25,13 @@ class StreamEndedError(Exception):
     """The other side is gone, is silent for too long, or does not speak our protocol."""
 
 
+class StreamLostError(StreamEndedError):
+    """The other side's host does not answer."""
+
+
+_LOST = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
+
+
 def encode(message: FromLeader | FromFollower) -> bytes:
     """The frame of a message, to be sent to one rank or to several."""
     body = msgspec.msgpack.encode(message)
@@ -34,7 +42,8 @@ def encode(message: FromLeader | FromFollower) -> bytes:
 class Unframed(Generic[Incoming]):
     """Puts messages together from whatever pieces of a stream come."""
 
-    def __init__(self, kinds: Any) -> None:
+    def __init__(self, kinds: Any, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(kinds)
         self._unread = bytearray()
 
@@ -49,7 +58,7 @@ class Unframed(Generic[Incoming]):
         if len(self._unread) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._unread)
-        if length > MAX_FRAME_BYTES:
+        if length > self._max_bytes:
             raise StreamEndedError(f"a frame of {length} bytes came")
         end = _LENGTH.size + length
         if len(self._unread) < end:
@@ -66,11 +75,12 @@ class Frames(Generic[Incoming]):
     """One end of a connection; one thread may send while another receives.
 
     :param kinds: the union of what the other side sends.
+    :param max_bytes: of a message of it.
     """
 
-    def __init__(self, sock: socket.socket, kinds: Any) -> None:
+    def __init__(self, sock: socket.socket, kinds: Any, max_bytes: int = MAX_FRAME_BYTES) -> None:
         self.sock = sock
-        self._unframed: Unframed[Incoming] = Unframed(kinds)
+        self._unframed: Unframed[Incoming] = Unframed(kinds, max_bytes)
 
     def send(self, frame: bytes) -> None:
         """
@@ -79,10 +89,8 @@ class Frames(Generic[Incoming]):
         """
         try:
             self.sock.sendall(frame)
-        except TimeoutError:
-            raise StreamEndedError(f"nothing was taken for {self.sock.gettimeout():g} s") from None
         except OSError as e:
-            raise StreamEndedError(f"the connection is lost: {e.strerror or e}") from e
+            raise self._ended(e, "was taken") from e
 
     def receive(self) -> Incoming:
         """Wait for the next message.
@@ -96,10 +104,8 @@ class Frames(Generic[Incoming]):
     def _read(self) -> bytes:
         try:
             data = self.sock.recv(1 << 16)
-        except TimeoutError:
-            raise StreamEndedError(f"nothing came for {self.sock.gettimeout():g} s") from None
         except OSError as e:
-            raise StreamEndedError(f"the connection is lost: {e.strerror or e}") from e
+            raise self._ended(e, "came") from e
         if not data:
             raise StreamEndedError("the connection has ended")
         return data
@@ -114,3 +120,9 @@ class Frames(Generic[Incoming]):
 
     def close(self) -> None:
         self.sock.close()
+
+    def _ended(self, error: OSError, what: str) -> StreamEndedError:
+        if isinstance(error, TimeoutError) and error.errno is None:  # the socket's own, not the kernel's
+            return StreamEndedError(f"nothing {what} for {self.sock.gettimeout():g} s")
+        kind = StreamLostError if error.errno in _LOST else StreamEndedError
+        return kind(f"the connection is lost: {error.strerror or error}")

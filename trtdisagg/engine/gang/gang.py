@@ -13,8 +13,9 @@ import threading
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
-from trtdisagg.engine.gang.frames import Frames, StreamEndedError, encode
+from trtdisagg.engine.gang.frames import Frames, StreamEndedError, StreamLostError, encode
 from trtdisagg.engine.gang.messages import Compute, Ending, FromFollower, Goodbye, Loaded, Ticks
+from trtdisagg.engine.gang.sockets import host_of
 from trtdisagg.engine.interfaces import EngineBrokenError
 from trtdisagg.engine.step import Step
 from trtdisagg.errors import StartupError
@@ -40,6 +41,7 @@ class Gang:
     def __init__(self, server: str, streams: Mapping[int, Frames[FromFollower]]) -> None:
         self._server = server
         self._streams = streams
+        self._hosts = {rank: host_of(stream.sock) for rank, stream in streams.items()}
         self._loop = asyncio.get_running_loop()
         self._here = set(streams)
         self._loading = set(streams)
@@ -119,7 +121,8 @@ class Gang:
 
     def lose(self, rank: int, why: str) -> None:
         """Somebody has found that a rank is gone, or hangs."""
-        self._end(f"rank {rank} of {self._server} {why}")
+        host = self._hosts[rank]
+        self._end(f"rank {rank} of {self._server}{f' on {host}' if host else ''} {why}")
 
     def _say_goodbye(self) -> None:
         for rank in self._here:
@@ -135,7 +138,7 @@ class Gang:
         except StreamEndedError as e:
             log.debug("rank %d: %s", rank, e)
             self._forget(rank)
-            self.lose(rank, "has ended")
+            self.lose(rank, f"cannot be reached any more: {e}" if isinstance(e, StreamLostError) else "has ended")
 
     def _hear(self, rank: int, message: FromFollower) -> None:
         match message:

@@ -17,6 +17,8 @@ from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.spec import EngineSpec
 
 _OF_ONE_RANK = {"rank", "device", "cores", "num_threads", "parent_pid", "report_fd", "command_fd"}
+_OF_ONE_HOST = {"host", "port", "gang_fd", "secret_file"}
+"""What differs, too, where the ranks are on several hosts. That the secret is the same is proven."""
 
 
 class Seat(NamedTuple):
@@ -33,14 +35,21 @@ class NotAdmittedError(Exception):
 def common(spec: EngineSpec) -> dict[str, Any]:
     """What must be the same in the specs of all ranks of a server."""
     fields: dict[str, Any] = msgspec.to_builtins(spec)
-    return {name: value for name, value in fields.items() if name not in _OF_ONE_RANK}
+    own = _OF_ONE_RANK | _OF_ONE_HOST if spec.gang_address else _OF_ONE_RANK
+    return {name: value for name, value in fields.items() if name not in own}
 
 
-def admit(stream: Frames[FromFollower], spec: EngineSpec, secret: bytes, taken: set[Seat]) -> Seat:
-    """Rank 0's side.
+class Asked(NamedTuple):
+    """Somebody wants to be let in."""
 
-    :param taken: by those that are here already.
-    :raises NotAdmittedError: when it was refused, with the reason it was told.
+    join: Join
+    nonce: bytes
+    """What it was challenged with."""
+
+
+def hear(stream: Frames[FromFollower]) -> Asked:
+    """Challenge who comes.
+
     :raises StreamEndedError: when it does not speak our protocol.
     """
     nonce = secrets.token_bytes(32)
@@ -48,6 +57,17 @@ def admit(stream: Frames[FromFollower], spec: EngineSpec, secret: bytes, taken: 
     join = stream.receive()
     if not isinstance(join, Join):
         raise StreamEndedError(f"{type(join).__name__} came before Join")
+    return Asked(join, nonce)
+
+
+def admit(stream: Frames[FromFollower], asked: Asked, spec: EngineSpec, secret: bytes, taken: set[Seat]) -> Seat:
+    """Rank 0's side.
+
+    :param taken: by those that are here already.
+    :raises NotAdmittedError: when it was refused, with the reason it was told.
+    :raises StreamEndedError: when it is gone.
+    """
+    join, nonce = asked
     if reason := _why_not(join, nonce, spec, secret, taken):
         stream.send(encode(Refused(reason=reason)))
         raise NotAdmittedError(reason)
@@ -75,7 +95,7 @@ def introduce(stream: Frames[FromLeader], spec: EngineSpec, secret: bytes, chann
     if not isinstance(answer, Admitted):
         raise StreamEndedError(f"{type(answer).__name__} came in place of an answer")
     if not hmac.compare_digest(answer.proof, _proof(nonce, secret, b"rank 0")):
-        raise StartupError(f"who listens on {spec.gang_socket} does not know the secret of {spec.name}")
+        raise StartupError(f"who listens on {spec.meeting_place} does not know the secret of {spec.name}")
 
 
 def _why_not(join: Join, nonce: bytes, spec: EngineSpec, secret: bytes, taken: set[Seat]) -> str | None:

@@ -15,6 +15,7 @@ from trtdisagg.engine.gang.frames import Frames, StreamEndedError, encode
 from trtdisagg.engine.gang.gang import LAST_WORDS_S, Gang
 from trtdisagg.engine.gang.meeting import Gathering, Members
 from trtdisagg.engine.gang.messages import FromFollower
+from trtdisagg.engine.gang.sockets import open_stream
 from trtdisagg.engine.gang.ways import Way, open_way
 from trtdisagg.engine.interfaces import Runner
 from trtdisagg.engine.ranks import Ranks
@@ -56,6 +57,8 @@ class Opened:
     def __init__(self, gang: Gang, kv: Mapping[int, Frames[FromFollower]]) -> None:
         self.gang = gang
         self._kv = kv
+        self._attending = {rank: asyncio.create_task(self._attend(rank)) for rank in kv}
+        """Each rank, until it has a mover."""
         self._asking: list[asyncio.Task[None]] = []
 
     async def movers(self) -> list[RemoteMover]:
@@ -65,25 +68,42 @@ class Opened:
     async def close(self) -> None:
         """Let all ranks go. None is asked for KV any more."""
         await self.gang.close()
-        for task in self._asking:
+        tasks = [*self._attending.values(), *self._asking]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._asking, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for stream in self._kv.values():
             stream.close()
 
     async def _mover(self, rank: int) -> RemoteMover:
-        sock = self._kv[rank].sock
-        sock.settimeout(0)
-        mover = RemoteMover(f"rank {rank}", *await asyncio.open_unix_connection(sock=sock))
+        attending = self._attending.pop(rank)
+        attending.cancel()
+        await asyncio.wait([attending])
+        mover = RemoteMover(f"rank {rank}", *await open_stream(self._kv[rank].sock))
         self._asking.append(asyncio.create_task(self._ask(rank, mover)))
         return mover
+
+    async def _attend(self, rank: int) -> None:
+        """Notice the end of a rank that is not asked for KV: when its host vanishes in the middle of a step, nothing
+        else shows it."""
+        sock = self._kv[rank].sock
+        sock.settimeout(0)
+        how = "its connection has ended"
+        try:
+            await asyncio.get_running_loop().sock_recv(sock, 1)
+        except OSError as e:
+            how = e.strerror or str(e)
+        await self._lose(rank, f"cannot be reached any more: {how}")
 
     async def _ask(self, rank: int, mover: RemoteMover) -> None:
         try:
             await mover.run()
         except PeerLostError as e:
-            await asyncio.wait([self.gang.ended], timeout=LAST_WORDS_S)  # if it has ended, its other stream says so
-            self.gang.lose(rank, f"cannot be asked for KV: {e.message}")
+            await self._lose(rank, f"cannot be asked for KV: {e.message}")
+
+    async def _lose(self, rank: int, why: str) -> None:
+        await asyncio.wait([self.gang.ended], timeout=LAST_WORDS_S)  # if it has ended, its other stream says so
+        self.gang.lose(rank, why)
 
 
 @contextlib.asynccontextmanager

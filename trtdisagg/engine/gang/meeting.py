@@ -1,24 +1,21 @@
-"""Where the ranks of a server meet: rank 0 opens a unix socket, the others come, twice each.
+"""How the ranks of a server meet: rank 0 listens, the others come, twice each.
 
-The socket's file is there until all have come, and no longer. What blocks here runs in threads of its own.
+What blocks here runs in threads of its own, and each who comes is greeted in one: over a network strangers come, too,
+and whoever says nothing keeps nobody out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import socket
-import stat
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from trtdisagg.engine.gang.frames import Frames, StreamEndedError
-from trtdisagg.engine.gang.greeting import NotAdmittedError, Seat, admit, introduce
+from trtdisagg.engine.gang.greeting import NotAdmittedError, Seat, admit, hear, introduce
 from trtdisagg.engine.gang.messages import Channel, FromFollower, FromLeader
+from trtdisagg.engine.gang.sockets import LOOK_EVERY_S, accept, connect, listening, stay_in_touch
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.spec import EngineSpec
 
@@ -27,8 +24,8 @@ log = logging.getLogger(__name__)
 JOIN_TIMEOUT_S = 120.0
 """From the start of the first rank to that of the last, on a machine that is busy starting them all."""
 GREETING_TIMEOUT_S = 10.0
-LOOK_EVERY_S = 0.05
-"""For a socket that is not there yet."""
+MAX_FROM_FOLLOWER_BYTES = 1 << 20
+"""A spec is the longest of what they say."""
 
 Members = dict[Seat, Frames[FromFollower]]
 
@@ -48,6 +45,11 @@ class Gathering:
         self._secret = secret
         self._timeout_s = timeout_s
         self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._is_over = False
+        """Nobody is let in any more."""
+        self._members: Members = {}
+        self._refusals: list[str] = []
 
     def close(self) -> None:
         self._closed.set()
@@ -58,43 +60,55 @@ class Gathering:
         :raises StartupError: when the socket cannot be opened, or ranks are missing at the deadline, with their numbers
             and what became of those that were refused.
         """
-        channels: list[Channel] = ["steps", "kv"]
-        wanted = {Seat(rank, channel) for rank in range(1, self._spec.parallel.num_ranks) for channel in channels}
-        members: Members = {}
-        refusals: list[str] = []
         end_s = time.monotonic() + self._timeout_s
         try:
-            with _listening(self._spec) as listener:
+            with listening(self._spec) as listener:
                 listener.settimeout(LOOK_EVERY_S)
-                while missing := wanted - members.keys():
+                while missing := self._missing():
                     if self._closed.is_set() or time.monotonic() > end_s:
-                        raise StartupError(self._what_is_missing(missing, refusals))
-                    if sock := _next(listener):
-                        refusals += self._greet(sock, members)
+                        raise StartupError(self._what_is_missing(missing))
+                    if sock := accept(listener):
+                        greeting = threading.Thread(target=self._greet, args=[sock], name="greet", daemon=True)
+                        greeting.start()
+                        greeting.join(LOOK_EVERY_S)  # a rank is in by then
+            return self._members
         except BaseException:
-            for stream in members.values():
-                stream.close()
+            with self._lock:
+                for stream in self._members.values():
+                    stream.close()
             raise
-        return members
+        finally:
+            with self._lock:
+                self._is_over = True
 
-    def _greet(self, sock: socket.socket, members: Members) -> list[str]:
-        """
-        :return: why who came was not let in; empty: it was.
-        """
+    def _missing(self) -> set[Seat]:
+        channels: list[Channel] = ["steps", "kv"]
+        wanted = {Seat(rank, channel) for rank in range(1, self._spec.parallel.num_ranks) for channel in channels}
+        with self._lock:
+            return wanted - self._members.keys()
+
+    def _greet(self, sock: socket.socket) -> None:
         sock.settimeout(GREETING_TIMEOUT_S)
-        stream: Frames[FromFollower] = Frames(sock, FromFollower)
+        stream: Frames[FromFollower] = Frames(sock, FromFollower, MAX_FROM_FOLLOWER_BYTES)
         try:
-            seat = admit(stream, self._spec, self._secret, set(members))
+            asked = hear(stream)
+            with self._lock:  # two may want the same seat
+                if self._is_over:
+                    raise NotAdmittedError("all have come, or it is too late")
+                seat = admit(stream, asked, self._spec, self._secret, set(self._members))
+                stay_in_touch(sock, is_always_read=seat.channel == "kv")
+                self._members[seat] = stream
         except (NotAdmittedError, StreamEndedError) as e:
             log.warning("%s: a rank was not let in: %s", self._spec.name, e)
             stream.close()
-            return [str(e)]
-        members[seat] = stream
-        return []
+            with self._lock:
+                self._refusals.append(str(e))
 
-    def _what_is_missing(self, missing: set[Seat], refusals: list[str]) -> str:
+    def _what_is_missing(self, missing: set[Seat]) -> str:
         ranks = ", ".join(str(rank) for rank in sorted({seat.rank for seat in missing}))
-        why = f"; refused: {'; '.join(dict.fromkeys(refusals))}" if refusals else ""
+        with self._lock:
+            refusals = "; ".join(dict.fromkeys(self._refusals))
+        why = f"; refused: {refusals}" if refusals else ""
         return f"{self._spec.name}: rank {ranks} did not come within {self._timeout_s:g} s{why}"
 
 
@@ -114,9 +128,11 @@ def join(spec: EngineSpec, secret: bytes, timeout_s: float = JOIN_TIMEOUT_S) -> 
 
 
 def _enter(spec: EngineSpec, secret: bytes, channel: Channel, end_s: float) -> Frames[FromLeader]:
-    stream: Frames[FromLeader] = Frames(_connect(spec, end_s), FromLeader)
+    sock = connect(spec, end_s)
+    stream: Frames[FromLeader] = Frames(sock, FromLeader)
     try:
-        stream.sock.settimeout(max(LOOK_EVERY_S, end_s - time.monotonic()))
+        stay_in_touch(sock, is_always_read=channel == "kv")
+        sock.settimeout(max(LOOK_EVERY_S, end_s - time.monotonic()))
         introduce(stream, spec, secret, channel)
         return stream
     except StreamEndedError as e:
@@ -125,55 +141,3 @@ def _enter(spec: EngineSpec, secret: bytes, channel: Channel, end_s: float) -> F
     except BaseException:
         stream.close()
         raise
-
-
-def _connect(spec: EngineSpec, end_s: float) -> socket.socket:
-    assert spec.gang_socket is not None
-    while True:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.connect(spec.gang_socket)
-            return sock
-        except (FileNotFoundError, ConnectionRefusedError) as e:  # not there yet, or of a server that was there before
-            sock.close()
-            if time.monotonic() > end_s:
-                raise StartupError(f"rank 0 of {spec.name} does not listen on {spec.gang_socket}") from e
-            time.sleep(LOOK_EVERY_S)
-        except OSError as e:
-            sock.close()
-            raise StartupError(
-                f"rank 0 of {spec.name} cannot be reached at {spec.gang_socket}: {e.strerror or e}"
-            ) from e
-
-
-@contextlib.contextmanager
-def _listening(spec: EngineSpec) -> Iterator[socket.socket]:
-    assert spec.gang_socket is not None
-    path = Path(spec.gang_socket)
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
-        try:
-            _forget_old(path)
-            # Where only the owner may enter the directory nobody is quicker than chmod; and who is has no secret.
-            listener.bind(str(path))
-            path.chmod(0o600)
-            listener.listen(2 * spec.parallel.num_ranks)
-        except OSError as e:
-            raise StartupError(f"{spec.name} cannot open the socket {path} for its ranks: {e.strerror or e}") from e
-        try:
-            yield listener
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _forget_old(path: Path) -> None:
-    """Remove what a server left there that was killed."""
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            path.unlink()
-
-
-def _next(listener: socket.socket) -> socket.socket | None:
-    try:
-        return listener.accept()[0]
-    except TimeoutError:
-        return None

@@ -1,4 +1,4 @@
-"""What the ranks of a server tell each other, tensors and KV apart. Rank 0 and a follower, over a unix socket.
+"""What the ranks of a server tell each other, tensors and KV apart. Rank 0 and a follower, over `sockets`.
 
 follower                                          rank 0
    | <------------------------------ Challenge(nonce) |   on each of its two connections

@@ -1,7 +1,9 @@
 """Tensors between the ranks of a server by torch.distributed: NCCL on CUDA, gloo on a CPU without the extension.
 
 Its process groups are made directly, never as torch's default one: a process may be rank 0 of several servers, and
-nothing of theirs is process-wide. All of them are on this host, so gloo is held to the loopback interface.
+nothing of theirs is process-wide. gloo is held to the address of each rank, the loopback's where all are on one host;
+NCCL chooses its interfaces itself, or by the user's NCCL_SOCKET_IFNAME. Neither asks who connects: the network between
+the hosts of one server has to be trusted.
 """
 
 from __future__ import annotations
@@ -23,18 +25,19 @@ CONNECT_TIMEOUT_S = 60.0
 COLLECTIVE_TIMEOUT_S = 600.0
 """Longer than any step: who is frozen is found by its silence, and who is gone by the end of its connection."""
 
-_HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 
 
-def open_store(num_ranks: int) -> tuple[Any, Store]:
+def open_store(host: str, num_ranks: int) -> tuple[Any, Store]:
     """The store in which ranks find each other, in this process; it lives as long as it is kept.
 
+    :param host: address to listen on.
     :return: the store, and where the other ranks reach it.
     """
-    listener = socket.create_server((_HOST, 0))
+    listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     port = listener.getsockname()[1]
     store = dist.TCPStore(
-        _HOST,
+        host,
         port,
         num_ranks,
         is_master=True,
@@ -42,7 +45,7 @@ def open_store(num_ranks: int) -> tuple[Any, Store]:
         wait_for_workers=False,
         master_listen_fd=listener.detach(),  # otherwise it listens on all addresses
     )
-    return store, Store(host=_HOST, port=port)
+    return store, Store(host=host, port=port)
 
 
 def reach_store(where: Store, num_ranks: int) -> Any:
@@ -56,9 +59,10 @@ class TorchRanks:
 
     :param store: the one that all ranks share.
     :param device: of the tensors.
+    :param host: address of this rank.
     """
 
-    def __init__(self, store: Any, parallel: Parallel, rank: int, device: torch.device) -> None:
+    def __init__(self, store: Any, parallel: Parallel, rank: int, device: torch.device, host: str = LOOPBACK) -> None:
         self.parallel = parallel
         self.rank = rank
         self._tp_rank = parallel.tp_rank(rank)
@@ -66,6 +70,7 @@ class TorchRanks:
         self._world: Any = None
         self._store = store
         self._device = device
+        self._host = host
 
     def connect(self) -> None:
         """Meet the other ranks, and pass something on every way: what cannot work fails here, and not in a request.
@@ -126,7 +131,7 @@ class TorchRanks:
             options._timeout = timeout
             return dist.ProcessGroupNCCL(store, rank, size, options)
         options = dist.ProcessGroupGloo._Options()
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname=_HOST)]
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname=self._host)]
         options._timeout = timeout
         options._threads = 1
         return dist.ProcessGroupGloo(store, rank, size, options)

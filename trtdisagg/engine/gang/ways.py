@@ -1,7 +1,7 @@
 """How tensors travel between the ranks of a server: rank 0 chooses and opens the way, the others come to where it is.
 
-Shared memory on a CPU; a step of a small model adds up 60 times, and gloo spends most of each on waking threads.
-torch.distributed on CUDA, and where the extension is missing.
+Shared memory between CPUs of one host; a step of a small model adds up 60 times, and gloo spends most of each on waking
+threads. torch.distributed on CUDA, across hosts, and where the extension is missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from trtdisagg.cache.native import extension
 from trtdisagg.engine.gang.messages import SharedMemory, Store
 from trtdisagg.engine.gang.shared_ranks import SharedRanks, make_memory
-from trtdisagg.engine.gang.torch_ranks import TorchRanks, open_store, reach_store
+from trtdisagg.engine.gang.torch_ranks import LOOPBACK, TorchRanks, open_store, reach_store
+from trtdisagg.engine.http.listen import reachable, resolve
 from trtdisagg.engine.ranks import Ranks
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.spec import EngineSpec
@@ -33,14 +34,19 @@ class Way(Ranks, Protocol):
         """A rank is gone: nobody shall wait for it. From any thread."""
 
 
+def own_host(spec: EngineSpec) -> str:
+    """Where the other ranks reach this one for tensors."""
+    return LOOPBACK if spec.gang_address is None else resolve(reachable(spec.host))[1][0]
+
+
 def open_way(spec: EngineSpec) -> tuple[Way, SharedMemory | Store]:
     """Rank 0's end, and what the others have to know."""
     parallel, device = spec.parallel, torch.device(spec.device)
-    if device.type == "cpu" and extension():
+    if device.type == "cpu" and spec.gang_address is None and extension():
         fd = make_memory(parallel.num_ranks)
         return SharedRanks(fd, parallel, 0), SharedMemory(f"/proc/{os.getpid()}/fd/{fd}")
-    store, where = open_store(parallel.num_ranks)
-    return TorchRanks(store, parallel, 0, device), where
+    store, where = open_store(own_host(spec), parallel.num_ranks)
+    return TorchRanks(store, parallel, 0, device, own_host(spec)), where
 
 
 def reach_way(spec: EngineSpec, where: SharedMemory | Store) -> Way:
@@ -50,7 +56,7 @@ def reach_way(spec: EngineSpec, where: SharedMemory | Store) -> Way:
     """
     if isinstance(where, Store):
         store = reach_store(where, spec.parallel.num_ranks)
-        return TorchRanks(store, spec.parallel, spec.rank, torch.device(spec.device))
+        return TorchRanks(store, spec.parallel, spec.rank, torch.device(spec.device), own_host(spec))
     try:
         fd = os.open(where.path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as e:

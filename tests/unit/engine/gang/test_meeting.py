@@ -15,10 +15,12 @@ from helpers.gangs import TIMEOUT_S, gang_spec, on_each_rank
 
 from trtdisagg.engine.gang.frames import Frames, encode
 from trtdisagg.engine.gang.greeting import Seat
-from trtdisagg.engine.gang.meeting import Gathering, Members, join
+from trtdisagg.engine.gang.meeting import MAX_FROM_FOLLOWER_BYTES, Gathering, Members, join
 from trtdisagg.engine.gang.messages import Admitted, Challenge, Compute, FromLeader, Loaded
+from trtdisagg.engine.gang.sockets import check_meeting
 from trtdisagg.engine.step import Chunk, Copy, Step
 from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.net import split_address
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import EngineSpec
 
@@ -57,6 +59,17 @@ def gathering(spec: EngineSpec, timeout_s: float = TIMEOUT_S) -> Iterator[Gather
         gatherer.gathering.close()
         for stream in gatherer.result().values():
             stream.close()
+
+
+@contextmanager
+def at_an_address(tmp_path: Path, parallel: Parallel = TWO, **changes: Any) -> Iterator[list[EngineSpec]]:
+    """Specs of ranks that meet by TCP, whose rank 0 has inherited a socket."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    common = {"gang_socket": None, "gang_address": f"127.0.0.1:{listener.getsockname()[1]}", **changes}
+    yield [
+        gang_spec(tmp_path, parallel, rank, **common, gang_fd=None if rank else listener.detach())
+        for rank in range(parallel.num_ranks)
+    ]
 
 
 def join_and_close(spec: EngineSpec, secret: bytes = SECRET) -> None:
@@ -196,3 +209,69 @@ def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
         Gathering(gang_spec(tmp_path, TWO, gang_socket=path), SECRET).gather()
     with pytest.raises(StartupError, match=r"cannot be reached at .*AF_UNIX path too long"):
         join(gang_spec(tmp_path, TWO, rank=1, gang_socket=path), SECRET, timeout_s=0)
+
+
+def test_ranks_of_several_hosts_meet_at_an_address(tmp_path: Path) -> None:
+    """Each with a host and a secret file of its own. A vanished host ends their connections, on `kv` at any time."""
+    with at_an_address(tmp_path) as (spec, other), gathering(spec) as gatherer:
+        place = join(msgspec.structs.replace(other, host="192.0.2.1", secret_file="/elsewhere"), SECRET, TIMEOUT_S)
+        members = gatherer.result()
+        assert set(members) == {Seat(1, "steps"), Seat(1, "kv")}
+        ends = {"steps": [members[Seat(1, "steps")], place.steps], "kv": [members[Seat(1, "kv")], place.kv]}
+        for channel, streams in ends.items():
+            for stream in streams:
+                assert stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                waits_ms = stream.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+                assert waits_ms == (8000 if channel == "kv" else 0)
+        for stream in place:
+            stream.close()
+
+
+def test_a_stranger_who_says_nothing_keeps_nobody_out(tmp_path: Path) -> None:
+    with at_an_address(tmp_path) as (spec, other), gathering(spec) as gatherer:
+        address = split_address(str(spec.gang_address))
+        with socket.create_connection(address), socket.create_connection(address):
+            join_and_close(other)
+            assert len(gatherer.result()) == 2
+
+
+def test_a_stranger_is_not_listened_to_for_long(tmp_path: Path) -> None:
+    """Who has no secret yet cannot make rank 0 keep what it says."""
+    with at_an_address(tmp_path) as (spec, other), gathering(spec) as gatherer:
+        with socket.create_connection(split_address(str(spec.gang_address))) as stranger:
+            stranger.sendall((MAX_FROM_FOLLOWER_BYTES + 1).to_bytes(4))
+            while stranger.recv(1 << 16):
+                pass  # the challenge, and then the end
+        join_and_close(other)
+        assert len(gatherer.result()) == 2
+
+
+def test_an_address_where_nobody_listens_is_said(tmp_path: Path) -> None:
+    with at_an_address(tmp_path) as (spec, other):
+        assert spec.gang_fd is not None
+        os.close(spec.gang_fd)
+        with pytest.raises(StartupError, match=r"does not listen on 127.0.0.1:\d+: Connection refused"):
+            join(other, SECRET, timeout_s=0)
+        with pytest.raises(StartupError, match="has not inherited the socket for its ranks"):
+            Gathering(spec, SECRET).gather()
+
+
+@pytest.mark.parametrize(
+    ("changes", "has_secret", "words"),
+    [
+        ({"gang_socket": None}, True, "no place where they could meet"),
+        ({"gang_address": "192.0.2.1:1"}, True, "more than one place"),
+        ({"gang_socket": None, "gang_address": "192.0.2.1:1"}, False, "there is no secret: name a secret_file"),
+        ({"gang_socket": None, "gang_address": "192.0.2.1:1", "host": "192.0.2.1"}, True, "inherited no gang_fd"),
+        (
+            {"gang_socket": None, "gang_address": "192.0.2.1:1", "rank": 1},
+            True,
+            "rank 1 of context-0 has the host 127.0.0.1, which only this machine can reach",
+        ),
+    ],
+)
+def test_a_meeting_that_cannot_be_is_refused(
+    tmp_path: Path, changes: dict[str, Any], has_secret: bool, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_meeting(msgspec.structs.replace(gang_spec(tmp_path, TWO), **changes), has_secret=has_secret)

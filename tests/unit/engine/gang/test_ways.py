@@ -133,3 +133,11 @@ def test_memory_that_is_not_there_is_said(tmp_path: Path) -> None:
     where = ways.SharedMemory("/proc/self/fd/9999")
     with pytest.raises(StartupError, match="the memory of rank 0 of context-0 cannot be opened"):
         reach_way(gang_spec(tmp_path, TP2, rank=1), where)
+
+
+def test_across_hosts_nothing_is_shared_but_the_network(tmp_path: Path) -> None:
+    spec = gang_spec(tmp_path, TP2, gang_socket=None, gang_address="192.0.2.1:1", host="localhost")
+    way, where = open_way(spec)
+    assert isinstance(way, TorchRanks)
+    assert isinstance(where, ways.Store)
+    assert where.host == "127.0.0.1", "the host's own address"
