@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from trtdisagg.net import split_address
-from trtdisagg.proxy.http.http1 import Head
+from trtdisagg.protocol.http1 import Head
 from trtdisagg.proxy.http.upstream import BrokenError, Connection
 
 CONNECT_TIMEOUT_S = 3.0

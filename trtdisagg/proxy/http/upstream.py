@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, cast
 
-from trtdisagg.proxy.http.http1 import BadAnswerError, Head, ResponseParser
+from trtdisagg.protocol.http1 import BadAnswerError, Head, ResponseParser
 
 HIGH_WATER_BYTES = 64 * 1024
 """Body bytes kept for a caller that does not take them; then reading stops."""

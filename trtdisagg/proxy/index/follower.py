@@ -17,9 +17,9 @@ import msgspec
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.frames import FrameReader
+from trtdisagg.protocol.http1 import BadAnswerError
 from trtdisagg.protocol.kv_events import KvChange, KvSnapshot
 from trtdisagg.proxy.deadlines import Deadlines
-from trtdisagg.proxy.http.http1 import BadAnswerError
 from trtdisagg.proxy.http.pool import Pool, UnreachableError
 from trtdisagg.proxy.http.upstream import BrokenError
 from trtdisagg.proxy.index.blocks import Blocks

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from trtdisagg.protocol.handover import SeamReply
-from trtdisagg.proxy.http.http1 import BadAnswerError
+from trtdisagg.protocol.http1 import BadAnswerError
 
 GOES_ON = "not_finished"
 GOES_ON_UPSTREAM = ("length", "not_finished")

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from trtdisagg.errors import DeadlineError
 from trtdisagg.protocol.control import Member
-from trtdisagg.proxy.http.http1 import BadAnswerError, Head
+from trtdisagg.protocol.http1 import BadAnswerError, Head
 from trtdisagg.proxy.http.pool import Exchange, Pool, UnreachableError
 from trtdisagg.proxy.http.upstream import BrokenError, Connection
 from trtdisagg.proxy.path.breaker import Breakers

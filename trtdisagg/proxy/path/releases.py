@@ -11,7 +11,7 @@ from collections import deque
 from typing import NamedTuple
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.proxy.http.http1 import BadAnswerError
+from trtdisagg.protocol.http1 import BadAnswerError
 from trtdisagg.proxy.http.pool import Pool, UnreachableError
 from trtdisagg.proxy.http.upstream import BrokenError
 

@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 import msgspec
 from aiohttp import web
 
-from trtdisagg.proxy.http.http1 import BadAnswerError
+from trtdisagg.protocol.http1 import BadAnswerError
 from trtdisagg.proxy.http.pages import json_page
 from trtdisagg.proxy.http.pool import Pool, UnreachableError
 from trtdisagg.proxy.http.upstream import BrokenError

@@ -15,9 +15,9 @@ import msgspec
 from aiohttp import web
 
 from trtdisagg.errors import RequestError
+from trtdisagg.protocol.http1 import BadAnswerError
 from trtdisagg.protocol.request_times import RequestPerf, RequestTimes, TimingMetrics
 from trtdisagg.protocol.trace import ServerTimes, Trace, TracedLeg, Traces
-from trtdisagg.proxy.http.http1 import BadAnswerError
 from trtdisagg.proxy.http.pages import json_page
 from trtdisagg.proxy.http.pool import Pool, UnreachableError
 from trtdisagg.proxy.http.upstream import BrokenError

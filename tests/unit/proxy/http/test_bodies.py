@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trtdisagg.errors import RequestError
-from trtdisagg.proxy.http.http1 import BadAnswerError
+from trtdisagg.protocol.http1 import BadAnswerError
 from trtdisagg.proxy.ids import DisaggIds, request_id
 from trtdisagg.proxy.path import last_token
 from trtdisagg.proxy.path.context import FirstToken, decode_first_token

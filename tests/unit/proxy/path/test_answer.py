@@ -10,8 +10,8 @@ import pytest
 from aiohttp import HttpVersion10, HttpVersion11
 
 from trtdisagg.protocol.control import Member
+from trtdisagg.protocol.http1 import ResponseParser
 from trtdisagg.proxy.door.visit import Visit
-from trtdisagg.proxy.http.http1 import ResponseParser
 from trtdisagg.proxy.http.upstream import Connection
 from trtdisagg.proxy.path.answer import _Passage
 from trtdisagg.proxy.path.client_stream import ClientStream

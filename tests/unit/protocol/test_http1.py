@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtdisagg.proxy.http.http1 import MAX_HEAD_BYTES, MAX_LINE_BYTES, BadAnswerError, Head, ResponseParser
+from trtdisagg.protocol.http1 import MAX_HEAD_BYTES, MAX_LINE_BYTES, BadAnswerError, Head, ResponseParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

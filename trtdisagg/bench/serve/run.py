@@ -1,0 +1,120 @@
+"""Runs a load from the first words to the report, and gets this process ready for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import resource
+import time
+from collections.abc import Iterator
+
+from trtdisagg.bench.program import MeasureError
+from trtdisagg.bench.serve.arrivals import arrivals
+from trtdisagg.bench.serve.asked import Workload
+from trtdisagg.bench.serve.client import Client
+from trtdisagg.bench.serve.conversations import Conversations
+from trtdisagg.bench.serve.greeting import greet
+from trtdisagg.bench.serve.load import Load
+from trtdisagg.bench.serve.outcome import Progress, Watch
+from trtdisagg.bench.serve.report import ServeReport
+from trtdisagg.bench.serve.self_watch import SelfWatch
+from trtdisagg.bench.serve.summary import Ran, summarize
+from trtdisagg.errors import ConfigError
+
+SPARE_FILES = 64
+"""Beside connections."""
+COLLECT_AFTER = 50_000
+"""Objects; then the garbage collector looks whether there are cycles among them."""
+
+
+async def run_load(
+    load: Load, workload: Workload, *, watch: Watch | None = None, stop: asyncio.Event | None = None
+) -> ServeReport:
+    """Put a load on its endpoint.
+
+    :param watch: told a few times a second how far it is.
+    :param stop: set: nothing more is asked, clients leave, and what is complete is reported.
+    :raises MeasureError: the endpoint does not answer the first words, so nothing was measured.
+    :raises ConfigError: the endpoint does not take such prompts; the URL or the API key is none.
+    """
+    client = Client(load.url, _api_key(load))
+    stop = stop or asyncio.Event()
+    watch = watch or _nobody
+    with _many_files(load.concurrency or load.num_prompts), _spared_collector(), contextlib.closing(client):
+        model, bodies = await greet(client, load)
+        openings = list(itertools.islice(workload.opening(), load.num_prompts + load.num_warmups))
+        measured, warmups = openings[: load.num_prompts], openings[load.num_prompts :]
+        if not measured:
+            raise MeasureError("the workload has nothing to ask")
+        bodies.encode(measured[0])
+        if warmups:
+            before = Conversations(load, workload, client, bodies, watch, is_warmup=True)
+            await before.go(warmups, [0.0] * len(warmups), stop)
+        run = Conversations(load, workload, client, bodies, watch)
+        with SelfWatch() as self_watch:
+            begun_at = time.monotonic()
+            await run.go(measured, arrivals(load), stop, self_watch)
+        ended_at = max((outcome.ended_at for outcome in run.outcomes), default=0.0)
+        return summarize(
+            Ran(
+                load=load,
+                model=model,
+                outcomes=run.outcomes,
+                duration_s=max(0.0, ended_at - begun_at),
+                health=self_watch.health(),
+                num_unfinished=run.num_unfinished,
+                num_missing=load.num_prompts - len(measured),
+            )
+        )
+
+
+def _nobody(_progress: Progress) -> None:
+    """Looks on."""
+
+
+def _api_key(load: Load) -> str | None:
+    if load.api_key_file is None:
+        return None
+    try:
+        key = load.api_key_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"--api-key-file {load.api_key_file} cannot be read: {e}") from e
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(f"--api-key-file {load.api_key_file} holds no key: one line without spaces is one")
+    return key
+
+
+@contextlib.contextmanager
+def _many_files(num_connections: int) -> Iterator[None]:
+    """As many open files as there are clients.
+
+    :raises MeasureError: this process may not have so many.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = num_connections + SPARE_FILES
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise MeasureError(
+            f"{num_connections} connections at once, and this process may open {hard} files (ulimit -Hn)"
+        )
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def _spared_collector() -> Iterator[None]:
+    """A collection among thousands of streams holds all of them up: there are few, and none of what was here before."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()

@@ -1,0 +1,132 @@
+"""The report of a load: its outcomes counted, and what to know before the figures are compared with others."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from trtdisagg.bench.serve.figures import Timed, spread, timed
+from trtdisagg.bench.serve.load import Load
+from trtdisagg.bench.serve.outcome import Outcome
+from trtdisagg.bench.serve.report import ServeReport
+from trtdisagg.bench.serve.self_watch import Health
+
+MANY_SHORT = 0.05
+"""Share of answers that end early, from which on it is worth a word."""
+
+
+class Ran(msgspec.Struct, frozen=True, kw_only=True):
+    """A load that was run.
+
+    :param duration_s: from its beginning to its last token.
+    :param num_unfinished: requests that were on their way when it was stopped.
+    """
+
+    load: Load
+    model: str
+    outcomes: Sequence[Outcome]
+    duration_s: float
+    health: Health = Health()
+    num_unfinished: int = 0
+    num_missing: int = 0
+    """Conversations that the workload did not have."""
+
+
+def summarize(ran: Ran) -> ServeReport:
+    load, duration_s = ran.load, max(ran.duration_s, 1e-9)
+    done = [outcome for outcome in ran.outcomes if outcome.is_completed]
+    times = [timed(outcome) for outcome in done]
+    num_input = sum(outcome.num_input_tokens or 0 for outcome in done)
+    num_output = sum(outcome.num_tokens for outcome in done)
+    output_throughput = num_output / duration_s
+    return ServeReport(
+        date=f"{datetime.now():%Y%m%d-%H%M%S}",
+        model_id=ran.model,
+        url=load.url,
+        num_prompts=len(ran.outcomes),
+        request_rate="inf" if math.isinf(load.request_rate) else load.request_rate,
+        burstiness=load.burstiness,
+        max_concurrency=load.concurrency,
+        num_gpus=load.num_gpus,
+        num_cores=load.num_cores,
+        duration=ran.duration_s,
+        completed=len(done),
+        failed=sum(outcome.error is not None for outcome in ran.outcomes),
+        cancelled=sum(outcome.is_cancelled for outcome in ran.outcomes),
+        total_input_tokens=num_input,
+        total_output_tokens=num_output,
+        request_throughput=len(done) / duration_s,
+        output_throughput=output_throughput,
+        total_token_throughput=(num_input + num_output) / duration_s,
+        user_throughput=_user_throughput(times),
+        output_throughput_per_gpu=output_throughput / load.num_gpus if load.num_gpus else None,
+        output_throughput_per_core=output_throughput / load.num_cores if load.num_cores else None,
+        goodput=load.goodput,
+        request_goodput=sum(t.keeps(load.goodput) for t in times) / duration_s if load.goodput else None,
+        **_spreads(times),
+        errors=dict(Counter(outcome.error for outcome in ran.outcomes if outcome.error is not None)),
+        client_busy=round(ran.health.busy, 3),
+        is_client_bound=bool(ran.health.complaints()),
+        warnings=[*_warnings(ran, done), *_first_of_each_error(ran.outcomes)],
+    )
+
+
+def _spreads(times: Sequence[Timed]) -> dict[str, Any]:
+    return {
+        **spread("ttft", [t.ttft for t in times if t.ttft is not None]),
+        **spread("tpot", [t.tpot for t in times if t.tpot is not None]),
+        **spread("itl", np.concatenate([t.itl for t in times]) if times else []),
+        **spread("e2el", [t.e2el for t in times]),
+    }
+
+
+def _user_throughput(times: Sequence[Timed]) -> float:
+    rates = [1000 / t.tpot for t in times if t.tpot]
+    return sum(rates) / len(rates) if rates else 0.0
+
+
+def _warnings(ran: Ran, done: Sequence[Outcome]) -> list[str]:
+    found = []
+    if reasons := ran.health.complaints():
+        found.append(
+            f"the client could not keep up, so times are its own rather than the server's: {', '.join(reasons)}"
+        )
+    if ran.num_unfinished:
+        found.append(f"stopped with {ran.num_unfinished} requests on their way, which are in none of the figures")
+    if ran.num_missing:
+        found.append(f"the workload has {ran.num_missing} conversations less than were asked for")
+    return [*found, *_about_tokens(ran.load, done)]
+
+
+def _about_tokens(load: Load, done: Sequence[Outcome]) -> list[str]:
+    found = []
+    if any(outcome.num_input_tokens is None for outcome in done):
+        found.append("neither server nor workload say how many tokens some prompts have: they count as none")
+    if any(outcome.num_output_tokens is None for outcome in done):
+        found.append(
+            "the server does not say how many tokens its answers have: each chunk counts as one"
+            if load.is_streamed
+            else "the server does not say how many tokens its answers have: they count as none"
+        )
+    elif any(outcome.num_guessed and outcome.num_tokens > len(outcome.heard_at) for outcome in done):
+        found.append(
+            "chunks have several tokens, and the server does not say how many each has: ITL counts them as equal"
+        )
+    num_short = sum(outcome.num_tokens < outcome.max_tokens for outcome in done)
+    if num_short > MANY_SHORT * len(done) and not load.ignore_eos:
+        found.append(f"{num_short} of {len(done)} answers ended before their limit; --ignore-eos asks for all tokens")
+    return found
+
+
+def _first_of_each_error(outcomes: Sequence[Outcome]) -> list[str]:
+    first: dict[str, str] = {}
+    for outcome in outcomes:
+        if outcome.error is not None:
+            first.setdefault(outcome.error, outcome.message)
+    return [f"{kind}: {message}" for kind, message in first.items() if message]
