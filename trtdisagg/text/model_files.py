@@ -78,6 +78,32 @@ def files_at(path: str | Path, *, name: str | None = None, served_name: str | No
     )
 
 
+def find_tokenizer(name: str, *, may_download: bool) -> Path | None:
+    """The file that a model's tokenizer is in: tokenizer.json, or the .gguf file. No weights are downloaded for it.
+
+    :param name: as of `resolve_model`, or the file itself.
+    :return: None: there is none, or it is not on this machine and may not or cannot be downloaded.
+    """
+    alias = _ALIASES.get(name)
+    path = (_in_package(alias.package) if alias else None) or Path(name).expanduser()
+    if path.is_dir():
+        path /= "tokenizer.json"
+    if path.is_file():
+        return path
+    hub_id = alias.hub_id if alias else name
+    return _hub_file(hub_id, "tokenizer.json", may_download) if _HUB_ID.fullmatch(hub_id) else None
+
+
+def _hub_file(hub_id: str, file: str, may_download: bool) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(hub_id, file, local_files_only=not may_download))
+    except (EntryNotFoundError, HfHubHTTPError, OSError):
+        return None
+
+
 def _in_package(package: str) -> Path | None:
     """The .gguf file inside an installed package. The package itself may need things that are not installed."""
     spec = importlib.util.find_spec(package)

@@ -8,7 +8,7 @@ import pytest
 
 from trtdisagg.errors import StartupError
 from trtdisagg.text import model_files
-from trtdisagg.text.model_files import resolve_model
+from trtdisagg.text.model_files import find_tokenizer, resolve_model
 
 
 def directory(path: Path) -> Path:
@@ -89,3 +89,28 @@ def test_reading_loads_nothing_heavy() -> None:
     code = "import sys, trtdisagg.text.tokenizer; print({'torch', 'numpy', 'gguf', 'huggingface_hub'} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+# --- where its tokenizer lies ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_model
+def test_a_tokenizer_is_in_the_file_of_the_model() -> None:
+    found = find_tokenizer("smollm2-135m-instruct", may_download=False)
+    assert str(found) == resolve_model("smollm2-135m-instruct").path
+
+
+def test_a_tokenizer_alone_is_brought_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def hf_hub_download(hub_id: str, file: str, *, local_files_only: bool) -> str:
+        asked.append((hub_id, file, local_files_only))
+        if local_files_only:
+            raise FileNotFoundError(file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
+    assert find_tokenizer("org/some-model", may_download=False) is None
+    assert find_tokenizer("org/some-model", may_download=True) == tmp_path / "tokenizer.json"
+    assert asked == [("org/some-model", "tokenizer.json", True), ("org/some-model", "tokenizer.json", False)]
+    assert find_tokenizer(str(tmp_path), may_download=True) is None
