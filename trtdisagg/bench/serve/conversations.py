@@ -13,8 +13,7 @@ from trtdisagg.bench.serve.client import Client
 from trtdisagg.bench.serve.load import Load
 from trtdisagg.bench.serve.outcome import Outcome, Progress, Watch
 from trtdisagg.bench.serve.self_watch import SelfWatch
-
-WATCH_S = 0.2
+from trtdisagg.bench.serve.stopping import unless_stopped
 
 
 class Conversations:
@@ -44,23 +43,14 @@ class Conversations:
         stop: asyncio.Event,
         self_watch: SelfWatch | None = None,
     ) -> None:
+        """Hold these conversations.
+
+        :param due_s: when each begins, from now.
+        :param self_watch: told how late they began.
         """
-        :param due_s: of each conversation, from now.
-        """
-        conversations = asyncio.create_task(self._all(openings, due_s, self_watch))
-        stopped = asyncio.create_task(stop.wait())
-        try:
-            while not conversations.done() and not stop.is_set():
-                self._watch(self._progress(len(openings)))
-                await asyncio.wait((conversations, stopped), timeout=WATCH_S, return_when=asyncio.FIRST_COMPLETED)
-            self._watch(self._progress(len(openings)))
-        finally:
-            stopped.cancel()
-            if not conversations.done():
-                conversations.cancel()
-                await asyncio.wait((conversations,))
-        if not conversations.cancelled():
-            conversations.result()
+        await unless_stopped(
+            self._all(openings, due_s, self_watch), stop, lambda: self._watch(self._progress(len(openings)))
+        )
 
     async def _all(self, openings: Sequence[Asked], due_s: Sequence[float], self_watch: SelfWatch | None) -> None:
         begun_at = time.monotonic()

@@ -36,7 +36,7 @@ async def greet(client: Client, load: Load) -> tuple[str, Bodies]:
     :returns: the model, and what makes the bodies of requests to it.
     :raises MeasureError: the endpoint does not answer.
     """
-    model = load.model or await _only_model(client, load.url)
+    model = load.model or await only_model(client, load.url)
     news = _NEWS if load.is_streamed and "stream_options" not in load.extra_body else (None,)
     outcomes = []
     for stream_options in news:
@@ -58,7 +58,10 @@ async def greet(client: Client, load: Load) -> tuple[str, Bodies]:
     raise MeasureError(f"{load.url}{PATHS[load.endpoint]}: {_words(outcomes[-1])}")
 
 
-async def _only_model(client: Client, url: str) -> str:
+async def only_model(client: Client, url: str) -> str:
+    """
+    :raises MeasureError: the endpoint does not answer, or has none or several.
+    """
     try:
         status, body = await client.page("/v1/models")
     except OSError as e:

@@ -13,6 +13,8 @@ from trtdisagg.errors import ConfigError
 Endpoint = Literal["completions", "chat"]
 GOALS = ("ttft", "tpot", "itl", "e2el")
 """The times that `goodput` may bound."""
+_OURS = {"model": "--model", "stream": "--no-stream", "max_tokens": "--osl", "prompt": "", "messages": ""}
+"""Fields of a body that others decide."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,9 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _contradiction(load: Load) -> str | None:
+    if taken := load.extra_body.keys() & _OURS.keys():
+        name = min(taken)
+        return f"--extra-body {name}: that is what {_OURS[name] or 'the workload'} says"
     if math.isinf(load.request_rate) and load.ramp_to is not None:
         return "a ramp begins at a rate: give --request-rate"
     if not load.is_streamed and load.cancel_rate:

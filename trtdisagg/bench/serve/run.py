@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from trtdisagg.bench.program import MeasureError
 from trtdisagg.bench.serve.arrivals import arrivals
 from trtdisagg.bench.serve.asked import Workload
+from trtdisagg.bench.serve.bodies import Bodies
 from trtdisagg.bench.serve.client import Client
 from trtdisagg.bench.serve.conversations import Conversations
-from trtdisagg.bench.serve.greeting import greet
+from trtdisagg.bench.serve.greeting import greet, only_model
 from trtdisagg.bench.serve.load import Load
 from trtdisagg.bench.serve.outcome import Progress, Watch
 from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.serve.self_watch import SelfWatch
+from trtdisagg.bench.serve.stopping import unless_stopped
 from trtdisagg.bench.serve.summary import Ran, summarize
 from trtdisagg.errors import ConfigError
 
@@ -43,7 +45,7 @@ async def run_load(
     stop = stop or asyncio.Event()
     watch = watch or _nobody
     with _many_files(load.concurrency or load.num_prompts), _spared_collector(), contextlib.closing(client):
-        model, bodies = await greet(client, load)
+        model, bodies = await _greeted(client, load, stop)
         openings = list(itertools.islice(workload.opening(), load.num_prompts + load.num_warmups))
         measured, warmups = openings[: load.num_prompts], openings[load.num_prompts :]
         if not measured:
@@ -68,6 +70,29 @@ async def run_load(
                 num_missing=load.num_prompts - len(measured),
             )
         )
+
+
+async def find_model(load: Load) -> str:
+    """The model that a load is about: the only one of its endpoint, where none is named.
+
+    :raises MeasureError: the endpoint does not answer, or has several.
+    """
+    if load.model is not None:
+        return load.model
+    with contextlib.closing(Client(load.url, _api_key(load))) as client:
+        return await only_model(client, load.url)
+
+
+async def _greeted(client: Client, load: Load, stop: asyncio.Event) -> tuple[str, Bodies]:
+    found: list[tuple[str, Bodies]] = []
+
+    async def meet() -> None:
+        found.append(await greet(client, load))
+
+    await unless_stopped(meet(), stop, lambda: None)
+    if not found:
+        raise MeasureError("stopped before anything was measured")
+    return found[0]
 
 
 def _nobody(_progress: Progress) -> None:

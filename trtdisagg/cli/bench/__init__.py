@@ -9,6 +9,7 @@ import click
 COMMANDS = {
     "engine": "Measure the engine without HTTP, and the machine's limits beside it.",
     "kv": "Measure how fast KV moves between two servers of this host.",
+    "serve": "Put a load on any OpenAI endpoint, and measure how it answers.",
     "proxy": "Measure what the proxy costs, and other proxies beside it.",
 }
 """Name and first sentence of help; a dash in a name is an underscore in that of its module."""

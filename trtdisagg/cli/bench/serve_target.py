@@ -1,0 +1,63 @@
+"""Which endpoint a load is put on, and what it runs on: the cluster here, or any other."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trtdisagg.cli.find import find_cluster
+from trtdisagg.errors import NotRunningError, TrtdisaggError
+from trtdisagg.protocol.control import ClusterStatus
+from trtdisagg.supervisor import rundir
+from trtdisagg.supervisor.client import ControlClient
+
+DEFAULT_URL = "http://localhost:8000"
+_GONE = ("stopped", "failed")
+
+
+class Target(NamedTuple):
+    """An endpoint.
+
+    :ivar num_gpus: that its servers run on, as far as they are ours; 0, as the other: none, or nobody knows.
+    :ivar num_cores: the same, where they have no GPUs.
+    """
+
+    url: str
+    num_gpus: int = 0
+    num_cores: int = 0
+
+
+def find_target(url: str | None) -> Target:
+    """
+    :param url: what the user said; None: the cluster that runs here, else the usual place.
+    :raises ConfigError: several clusters run.
+    """
+    if url is not None:
+        ours = (_target(status) for status in _running() if status.url.rstrip("/") == url.rstrip("/"))
+        return next(ours, Target(url))
+    try:
+        return _target(ControlClient(find_cluster(None)).status())
+    except NotRunningError:
+        return Target(DEFAULT_URL)
+
+
+def _running() -> list[ClusterStatus]:
+    found = []
+    for place in rundir.find_running():
+        try:
+            found.append(ControlClient(place).status())
+        except TrtdisaggError:  # it ends, or hangs: its size is nobody's concern
+            continue
+    return found
+
+
+def _target(status: ClusterStatus) -> Target:
+    """Servers may share a GPU or a core; those of different nodes have the same numbers."""
+    gpus: set[tuple[str, str]] = set()
+    cores: set[tuple[str, int]] = set()
+    for server in status.servers:
+        if server.role == "proxy" or server.state in _GONE:
+            continue
+        nodes = server.nodes or [""]
+        gpus |= {(nodes[rank] if rank < len(nodes) else nodes[-1], gpu) for rank, gpu in enumerate(server.gpus)}
+        cores |= {(nodes[0], core) for core in server.cores}
+    return Target(status.url, num_gpus=len(gpus), num_cores=0 if gpus else len(cores))
