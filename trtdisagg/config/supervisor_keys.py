@@ -28,6 +28,9 @@ class SupervisionConfig(Section, frozen=True):
     """How often each server is asked for one token, to see that it can; without it, never."""
     canary_timeout_s: Seconds = 10.0
     """Deadline of that token; a server that misses it twice in a row gets no requests until it answers again."""
+    node_timeout_s: Seconds = 10.0
+    """On several nodes: one that the head has not heard of for so long is lost, and the cluster serves on without it;
+    what runs there ends by itself when it has not heard of the head for so long."""
     backoff_s: Seconds = 1.0
     """Pause before the first restart; doubles with each death, to at most `max_backoff_s`, with jitter."""
     max_backoff_s: Seconds = 60.0

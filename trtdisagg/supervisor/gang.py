@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from trtdisagg.protocol.commands import Command
 from trtdisagg.protocol.reports import Beat, Failed, Ready, Report
-from trtdisagg.supervisor.processes import ChildProcess
+from trtdisagg.supervisor.processes import LostError
 from trtdisagg.supervisor.words import exit_words
 
 SILENT_S = 2.0
@@ -33,8 +33,28 @@ _FAREWELL_S = 10.0
 """From the proper end of one rank to that of the others."""
 
 
+class Process(Protocol):
+    """The process of a rank, here or on another node; see `ChildProcess`."""
+
+    last_lines: deque[str]
+
+    @property
+    def pid(self) -> int | None: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    async def run(self, on_start: Callable[[int], None]) -> int: ...
+
+    def command(self, command: Command) -> None: ...
+
+    def calm_down(self) -> None: ...
+
+    def signal(self, number: signal.Signals) -> None: ...
+
+
 class MakeRank(Protocol):
-    """Makes the process of a rank, not yet started; see `ChildProcess`."""
+    """Makes the process of a rank, not yet started."""
 
     def __call__(
         self,
@@ -43,11 +63,12 @@ class MakeRank(Protocol):
         on_line: Callable[[bytes], None],
         on_report: Callable[[Report], None],
         on_end: Callable[[], None],
-    ) -> ChildProcess: ...
+    ) -> Process: ...
 
 
 class Gang:
     """
+    :param in_turn: the others are started when rank 0 is, and not at all when it cannot be: they are told where it is.
     :param on_line, on_report: called with what the server says.
     """
 
@@ -56,6 +77,7 @@ class Gang:
         make: MakeRank,
         num_ranks: int,
         *,
+        in_turn: bool = False,
         on_line: Callable[[bytes], None],
         on_report: Callable[[Report], None],
     ) -> None:
@@ -67,6 +89,9 @@ class Gang:
         """The rank that reported a failure first."""
         self._ended_ranks: set[int] = set()
         self._one_ended, self._is_over = anyio.Event(), anyio.Event()
+        self._may_follow = anyio.Event()
+        if not in_turn:
+            self._may_follow.set()
         self._beats = dict.fromkeys(range(1, num_ranks), time.monotonic())
         self._ranks = [
             make(
@@ -95,16 +120,22 @@ class Gang:
         :returns: how, in words.
         :raises OSError: when one cannot be started; then all have ended.
         """
-        codes: dict[int, int | OSError] = {}
+        codes: dict[int, int | OSError | LostError] = {}
 
         async def run_one(rank: int) -> None:
+            if rank:
+                await self._may_follow.wait()
+            if 0 in self._ended_ranks:
+                return self._missed(rank)
             try:
                 codes[rank] = await self._ranks[rank].run(started)
-            except OSError as e:
+            except (OSError, LostError) as e:
                 codes[rank] = e
-            self._ended(rank)
+            return self._ended(rank)
 
         def started(_pid: int) -> None:
+            if self._ranks[0].pid is not None:
+                self._may_follow.set()
             if len(self.pids) == len(self._ranks):
                 on_start(self.pids)
 
@@ -133,20 +164,29 @@ class Gang:
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
+    def _missed(self, rank: int) -> None:
+        """Rank 0 had ended before this one was started."""
+        self._ended_ranks.add(rank)
+        if len(self._ended_ranks) == len(self._ranks):
+            self._is_over.set()
+
     def _ended(self, rank: int) -> None:
         self._ended_ranks.add(rank)
         self._one_ended.set()
+        self._may_follow.set()
         is_proper = self._ranks[rank].returncode == 0
         if not is_proper and self._broken is None:
             self._broken = rank
         if not is_proper or len(self._ended_ranks) == len(self._ranks):
             self._is_over.set()
 
-    def _how(self, codes: dict[int, int | OSError]) -> str:
+    def _how(self, codes: dict[int, int | OSError | LostError]) -> str:
         rank = self._broken or 0
         code = codes[rank]
         if isinstance(code, OSError):
             raise code
+        if isinstance(code, LostError):
+            return str(code)
         return _of_rank(rank, exit_words(code))
 
     # --- what they say ----------------------------------------------------------------------------------------------

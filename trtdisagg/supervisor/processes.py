@@ -17,6 +17,7 @@ import signal
 import subprocess
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -36,12 +37,25 @@ _SWEEP_TIMEOUT_S = 10.0
 _REAP_TIMEOUT_S = 5.0
 
 
+class LostError(Exception):
+    """A process is out of reach, and counts as ended; the message says why."""
+
+
+class Groups(Protocol):
+    """Who is told of process groups; see `Guardian`."""
+
+    def add(self, group: int) -> None: ...
+
+    def discard(self, group: int) -> None: ...
+
+
 class ChildProcess:
     """One process: the proxy, or a rank of a server.
 
     :param argv: given the descriptors for reports and for commands, the command line to start.
     :param env: added to this process's environment.
-    :param pass_fds: descriptors that it inherits beside those.
+    :param groups: told of its group while it lives.
+    :param pass_fds: descriptors that it inherits beside those; looked at when `argv` has been called.
     :param pace: waited for before reports are looked at once the child is ready: beats of many children come together
         and wake this process once. What ends a child is seen at once all the same.
     :param mark: value of the run's mark, which everything that the child starts inherits.
@@ -56,6 +70,7 @@ class ChildProcess:
         *,
         env: Mapping[str, str],
         mark: str,
+        groups: Groups | None = None,
         pass_fds: Sequence[int] = (),
         pace: Callable[[], Awaitable[None]] | None = None,
         on_line: Callable[[bytes], None],
@@ -64,6 +79,7 @@ class ChildProcess:
     ) -> None:
         self.last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
         self._argv = argv
+        self._groups = groups
         self._pass_fds = pass_fds
         self._pace = pace
         self._commands_fd: int | None = None
@@ -98,6 +114,8 @@ class ChildProcess:
         with contextlib.ExitStack() as fds:
             output, reports = self._start(fds)
             assert self._process is not None
+            if self._groups is not None:
+                self._groups.add(self._process.pid)
             try:
                 async with anyio.create_task_group() as readers:
                     readers.start_soon(self._read_lines, output)
@@ -110,6 +128,8 @@ class ChildProcess:
                 self._commands_fd = None
                 if self._process.returncode is None:
                     await self._put_to_an_end()
+                if self._groups is not None:
+                    self._groups.discard(self._process.pid)
             return self._process.returncode
 
     def command(self, command: Command) -> None:

@@ -19,6 +19,8 @@ from trtdisagg.supervisor.door import Door
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.load_table import LoadTable
 from trtdisagg.supervisor.membership import registrar_for
+from trtdisagg.supervisor.nodes.links import NodeLinks
+from trtdisagg.supervisor.nodes.presence import Presence
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.pace import Pace
 from trtdisagg.supervisor.plan import Plan
@@ -42,6 +44,7 @@ async def run_agent(
     on_ready: Callable[[str], None] = lambda _: None,
     on_event: Callable[[str], None] = lambda _: None,
     on_line: Callable[[str, str], None] = lambda _name, _line: None,
+    nodes: NodeLinks | None = None,
 ) -> int:
     """Bring a cluster up and keep it up until it is asked to go down. To be called in the main thread.
 
@@ -50,6 +53,7 @@ async def run_agent(
     :param on_ready: called once with the address for clients, when the cluster can serve for the first time.
     :param on_event: called with what happened, in words.
     :param on_line: called with each line that a child prints, and the child's name.
+    :param nodes: the other nodes that servers of the plan are on, all gathered; None: there are none.
     :returns: exit code of the command: 0 after `down`, 128+N after signal N (0 under systemd).
     :raises AlreadyRunningError: when an agent of this cluster runs.
     :raises StartupError: when something is missing, or a server ends before it was ready.
@@ -61,13 +65,14 @@ async def run_agent(
     with contextlib.ExitStack() as stack:
         lock_fd = stack.enter_context(rundir.hold(place, run_id))
         for server in plan.servers:
-            if server.spec.port:
+            if server.spec.port and (nodes is None or server.nodes[:1] in ([], [nodes.here])):
                 ports.check_free(server.spec.host, server.spec.port, server.name)
         door = stack.enter_context(Door())
         if plan.proxy:
             assert isinstance(plan.proxy.spec, ProxySpec)
             door.move(plan.proxy.spec)
-        secret_file = str(rundir.make_secret(place)) if plan.makes_secret else plan.secret_file
+        secret = nodes.secret if nodes else None
+        secret_file = str(rundir.make_secret(place, secret)) if plan.makes_secret else plan.secret_file
         loads = stack.enter_context(LoadTable(place.load_file))
         agent = Agent(
             plan,
@@ -92,8 +97,14 @@ async def run_agent(
             pace=pace.wait,
             on_event=agent.handle,
             on_line=on_line,
+            nodes=nodes,
         )
-        return _result(await agent.run(stack.enter_context(nursery), guardian, pace))
+        if nodes is not None:
+            Presence(agent, nodes).watch()
+        stop = await agent.run(stack.enter_context(nursery), guardian, pace)
+        if nodes is not None:
+            nodes.exit_code = stop.exit_code
+        return _result(stop)
 
 
 def _result(stop: Stop) -> int:

@@ -162,8 +162,11 @@ def write_private(path: Path, content: bytes) -> None:
     temporary.rename(path)
 
 
-def make_secret(place: Place) -> Path:
-    write_private(place.secret_file, secrets.token_hex(32).encode())
+def make_secret(place: Place, secret: bytes | None = None) -> Path:
+    """
+    :param secret: one that others know already; None: a new one.
+    """
+    write_private(place.secret_file, secret or secrets.token_hex(32).encode())
     return place.secret_file
 
 

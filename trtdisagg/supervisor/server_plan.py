@@ -87,6 +87,10 @@ class ChildPlan(msgspec.Struct, kw_only=True, frozen=True):
         return self.spec.parallel.num_ranks if isinstance(self.spec, EngineSpec) else 1
 
     @property
+    def spans_nodes(self) -> bool:
+        return len(set(self.nodes)) > 1
+
+    @property
     def rank_bytes(self) -> list[int]:
         """Weights and KV cache of each rank, where they are known."""
         pools = self.rank_pools or [0] * len(self.rank_weights)

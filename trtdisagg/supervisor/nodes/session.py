@@ -1,0 +1,83 @@
+"""One end of an exchange that outlives its connections: each message arrives once, and in order. Pure.
+
+    send(message)    numbered, and kept until the other end says that it has received it
+    reopened(n)      there is a new connection; the other end has the first n, the rest is due again
+    due()            what is to be written now
+    take(...)        whether a message that has come is new
+
+Knows nothing of what the messages say, or of the connection.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+
+ACKNOWLEDGE_EVERY = 64
+"""Messages: one end keeps what it has sent until it hears of it."""
+
+
+class Session:
+    """
+    :ivar num_received: messages of the other end that have been taken.
+    :ivar num_kept_bytes: of messages that the other end may not have received.
+    """
+
+    def __init__(self) -> None:
+        self.num_received = 0
+        self.num_kept_bytes = 0
+        self._kept: deque[bytes] = deque()
+        self._num_arrived = 0
+        """Of ours; the number of the first that is kept is one more."""
+        self._num_written = 0
+        """On this connection, or known to have arrived on one before."""
+        self._told_received = 0
+
+    @property
+    def has_all_arrived(self) -> bool:
+        return not self._kept
+
+    @property
+    def owes_word(self) -> bool:
+        """Whether the other end should hear soon what has been received."""
+        return self.num_received - self._told_received >= ACKNOWLEDGE_EVERY
+
+    def send(self, message: bytes) -> None:
+        self._kept.append(message)
+        self.num_kept_bytes += len(message)
+
+    def due(self) -> list[tuple[int, bytes]]:
+        """The messages to be written, with their numbers; they count as written."""
+        first = self._num_written
+        new = list(itertools.islice(self._kept, first - self._num_arrived, None))
+        self._num_written += len(new)
+        return list(enumerate(new, first + 1))
+
+    def tell_received(self) -> int:
+        """How many have been received, for whatever is written next."""
+        self._told_received = self.num_received
+        return self.num_received
+
+    def take(self, number: int, other_received: int) -> bool:
+        """Something has come.
+
+        :param number: of the message in it; 0: it has none.
+        :param other_received: of ours.
+        :returns: whether there is a message, and it is new.
+        """
+        self._let_go(other_received)
+        if number != self.num_received + 1:
+            return False
+        self.num_received = number
+        return True
+
+    def reopened(self, other_received: int) -> None:
+        """There is a new connection; what the other end does not have is due again."""
+        self._let_go(other_received)
+        self._num_written = self._num_arrived
+
+    def _let_go(self, other_received: int) -> None:
+        while self._kept and self._num_arrived < other_received:
+            self.num_kept_bytes -= len(self._kept.popleft())
+            self._num_arrived += 1
+        self._num_written = max(self._num_written, self._num_arrived)

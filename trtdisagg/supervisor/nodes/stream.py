@@ -1,0 +1,158 @@
+"""The connection between the head and a node agent: messages on a TCP stream, and a session's messages over it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+import anyio.abc
+import msgspec
+
+from trtdisagg.protocol.frames import FrameReader, FrameTooLargeError, frame
+from trtdisagg.protocol.nodes import MAX_MESSAGE_BYTES, Envelope
+from trtdisagg.supervisor.nodes.session import Session
+
+NUM_MISSED = 3
+"""So many signs of life in a row, and a connection counts as gone: the other end's host may have vanished."""
+_ENDS = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, TimeoutError)
+_BAD = (FrameTooLargeError, msgspec.DecodeError)
+
+T = TypeVar("T")
+
+_encode = msgspec.msgpack.Encoder().encode
+_envelope = msgspec.msgpack.Decoder(Envelope)
+
+
+class StreamError(Exception):
+    """The connection is over, or the other end does not speak our protocol; the message says which."""
+
+
+class Stream:
+    """Messages on a TCP connection, which is closed on exit."""
+
+    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+        self._stream = stream
+        self._reader = FrameReader(MAX_MESSAGE_BYTES)
+        self._frames: deque[bytes] = deque()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await anyio.aclose_forcefully(self._stream)
+
+    @property
+    def local_host(self) -> str:
+        """This end's address."""
+        return str(self._stream.extra(anyio.abc.SocketAttribute.local_address)[0])  # noqa: S610 (not Django's)
+
+    async def send(self, message: msgspec.Struct, *, timeout_s: float) -> None:
+        """
+        :raises StreamError: when it cannot be sent.
+        """
+        await self.write(frame(_encode(message)), timeout_s=timeout_s)
+
+    async def write(self, frames: bytes, *, timeout_s: float) -> None:
+        """
+        :raises StreamError: when they are not taken in time.
+        """
+        try:
+            with anyio.fail_after(timeout_s):
+                await self._stream.send(frames)
+        except _ENDS as e:
+            raise StreamError(f"nothing is taken: {e or type(e).__name__}") from e
+
+    async def receive(self, decoder: msgspec.msgpack.Decoder[T], *, timeout_s: float) -> T:
+        """
+        :raises StreamError: when nothing comes in time, or what cannot be read.
+        """
+        try:
+            with anyio.fail_after(timeout_s):
+                while not self._frames:
+                    self._frames.extend(self._reader.feed(await self._stream.receive()))
+            return decoder.decode(self._frames.popleft())
+        except _BAD as e:
+            raise StreamError(f"what came is not of our protocol: {e}") from e
+        except _ENDS as e:
+            raise StreamError(f"nothing came: {e or type(e).__name__}") from e
+
+
+class Wake:
+    """Something that one task waits for, and others cause."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when it was caused since the last time, or when the time is over."""
+        with anyio.move_on_after(timeout_s):
+            await self._event.wait()
+        self._event = anyio.Event()
+
+
+async def exchange(
+    stream: Stream,
+    session: Session,
+    wake: Wake,
+    *,
+    beat_s: float,
+    decoder: msgspec.msgpack.Decoder[Any],
+    handle: Callable[[Any], None],
+    on_word: Callable[[], None],
+) -> str:
+    """Carry a session's messages until the connection is over.
+
+    :param wake: caused whenever the session has something to send.
+    :param beat_s: at least so often each end says something.
+    :param decoder: of the other end's messages.
+    :param handle: called with each of them, once.
+    :param on_word: called whenever the other end has said anything.
+    :returns: why it is over.
+    """
+    silent_s = NUM_MISSED * beat_s
+    why: list[str] = []
+
+    async def read() -> None:
+        while True:
+            envelope = await stream.receive(_envelope, timeout_s=silent_s)
+            on_word()
+            if session.take(envelope.number, envelope.received):
+                handle(_decoded(decoder, envelope.message))
+            if session.owes_word:
+                wake.set()
+
+    async def write() -> None:
+        while True:
+            await stream.write(_frames(session), timeout_s=silent_s)
+            await wake.wait(beat_s)
+
+    async def until_over(task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        except StreamError as e:
+            why.append(str(e))
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(until_over, read)
+        tasks.start_soon(until_over, write)
+    return why[0] if why else ""
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], message: msgspec.Raw) -> T:
+    try:
+        return decoder.decode(message)
+    except msgspec.DecodeError as e:
+        raise StreamError(f"what came is not of our protocol: {e}") from e
+
+
+def _frames(session: Session) -> bytes:
+    """All that is due; an empty envelope when nothing is."""
+    received = session.tell_received()
+    due = [Envelope(number, received, msgspec.Raw(message)) for number, message in session.due()]
+    return b"".join(frame(_encode(envelope)) for envelope in due or [Envelope(0, received)])
