@@ -87,3 +87,16 @@ def check_transports(servers: Sequence[ChildPlan]) -> None:
                     f"({', '.join(one.transfer.transports)}; {', '.join(other.transfer.transports)}): "
                     "give both sections one cache_transceiver_config.backend"
                 )
+    _check_local(servers)
+
+
+def _check_local(servers: Sequence[ChildPlan]) -> None:
+    """Memory is shared within one host only."""
+    nodes = sorted({node for server in servers for node in server.nodes})
+    for server in servers:
+        assert isinstance(server.spec, EngineSpec)
+        if server.spec.transfer.transports == ["local"] and len(nodes) > 1:
+            raise ConfigError(
+                f"{server.name}: cache_transceiver_config.backend LOCAL moves KV within one host, and the servers are "
+                f"on {', '.join(nodes)}: use DEFAULT, which is LOCAL where it can be, or NIXL"
+            )

@@ -23,6 +23,10 @@ class Claim(msgspec.Struct, kw_only=True, frozen=True):
     """None: one of its own for each rank, where there are any; an empty list: the server runs on the CPU."""
 
 
+Memory = tuple[str, str | None]
+"""What ranks share: a node's name (empty: this host), and there a GPU, or with None the host's own memory."""
+
+
 class Spot(msgspec.Struct, kw_only=True, frozen=True):
     """Where one server runs."""
 
@@ -32,10 +36,25 @@ class Spot(msgspec.Struct, kw_only=True, frozen=True):
     """CPU cores that each rank stays on."""
     num_threads: int = 1
     """Of each rank: they work in step, so the one with the fewest cores counts."""
+    nodes: list[str] = []
+    """The node of each rank; empty: this host."""
 
     @property
     def cores(self) -> list[int]:
         return all_cores(self.rank_cores)
+
+    @property
+    def memories(self) -> list[Memory]:
+        """That of each rank."""
+        return memories(len(self.rank_cores), self.nodes, self.gpus)
+
+
+def memories(num_ranks: int, nodes: Sequence[str], gpus: Sequence[str]) -> list[Memory]:
+    """
+    :param nodes, gpus: of each rank, or none.
+    """
+    on_gpus: Sequence[str | None] = gpus or [None] * num_ranks
+    return list(zip(nodes or [""] * num_ranks, on_gpus, strict=True))
 
 
 def all_cores(rank_cores: Sequence[Sequence[int]]) -> list[int]:

@@ -208,7 +208,7 @@ class Operations:
         for name in names:
             plan = self._agent.plan_of(name)
             there = [other for other in after if other in self._agent.state.children]
-            before = [other for other in there if set(self._agent.plan_of(other).gpus) & set(plan.gpus)]
+            before = [other for other in there if self._agent.plan_of(other).gpu_places & plan.gpu_places]
             self._handle(Added, name=name, role=plan.role, after=before)
 
     def _timeout_s(self, asked_s: float | None) -> float:

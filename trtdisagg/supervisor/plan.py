@@ -31,12 +31,16 @@ from trtdisagg.supervisor.checks import check_addresses, check_slots, check_tran
 from trtdisagg.supervisor.claims import Claim, Spot
 from trtdisagg.supervisor.division import Divided, num_ranks, parallel_of
 from trtdisagg.supervisor.host import Host
+from trtdisagg.supervisor.nodes.assign import is_here
+from trtdisagg.supervisor.nodes.node import Node
+from trtdisagg.supervisor.nodes.spots import place_on_nodes
 from trtdisagg.supervisor.placement import place
 from trtdisagg.supervisor.pools import Beside, pool_notices, rank_weights, size_pools
 from trtdisagg.supervisor.routing_plan import plan_routing
 from trtdisagg.supervisor.server_plan import (
     ChildPlan,
     ServerFacts,
+    bind_host,
     in_role,
     plan_proxy,
     plan_server,
@@ -100,6 +104,7 @@ def make_plan(
     *,
     name: str,
     host: Host,
+    nodes: Sequence[Node] = (),
     models: Mapping[str, ModelFacts],
     file: str | None = None,
     with_proxy: bool = True,
@@ -112,6 +117,7 @@ def make_plan(
 ) -> Plan:
     """Decide what runs where.
 
+    :param nodes: on which servers are started, the first of them is this host; empty: this host alone.
     :param models: by `model` of the file.
     :param with_proxy: False: servers alone (`trtdisagg serve`).
     :param default_backend: the transfer backend of servers whose section names none.
@@ -126,12 +132,12 @@ def make_plan(
     :raises StartupError: when there is too little memory, or there are too few GPUs.
     """
     everything = [replace(slot, role=(roles or {}).get(slot.name, slot.role)) for slot in slots(cluster, numbers)]
-    ours = [slot for slot in everything if slot.model is not None and _is_here(slot, host)]
+    ours = [slot for slot in everything if slot.model is not None and _is_here(slot, host, nodes)]
     registry = registry_of(cluster.disagg_cluster)
     check_slots(everything, ours, with_proxy=with_proxy, has_registry=elsewhere or registry is not None)
     facts = {slot.name: _facts(slot, cluster, name, models, default_backend) for slot in ours}
     divided = {slot.name: _divided(slot, models[slot.model].dimensions) for slot in ours if slot.model}
-    servers, notices = _plan_servers(ours, facts, divided, host, keep=keep or {}, resident=resident)
+    servers, notices = _plan_servers(ours, facts, divided, host, nodes, keep=keep or {}, resident=resident)
     upstream = [_upstream(slot, models) for slot in everything if slot not in ours]
     plan = Plan(
         cluster=name,
@@ -146,7 +152,7 @@ def make_plan(
         secret_file=cluster.secret_file,
         # Servers that others start could not know it.
         makes_secret=with_proxy and bool(servers) and not upstream and cluster.secret_file is None,
-        notices=[*host.notices, *notices, *(_mixed_notice(everything) if with_proxy else [])],
+        notices=[*([] if nodes else host.notices), *notices, *(_mixed_notice(everything) if with_proxy else [])],
     )
     check_addresses(plan.children, has_secret=bool(plan.secret_file or plan.makes_secret))
     if with_proxy:
@@ -159,13 +165,17 @@ def _plan_servers(
     facts: Mapping[str, ServerFacts],
     models: Mapping[str, Divided],
     host: Host,
+    nodes: Sequence[Node],
     *,
     keep: Mapping[str, ChildPlan],
     resident: Mapping[str, int] | None,
 ) -> tuple[list[ChildPlan], list[str]]:
     """Plans of our servers, in the order of their slots, and notices."""
-    held = {name: Spot(gpus=old.gpus, rank_cores=old.rank_cores) for name, old in keep.items()}
-    spots, notices = place([_claim(slot) for slot in ours], host, held)
+    held = {name: Spot(gpus=old.gpus, rank_cores=old.rank_cores, nodes=old.nodes) for name, old in keep.items()}
+    claims = [_claim(slot) for slot in ours]
+    spots, notices = place_on_nodes(ours, claims, nodes, held) if nodes else place(claims, host, held)
+    hosts = {node.name: node.host for node in nodes} or {"": host}
+    addresses = {node.name: node.address for node in nodes}
     planned = {
         slot.name: in_role(old, slot.role)
         for slot in ours
@@ -173,8 +183,8 @@ def _plan_servers(
     }
     new = [slot for slot in ours if slot.name not in planned]
     going = [old for old in keep.values() if old.name not in planned]
-    beside = Beside(going=going, staying=list(planned.values()), resident=resident)
-    pools = size_pools(new, spots, host, models, beside)
+    beside = Beside(going=going, staying=list(planned.values()), resident=resident, here=next(iter(hosts)))
+    pools = size_pools(new, spots, hosts, models, beside)
     for slot in new:
         planned[slot.name] = plan_server(
             slot,
@@ -183,6 +193,7 @@ def _plan_servers(
             pools[slot.name],
             parallel=models[slot.name].parallel,
             weights=rank_weights(slot, models[slot.name]),
+            host=next((addresses[node] for node in spots[slot.name].nodes), bind_host(slot.host)),
         )
     specs = [spec for slot in new if isinstance(spec := planned[slot.name].spec, EngineSpec)]
     notices += [*pool_notices(new, pools), *transfer_notices(new, specs)]
@@ -197,7 +208,9 @@ def _mixed_notice(everything: Sequence[Slot]) -> list[str]:
     return [f"{', '.join(mixed)} {words}, and long prompts hold answers up: separate sets of servers are better"]
 
 
-def _is_here(slot: Slot, host: Host) -> bool:
+def _is_here(slot: Slot, host: Host, nodes: Sequence[Node]) -> bool:
+    if nodes:
+        return is_here(slot, [node.capacity for node in nodes])
     return slot.host in host.local_names or is_loopback(slot.host)
 
 

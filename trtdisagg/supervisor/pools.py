@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from trtdisagg.supervisor.claims import Spot
+from trtdisagg.supervisor.claims import Memory, Spot
 from trtdisagg.supervisor.division import Divided
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.memory import Pool, Room, size_pool
@@ -29,42 +29,42 @@ class Beside(msgspec.Struct, kw_only=True, frozen=True):
     """They leave, or start again: the new ones get their memory."""
     staying: list[ChildPlan] = []
     resident: Mapping[str, int] | None = None
-    """Bytes that each of both holds now; None: all that it was planned to."""
+    """Bytes that each of both holds on this host now; None: all that it was planned to. What is free on other nodes is
+    what was when their agents started, before there were any servers."""
+    here: str = ""
+    """This host's name among the nodes."""
 
-    def more_bytes(self, gpu: str | None) -> int:
-        """What will be free on a GPU, or on the host, beyond what is free now; negative: less."""
-        freed = sum(self._held(child, gpu) for child in self.going)
-        return freed - sum(bytes_on(child, gpu) - self._held(child, gpu) for child in self.staying)
+    def more_bytes(self, memory: Memory) -> int:
+        """What will be free beyond what is free now; negative: less."""
+        freed = sum(self._held(child, memory) for child in self.going)
+        return freed - sum(bytes_on(child, memory) - self._held(child, memory) for child in self.staying)
 
-    def _held(self, child: ChildPlan, gpu: str | None) -> int:
-        planned_bytes = bytes_on(child, gpu)
-        return planned_bytes if self.resident is None else min(planned_bytes, self.resident.get(child.name, 0))
+    def _held(self, child: ChildPlan, memory: Memory) -> int:
+        planned_bytes = bytes_on(child, memory)
+        if self.resident is None:
+            return planned_bytes
+        return min(planned_bytes, self.resident.get(child.name, 0)) if memory[0] == self.here else 0
 
 
 def size_pools(
     new: Sequence[Slot],
     spots: Mapping[str, Spot],
-    host: Host,
+    hosts: Mapping[str, Host],
     models: Mapping[str, Divided],
     beside: Beside,
 ) -> dict[str, Pool]:
-    """The KV cache of each new server: ranks on one GPU, or on the CPU, share its memory.
+    """The KV cache of each new server: ranks on one GPU, or on the CPU of one node, share its memory.
 
+    :param hosts: by name of the node.
     :raises ConfigError: when a section asks for what does not go together.
     :raises StartupError: when there is too little memory.
     """
-    places = {slot.name: _places(spots[slot.name]) for slot in new}
-    weights: dict[str | None, list[int]] = {}
+    weights: dict[Memory, list[int]] = {}
     for slot in new:
-        for gpu, num_bytes in zip(places[slot.name], rank_weights(slot, models[slot.name]), strict=True):
-            weights.setdefault(gpu, []).append(num_bytes)
-    rooms = {gpu: _room(gpu, mine, host, beside) for gpu, mine in weights.items()}
-    return {slot.name: _pool(slot, models[slot.name], [rooms[gpu] for gpu in places[slot.name]]) for slot in new}
-
-
-def _places(spot: Spot) -> list[str | None]:
-    """The memory that each rank is in: a GPU's, or with None the host's."""
-    return [*spot.gpus] or [None for _ in spot.rank_cores]
+        for memory, num_bytes in zip(spots[slot.name].memories, rank_weights(slot, models[slot.name]), strict=True):
+            weights.setdefault(memory, []).append(num_bytes)
+    rooms = {memory: _room(memory, mine, hosts[memory[0]], beside) for memory, mine in weights.items()}
+    return {slot.name: _pool(slot, models[slot.name], [rooms[m] for m in spots[slot.name].memories]) for slot in new}
 
 
 def rank_weights(slot: Slot, model: Divided) -> list[int]:
@@ -75,29 +75,34 @@ def _pool(slot: Slot, model: Divided, rooms: Sequence[Room]) -> Pool:
     return size_pool(slot.name, slot.section, model, dtype_of(slot.section, slot.path), rooms)
 
 
-def bytes_on(child: ChildPlan, gpu: str | None) -> int:
-    """What a server holds on a GPU, or with None on the host, for as long as it runs."""
-    return on_place(child, child.rank_bytes, gpu)
+def bytes_on(child: ChildPlan, memory: Memory) -> int:
+    """What a server holds of a memory for as long as it runs."""
+    return on_place(child, child.rank_bytes, memory)
 
 
-def on_place(child: ChildPlan, rank_bytes: Sequence[int], gpu: str | None) -> int:
-    """Sum over the ranks of a server that are on a GPU, or with None on the host."""
-    if not child.gpus:
-        return 0 if gpu is not None else sum(rank_bytes)
-    return sum(size for size, place in zip(rank_bytes, child.gpus, strict=False) if place == gpu)
+def on_place(child: ChildPlan, rank_bytes: Sequence[int], memory: Memory) -> int:
+    """Sum over the ranks of a server that are in a memory."""
+    return sum(size for size, place in zip(rank_bytes, child.memories, strict=False) if place == memory)
 
 
-def _room(gpu: str | None, weights: Sequence[int], host: Host, beside: Beside) -> Room:
-    more_bytes = beside.more_bytes(gpu)
+def _room(memory: Memory, weights: Sequence[int], host: Host, beside: Beside) -> Room:
+    node, gpu = memory
+    more_bytes = beside.more_bytes(memory)
     on_gpu = next((min(g.total_bytes, g.free_bytes + more_bytes) for g in host.gpus if g.id == gpu), 0)
     free_bytes = host.memory_bytes + more_bytes if gpu is None else on_gpu
     return Room(
-        where="on this host" if gpu is None else f"on GPU {gpu}",
+        where=_where(node, gpu),
         free_bytes=max(0, free_bytes),
         weight_bytes=sum(weights),
         num_ranks=len(weights),
         on_gpu=gpu is not None,
     )
+
+
+def _where(node: str, gpu: str | None) -> str:
+    if gpu is None:
+        return f"on {node or 'this host'}"
+    return f"on GPU {gpu} of {node}" if node else f"on GPU {gpu}"
 
 
 def pool_notices(new: Sequence[Slot], pools: Mapping[str, Pool]) -> Iterator[str]:

@@ -11,8 +11,7 @@ from trtdisagg.supervisor.server_plan import ChildPlan
 def rank_spec(child: ChildPlan, rank: int) -> EngineSpec | ProxySpec:
     if isinstance(child.spec, ProxySpec):
         return child.spec
-    host = child.hosts[rank] if child.hosts else child.spec.host
-    return replace(child.spec, rank=rank, host=host, cores=child.rank_cores[rank] or None)
+    return replace(child.spec, rank=rank, cores=child.rank_cores[rank] or None)
 
 
 def rank_env(child: ChildPlan, rank: int) -> dict[str, str]:

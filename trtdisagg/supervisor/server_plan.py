@@ -33,7 +33,7 @@ from trtdisagg.protocol.spec import (
     TlsSpec,
     UpstreamServer,
 )
-from trtdisagg.supervisor.claims import Spot
+from trtdisagg.supervisor.claims import Memory, Spot, memories
 from trtdisagg.supervisor.memory import Pool
 from trtdisagg.supervisor.slots import LOOPBACK, Slot, section_settings
 from trtdisagg.supervisor.state import PROXY
@@ -45,7 +45,7 @@ _POLICIES: dict[str, SchedulerPolicy] = {
     "GUARANTEED_NO_EVICT": "guaranteed_no_evict",
 }
 _AMONG_RANKS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-"""All ranks of a server are on this host: they meet where nobody else can listen."""
+"""For servers whose ranks are all on one host: they meet where nobody else can listen."""
 _PERF_REQUESTS = 1000
 """Whose times are kept where it is not said how many."""
 _TOKEN_ID_BYTES = 8
@@ -76,8 +76,6 @@ class ChildPlan(msgspec.Struct, kw_only=True, frozen=True):
     """Bytes of the weights of each rank; 0: not known."""
     nodes: list[str] = []
     """The node of each rank, in order; empty: all are on this host."""
-    hosts: list[str] = []
-    """Addresses of the same; servers listen there."""
     settings: str = ""
     """A digest of what the cluster file says about this child, and of where it runs: with equal ones there is no reason
     to start it again. The role is not in it, since a running server can change that."""
@@ -89,6 +87,16 @@ class ChildPlan(msgspec.Struct, kw_only=True, frozen=True):
     @property
     def spans_nodes(self) -> bool:
         return len(set(self.nodes)) > 1
+
+    @property
+    def memories(self) -> list[Memory]:
+        """That of each rank."""
+        return memories(self.num_ranks, self.nodes, self.gpus)
+
+    @property
+    def gpu_places(self) -> set[Memory]:
+        """The GPUs of its ranks, and on which node."""
+        return {memory for memory in self.memories if memory[1] is not None}
 
     @property
     def rank_bytes(self) -> list[int]:
@@ -124,10 +132,18 @@ class ServerFacts(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def plan_server(
-    slot: Slot, facts: ServerFacts, spot: Spot, pool: Pool, *, parallel: Parallel, weights: Sequence[int]
+    slot: Slot,
+    facts: ServerFacts,
+    spot: Spot,
+    pool: Pool,
+    *,
+    parallel: Parallel,
+    weights: Sequence[int],
+    host: str,
 ) -> ChildPlan:
     """
     :param weights: bytes of those of each rank.
+    :param host: where it listens.
     :raises ConfigError: when the section asks for what is not there.
     """
     section = slot.section
@@ -144,7 +160,7 @@ def plan_server(
             sampling_defaults=facts.sampling_defaults,
             device="cuda" if spot.gpus else "cpu",
             dtype=dtype_of(section, slot.path),
-            host=bind_host(slot.host),
+            host=host,
             port=slot.port,
             cores=spot.rank_cores[0] or None,
             num_threads=spot.num_threads,
@@ -177,6 +193,7 @@ def plan_server(
         pool_bytes=pool.num_bytes,
         rank_pools=pool.rank_bytes or [],
         rank_weights=list(weights),
+        nodes=spot.nodes,
         settings=server_settings(slot, facts, spot),
     )
 
@@ -188,7 +205,8 @@ def server_settings(slot: Slot, facts: ServerFacts, spot: Spot) -> str:
     """
     section = replace(section_settings(slot.section), gpus=None, cores=None, router=RouterConfig())
     common = replace(facts, cluster="", sampling_defaults=SamplingDefaults())
-    return _digest(section, common, slot.host, slot.port, spot.gpus, spot.rank_cores)
+    nodes = [spot.nodes] if spot.nodes else []
+    return _digest(section, common, slot.host, slot.port, spot.gpus, spot.rank_cores, *nodes)
 
 
 def in_role(child: ChildPlan, role: Literal[Role, "proxy"]) -> ChildPlan:
@@ -315,6 +333,6 @@ def _env(slot: Slot, spot: Spot) -> dict[str, str]:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "OMP_NUM_THREADS": str(spot.num_threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # else threads spin between two products, on cores that others share
-        **(_AMONG_RANKS if len(spot.rank_cores) > 1 else {}),
+        **(_AMONG_RANKS if len(spot.rank_cores) > 1 >= len(set(spot.nodes)) else {}),
         **slot.section.env,
     }

@@ -17,6 +17,7 @@ from trtdisagg.protocol.otlp import check_installed
 from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.membership import with_whole_paths
+from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 from trtdisagg.supervisor.proxy_files import with_checked_files
 from trtdisagg.supervisor.server_plan import ChildPlan
@@ -38,6 +39,7 @@ def survey(
     pids: Mapping[str, Sequence[int]] | None = None,
     roles: Mapping[str, Role] | None = None,
     elsewhere: bool = False,
+    nodes: Sequence[Node] = (),
 ) -> Plan:
     """Make the plan of a cluster file for this machine. A model that only the hub has is downloaded.
 
@@ -47,6 +49,7 @@ def survey(
     :param numbers, keep, roles: what runs beside, see `make_plan`.
     :param pids: of those of `keep` that have processes now; None: all have all the memory they were planned to take.
     :param elsewhere: the proxy finds servers somewhere else, too.
+    :param nodes: on which servers are started. The first is this machine, which is looked at anew; empty: it alone.
     :raises ConfigError: when the file asks for what is not there or does not go together.
     :raises StartupError: when a model or the secret cannot be read, or there is too little memory, or too few GPUs.
     """
@@ -61,29 +64,38 @@ def survey(
     )
     if cluster.otlp_config.otlp_traces_endpoint is not None:
         check_installed(cluster.otlp_config.otlp_traces_endpoint)
+    host = discover(slot.host for slot in everything)
     return make_plan(
         cluster,
         name=name,
-        host=discover(slot.host for slot in everything),
+        host=host,
+        nodes=[replace(nodes[0], host=host), *nodes[1:]] if nodes else (),
         models={model: _facts(model, directory, users) for model, users in _users(everything).items()},
         file=str(file) if file else None,
         with_proxy=with_proxy,
         default_backend=default_backend,
         numbers=numbers,
         keep=keep,
-        resident=None if pids is None else {name: _resident_bytes(child, pids) for name, child in (keep or {}).items()},
+        resident=None if pids is None else _resident(keep or {}, pids, nodes[0].name if nodes else ""),
         roles=roles,
         elsewhere=elsewhere,
     )
 
 
-def _resident_bytes(child: ChildPlan, pids: Mapping[str, Sequence[int]]) -> int:
-    """What a server holds now. A GPU's memory is taken in one piece at the start; the host's as it is filled."""
-    if child.name not in pids:
-        return 0
+def _resident(keep: Mapping[str, ChildPlan], pids: Mapping[str, Sequence[int]], here: str) -> dict[str, int]:
+    """What each server holds of this machine now.
+
+    :param here: name of this node; of a pid elsewhere nothing is known here.
+    """
+    return {name: _resident_bytes(child, pids[name], here) if name in pids else 0 for name, child in keep.items()}
+
+
+def _resident_bytes(child: ChildPlan, pids: Sequence[int], here: str) -> int:
+    """A GPU's memory is taken in one piece at the start; the host's as it is filled."""
     if child.gpus:
         return sum(child.rank_bytes)
-    return sum(map(_resident_of, pids[child.name]))
+    nodes = [node for node, _ in child.memories]
+    return sum(_resident_of(pid) for pid, node in zip(pids, nodes, strict=False) if node == here)
 
 
 def _resident_of(pid: int) -> int:

@@ -79,8 +79,8 @@ def swap(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
 def _pools_and_weights(plan: Plan | None, gpu: str | None) -> tuple[int, int]:
     """Of all ranks on a GPU, or with None in the host's memory."""
     servers = needs.servers(plan)
-    pools = sum(on_place(server, server.rank_pools, gpu) for server in servers)
-    return pools, sum(on_place(server, server.rank_weights, gpu) for server in servers)
+    pools = sum(on_place(server, server.rank_pools, ("", gpu)) for server in servers)
+    return pools, sum(on_place(server, server.rank_weights, ("", gpu)) for server in servers)
 
 
 def _by_itself(facts: Facts) -> str:

@@ -141,7 +141,7 @@ def _span(slot: Slot, rooms: Sequence[Room]) -> list[str]:
 
 def _missing(slot: Slot, allowed: Sequence[Room], rooms: Sequence[Room]) -> str:
     """Why a server fits nowhere, and what it would take."""
-    wanted, what = num_ranks(slot.section), "places" if rooms[0].is_on_cpu(slot) else "GPUs"
+    wanted, what = num_ranks(slot.section), _counted(slot, rooms)
     left = [room.fits(slot) for room in allowed]
     if wanted > _most(slot, [room.node for room in rooms]):
         where, num_missing, instead = "side by side", wanted - _longest(left), ""
@@ -151,10 +151,16 @@ def _missing(slot: Slot, allowed: Sequence[Room], rooms: Sequence[Room]) -> str:
         where, instead = f"on {slot.host} (by {slot.path}.urls)", ""
     is_one = num_missing == 1 and not instead
     return (
-        f"{slot.name} needs {wanted} {what} {where}, and there are left {_left_words(allowed, left)}: {num_missing} "
+        f"{slot.name} needs {what} {where}, and there are left {_left_words(allowed, left)}: {num_missing} "
         f"more{instead} {'is' if is_one else 'are'} missing. Ask for more nodes, lower tensor_parallel_size or "
         "pipeline_parallel_size, or start fewer servers"
     )
+
+
+def _counted(slot: Slot, rooms: Sequence[Room]) -> str:
+    """`8 GPUs`"""
+    wanted = num_ranks(slot.section)
+    return f"{wanted} {'place' if rooms[0].is_on_cpu(slot) else 'GPU'}{'s' * (wanted > 1)}"
 
 
 def _most(slot: Slot, nodes: Sequence[Capacity]) -> int:

@@ -82,7 +82,7 @@ RANKS = plan_of(cluster_file(context_servers=_TWO, generation_servers=_TWO))
         ),
         (BIG, {"memory_bytes": int(4.2 * GIB)}, "memory", "warning", "4.0 GiB of KV cache, 700 MiB of processes"),
         (
-            replace(BIG, servers=[replace(BIG.servers[0], rank_weights=[GIB, GIB]), BIG.servers[1]]),
+            replace(BIG, servers=[replace(BIG.servers[0], rank_weights=[2 * GIB]), BIG.servers[1]]),
             {"memory_bytes": 5 * GIB},
             "memory",
             "error",

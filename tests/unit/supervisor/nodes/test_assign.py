@@ -196,7 +196,7 @@ def test_a_server_that_may_not_stay_moves() -> None:
         (
             file(section(1, 8, urls=["node01:1"]), section(1, 1, urls=["node01:2"])),
             nodes(8, 8),
-            "generation-0 needs 1 GPUs on node01 (by generation_servers.urls), and there are left 0 on node01: 1 more "
+            "generation-0 needs 1 GPU on node01 (by generation_servers.urls), and there are left 0 on node01: 1 more "
             "is missing.",
         ),
         (
