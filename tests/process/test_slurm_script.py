@@ -1,97 +1,105 @@
-"""The batch script that `generate slurm` prints, run by bash with programs that play Slurm and the cluster."""
+"""The batch script of a job, run by bash with programs that play Slurm and the cluster."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.slurm_players import PlayedJob
 
-from trtdisagg.cli.generate.slurm import script
-from trtdisagg.cli.generate.subject import Subject
-
-PLAYERS = {
-    # Whatever it is told, it starts the program; a signal would kill the servers, and be the end of the test.
-    "srun": 'echo "srun $*" >> log; trap "echo srun got a signal >> log; exit 137" TERM HUP INT; while [[ $1 == -* ]]; '
-    'do shift; done; "$@" & wait $!',
-    # A cluster that runs until it is told its exit code.
-    "trtdisagg": 'echo "trtdisagg $*" >> log; case $1 in up) echo > up; exit "$(cat end)";; '
-    "down) [ -e deaf ] && exit 3; echo 0 > end;; esac",
-    "scancel": 'echo "scancel $*" >> log; echo 143 > end',
-}
-
-
-class Job:
-    """The batch script, running, in a directory of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        for name, text in PLAYERS.items():
-            path = directory / name
-            path.write_text(f"#!/bin/bash\n{text}\n")
-            path.chmod(0o755)
-        for name in ("end", "up"):
-            os.mkfifo(directory / name)
-        of = Subject(
-            name="c", file=directory / "a file.yaml", program=[str(directory / "trtdisagg")], port=8000, stop_s=40
-        )
-        (directory / "job.sbatch").write_text(script(of, "job", time="10", cpus=4, gpus=2))
-        env = {
-            **os.environ,
-            "PATH": f"{directory}:{os.environ['PATH']}",
-            "SLURM_JOB_ID": "7",
-            "SLURM_CPUS_ON_NODE": "4",
-        }
-        self.process = subprocess.Popen(
-            ["bash", "job.sbatch"], cwd=directory, env=env, stdout=subprocess.PIPE, text=True
-        )
-        (directory / "up").read_text()  # until it is up
-
-    def end(self, code: int) -> None:
-        (self.directory / "end").write_text(f"{code}\n")
-
-    @property
-    def log(self) -> list[str]:
-        return (self.directory / "log").read_text().splitlines()
+_TIMEOUT_S = 20
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Iterator[Job]:
-    it = Job(tmp_path)
+def job(tmp_path: Path) -> Iterator[PlayedJob]:
+    it = PlayedJob(tmp_path / "a 100% path")
     with it.process:
         yield it
         it.process.kill()
 
 
-def test_the_signal_before_the_end_drains(job: Job) -> None:
+def test_what_is_run_on_each_node(job: PlayedJob) -> None:
+    job.end("0")
+    assert job.process.wait(_TIMEOUT_S) == 0
+    step, run = job.log
+    folder = job.job.folder
+    assert run == f"trtdisagg up --srun {folder}/cluster.yaml --run-dir {folder} --no-tui"
+    assert step.endswith(f"/trtdisagg {run.removeprefix('trtdisagg ')}")
+    assert {"--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--ntasks-per-node=1"} <= set(step.split())
+    assert f"--output={folder}/logs/%t.log".replace("100%", "100%%") in step
+
+
+def test_the_signal_before_the_end_drains(job: PlayedJob) -> None:
     job.process.send_signal(signal.SIGTERM)
-    assert job.process.wait(20) == 0, "the exit code of srun, not 143"
-    file = job.directory / "a file.yaml"
-    assert job.log == [
-        f"srun --ntasks=1 --cpus-per-task=4 {job.directory}/trtdisagg up {file} --no-tui",
-        f"trtdisagg up {file} --no-tui",
-        f"trtdisagg down {file}",
-    ]
+    job.until("asked")
+    assert job.process.wait(_TIMEOUT_S) == 0, "drained as it was asked to"
+    assert job.log[2:] == ["squeue --noheader --jobs=7 --format=%T", "scancel --signal=TERM 7.0"]
 
 
-def test_where_no_agent_answers_yet_slurm_passes_the_signal_on(job: Job) -> None:
-    (job.directory / "deaf").touch()
+def test_where_all_of_the_job_ends_the_servers_know_it_already(job: PlayedJob) -> None:
+    (job.directory / "state").write_text("COMPLETING|None\n")
     job.process.send_signal(signal.SIGTERM)
-    assert job.process.wait(20) == 143
-    assert job.log[-1] == "scancel --signal=TERM 7.0"
+    job.until("asked")
+    job.end("143")
+    assert job.process.wait(_TIMEOUT_S) == 143
+    assert not any("scancel" in line for line in job.log), "a second signal would kill"
 
 
-def test_the_exit_code_of_the_cluster_is_the_jobs(job: Job) -> None:
-    job.end(5)
-    assert job.process.wait(20) == 5
+def test_the_exit_code_of_the_cluster_is_the_jobs(job: PlayedJob) -> None:
+    job.end("5")
+    assert job.process.wait(_TIMEOUT_S) == 5
 
 
-def test_what_is_asked_of_slurm(job: Job) -> None:
-    job.end(0)
-    asked = [line for line in (job.directory / "job.sbatch").read_text().splitlines() if line.startswith("#SBATCH ")]
-    assert "#SBATCH --signal=B:TERM@100" in asked, "40 s to stop, and what Slurm may be early"
-    assert {"#SBATCH --cpus-per-task=4", "#SBATCH --gres=gpu:2", "#SBATCH --time=10"} <= set(asked)
-    assert "#SBATCH --exclusive" not in asked
+@pytest.mark.parametrize(("of_srun", "of_the_job"), [("137", 137), ("0", 1)])
+def test_a_cluster_that_could_not_tell_how_it_ended_has_failed(job: PlayedJob, of_srun: str, of_the_job: int) -> None:
+    """srun's exit code is 0 where the node was lost."""
+    job.end(f"{of_srun} silent")
+    _, said = job.process.communicate(timeout=_TIMEOUT_S)
+    assert job.process.returncode == of_the_job
+    assert f"it was killed. srun: exit code {of_srun}" in said
+
+
+def test_an_exit_code_of_a_run_before_is_not_believed(tmp_path: Path) -> None:
+    """A job that an administrator has requeued has the same folder."""
+    it = PlayedJob(tmp_path)
+    with it.process:
+        it.end("0")
+        it.process.wait(_TIMEOUT_S)
+    (it.job.folder / "url").write_text("http://old\n")
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    with subprocess.Popen(["bash", str(it.job.script)], env=env, stderr=subprocess.DEVNULL) as again:
+        (tmp_path / "up").read_text()
+        assert not (it.job.folder / "exit-code").exists()
+        assert not (it.job.folder / "url").exists()
+        it.end("9 silent")
+        assert again.wait(_TIMEOUT_S) == 9
+
+
+# --- a load beside the cluster --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loaded_job(tmp_path: Path) -> Iterator[PlayedJob]:
+    it = PlayedJob(tmp_path, load_command=[str(tmp_path / "trtdisagg"), "load", "a b"])
+    with it.process:
+        yield it
+        it.process.kill()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_load_begins_when_the_cluster_serves_and_ends_it(loaded_job: PlayedJob, code: int) -> None:
+    (loaded_job.job.folder / "url").write_text("http://node01:1234\n")
+    (loaded_job.directory / "load-end").write_text(f"{code}\n")
+    loaded_job.until("asked")
+    assert loaded_job.process.wait(_TIMEOUT_S) == code
+    assert "load load a b --url http://node01:1234" in loaded_job.log
+    assert loaded_job.log[-1] == "scancel --signal=TERM 7.0"
+
+
+def test_without_a_cluster_there_is_no_load(loaded_job: PlayedJob) -> None:
+    loaded_job.end("4")
+    assert loaded_job.process.wait(_TIMEOUT_S) == 4
+    assert not any(line.startswith("load") for line in loaded_job.log)

@@ -34,29 +34,46 @@ _AGENT = "agent"
 _QUESTION = "What is the capital of France?"
 
 
-def run_with_table(plan: Plan, place: Place, wish: Wish | None = None) -> int:
+def run_with_table(
+    plan: Plan, place: Place, wish: Wish | None = None, *, on_ready: Callable[[str], None] = lambda _: None
+) -> int:
     """Run an agent under a live table.
 
+    :param on_ready: called with the address for clients when the cluster can serve.
     :returns: its exit code; raises as `run_agent` does.
     """
     with Live(console=console(), auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
-        return anyio.run(functools.partial(run_agent, plan, place, wish=wish, on_status=_Screen(plan, live).show))
+        show = _Screen(plan, live).show
+        return anyio.run(functools.partial(run_agent, plan, place, wish=wish, on_status=show, on_ready=on_ready))
 
 
-def run_with_lines(plan: Plan, place: Place, wish: Wish | None = None, *, of_children: bool = True) -> int:
+def run_with_lines(
+    plan: Plan,
+    place: Place,
+    wish: Wish | None = None,
+    *,
+    on_ready: Callable[[str], None] = lambda _: None,
+    of_children: bool = True,
+) -> int:
     """Run an agent and print what happens.
 
+    :param on_ready: called with the address for clients when the cluster can serve.
     :param of_children: also what the children print, which their logs have anyway; False: in the background, where
         what happens goes to a log file, too.
     :returns: its exit code; raises as `run_agent` does.
     """
     lines = Lines(plan, of_children=of_children, log_file=None if of_children else place.log_file(LOG_NAME))
+
+    def ready(url: str) -> None:
+        lines.event(hint(plan, url))
+        on_ready(url)
+
     run = functools.partial(
         run_agent,
         plan,
         place,
         wish=wish,
-        on_ready=lambda url: lines.event(hint(plan, url)),
+        on_ready=ready,
         on_event=lines.event,
         on_line=lines.child,
     )

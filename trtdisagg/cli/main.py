@@ -40,7 +40,8 @@ COMMANDS = {
     "proxy": "Route requests to servers that run already.",
     "engine": "Run one rank from a spec file.",
     "bench": "Measure how fast this machine, or any OpenAI endpoint, serves.",
-    "generate": "Write a systemd unit, a Slurm job, a Grafana dashboard or an API key.",
+    "slurm": "Run a cluster as a Slurm job.",
+    "generate": "Write a systemd unit, a Grafana dashboard or an API key.",
     "completion": "Print what makes a shell complete commands and names.",
     "version": "Print the version.",
 }

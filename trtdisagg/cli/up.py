@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 from msgspec.structs import replace
@@ -19,6 +21,7 @@ from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.doctor import before_start
 from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.run_files import RunFiles
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.survey import survey
 from trtdisagg.supervisor.wish import Wish
@@ -33,6 +36,12 @@ from trtdisagg.supervisor.wish import Wish
 @set_option
 @click.option("--dry-run", is_flag=True, help="Of a cluster that runs: only tell what would change.")
 @click.option("--no-tui", is_flag=True, help="Lines instead of the live table.")
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write `url` there when the cluster can serve, and `exit-code` at its end.",
+)
 @click.option("--detached", is_flag=True, hidden=True, help="This is the background.")
 def command(
     *,
@@ -44,6 +53,7 @@ def command(
     overrides: tuple[str, ...],
     dry_run: bool,
     no_tui: bool,
+    run_dir: Path | None,
     detached: bool,
 ) -> int:
     """Bring a cluster up and keep it up.
@@ -54,6 +64,8 @@ def command(
     wait = wait or wait_timeout is not None
     if wait and not detach:
         raise click.UsageError("--wait is for -d; without it, `up` stays in the foreground")
+    if run_dir and detach:
+        raise click.UsageError("--run-dir is for the foreground; with -d, `status` tells")
     loaded = load(cluster_file((file, option)), overrides)
     if running := _running_place(loaded):
         return _converge(running, overrides, dry_run=dry_run, until_ready=wait, timeout_s=wait_timeout)
@@ -72,7 +84,11 @@ def command(
     plan = replace(plan, fingerprint=loaded.fingerprint)
     wish = Wish(loaded=loaded, overrides=list(overrides))
     try:
-        return _stay(plan, place, wish, show_table=sys.stdout.isatty() and not no_tui, of_children=not detached)
+        with RunFiles(run_dir, loaded.cluster.hostname).of_a_run() as files:
+            show_table = sys.stdout.isatty() and not no_tui
+            code = _stay(plan, place, wish, files.serves, show_table=show_table, of_children=not detached)
+            files.ended(code)
+            return code
     except AlreadyRunningError:  # somebody was faster
         return _converge(place, overrides, dry_run=dry_run, until_ready=wait, timeout_s=wait_timeout)
 
@@ -83,12 +99,14 @@ def _running_place(loaded: Loaded) -> Place | None:
     return place if place and rundir.running_pid(place) is not None else None
 
 
-def _stay(plan: Plan, place: Place, wish: Wish, *, show_table: bool, of_children: bool) -> int:
+def _stay(
+    plan: Plan, place: Place, wish: Wish, on_ready: Callable[[str], None], *, show_table: bool, of_children: bool
+) -> int:
     from trtdisagg.cli.foreground import run_with_lines, run_with_table
 
     if show_table:
-        return run_with_table(plan, place, wish)
-    return run_with_lines(plan, place, wish, of_children=of_children)
+        return run_with_table(plan, place, wish, on_ready=on_ready)
+    return run_with_lines(plan, place, wish, on_ready=on_ready, of_children=of_children)
 
 
 def _converge(

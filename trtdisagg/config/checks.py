@@ -12,6 +12,7 @@ from trtdisagg.config.located import Located
 from trtdisagg.config.registry_checks import check_registry
 from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.server_keys import ServerSection
+from trtdisagg.config.slurm_checks import check_slurm
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.otlp import check_endpoint
 
@@ -30,6 +31,7 @@ def check(cluster: ClusterFile, root: Located, *, only_routes: bool, elsewhere: 
         raise _error(root, "name", f"{cluster.name!r}: {_IN_PATHS}")
     _check_models(cluster, root, only_routes)
     check_registry(cluster, root)
+    check_slurm(cluster, root)
     elsewhere = elsewhere or cluster.disagg_cluster.cluster_uri is not None
     sections = list(_sections(cluster))
     for path, section in sections:

@@ -14,7 +14,7 @@ from typing import get_args
 
 import msgspec
 
-from trtdisagg.config import key_types, proxy_keys, schema, server_keys, supervisor_keys
+from trtdisagg.config import key_types, proxy_keys, schema, server_keys, slurm_keys, supervisor_keys
 from trtdisagg.config.upstream import TABLE, NoEffect
 
 _HEAD = """\
@@ -40,6 +40,9 @@ _SECTIONS: dict[type[msgspec.Struct], str] = {
     schema.ModelEntry: "`models`, each entry",
     proxy_keys.ConditionalDisaggConfig: "`conditional_disagg_config`",
     supervisor_keys.SupervisionConfig: "`supervision`",
+    supervisor_keys.ProfileConfig: "`profile`",
+    slurm_keys.SlurmConfig: "`slurm`",
+    slurm_keys.ContainerConfig: "`container`, in `slurm`",
     supervisor_keys.DisaggCluster: "`disagg_cluster`",
     supervisor_keys.MinimalInstances: "`minimal_instances`, in `disagg_cluster`",
     proxy_keys.ProcessingConfig: "`processing`",
@@ -96,6 +99,7 @@ _MAPPINGS = {section.__name__ for section in key_types.Section.__subclasses__()}
 
 _WORDS = {
     "Count": "int >= 1",
+    "CountOrZero": "int >= 0",
     "Fraction": "number in (0, 1]",
     "Seconds": "seconds > 0",
     "Port": "port",

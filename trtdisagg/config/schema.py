@@ -1,5 +1,5 @@
 """The cluster file as a tree of frozen Structs: every key, its default and its meaning, written once, in this file and
-those whose sections it names (server_keys, supervisor_keys, proxy_keys).
+those whose sections it names (server_keys, supervisor_keys, proxy_keys, slurm_keys).
 
 A key's documentation is the string below it. Keys of TensorRT-LLM's files have TensorRT-LLM's names and meanings.
 """
@@ -13,7 +13,8 @@ import msgspec
 from trtdisagg.config.key_types import CountOrZero, Port, Section
 from trtdisagg.config.proxy_keys import ConditionalDisaggConfig, OtlpConfig, ProcessingConfig, ProxyConfig
 from trtdisagg.config.server_keys import ServerSection
-from trtdisagg.config.supervisor_keys import AutoscaleConfig, DisaggCluster, SupervisionConfig
+from trtdisagg.config.slurm_keys import SlurmConfig
+from trtdisagg.config.supervisor_keys import AutoscaleConfig, DisaggCluster, ProfileConfig, SupervisionConfig
 
 
 class ModelEntry(Section, frozen=True):
@@ -68,6 +69,10 @@ class ClusterFile(Section, frozen=True):
     """File (0600) with the cluster's secret; `up` makes one in the runtime directory."""
     supervision: SupervisionConfig = SupervisionConfig()
     """Deadlines and restarts."""
+    profile: ProfileConfig | None = None
+    """Which ranks run under a profiler; without it, none."""
+    slurm: SlurmConfig = SlurmConfig()
+    """The job that `trtdisagg slurm submit` makes of this file."""
     autoscale: AutoscaleConfig = AutoscaleConfig()
     """Whether, and how, the numbers of servers follow the load."""
     disagg_cluster: DisaggCluster = DisaggCluster()

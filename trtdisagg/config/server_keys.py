@@ -149,6 +149,9 @@ class ServerSection(Section, frozen=True):
     cores: list[int] | None = None
     """CPU cores to divide among this section's servers; without it, a share of those that nobody names, near the
     server's GPU or within a NUMA node."""
+    enable_pdl: bool = False
+    """Servers get TRTLLM_ENABLE_PDL=1, for programs of `command` that launch kernels before those they depend on have
+    ended; the builtin engine does not."""
     env: dict[str, str] = {}
     """Environment variables added for the servers."""
     command: list[str] | None = None

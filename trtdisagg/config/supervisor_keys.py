@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-from trtdisagg.config.key_types import Count, Fraction, Seconds, Section
+from trtdisagg.config.key_types import Count, CountOrZero, Fraction, Seconds, Section
 
 
 class SupervisionConfig(Section, frozen=True):
@@ -35,6 +35,20 @@ class SupervisionConfig(Section, frozen=True):
     """Pause before the first restart; doubles with each death, to at most `max_backoff_s`, with jitter."""
     max_backoff_s: Seconds = 60.0
     """Longest pause before a restart."""
+
+
+class ProfileConfig(Section, frozen=True):
+    servers: list[str]
+    """Names of servers, such as `generation-0`."""
+    tool: Literal["nsys"] = "nsys"
+    """Nsight Systems, whose `nsys` must be on the PATH of the node."""
+    ranks: list[CountOrZero] = []
+    """Which processes of each, where a server has several; without it, the first, 0."""
+    args: list[str] = []
+    """More options of `nsys profile`, such as `--trace=cuda,nvtx`."""
+    output_dir: str = "profiles"
+    """Where the reports go, `generation-0.1.rank0.nsys-rep` for the first start of that rank: relative to the cluster
+    file, of a Slurm job to the run's folder."""
 
 
 class AutoscaleBounds(Section, frozen=True):

@@ -1,4 +1,7 @@
 """Slurm: what an allocation is, and the jobs that run clusters in one.
 
-`allocation` reads the environment of a task, `nodelist` Slurm's lists of nodes; `job` is the job of a cluster file.
+In a job, `allocation` reads the environment of a task and `nodelist` Slurm's lists of nodes. Before it:
+
+    cluster file -> job (what is asked of Slurm) -> script (the batch script) -> folders (that of the run)
+                 -> commands (sbatch, squeue) -> waiting (until it serves)
 """

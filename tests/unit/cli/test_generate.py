@@ -40,7 +40,6 @@ def printed(*args: str | Path) -> str:
             "systemd/trtdisagg.service",
             ["systemd", EXAMPLES / "smollm2.yaml", *INSTALLED, "--name", "trtdisagg", "--account", "trtdisagg"],
         ),
-        ("slurm/trtdisagg.sbatch", ["slurm", EXAMPLES / "smollm2.yaml", *INSTALLED, "--name", "trtdisagg"]),
         ("grafana.json", ["grafana"]),
     ],
 )
@@ -49,9 +48,7 @@ def test_the_example_is_what_is_printed(path: str, args: list[str]) -> None:
 
 
 def test_every_example_is_looked_at() -> None:
-    kinds = ("systemd", "slurm")
-    there = sorted(str(path.relative_to(EXAMPLES)) for kind in kinds for path in (EXAMPLES / kind).iterdir())
-    assert there == ["slurm/trtdisagg.sbatch", "systemd/trtdisagg.service"]
+    assert [path.name for path in (EXAMPLES / "systemd").iterdir()] == ["trtdisagg.service"]
 
 
 # --- about the cluster file -----------------------------------------------------------------------------------------
@@ -68,10 +65,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["systemd", "slurm"])
-def test_a_wrong_file_is_told_now_and_not_by_the_service(kind: str, tmp_path: Path) -> None:
+def test_a_wrong_file_is_told_now_and_not_by_the_service(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("model: m\nprot: 1\n")
-    result = run(kind, tmp_path / "c.yaml")
+    result = run("systemd", tmp_path / "c.yaml")
     assert result.exit_code == 2
     assert "c.yaml:2: prot: unknown key; did you mean port?" in result.stderr
     assert result.stdout == ""
@@ -81,13 +77,11 @@ def test_a_wrong_file_is_told_now_and_not_by_the_service(kind: str, tmp_path: Pa
     ("args", "message"),
     [
         (["systemd", "--program", "bin/x"], "bin/x is not an absolute path"),
-        (["slurm", "--file-at", "x.yaml"], "x.yaml is not an absolute path"),
+        (["systemd", "--file-at", "x.yaml"], "x.yaml is not an absolute path"),
         (["systemd", "--name", "a/b"], "letters, digits"),
         (["systemd", "--account", "a\nExecStartPre=/bin/x"], "letters, digits"),
         (["systemd", "--user", "--account", "me"], "--account is for the machine's unit"),
         (["systemd", "--program", '/opt/"x"'], "no quotes and backslashes in a program's name"),
-        (["slurm", "--time", "soon"], "'soon': not a time as Slurm writes it"),
-        (["slurm", "--cpus", "0"], "--cpus"),
     ],
 )
 def test_wrong_options(file: Path, args: list[str], message: str) -> None:

@@ -6,17 +6,16 @@ import click
 
 from trtdisagg.cli.generate.api_key import api_key
 from trtdisagg.cli.generate.grafana import grafana
-from trtdisagg.cli.generate.slurm import slurm
 from trtdisagg.cli.generate.systemd import systemd
 
 
 @click.group()
 def command() -> None:
-    """Write a systemd unit, a Slurm job, a Grafana dashboard or an API key.
+    """Write a systemd unit, a Grafana dashboard or an API key.
 
     It is printed; > FILE puts it where it belongs.
     """
 
 
-for _each in (systemd, slurm, grafana, api_key):
+for _each in (systemd, grafana, api_key):
     command.add_command(_each)

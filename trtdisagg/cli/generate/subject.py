@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import msgspec
 
 from trtdisagg.cli.find import cluster_file
 from trtdisagg.cli.names import complete_file
+from trtdisagg.cli.program import this_program
 from trtdisagg.config.load import load
 
 _INSTALLED = "of the machine that will use it, where that is another one"
@@ -23,14 +22,12 @@ class Subject(msgspec.Struct, kw_only=True, frozen=True):
     :ivar name: the cluster's.
     :ivar file: the cluster file, absolute.
     :ivar program: the command that is `trtdisagg`.
-    :ivar port: where clients go.
     :ivar stop_s: from SIGTERM to the end of the last process, at the latest.
     """
 
     name: str
     file: Path
     program: list[str]
-    port: int
     stop_s: float
 
 
@@ -57,13 +54,6 @@ def subject(file: str | None, *, file_at: Path | None, program: str | None) -> S
     return Subject(
         name=loaded.name,
         file=file_at or loaded.path,
-        program=[program] if program else _this_program(),
-        port=loaded.cluster.port,
+        program=[program] if program else this_program(),
         stop_s=rules.drain_timeout_s + rules.kill_timeout_s,
     )
-
-
-def _this_program() -> list[str]:
-    """The one beside this Python; a package that is only on the path has none."""
-    beside = shutil.which("trtdisagg", path=str(Path(sys.executable).parent))
-    return [beside] if beside else [sys.executable, "-m", "trtdisagg"]

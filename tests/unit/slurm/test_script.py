@@ -1,0 +1,116 @@
+"""What is asked of Slurm for a cluster file, and the words of the batch script."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers.slurm_players import make_job
+
+from trtdisagg.slurm.job import num_gpus
+from trtdisagg.slurm.script import render_job
+
+ALL_KEYS = """\
+slurm:
+  partition: gpu
+  account: me
+  qos: high
+  time: "1-00:00:00"
+  job_name: mine
+  gpus_per_node: h200:8
+  cpus_per_task: 16
+  extra_args: [--constraint=ib, --mem=64G]
+  mpi: pmix
+  setup: [module load cuda, 'echo "it''s $HOME"']
+  env: {A: "b 'c' $d"}
+  container: {image: reg#img:1, mounts: ["/data:/data:ro"], workdir: /work}
+"""
+
+
+def script(directory: Path, more: str = "", num_nodes: int = 1) -> str:
+    return render_job(make_job(directory, more=more, num_nodes=num_nodes))
+
+
+def asked(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+
+
+def test_what_is_asked_of_slurm_where_the_file_says_nothing(tmp_path: Path) -> None:
+    assert asked(script(tmp_path, num_nodes=3)) == [
+        "--job-name=trtdisagg-c",
+        f"--output={tmp_path}/slurm-runs/c-001/logs/job.log",
+        "--nodes=3",
+        "--ntasks-per-node=1",
+        "--exclusive",
+        "--mem=0",
+        "--no-kill",
+        "--no-requeue",
+        "--signal=B:TERM@100",
+    ], "30 s to drain, 10 s to stop, and what Slurm may be early"
+
+
+def test_every_key_is_used(tmp_path: Path) -> None:
+    text = script(tmp_path, ALL_KEYS + "  nodes: 4\n", num_nodes=3)
+    assert asked(text) == [
+        "--job-name=mine",
+        f"--output={tmp_path}/slurm-runs/c-001/logs/job.log",
+        "--partition=gpu",
+        "--account=me",
+        "--qos=high",
+        "--time=1-00:00:00",
+        "--nodes=4",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=16",
+        "--gres=gpu:h200:8",
+        "--no-kill",
+        "--no-requeue",
+        "--signal=B:TERM@100",
+        "--constraint=ib",
+        "--mem=64G",
+    ]
+    assert "program=(trtdisagg)\n" in text, "in a container it is the image's"
+
+
+def test_in_a_container_the_folders_of_run_and_file_are_where_they_are_outside(tmp_path: Path) -> None:
+    text = script(tmp_path, ALL_KEYS)
+    folder = tmp_path / "slurm-runs" / "c-001"
+    step = next(line for line in text.splitlines() if line.startswith("step="))
+    assert f"--container-mounts={folder}:{folder},{tmp_path}:{tmp_path},/data:/data:ro" in step
+    assert "--container-image=reg#img:1" in step
+    assert "--container-workdir=/work" in step
+
+
+def test_the_set_up_runs_before_the_program_and_ends_the_task_where_it_fails(tmp_path: Path) -> None:
+    """The part of the script that makes the command, run by bash."""
+    text = script(tmp_path, ALL_KEYS.replace("module load cuda", "cd /"))
+    lines = text[text.index("program=(") : text.index("rm -f")]
+    probe = 'printf "%s|" "${step[@]}"; "${step[@]: -4}" sh -c \'echo "$PWD, $A"\''
+    out = subprocess.run(["bash", "-c", lines + probe], capture_output=True, text=True, check=True, timeout=20).stdout
+    words, _, said = out.rpartition("|")
+    assert words.split("|")[:2] == ["--cpus-per-task=16", "--mpi=pmix"]
+    assert said.splitlines()[-1] == "/, b 'c' $d"
+    lines = lines.replace("cd /", "false")
+    assert subprocess.run(["bash", "-c", lines + probe], capture_output=True, timeout=20, check=False).returncode == 1
+
+
+def test_bash_reads_it(tmp_path: Path) -> None:
+    job = make_job(tmp_path / 'it\'s 100% "odd" $x', more=ALL_KEYS, load_command=["load", "a b"])
+    done = subprocess.run(["bash", "-n", str(job.script)], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+@pytest.mark.parametrize("load_command", [[], ["load", "a b"]])
+def test_shellcheck_has_nothing_to_say(tmp_path: Path, load_command: list[str]) -> None:
+    job = make_job(tmp_path, more=ALL_KEYS, load_command=load_command)
+    done = subprocess.run(["shellcheck", str(job.script)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("8", 8), ("h200:4", 4)])
+def test_the_number_of_gpus(tmp_path: Path, text: str, number: int) -> None:
+    job = make_job(tmp_path, more=f"slurm: {{gpus_per_node: {text}}}\n")
+    assert num_gpus(job.settings) == job.num_gpus == number
+    assert any(line.startswith("--gres") for line in asked(render_job(job))) is bool(number)

@@ -1,0 +1,64 @@
+"""Slurm's own commands, as far as a job is submitted and watched: each with a deadline, and its words in errors."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+from trtdisagg.errors import StartupError
+
+_TIMEOUT_S = 60.0
+"""Slurm's controller may be busy; its own commands give up after some 100 s."""
+
+
+class JobState(msgspec.Struct, frozen=True):
+    """What squeue says of a job."""
+
+    state: str
+    """PENDING, RUNNING, ...; empty: Slurm does not list it any more."""
+    reason: str = ""
+    """Why it does not run."""
+
+
+def submit(script: Path) -> str:
+    """
+    :returns: the job's id.
+    :raises StartupError: when there is no Slurm here, or it refuses.
+    """
+    said = _run("sbatch", "--parsable", str(script))
+    match = re.fullmatch(r"(\d+)(;\S+)?", said.splitlines()[-1].strip() if said.strip() else "")
+    if not match:
+        raise StartupError(f"sbatch has not said the job's id, but: {said.strip()!r}")
+    return match[1]
+
+
+def job_state(job_id: str) -> JobState:
+    """
+    :raises StartupError: when Slurm does not answer.
+    """
+    try:
+        said = _run("squeue", "--noheader", f"--jobs={job_id}", "--format=%T|%r").strip()
+    except StartupError as e:
+        if "Invalid job id" in str(e):  # forgotten: it ended some minutes ago
+            return JobState("")
+        raise
+    state, _, reason = said.partition("|")
+    return JobState(state, reason)
+
+
+def _run(*argv: str) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except FileNotFoundError:
+        raise StartupError(
+            f"There is no {argv[0]} on this machine: submit from a node that has Slurm's commands, or take what"
+            " `trtdisagg slurm render` prints there"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise StartupError(f"{argv[0]} has not answered in {_TIMEOUT_S:g} s; does Slurm's controller run?") from None
+    if done.returncode != 0:
+        raise StartupError(f"{argv[0]}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return done.stdout
