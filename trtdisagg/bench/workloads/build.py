@@ -9,7 +9,7 @@ import msgspec
 from trtdisagg.bench.serve.asked import Workload
 from trtdisagg.bench.serve.load import Endpoint
 from trtdisagg.bench.workloads.conversations import Conversations
-from trtdisagg.bench.workloads.dataset import read_dataset
+from trtdisagg.bench.workloads.dataset import Dataset, read_dataset
 from trtdisagg.bench.workloads.lengths import parse_lengths
 from trtdisagg.bench.workloads.prompts import ExactText, PlainWords, Prompts, TokenIds
 from trtdisagg.bench.workloads.recorded import Recorded
@@ -55,15 +55,16 @@ class Built(msgspec.Struct, frozen=True):
     workload: Workload
     words: str
     """What it is, in a line."""
-    warnings: list[str]
+    warnings: list[str] = []
     """What makes its figures less than exact."""
-    num_conversations: int | None = None
-    """Different ones; behind them the first ones come again. None: all are different."""
 
 
-def build_workload(wanted: Wanted, *, endpoint: Endpoint, seed: int, model: str | None = None) -> Built:
+def build_workload(
+    wanted: Wanted, *, endpoint: Endpoint, seed: int, model: str | None = None, num_asked: int = 0
+) -> Built:
     """
     :param model: whose tokenizer is taken where none is named and it lies on this machine.
+    :param num_asked: conversations that will be; more than a dataset has are worth a warning.
     :raises ConfigError: when it cannot be asked so, or a file is wrong.
     :raises StartupError: when the tokenizer that was named cannot be found.
     """
@@ -74,7 +75,9 @@ def build_workload(wanted: Wanted, *, endpoint: Endpoint, seed: int, model: str 
     else:
         vocabulary = local_vocabulary(model) if model else None
     if wanted.dataset:
-        return _recorded(wanted, wanted.dataset, endpoint, vocabulary, seed)
+        dataset = read_dataset(wanted.dataset)
+        built = _recorded(wanted, dataset, endpoint, vocabulary, seed)
+        return msgspec.structs.replace(built, warnings=_about_repeats(dataset, num_asked))
     return _synthetic(wanted, endpoint, vocabulary, seed)
 
 
@@ -117,8 +120,7 @@ def _prompts(endpoint: Endpoint, vocabulary: Vocabulary | None, *, is_named: boo
 # --- from a file ----------------------------------------------------------------------------------------------------
 
 
-def _recorded(wanted: Wanted, file: Path, endpoint: Endpoint, vocabulary: Vocabulary | None, seed: int) -> Built:
-    dataset = read_dataset(file)
+def _recorded(wanted: Wanted, dataset: Dataset, endpoint: Endpoint, vocabulary: Vocabulary | None, seed: int) -> Built:
     recorded = Recorded(
         dataset=dataset,
         endpoint=endpoint,
@@ -130,6 +132,15 @@ def _recorded(wanted: Wanted, file: Path, endpoint: Endpoint, vocabulary: Vocabu
     )
     skipped = f", {dataset.num_skipped:,} without a question left out" if dataset.num_skipped else ""
     osl = f"OSL {wanted.osl}" if wanted.osl else "OSL as recorded there"
-    words = f"{file.name}: {len(dataset.entries):,} conversations ({dataset.form}{skipped}), {osl}"
+    words = f"{dataset.file}: {len(dataset.entries):,} conversations ({dataset.form}{skipped}), {osl}"
     workload = Conversations(recorded.scripts, think_s=wanted.think_s)
-    return Built(workload, words, [], num_conversations=len(dataset.entries))
+    return Built(workload, words)
+
+
+def _about_repeats(dataset: Dataset, num_asked: int) -> list[str]:
+    if num_asked <= len(dataset.entries):
+        return []
+    return [
+        f"{dataset.file} has {len(dataset.entries)} conversations of the {num_asked} that are asked: "
+        "they come again, and servers may have them in their caches"
+    ]

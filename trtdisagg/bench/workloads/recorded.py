@@ -38,6 +38,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     num_turns: int = 1
     max_input_len: int | None = None
     tokens_per_word: float = TOKENS_PER_WORD
+    counts_answers: bool = True
+    """With the vocabulary; otherwise `tokens_per_word` tells their length all the same."""
 
     def __post_init__(self) -> None:
         if self.max_input_len is not None and self.vocabulary is None:
@@ -84,7 +86,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
         fits = "completions" if isinstance(prompt[0], int) else "chat"
         if self.endpoint != fits:
             what = "token ids" if fits == "completions" else "chats"
-            raise ConfigError(f"{self.dataset.file} has {what}: give --endpoint {fits}")
+            raise ConfigError(f"{self.dataset.file} has {what}: they are for --endpoint {fits}")
         return prompt
 
     def _count(self, prompt: Prompt) -> int | None:
@@ -105,6 +107,6 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
             return said
         if answer is None:
             return _DEFAULT_OUTPUT_LEN
-        if self.vocabulary is not None:
+        if self.vocabulary is not None and self.counts_answers:
             return max(1, self.vocabulary.count(answer, is_message=True))
         return max(1, int(len(answer.split()) * self.tokens_per_word))

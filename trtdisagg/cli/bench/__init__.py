@@ -10,6 +10,7 @@ COMMANDS = {
     "engine": "Measure the engine without HTTP, and the machine's limits beside it.",
     "kv": "Measure how fast KV moves between two servers of this host.",
     "serve": "Put a load on any OpenAI endpoint, and measure how it answers.",
+    "core-model": "Ask what Triton's benchmark_core_model.py asks, and print its table.",
     "proxy": "Measure what the proxy costs, and other proxies beside it.",
 }
 """Name and first sentence of help; a dash in a name is an underscore in that of its module."""

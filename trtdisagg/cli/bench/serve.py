@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
-from msgspec.structs import replace
 
-from trtdisagg.bench.program import MeasureError
 from trtdisagg.bench.serve.load import Load
 from trtdisagg.cli.bench.files import writing
+from trtdisagg.cli.bench.measuring import measure
 from trtdisagg.cli.bench.serve_options import goodput_of, load_of, load_options
 from trtdisagg.cli.bench.workload_options import workload_options
 from trtdisagg.cli.terminal import console, say
 
 if TYPE_CHECKING:
     from trtdisagg.bench.serve.report import ServeReport
-    from trtdisagg.bench.workloads.build import Wanted
+    from trtdisagg.bench.workloads.build import Built, Wanted
 
 
 @click.command()
@@ -38,7 +35,7 @@ def command(*, wanted: Wanted, file: Path | None, words: tuple[str, ...], goodpu
     """
     load = load_of(goodput=goodput_of(goodput, words), **said)
     with writing(file) as write:
-        report, signum = _measure(load, wanted)
+        report, signum = measure(load, functools.partial(_build, wanted))
         write(report)
     _show(report)
     if signum:
@@ -46,46 +43,16 @@ def command(*, wanted: Wanted, file: Path | None, words: tuple[str, ...], goodpu
     return 0 if report.completed else 1
 
 
-def _measure(load: Load, wanted: Wanted) -> tuple[ServeReport, int]:
-    """
-    :returns: and the signal that ended it; 0: none did.
-    """
-    import uvloop
-
-    signals: list[int] = []
-    try:
-        return uvloop.run(_run(load, wanted, signals)), signals[0] if signals else 0
-    except MeasureError as e:
-        if signals:
-            e.exit_code = 128 + signals[0]
-        raise
-
-
-async def _run(load: Load, wanted: Wanted, signals: list[int]) -> ServeReport:
-    from trtdisagg.bench.serve.run import find_model, run_load
+def _build(wanted: Wanted, load: Load) -> Built:
     from trtdisagg.bench.workloads.build import build_workload
-    from trtdisagg.cli.bench.serve_progress import showing
 
-    load = replace(load, model=await find_model(load))
-    built = build_workload(wanted, endpoint=load.endpoint, seed=load.seed, model=load.model)
-    say(f"{load.url}, {load.model}: {built.words}", *(f"warning: {warning}" for warning in built.warnings))
-    with showing() as watch:
-        report = await run_load(load, built.workload, watch=watch, stop=_stop(signals))
-    return msgspec.structs.replace(report, warnings=[*report.warnings, *built.warnings])
-
-
-def _stop(signals: list[int]) -> asyncio.Event:
-    """Set by the first signal; the second is as if nobody had listened."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def record(signum: int) -> None:
-        signals.append(signum)
-        stop.set()
-        loop.remove_signal_handler(signum)
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, record, signum)
-    return stop
+    return build_workload(
+        wanted,
+        endpoint=load.endpoint,
+        seed=load.seed,
+        model=load.model,
+        num_asked=load.num_prompts + load.num_warmups,
+    )
 
 
 def _show(report: ServeReport) -> None:

@@ -187,9 +187,9 @@ def test_long_prompts_are_left_out(tmp_path: Path, vocabulary: Vocabulary) -> No
 
 
 def test_what_an_endpoint_does_not_take(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has token ids: give --endpoint completions"):
+    with pytest.raises(ConfigError, match="has token ids: they are for --endpoint completions"):
         recorded(tmp_path, '{"prompt": [1, 2]}', "chat")
-    with pytest.raises(ConfigError, match="has chats: give --endpoint chat"):
+    with pytest.raises(ConfigError, match="has chats: they are for --endpoint chat"):
         recorded(tmp_path, '{"messages": [{"role": "user", "content": "a"}]}')
 
 

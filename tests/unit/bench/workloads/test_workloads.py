@@ -128,9 +128,17 @@ def test_a_dataset_is_asked_and_told(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("one\ntwo\n")
     asked = built(dataset=file, osl="9")
-    assert asked.words == "prompts.txt: 2 conversations (a prompt a line), OSL 9"
-    assert asked.num_conversations == 2
+    assert asked.words == f"{file}: 2 conversations (a prompt a line), OSL 9"
+    assert asked.warnings == []
     assert [(a.prompt, a.max_tokens) for a in openings(asked.workload, 3)] == [("one", 9), ("two", 9), ("one", 9)]
+
+
+def test_a_dataset_that_is_too_small_is_asked_again_and_told(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\ntwo\n")
+    for num_asked, expected in ((2, []), (3, [f"{file} has 2 conversations of the 3"])):
+        made = build_workload(Wanted(dataset=file), endpoint="completions", seed=0, num_asked=num_asked)
+        assert [w.partition(" that are asked")[0] for w in made.warnings] == expected
 
 
 @pytest.mark.parametrize(
