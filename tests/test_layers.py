@@ -26,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "registry": _SHARED,
     "proxy": {"registry", *_SHARED},
     "supervisor": {"registry", *_SHARED},
-    "bench": {"_load", *_SHARED},
+    "bench": {"_load", "_sim", *_SHARED},
     "slurm": {"supervisor", "registry", *_SHARED},
     "cli": {"supervisor", "proxy", "registry", "bench", "slurm", *_SHARED},
     "cache": {"_csrc", *_GROUND},
