@@ -6,6 +6,8 @@ several lines, which JSON never needs, is not put together.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from trtdisagg.bench.serve.outcome import Outcome
@@ -32,7 +34,7 @@ class _Said(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: Any = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -52,7 +54,7 @@ class _Piece(msgspec.Struct, gc=False):
 
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 _decode = msgspec.json.Decoder(_Piece).decode
