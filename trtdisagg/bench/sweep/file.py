@@ -12,7 +12,7 @@ goodput: {ttft: 500, tpot: 30}
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -52,8 +52,9 @@ class SweepFile(Section, frozen=True):
     request_rates: list[Rate] = []
     """Requests a second: a cell for each."""
     load: dict[str, Any] = {}
-    """Options of `bench serve` without their dashes: `{isl: 1024, osl: 128, rounds: 4}`."""
-    goodput: dict[Literal["ttft", "tpot", "itl", "e2el"], Milliseconds] = {}
+    """Options of `bench serve` without dashes: `{isl: 1024, osl: 128, rounds: 4}`; files are relative to this one. Of
+    `rounds` and `num_prompts` the first is for concurrencies, the other for rates, if both are there."""
+    goodput: dict[str, Milliseconds] = {}
     """What a good request keeps, in ms."""
     repetitions: Count = 1
     """Of each cell; pictures show the median."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from trtdisagg.bench.serve.load import GOALS
 from trtdisagg.bench.sweep.file import SweepFile, VariantEntry
 from trtdisagg.errors import ConfigError
 
@@ -17,6 +18,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,=+-]{0,99}")
 _OURS = re.compile(r".*\.(json|yaml|png|html)")
 """Files of the folder that variants' folders lie in."""
 _WHOLE_FILE = "base"
+_NUMBERS = ("rounds", "num_prompts")
+"""Options of which each kind of cell has one."""
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -61,6 +64,7 @@ class Sweep(msgspec.Struct, kw_only=True, frozen=True):
     """All of it.
 
     :ivar load: options for each run of `bench serve`.
+    :ivar rounds: for cells of a concurrency; None: `num_prompts` is for these, too.
     """
 
     variants: list[Variant]
@@ -68,9 +72,21 @@ class Sweep(msgspec.Struct, kw_only=True, frozen=True):
     request_rates: list[float] = []
     repetitions: int = 1
     load: list[str] = []
+    rounds: int | None = None
+    num_prompts: int | None = None
     goodput: dict[str, float] = {}
     ready_timeout_s: float
     cell_timeout_s: float
+
+    def words(self, cell: Cell) -> list[str]:
+        """Options of `bench serve` for a cell."""
+        is_concurrency = cell.kind == "concurrency"
+        load = options({"concurrency": int(cell.value)} if is_concurrency else {"request_rate": cell.value})
+        if is_concurrency and self.rounds is not None:
+            load += options({"rounds": self.rounds})
+        else:
+            load += options({"num_prompts": self.num_prompts})
+        return [*load, *options({"goodput": [f"{name}:{ms:g}" for name, ms in self.goodput.items()]}), *self.load]
 
     def cells(self, variant: str) -> list[Cell]:
         """Those of a variant, in the order in which they are run."""
@@ -88,6 +104,8 @@ def make_sweep(file: SweepFile) -> Sweep:
     """
     :raises ConfigError: what does not hold together.
     """
+    if unknown := file.goodput.keys() - set(GOALS):
+        raise ConfigError(f"goodput: {min(unknown)}: there are {', '.join(GOALS)}")
     if not file.concurrencies and not file.request_rates:
         raise ConfigError("the sweep has no load: name `concurrencies` or `request_rates`")
     for key in ("concurrencies", "request_rates"):
@@ -103,8 +121,10 @@ def make_sweep(file: SweepFile) -> Sweep:
         concurrencies=file.concurrencies,
         request_rates=file.request_rates,
         repetitions=file.repetitions,
-        load=options(file.load),
-        goodput={str(key): value for key, value in file.goodput.items()},
+        load=options({key: value for key, value in file.load.items() if key not in _NUMBERS}),
+        rounds=file.load.get("rounds"),
+        num_prompts=file.load.get("num_prompts"),
+        goodput=file.goodput,
         ready_timeout_s=file.ready_timeout_s,
         cell_timeout_s=file.cell_timeout_s,
     )

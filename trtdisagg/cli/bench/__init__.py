@@ -11,6 +11,8 @@ COMMANDS = {
     "kv": "Measure how fast KV moves between two servers of this host.",
     "serve": "Put a load on any OpenAI endpoint, and measure how it answers.",
     "core-model": "Ask what Triton's benchmark_core_model.py asks, and print its table.",
+    "sweep": "Measure variants of a cluster under one load after the other, and draw what came of it.",
+    "report": "Draw the report of sweeps again, of one or of several in one.",
     "proxy": "Measure what the proxy costs, and other proxies beside it.",
 }
 """Name and first sentence of help; a dash in a name is an underscore in that of its module."""

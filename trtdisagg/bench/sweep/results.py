@@ -1,0 +1,140 @@
+"""What the folders of sweeps have to tell, as pictures and tables need it. Reads files; changes nothing."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from trtdisagg.bench.serve.report import ServeReport
+from trtdisagg.bench.sweep.folder import Folder
+from trtdisagg.bench.sweep.front import front
+from trtdisagg.bench.sweep.records import Ran
+from trtdisagg.bench.sweep.sweep import Cell
+
+Kind = Literal["concurrency", "rate"]
+Unit = Literal["GPU", "core", "cluster"]
+"""What throughput is divided by."""
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One load on one variant, run once or several times.
+
+    :ivar variant: as it is shown.
+    """
+
+    variant: str
+    kind: Kind
+    value: float
+    reports: list[ServeReport]
+
+    def figure(self, name: str) -> float:
+        """The median of all runs; nothing counts as 0."""
+        return statistics.median(getattr(report, name) or 0.0 for report in self.reports)
+
+    @property
+    def label(self) -> str:
+        return f"{self.value:g}" if self.kind == "concurrency" else f"{self.value:g}/s"
+
+    @property
+    def words(self) -> str:
+        return Cell(self.variant, self.kind, self.value).words
+
+
+class Series(msgspec.Struct, kw_only=True, frozen=True):
+    """One variant, its points by rising load."""
+
+    label: str
+    overrides: list[str]
+    cluster_file: str | None
+    ran: Ran | None
+    points: list[Point]
+    failures: list[tuple[str, str]]
+    """What, and why; of cells that were not run yet as well."""
+
+    def of(self, kind: Kind) -> list[Point]:
+        return [point for point in self.points if point.kind == kind]
+
+
+class Results(msgspec.Struct, kw_only=True, frozen=True):
+    """All that is compared.
+
+    :ivar unit: per what throughput is told: GPUs where all say how many they have, or else cores.
+    :ivar goodput: the targets; of several sweeps those of the first that has some.
+    """
+
+    title: str
+    series: list[Series]
+    unit: Unit
+    goodput: dict[str, float]
+    load: list[str]
+
+    @property
+    def points(self) -> list[Point]:
+        return [point for series in self.series for point in series.points]
+
+    @property
+    def has_repetitions(self) -> bool:
+        return any(len(point.reports) > 1 for point in self.points)
+
+    def per_unit(self, point: Point, figure: str = "output_throughput") -> float:
+        return point.figure(figure) / self.num_units(point)
+
+    def num_units(self, point: Point) -> int:
+        return _num_units(point.reports[0], self.unit) or 1
+
+    def front(self) -> list[Point]:
+        """The Pareto front over tok/s of a user and of a unit, the first rising."""
+        points = self.points
+        return [points[i] for i in front([(p.figure("user_throughput"), self.per_unit(p)) for p in points])]
+
+
+def gather(folders: Sequence[Folder]) -> Results:
+    names = Counter(variant.name for folder in folders for variant in folder.sweep.variants)
+    series = [_series(folder, name, names) for folder in folders for name in _variants(folder)]
+    reports = [report for one in series for point in one.points for report in point.reports]
+    return Results(
+        title=" and ".join(folder.path.resolve().name for folder in folders),
+        series=series,
+        unit=_unit(reports),
+        goodput=next((folder.sweep.goodput for folder in folders if folder.sweep.goodput), {}),
+        load=folders[0].sweep.load,
+    )
+
+
+def _variants(folder: Folder) -> list[str]:
+    return [variant.name for variant in folder.sweep.variants]
+
+
+def _series(folder: Folder, name: str, names: Counter[str]) -> Series:
+    label = name if names[name] == 1 else f"{folder.path.resolve().name}/{name}"
+    (variant,) = (v for v in folder.sweep.variants if v.name == name)
+    file = folder.cluster_file(name)
+    done: dict[tuple[Kind, float], list[ServeReport]] = {}
+    failures = [("all of it", failed.reason)] if (failed := folder.failure(name)) else []
+    for cell in folder.sweep.cells(name):
+        if report := folder.report(cell):
+            done.setdefault((cell.kind, cell.value), []).append(report)
+        else:
+            failed = folder.failure(cell)
+            failures.append((f"{cell.folder}: {cell.words}", failed.reason if failed else "not run"))
+    return Series(
+        label=label,
+        overrides=variant.overrides,
+        cluster_file=file.read_text() if file.exists() else None,
+        ran=folder.ran(name),
+        points=[Point(label, kind, value, reports) for (kind, value), reports in sorted(done.items())],
+        failures=failures,
+    )
+
+
+def _unit(reports: list[ServeReport]) -> Unit:
+    units: tuple[Unit, ...] = ("GPU", "core")
+    return next((unit for unit in units if reports and all(_num_units(r, unit) for r in reports)), "cluster")
+
+
+def _num_units(report: ServeReport, unit: Unit) -> int:
+    return {"GPU": report.num_gpus, "core": report.num_cores, "cluster": 1}[unit]

@@ -1,0 +1,165 @@
+"""Runs a sweep: each variant brought up, each of its cells that has no report yet run, each variant taken down.
+
+What fails is written down, and the sweep goes on with what comes next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import anyio
+import msgspec
+from msgspec.structs import replace
+
+from trtdisagg import __version__
+from trtdisagg.bench.program import MeasureError
+from trtdisagg.bench.serve.report import ServeReport
+from trtdisagg.bench.sweep import records
+from trtdisagg.bench.sweep.cell import run_cell
+from trtdisagg.bench.sweep.cluster import running
+from trtdisagg.bench.sweep.folder import Folder
+from trtdisagg.bench.sweep.records import Ran
+from trtdisagg.bench.sweep.sweep import Cell, Variant
+
+Check = Callable[[], None]
+
+
+class How(msgspec.Struct, kw_only=True, frozen=True):
+    """How clusters are brought up.
+
+    :ivar launch: words before `trtdisagg up`, such as srun's.
+    :ivar options: of `up`.
+    """
+
+    launch: list[str] = []
+    options: list[str] = []
+
+
+async def run_sweep(folder: Folder, only: Sequence[str], how: How, say: Callable[[str], None]) -> int:
+    """To be called in the main thread.
+
+    :param only: variants; none: all.
+    :param say: told what is done, line by line.
+    :returns: exit code: 0, 1 when something failed, 128+N after signal N, when everything is down. A second signal ends
+        this process at once, and with it whatever it has started.
+    :raises StartupError: another sweep works on one of the variants.
+    """
+    wanted = [variant for variant in folder.sweep.variants if not only or variant.name in only]
+    exit_code = 0
+    with contextlib.ExitStack() as stack:
+        for variant in wanted:
+            stack.enter_context(folder.held(variant.name))
+        async with anyio.create_task_group() as tasks:
+
+            async def listen() -> None:
+                nonlocal exit_code
+                exit_code = 128 + await _first_signal(say)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(listen)
+            num_failed = sum([await _run_variant(folder, variant, how, say) for variant in wanted])
+            exit_code = 1 if num_failed else 0
+            tasks.cancel_scope.cancel()
+    return exit_code
+
+
+async def _first_signal(say: Callable[[str], None]) -> int:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        number = await anext(aiter(signals))
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
+    say(f"{number.name}: taking down what runs; once more ends it at once")
+    return number
+
+
+async def _run_variant(folder: Folder, variant: Variant, how: How, say: Callable[[str], None]) -> int:
+    """:returns: how much of it failed."""
+    if not (missing := folder.missing(variant.name)):
+        say(f"{variant.name}: done before")
+        return 0
+    folder.write_failure(variant.name, None)
+    say(f"{variant.name}: starting")
+    num_failed = 0
+    try:
+        async with _endpoint(folder, variant, how) as (on, check):
+            say(f"{variant.name}: {on.url}, {_runs_on(on)}")
+            for cell in missing:
+                num_failed += await _try_cell(folder, cell, on, say)
+                check()
+    except MeasureError as e:
+        folder.write_failure(variant.name, e.message)
+        say(f"{variant.name}: {e.message}")
+        num_failed += 1
+    return num_failed
+
+
+async def _try_cell(folder: Folder, cell: Cell, on: Ran, say: Callable[[str], None]) -> bool:
+    """:returns: whether it failed."""
+    folder.write_failure(cell, None)
+    try:
+        report = await run_cell(folder, cell, on)
+    except MeasureError as e:
+        folder.write_failure(cell, e.message)
+        say(f"{cell.variant} {cell.folder}: {e.message}")
+        return True
+    say(f"{cell.variant} {cell.folder}: {_figures(report)}")
+    return False
+
+
+@contextlib.asynccontextmanager
+async def _endpoint(folder: Folder, variant: Variant, how: How) -> AsyncIterator[tuple[Ran, Check]]:
+    """Where a variant can be asked, and what raises once it cannot.
+
+    :raises MeasureError: it never can.
+    """
+    started_at, began_s = records.now(), time.monotonic()
+    async with contextlib.AsyncExitStack() as stack:
+        check: Check = _nobody_can_tell
+        if variant.url is not None:
+            on = _elsewhere(variant, variant.url, started_at)
+        else:
+            cluster = await stack.enter_async_context(
+                running(
+                    folder.cluster_file(variant.name),
+                    folder.of(variant.name) / "up.log",
+                    launch=how.launch,
+                    options=how.options,
+                    ready_timeout_s=folder.sweep.ready_timeout_s,
+                )
+            )
+            check = cluster.check_alive
+            on = records.ran(cluster.status, started_at, time.monotonic() - began_s)
+        folder.write_ran(variant.name, on)
+        yield on, check
+    folder.write_ran(variant.name, replace(on, ended_at=records.now()))
+
+
+def _nobody_can_tell() -> None:
+    """Of an endpoint that is not ours."""
+
+
+def _elsewhere(variant: Variant, url: str, started_at: str) -> Ran:
+    return Ran(
+        version=__version__,
+        machine=records.this_machine(),
+        started_at=started_at,
+        url=url,
+        num_gpus=variant.num_gpus,
+        num_cores=variant.num_cores,
+    )
+
+
+def _runs_on(on: Ran) -> str:
+    return f"{on.num_gpus} GPUs" if on.num_gpus else f"{on.num_cores} cores" if on.num_cores else "on nobody said what"
+
+
+def _figures(report: ServeReport) -> str:
+    good = "" if report.request_goodput is None else f", {report.request_goodput:.3g} good req/s"
+    failed = f", {report.failed} FAILED" if report.failed else ""
+    return (
+        f"{report.output_throughput:.0f} tok/s, {report.user_throughput:.1f} tok/s/user, "
+        f"TTFT p99 {report.p99_ttft_ms:.0f} ms, TPOT p99 {report.p99_tpot_ms:.1f} ms{good}{failed}"
+    )

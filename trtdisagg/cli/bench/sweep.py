@@ -1,0 +1,80 @@
+"""`trtdisagg bench sweep`."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trtdisagg.bench.sweep.folder import Folder
+from trtdisagg.bench.sweep.run import How, run_sweep
+from trtdisagg.bench.sweep.sweep import Sweep
+from trtdisagg.cli.bench.report import tell_report
+from trtdisagg.cli.bench.sweep_options import cluster_files, read_sweep, sweep_options
+from trtdisagg.cli.terminal import say
+from trtdisagg.config.shape import nearest
+from trtdisagg.errors import ConfigError
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@sweep_options
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="A new folder. [default: sweep-DATE-TIME]")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with the sweep in this folder.")
+@click.option("--only", multiple=True, metavar="NAME", help="Of all variants, this one; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be run.")
+def command(
+    *, file: Path | None, directory: Path | None, resume: Path | None, only: tuple[str, ...], dry_run: bool, **said: Any
+) -> int:
+    """Measure variants of a cluster under one load after the other, and draw what came of it.
+
+    FILE is a sweep file (docs/measuring.md); options are in place of its keys, or stand for the whole of it. Each
+    variant is brought up, measured by `bench serve` and taken down. What fails is told, and the others go on.
+    """
+    from trtdisagg.bench.sweep.look import check_there
+
+    check_there()
+    if resume and (file or directory or any(said.values())):
+        raise ConfigError(f"--resume {resume}: the sweep is the one in it; beside it there is only --only")
+    folder = Folder.open(resume) if resume else None
+    sweep = folder.sweep if folder else read_sweep(file, said)
+    _check_only(only, sweep)
+    files = {} if folder else cluster_files(sweep)
+    if dry_run:
+        say(*_told(sweep, folder, only))
+        return 0
+    folder = folder or Folder.create(directory or Path(time.strftime("sweep-%Y%m%d-%H%M%S")), sweep, files)
+    say(f"in {folder.path}")
+    return run(folder, only, How())
+
+
+def run(folder: Folder, only: Sequence[str], how: How) -> int:
+    """
+    :returns: exit code; the report is made whatever it is.
+    """
+    import anyio
+
+    code = anyio.run(functools.partial(run_sweep, folder, only, how, say))
+    tell_report([folder], folder.path)
+    return code
+
+
+def _check_only(only: Sequence[str], sweep: Sweep) -> None:
+    names = [variant.name for variant in sweep.variants]
+    for name in only:
+        if name not in names:
+            near = nearest(name, names)
+            raise ConfigError(f"--only {name}: there is no such variant; " + (f"did you mean {near}?" if near else ""))
+
+
+def _told(sweep: Sweep, folder: Folder | None, only: Sequence[str]) -> Iterator[str]:
+    for variant in sweep.variants:
+        if not only or variant.name in only:
+            cells = folder.missing(variant.name) if folder else sweep.cells(variant.name)
+            where = variant.url or " ".join([str(variant.cluster), *(f"--set {each}" for each in variant.overrides)])
+            yield f"{variant.name}: {where}"
+            yield from (f"  {cell.folder}: bench serve {' '.join(sweep.words(cell))}" for cell in cells)
