@@ -47,8 +47,8 @@ class ProfileConfig(Section, frozen=True):
     args: list[str] = []
     """More options of `nsys profile`, such as `--trace=cuda,nvtx`."""
     output_dir: str = "profiles"
-    """Where the reports go, `generation-0.1.rank0.nsys-rep` for the first start of that rank: relative to the cluster
-    file, of a Slurm job to the run's folder."""
+    """Where the reports go, `RUN.generation-0.1.rank0.nsys-rep` for the first start of that rank: relative to the
+    cluster file, of a Slurm job to the run's folder."""
 
 
 class AutoscaleBounds(Section, frozen=True):

@@ -28,7 +28,7 @@ from trtdisagg.supervisor.logfile import LogFile
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.meeting_point import MeetingPoint
 from trtdisagg.supervisor.processes import ChildProcess
-from trtdisagg.supervisor.rank_plan import rank_env, rank_spec
+from trtdisagg.supervisor.rank_plan import rank_argv, rank_env, rank_spec
 from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.spec_files import engine_spec, with_spec_file
@@ -140,6 +140,8 @@ class Nursery:
             self._on_event(Spawned(at=time.monotonic(), name=name, incarnation=incarnation, pid=pids[0], pids=pids))
 
         try:
+            if life.plan.profile is not None:
+                life.plan.profile.make_folder()
             await self._until_clear(life.plan)
             how = await child.run(started)
         except OSError as e:
@@ -193,7 +195,7 @@ class Nursery:
         return Start(
             process=life.mark(rank),
             spec=spec,
-            argv=plan.argv,
+            argv=rank_argv(plan, rank, life.id),
             env=rank_env(plan, rank),
             gpu=plan.gpus[rank] if plan.gpus else None,
             needed_bytes=max(plan.rank_bytes, default=0),
@@ -218,7 +220,8 @@ class Nursery:
             pipes = {"report_fd": report_fd, "command_fd": command_fd}
             spec, fds = engine_spec(spec, self._place, life.meeting_point, **pipes)
             inherited += fds
-        return with_spec_file(life.plan.argv, spec, self._place, life.plan.name, secret_file=self._secret_file)
+        argv = rank_argv(life.plan, rank, life.id)
+        return with_spec_file(argv, spec, self._place, life.plan.name, secret_file=self._secret_file)
 
     def _proxy_spec(self, life: _Incarnation, report_fd: int) -> ProxySpec:
         assert isinstance(life.plan.spec, ProxySpec)

@@ -36,6 +36,7 @@ from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.nodes.spots import place_on_nodes
 from trtdisagg.supervisor.placement import place
 from trtdisagg.supervisor.pools import Beside, pool_notices, rank_weights, size_pools
+from trtdisagg.supervisor.profiling import check_profiled, profile_of
 from trtdisagg.supervisor.routing_plan import plan_routing
 from trtdisagg.supervisor.server_plan import (
     ChildPlan,
@@ -135,6 +136,7 @@ def make_plan(
     ours = [slot for slot in everything if slot.model is not None and _is_here(slot, host, nodes)]
     registry = registry_of(cluster.disagg_cluster)
     check_slots(everything, ours, with_proxy=with_proxy, has_registry=elsewhere or registry is not None)
+    check_profiled(cluster.profile, [slot.name for slot in slots(cluster) if slot.model is not None])
     facts = {slot.name: _facts(slot, cluster, name, models, default_backend) for slot in ours}
     divided = {slot.name: _divided(slot, models[slot.model].dimensions) for slot in ours if slot.model}
     servers, notices = _plan_servers(ours, facts, divided, host, nodes, keep=keep or {}, resident=resident)
@@ -196,8 +198,14 @@ def _plan_servers(
             host=next((addresses[node] for node in spots[slot.name].nodes), bind_host(slot.host)),
         )
     specs = [spec for slot in new if isinstance(spec := planned[slot.name].spec, EngineSpec)]
-    notices += [*pool_notices(new, pools), *transfer_notices(new, specs)]
+    notices += [*pool_notices(new, pools), *transfer_notices(new, specs), *_pdl_notice(new)]
     return [planned[slot.name] for slot in ours], notices
+
+
+def _pdl_notice(new: Sequence[Slot]) -> list[str]:
+    idle = [slot.name for slot in new if slot.section.enable_pdl and slot.section.command is None]
+    because = "the builtin engine launches no kernel before the one it depends on has ended"
+    return [f"enable_pdl: no effect on {', '.join(idle)}, because {because}"] if idle else []
 
 
 def _mixed_notice(everything: Sequence[Slot]) -> list[str]:
@@ -243,6 +251,7 @@ def _facts(
         max_body_bytes=cluster.proxy.max_body_bytes,
         perf_metrics_max_requests=cluster.perf_metrics_max_requests,
         secret_file=cluster.secret_file,
+        profile=profile_of(slot.name, num_ranks(slot.section), cluster.profile),
     )
 
 

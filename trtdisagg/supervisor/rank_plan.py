@@ -14,6 +14,11 @@ def rank_spec(child: ChildPlan, rank: int) -> EngineSpec | ProxySpec:
     return replace(child.spec, rank=rank, cores=child.rank_cores[rank] or None)
 
 
+def rank_argv(child: ChildPlan, rank: int, incarnation: str) -> list[str]:
+    """Without `--spec FILE`, which is added at the start."""
+    return child.profile.around(child.argv, incarnation, rank) if child.profile else child.argv
+
+
 def rank_env(child: ChildPlan, rank: int) -> dict[str, str]:
     """A rank sees no other GPU than its own."""
     return {**child.env, "CUDA_VISIBLE_DEVICES": child.gpus[rank]} if child.gpus else child.env

@@ -35,6 +35,7 @@ from trtdisagg.protocol.spec import (
 )
 from trtdisagg.supervisor.claims import Memory, Spot, memories
 from trtdisagg.supervisor.memory import Pool
+from trtdisagg.supervisor.profiling import Profile
 from trtdisagg.supervisor.slots import LOOPBACK, Slot, section_settings
 from trtdisagg.supervisor.state import PROXY
 from trtdisagg.supervisor.transfer_plan import transfer_spec
@@ -74,6 +75,8 @@ class ChildPlan(msgspec.Struct, kw_only=True, frozen=True):
     """The same of each rank."""
     rank_weights: list[int] = []
     """Bytes of the weights of each rank; 0: not known."""
+    profile: Profile | None = None
+    """Around the commands of some of its ranks; None: it is not profiled."""
     nodes: list[str] = []
     """The node of each rank, in order; empty: all are on this host."""
     settings: str = ""
@@ -129,6 +132,7 @@ class ServerFacts(msgspec.Struct, kw_only=True, frozen=True):
     perf_metrics_max_requests: int
     """Of the proxy."""
     secret_file: str | None
+    profile: Profile | None
 
 
 def plan_server(
@@ -186,6 +190,7 @@ def plan_server(
             parallel=parallel,
         ),
         argv=section.command or [sys.executable, "-m", "trtdisagg.engine"],
+        profile=facts.profile,
         env=_env(slot, spot),
         gpus=spot.gpus,
         cores=spot.cores,
@@ -334,5 +339,6 @@ def _env(slot: Slot, spot: Spot) -> dict[str, str]:
         "OMP_NUM_THREADS": str(spot.num_threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # else threads spin between two products, on cores that others share
         **(_AMONG_RANKS if len(spot.rank_cores) > 1 >= len(set(spot.nodes)) else {}),
+        **({"TRTLLM_ENABLE_PDL": "1"} if slot.section.enable_pdl else {}),
         **slot.section.env,
     }

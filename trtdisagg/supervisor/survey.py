@@ -19,6 +19,7 @@ from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.membership import with_whole_paths
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
+from trtdisagg.supervisor.profiling import with_whole_path
 from trtdisagg.supervisor.proxy_files import with_checked_files
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import Slot, slots
@@ -61,6 +62,7 @@ def survey(
         cluster,
         disagg_cluster=with_whole_paths(cluster.disagg_cluster, directory),
         proxy=with_checked_files(cluster.proxy, directory),
+        profile=with_whole_path(cluster.profile, directory),
     )
     if cluster.otlp_config.otlp_traces_endpoint is not None:
         check_installed(cluster.otlp_config.otlp_traces_endpoint)
