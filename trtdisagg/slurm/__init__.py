@@ -3,5 +3,5 @@
 In a job, `allocation` reads the environment of a task and `nodelist` Slurm's lists of nodes. Before it:
 
     cluster file -> job (what is asked of Slurm) -> script (the batch script) -> folders (that of the run)
-                 -> commands (sbatch, squeue) -> waiting (until it serves)
+                 -> commands (sbatch, squeue) -> readiness (of its cluster)
 """

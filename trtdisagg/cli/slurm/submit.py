@@ -10,7 +10,7 @@ from trtdisagg.cli.slurm.asked import about_a_job, job_for, loaded_for, surprise
 from trtdisagg.cli.slurm.render import render
 from trtdisagg.cli.terminal import say
 from trtdisagg.slurm import commands, folders
-from trtdisagg.slurm.waiting import wait_until_it_serves
+from trtdisagg.slurm.readiness import wait_until_it_serves
 
 
 @click.command()
