@@ -129,3 +129,31 @@ def test_json_has_no_secrets(tmp_path: Path) -> None:
 )
 def test_size(num_bytes: int, words: str) -> None:
     assert size(num_bytes) == words
+
+
+NODES_FILE = """\
+model: mine
+context_servers: {num_instances: 2, tensor_parallel_size: 4}
+generation_servers: {urls: [\"node3:8001\", \"elsewhere:8001\"], num_instances: 2, tensor_parallel_size: 8}
+"""
+
+
+def test_what_would_be_where_on_nodes_that_are_not_there(tmp_path: Path) -> None:
+    """No machine and no model is looked at, so neither has to be there."""
+    file = tmp_path / "cluster.yaml"
+    file.write_text(NODES_FILE)
+    table = rows(check(str(file), "--nodes", "3", "--gpus-per-node", "8"))
+    assert table["context-0"] == ["context-0", "context", "4", "node1"]
+    assert table["generation-0"] == ["generation-0", "generation", "8", "node3"]
+    assert table["generation-1"] == ["generation-1", "generation", "-", "elsewhere:8001", "(runs", "already)"]
+    report = json.loads(check(str(file), "--nodes", "3", "--gpus-per-node", "8", "--json").stdout)
+    assert report["nodes"]["context-1"] == ["node1"] * 4
+
+
+def test_servers_that_do_not_fit_on_the_nodes(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(NODES_FILE)
+    result = CliRunner().invoke(cli, ["check", str(file), "--nodes", "3", "--gpus-per-node", "4"])
+    assert result.exit_code == 2
+    assert "generation-0 needs 8 GPUs on node3 (by generation_servers.urls)" in result.stderr
+    assert CliRunner().invoke(cli, ["check", str(file), "--gpus-per-node", "4"]).exit_code == 2

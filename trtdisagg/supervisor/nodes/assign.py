@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from trtdisagg.config.schema import ClusterFile
-from trtdisagg.errors import StartupError
+from trtdisagg.errors import ConfigError
 from trtdisagg.net import is_loopback
 from trtdisagg.supervisor.division import num_ranks
 from trtdisagg.supervisor.nodes.room import Capacity, Room
@@ -39,7 +39,7 @@ def assign(
     :param nodes: in Slurm's order.
     :param held: the nodes of servers that run; also one that is not there any more is kept.
     :returns: names of nodes in the order of the ranks, by server.
-    :raises StartupError: they do not fit.
+    :raises ConfigError: they do not fit.
     """
     on_cpu = not any(node.num_gpus for node in nodes)
     rooms = {node.name: Room(node, on_cpu=on_cpu) for node in nodes}
@@ -63,8 +63,7 @@ def is_here(slot: Slot, nodes: Sequence[Capacity]) -> bool:
 def nodes_needed(cluster: ClusterFile, gpus_per_node: int) -> int:
     """How many nodes of this size the servers of a file take, wherever its `urls` want them.
 
-    :raises ConfigError: the file is wrong.
-    :raises StartupError: no number of such nodes is enough.
+    :raises ConfigError: the file is wrong, or no number of such nodes is enough.
     """
     servers = [replace(slot, host=LOOPBACK) for slot in slots(cluster) if slot.model is not None]
     if gpus_per_node < 1:
@@ -90,7 +89,7 @@ def nodes_alike(count: int, gpus_per_node: int) -> list[Capacity]:
 def _fits(servers: Sequence[Slot], count: int, gpus_per_node: int) -> bool:
     try:
         assign(servers, nodes_alike(count, gpus_per_node))
-    except StartupError:
+    except ConfigError:
         return False
     return True
 
@@ -113,7 +112,7 @@ def _take(slot: Slot, home: Sequence[str], rooms: Mapping[str, Room]) -> None:
 def _home(slot: Slot, rooms: Sequence[Room]) -> list[str]:
     """The node of each rank of a server that comes.
 
-    :raises StartupError: it fits nowhere.
+    :raises ConfigError: it fits nowhere.
     """
     wanted = num_ranks(slot.section)
     allowed = [room for room in rooms if is_loopback(slot.host) or room.node.is_called(slot.host)]
@@ -123,7 +122,7 @@ def _home(slot: Slot, rooms: Sequence[Room]) -> list[str]:
         spans = [span for room in allowed if (span := _span(slot, rooms[rooms.index(room) :]))]
         if spans:
             return min(spans, key=lambda span: len(set(span)))
-    raise StartupError(_missing(slot, allowed, rooms))
+    raise ConfigError(_missing(slot, allowed, rooms))
 
 
 def _span(slot: Slot, rooms: Sequence[Room]) -> list[str]:

@@ -28,8 +28,8 @@ def place_on_nodes(
     :param claims: of the same servers.
     :param held: the spots of servers that run, as for `place`.
     :returns: spots by server, and notices for people.
-    :raises ConfigError: when a section names a GPU or core that its node has not.
-    :raises StartupError: when there are too few GPUs.
+    :raises ConfigError: when they do not fit, or a section names a GPU or core that its node has not.
+    :raises StartupError: when GPUs that are there cannot be had.
     """
     there = [node.capacity for node in nodes if node.is_here]
     homes = assign(servers, there, {name: spot.nodes for name, spot in held.items()})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.helpers.plans import cluster_file
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import ServerSection
-from trtdisagg.errors import StartupError
+from trtdisagg.errors import ConfigError
 from trtdisagg.supervisor.nodes.assign import assign, is_here, nodes_alike, nodes_needed
 from trtdisagg.supervisor.nodes.room import Capacity
 from trtdisagg.supervisor.slots import slots
@@ -49,7 +49,7 @@ def test_no_gpu_twice_and_all_ranks_placed_or_an_error(
     cluster, there = file(context, generation), nodes(*gpus)
     try:
         found = homes(cluster, there)
-    except StartupError:
+    except ConfigError:
         return
     assert found == homes(cluster, there)
     for slot in slots(cluster):
@@ -72,7 +72,7 @@ def test_as_many_nodes_as_are_needed_are_enough_and_one_less_is_not(
     number = nodes_needed(cluster, gpus_per_node)
     homes(cluster, nodes_alike(number, gpus_per_node))
     if number > 1:
-        with pytest.raises(StartupError):
+        with pytest.raises(ConfigError):
             homes(cluster, nodes_alike(number - 1, gpus_per_node))
 
 
@@ -212,7 +212,7 @@ def test_a_server_that_may_not_stay_moves() -> None:
     ],
 )
 def test_an_error_says_what_is_missing(cluster: ClusterFile, there: list[Capacity], words: str) -> None:
-    with pytest.raises(StartupError) as caught:
+    with pytest.raises(ConfigError) as caught:
         homes(cluster, there)
     assert words in caught.value.message
 

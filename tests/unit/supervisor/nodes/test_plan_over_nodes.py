@@ -49,7 +49,7 @@ def test_no_gpu_and_no_core_of_a_node_has_two_ranks(
     there = nodes(*gpus, num_cores=64)
     try:
         plan = plan_of(file(section(num_context, tp), section(num_generation)), nodes=there)
-    except StartupError:
+    except ConfigError:
         return
     memories = Counter(memory for server in plan.servers for memory in server.memories if memory[1] is not None)
     assert all(count == 1 for count in memories.values())
@@ -123,7 +123,7 @@ def test_local_transfers_are_for_one_node() -> None:
 
 
 def test_it_does_not_fit() -> None:
-    with pytest.raises(StartupError, match=r"generation-1 needs 4 GPUs on one node"):
+    with pytest.raises(ConfigError, match=r"generation-1 needs 4 GPUs on one node"):
         plan_of(file(section(1, 4), section(2, 4)), nodes=nodes(4, 4))
 
 
@@ -152,7 +152,7 @@ def test_a_node_that_is_lost_keeps_its_servers_and_gets_no_more() -> None:
     after = plan_of(file(section(1, 2), section(1)), nodes=lost, keep=keep(before), numbers=numbers, resident={})
     assert after.servers == before.servers
     numbers = {"context": [0], "generation": [0, 1]}
-    with pytest.raises(StartupError, match=r"generation-1 needs 1 GPU on one node, and there are left 0 on node01: 1"):
+    with pytest.raises(ConfigError, match=r"generation-1 needs 1 GPU on one node, and there are left 0 on node01: 1"):
         plan_of(file(section(1, 2), section(1)), nodes=lost, keep=keep(before), numbers=numbers, resident={})
 
 
