@@ -148,7 +148,12 @@ def _step(job: Job) -> str:
         seen = [f"{folder}:{folder}" for folder in (job.folder, job.origin)]
         options += [f"--container-image={box.image}", f"--container-mounts={','.join([*seen, *box.mounts])}"]
         options += [f"--container-workdir={box.workdir}"] if box.workdir else []
+    words = [f"'{word}'" if "," in word and shlex.quote(word) == word else shlex.quote(word) for word in options]
     if not settings.setup:
-        return f"step=({shlex.join(options)})\n"
+        return _array("step", words)
     commands = "\n".join(["set -e", *settings.setup, 'exec "$@"'])
-    return f'setup={shlex.quote(commands)}\nstep=({shlex.join([*options, "bash", "-c"])} "$setup" setup)\n'
+    return f"setup={shlex.quote(commands)}\n" + _array("step", [*words, 'bash -c "$setup" setup'])
+
+
+def _array(name: str, words: Iterable[str]) -> str:
+    return f"{name}=(\n" + "".join(f"    {word}\n" for word in words) + ")\n"
