@@ -7,9 +7,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 
+from trtdisagg.net import split_address
 from trtdisagg.protocol.reports import Beat, Failed, Loading, Reporter
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.protocol.stats import Stats
@@ -25,7 +27,7 @@ async def followed(spec: EngineSpec) -> AsyncIterator[asyncio.Event]:
     Yields what is set when all the others are there.
     """
     all_there = asyncio.Event()
-    if spec.gang_socket is None:
+    if spec.parallel.num_ranks == 1:
         all_there.set()
         yield all_there
         return
@@ -36,7 +38,10 @@ async def followed(spec: EngineSpec) -> AsyncIterator[asyncio.Event]:
         if len(open_streams) == spec.parallel.num_ranks - 1:
             all_there.set()
 
-    server = await asyncio.start_unix_server(joined, spec.gang_socket)
+    if spec.gang_fd is not None:
+        server = await asyncio.start_server(joined, sock=socket.socket(fileno=spec.gang_fd))
+    else:
+        server = await asyncio.start_unix_server(joined, spec.gang_socket)
     try:
         yield all_there
     finally:
@@ -67,6 +72,8 @@ async def follow(spec: EngineSpec, flags: argparse.Namespace, reporter: Reporter
 async def _join(spec: EngineSpec) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     while True:
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            if spec.gang_address is not None:
+                return await asyncio.open_connection(*split_address(spec.gang_address))
             return await asyncio.open_unix_connection(spec.gang_socket)
         await asyncio.sleep(0.02)  # a socket that is not there yet cannot be waited for
 

@@ -20,6 +20,7 @@ from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.protocol.control import ClusterStatus, DownRequest, ServerStatus
 from trtdisagg.supervisor.client import ControlClient
+from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 from trtdisagg.supervisor.run import run_agent
 from trtdisagg.supervisor.rundir import Place
@@ -55,8 +56,9 @@ class RunningAgent:
     :ivar outcome: its exit code, or what it raised; None while it runs.
     """
 
-    def __init__(self, plan: Plan, place: Place) -> None:
+    def __init__(self, plan: Plan, place: Place, nodes: NodeLinks | None = None) -> None:
         self.plan = plan
+        self.nodes = nodes
         self.place = place
         self.outcome: int | Exception | None = None
         self.events: list[str] = []
@@ -72,6 +74,7 @@ class RunningAgent:
                 on_status=self._see,
                 on_event=self.events.append,
                 on_line=lambda name, line: self.lines.append((name, line)),
+                nodes=self.nodes,
             )
         except Exception as e:  # noqa: BLE001 (the test looks at it)
             self.outcome = e
@@ -115,9 +118,9 @@ class RunningAgent:
 
 
 @contextlib.asynccontextmanager
-async def running_agent(plan: Plan, place: Place) -> AsyncIterator[RunningAgent]:
+async def running_agent(plan: Plan, place: Place, nodes: NodeLinks | None = None) -> AsyncIterator[RunningAgent]:
     """An agent that runs in the block; whatever is left of it at the end is cancelled."""
-    agent = RunningAgent(plan, place)
+    agent = RunningAgent(plan, place, nodes)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(agent.run)
         yield agent

@@ -172,13 +172,19 @@ class Leaving(msgspec.Struct, tag="leaving", kw_only=True, frozen=True):
     reason: str
 
 
+class Left(msgspec.Struct, tag="left", kw_only=True, frozen=True):
+    """The node agent ends now, and nothing of ours runs there any more."""
+
+    reason: str
+
+
 class Noticed(msgspec.Struct, tag="noticed", kw_only=True, frozen=True):
     """Something people should know."""
 
     text: str
 
 
-ToHead = Started | StartFailed | Line | Reported | Ended | Cleared | Leaving | Noticed
+ToHead = Started | StartFailed | Line | Reported | Ended | Cleared | Leaving | Left | Noticed
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True):

@@ -91,7 +91,7 @@ class Place(msgspec.Struct, frozen=True):
 def find(key: str | Path, env: Mapping[str, str] = os.environ) -> Place | None:
     """The place of the cluster that was last started from this file, under whatever name; None: there was none."""
     pattern = f"*-{_digest(key)}"
-    known = [*_known(pattern, env), *(_place(path.name, env) for path in _state_base(env).glob(pattern))]
+    known = [*_known(pattern, env), *(_place(path.name, env) for path in state_base(env).glob(pattern))]
     running = [place for place in known if running_pid(place) is not None]
     return next(iter(running or known), None)
 
@@ -254,10 +254,11 @@ def _is_mine(path: Path) -> bool:
 
 
 def _log_dir(directory: str, env: Mapping[str, str]) -> Path:
-    return _state_base(env) / directory / "logs"
+    return state_base(env) / directory / "logs"
 
 
-def _state_base(env: Mapping[str, str]) -> Path:
+def state_base(env: Mapping[str, str]) -> Path:
+    """Where what outlives runs is."""
     return Path(env.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "trtdisagg"
 
 

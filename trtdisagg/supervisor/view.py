@@ -181,6 +181,7 @@ def _server_status(
         pids=list(child.pids),
         parallel=engine.parallel if engine else None,
         url=_url(plan, child),
+        nodes=plan.nodes,
         gpus=plan.gpus,
         cores=plan.cores,
         restarts=max(0, child.num_starts - 1),

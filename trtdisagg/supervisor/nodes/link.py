@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from trtdisagg.protocol.nodes import Bye, Hello, Leaving, Noticed, ToHead, ToNode
+from trtdisagg.protocol.nodes import Bye, Hello, Leaving, Left, Noticed, ToHead, ToNode
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nodes.greeting import RefusedError
 from trtdisagg.supervisor.nodes.node import Node
@@ -74,15 +74,18 @@ class Link:
         self._on_back = on_back
         self._on_leaving = on_leaving
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether anything can be started there."""
+        return self.state in ("here", "away") and not self.is_dismissed
+
     def send(self, message: ToNode) -> None:
         """Say something to the node, now or when it is back.
 
         :raises LostError: when it is lost, or has not come.
         """
-        if self.is_dismissed:
-            raise LostError(f"{self.name} is about to leave")
-        if self.state not in ("here", "away"):
-            raise LostError(self.why_lost or f"{self.name} has not come")
+        if not self.is_usable:
+            raise LostError(self.why_lost or f"{self.name} has {'to leave' if self.is_dismissed else 'not come'}")
         self.session.send(_encode(message))
         self.wake.set()
 
@@ -117,7 +120,7 @@ class Link:
     def _begin(self, hello: Hello) -> None:
         """One that has not been here before; so what an earlier one had is gone."""
         if self.state == "away":
-            self._lose("its node agent has started anew")
+            self._lose("is lost: its node agent has started anew")
         was_lost, self.is_dismissed = self.state == "lost", False
         self._session_id = hello.session
         self.session = Session()
@@ -133,7 +136,7 @@ class Link:
             return
         self.state, self._connection = "away", None
         if self.is_dismissed:
-            self._lose("it has left")
+            self._lose("has left")
         else:
             self._on_notice(f"{self.name} is away: {why}")
 
@@ -147,13 +150,14 @@ class Link:
             return
         self._silent_s += seconds
         if self._silent_s >= self._timeout_s:
-            self._lose(f"no word from it for {self._timeout_s:g} s")
+            self._lose(f"is lost: no word from it for {self._timeout_s:g} s")
 
     def _lose(self, why: str) -> None:
+        """:param why: goes on after its name."""
         self.state, self._connection, connection = "lost", None, self._connection
         if connection is not None:
             connection.cancel()
-        self.why_lost = f"{self.name} is lost: {why}"
+        self.why_lost = f"{self.name} {why}"
         self._on_notice(self.why_lost)
         processes, self.processes = self.processes, {}
         for process in processes.values():
@@ -165,6 +169,8 @@ class Link:
         match message:
             case Leaving(reason=reason):
                 self._on_leaving(reason)
+            case Left(reason=reason):
+                self._lose(f"has left: {reason}")
             case Noticed(text=text):
                 self._on_notice(f"{self.name}: {text}")
             case _:

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import msgspec
+from msgspec.structs import replace
 
 from trtdisagg.errors import StartupError, TrtdisaggError
 from trtdisagg.protocol.nodes import Hello, Start, ToHead, Welcome
@@ -105,9 +106,11 @@ class NodeLinks:
             self.exit_code = error.exit_code
         with anyio.CancelScope(shield=True):
             await self._say_bye("the head goes down")
-            self._tasks.cancel_scope.cancel()
+        self._tasks.cancel_scope.cancel()
+        try:
             await self._tasks.__aexit__(None, None, None)
-            await self._listener.aclose()
+        finally:
+            await anyio.aclose_forcefully(self._listener)
 
     # --- the nodes --------------------------------------------------------------------------------------------------
 
@@ -123,7 +126,7 @@ class NodeLinks:
                     if name in self._refused:
                         raise StartupError(self._refused[name])
                 await self._changed.wait()
-            return [link.node for link in self._links.values() if link.node is not None]
+            return self.others
         raise StartupError(
             f"Within {timeout_s:g} s no node agent has come from {', '.join(self._missing())}; "
             f"the head listens on {self.address}:{self.port}"
@@ -131,6 +134,11 @@ class NodeLinks:
 
     def _missing(self) -> list[str]:
         return [name for name, link in self._links.items() if link.node is None]
+
+    @property
+    def others(self) -> list[Node]:
+        """All other nodes that have ever come, as they are now, in the order of their names at the beginning."""
+        return [replace(link.node, is_here=link.is_usable) for link in self._links.values() if link.node is not None]
 
     def address_of(self, name: str) -> str:
         """Where a node's servers are reached."""

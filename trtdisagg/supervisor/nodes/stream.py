@@ -16,6 +16,7 @@ from trtdisagg.supervisor.nodes.session import Session
 
 NUM_MISSED = 3
 """So many signs of life in a row, and a connection counts as gone: the other end's host may have vanished."""
+_CONNECT_TIMEOUT_S = 2.0
 _ENDS = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, TimeoutError)
 _BAD = (FrameTooLargeError, msgspec.DecodeError)
 
@@ -77,6 +78,17 @@ class Stream:
             raise StreamError(f"what came is not of our protocol: {e}") from e
         except _ENDS as e:
             raise StreamError(f"nothing came: {e or type(e).__name__}") from e
+
+
+async def connect(host: str, port: int) -> Stream:
+    """
+    :raises StreamError: when there is nobody.
+    """
+    try:
+        with anyio.fail_after(_CONNECT_TIMEOUT_S):
+            return Stream(await anyio.connect_tcp(host, port))
+    except (OSError, TimeoutError) as e:
+        raise StreamError(f"{host}:{port} cannot be reached: {e or 'no answer'}") from e
 
 
 class Wake:

@@ -1,0 +1,274 @@
+"""A cluster on several nodes: one agent decides, the node agents carry out. Real processes, fake engines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import urllib.request
+from pathlib import Path
+
+import anyio
+import pytest
+from msgspec.structs import replace
+
+from tests.helpers.agents import RunningAgent, down
+from tests.helpers.cluster import post
+from tests.helpers.nodes import NodeProcess, head
+from tests.helpers.traces import is_gone
+from trtdisagg.errors import StartupError
+from trtdisagg.protocol.parallel import Parallel
+from trtdisagg.supervisor.plan import Plan
+from trtdisagg.supervisor.rundir import Place
+
+pytestmark = pytest.mark.anyio
+
+
+def servers_of(agent: RunningAgent) -> dict[str, list[str]]:
+    return {server.name: server.nodes for server in agent.status.servers if server.role != "proxy"}
+
+
+def pids(agent: RunningAgent) -> dict[str, int | None]:
+    return {server.name: server.pid for server in agent.status.servers if server.role != "proxy"}
+
+
+def parent(pid: int | None) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("PPid:")).split()[1])
+
+
+async def ask(agent: RunningAgent) -> int:
+    body = {"model": "fake", "prompt": "hello", "max_tokens": 4}
+    status, _ = await anyio.to_thread.run_sync(post, f"{agent.status.url}/v1/completions", body)
+    return status
+
+
+def have_printed(address: str, num_bytes: int) -> None:
+    body = json.dumps({"num_bytes": num_bytes}).encode()
+    urllib.request.urlopen(f"http://{address}/fake/print", body, timeout=20).close()
+
+
+async def test_servers_of_other_nodes_live_there_and_end_with_the_cluster(place: Place, tmp_path: Path) -> None:
+    meet = tmp_path / "meet"
+    with NodeProcess("node01", meet) as one, NodeProcess("node02", meet) as two:
+        async with head(meet, "node01", "node02") as nodes:
+            others = await nodes.links.gather(20)
+            assert [(node.name, node.address) for node in others] == [("node01", "127.0.0.3"), ("node02", "127.0.0.4")]
+            async with nodes.running(nodes.plan(others), place) as agent:
+                await agent.until_ready()
+                assert servers_of(agent) == {
+                    "context-0": ["node01"],
+                    "context-1": ["node02"],
+                    "generation-0": ["node01"],
+                    "generation-1": ["node02"],
+                }
+                assert str(agent.server("context-1").url).startswith("127.0.0.4:")
+                assert {parent(pids(agent)[name]) for name in ("context-0", "generation-0")} == {one.process.pid}
+                assert parent(pids(agent)["context-1"]) == two.process.pid
+                assert "context-1 serves on port" in place.log_file("context-1").read_text()
+                assert await ask(agent) == 200
+                await down(place)
+                assert await agent.until_over() == 0
+            nodes.links.exit_code = 3
+        for node in (one, two):
+            code, said = await node.ended()
+            assert code == 3, said
+    assert not meet.exists()
+
+
+async def test_a_rank_that_is_killed_starts_again_on_its_node(place: Place, tmp_path: Path) -> None:
+    meet = tmp_path / "meet"
+    with NodeProcess("node01", meet) as one:
+        async with head(meet, "node01") as nodes:
+            plan = nodes.plan(await nodes.links.gather(20))
+            async with nodes.running(plan, place) as agent:
+                await agent.until_ready()
+                before = pids(agent)
+                os.kill(before["context-0"] or 0, signal.SIGKILL)
+                await agent.until(lambda: agent.server("context-0").restarts == 1 and agent.status.state == "ready")
+                assert parent(pids(agent)["context-0"]) == one.process.pid
+                assert pids(agent)["generation-0"] == before["generation-0"]
+                assert "context-0: ended: killed by SIGKILL" in agent.events
+                await down(place, force=True)
+                assert await agent.until_over() == 0
+
+
+async def test_nothing_outlives_a_node_agent_and_the_cluster_serves_on(place: Place, tmp_path: Path) -> None:
+    meet = tmp_path / "meet"
+    with contextlib.ExitStack() as stack:
+        one, _ = [stack.enter_context(NodeProcess(name, meet)) for name in ("node01", "node02")]
+        async with head(meet, "node01", "node02", timeout_s=1.5) as nodes:
+            plan = nodes.plan(await nodes.links.gather(20), max_crashes=1)
+            async with nodes.running(plan, place) as agent:
+                await agent.until_ready()
+                gone = [pid for name, pid in pids(agent).items() if name.endswith("0")]
+                one.signal(signal.SIGKILL)
+                await agent.until(
+                    lambda: agent.server("context-0").state == agent.server("generation-0").state == "failed"
+                )
+                assert "node01 is lost: no word from it for 1.5 s" in agent.events
+                assert any(event.startswith("context-0: ended: node01 is lost") for event in agent.events)
+                assert all(pid is not None and is_gone(pid) for pid in gone)
+                assert agent.status.state == "degraded"
+                assert await ask(agent) == 200
+                again = stack.enter_context(NodeProcess("node01", meet))
+                await agent.until_ready()
+                assert parent(pids(agent)["generation-0"]) == again.process.pid
+                await down(place, force=True)
+                assert await agent.until_over() == 0
+
+
+async def test_a_connection_that_is_cut_for_a_while_costs_nothing(place: Place, tmp_path: Path) -> None:
+    meet = tmp_path / "meet"
+    with NodeProcess("node01", meet):
+        async with head(meet, "node01") as nodes:
+            plan = nodes.plan(await nodes.links.gather(20))
+            async with nodes.running(plan, place) as agent:
+                await agent.until_ready()
+                before = pids(agent)
+                port = str(agent.server("context-0").url).rpartition(":")[2]
+                for _ in range(2):
+                    nodes.relay.cut()
+                    await agent.until(lambda: agent.server("context-0").state == "stalled")
+                    await anyio.to_thread.run_sync(have_printed, f"127.0.0.3:{port}", 300_000)
+                    nodes.relay.mend()
+                    await agent.until_ready()
+                assert [event for event in agent.events if "node01 is" in event][-1] == "node01 is back"
+                assert pids(agent) == before
+                printed = b"x" * 1023 + b"\n"
+                await agent.until(
+                    lambda: place.log_file("context-0").read_bytes().count(printed) == 2 * (300_000 // 1024)
+                )
+                assert b"left out" not in place.log_file("context-0").read_bytes()
+                await down(place, force=True)
+                assert await agent.until_over() == 0
+
+
+async def test_a_node_that_is_asked_to_go_is_drained_and_the_others_go_on(place: Place, tmp_path: Path) -> None:
+    meet = tmp_path / "meet"
+    with NodeProcess("node01", meet), NodeProcess("node02", meet) as two:
+        async with head(meet, "node01", "node02") as nodes:
+            plan = nodes.plan(await nodes.links.gather(20))
+            async with nodes.running(plan, place) as agent:
+                await agent.until_ready()
+                two.signal(signal.SIGTERM)
+                code, said = await two.ended()
+                assert code == 128 + signal.SIGTERM, said
+                await agent.until(
+                    lambda: agent.server("context-1").state == agent.server("generation-1").state == "stopped"
+                )
+                assert "context-1: node02 is about to go (SIGTERM), within 5 s" in agent.events
+                assert not [event for event in agent.events if "killed" in event]
+                await agent.until(lambda: "node02 has left" in " ".join(agent.events))
+                assert await ask(agent) == 200
+                await down(place, force=True)
+                assert await agent.until_over() == 0
+
+
+async def test_a_node_agent_that_is_killed_twice_over_takes_what_it_has_with_it(place: Place, tmp_path: Path) -> None:
+    meet = tmp_path / "meet"
+    with NodeProcess("node01", meet), NodeProcess("node02", meet) as two:
+        async with head(meet, "node01", "node02") as nodes:
+            plan = nodes.plan(await nodes.links.gather(20), "--slow-drain", "60", max_crashes=1, drain_timeout_s=60)
+            async with nodes.running(plan, place) as agent:
+                await agent.until_ready()
+                two.signal(signal.SIGTERM)
+                await agent.until(lambda: agent.server("context-1").state == "draining")
+                two.signal(signal.SIGINT)
+                code, said = await two.ended()
+                assert code == 128 + signal.SIGINT, said
+                await agent.until(lambda: "node02 has left: SIGINT a second time" in agent.events)
+                await agent.until(lambda: agent.server("context-1").state == "stopped")
+                await down(place, force=True)
+                assert await agent.until_over() == 0
+
+
+async def test_a_node_agent_does_not_outlive_its_head(place: Place, tmp_path: Path) -> None:
+    meet = tmp_path / "meet"
+    with NodeProcess("node01", meet) as one:
+        async with head(meet, "node01", timeout_s=1.5) as nodes:
+            plan = nodes.plan(await nodes.links.gather(20), start_timeout_s=60)
+            async with nodes.running(plan, place) as agent:
+                await agent.until_ready()
+                there = pids(agent)
+                nodes.relay.cut()  # as if the head's host were gone
+                code, said = await one.ended()
+                assert code == 1
+                assert "no word from the head for 1.5 s" in said
+                assert all(pid is not None and is_gone(pid) for pid in there.values())
+                await down(place, force=True)
+                await agent.until_over()
+
+
+def spanning(plan: Plan) -> Plan:
+    """The same servers, each with a rank on either node."""
+    return replace(
+        plan,
+        servers=[
+            replace(
+                server,
+                nodes=["node01", "node02"],
+                rank_cores=server.rank_cores * 2,
+                spec=replace(server.spec, parallel=Parallel(tp_size=2)),  # type: ignore[type-var]
+            )
+            for server in plan.servers
+        ],
+    )
+
+
+async def test_a_server_of_several_nodes_meets_at_rank_0_and_lives_and_dies_as_one(
+    place: Place, tmp_path: Path
+) -> None:
+    meet = tmp_path / "meet"
+    with NodeProcess("node01", meet) as one, NodeProcess("node02", meet) as two:
+        async with head(meet, "node01", "node02") as nodes:
+            plan = spanning(nodes.plan(await nodes.links.gather(20), section={"num_instances": 1}))
+            async with nodes.running(plan, place) as agent:
+                await agent.until_ready()
+                first = agent.server("generation-0").pids
+                assert [parent(pid) for pid in first] == [one.process.pid, two.process.pid]
+                assert "[rank 1] fake engine: rank 1 of generation-0" in place.log_file("generation-0").read_text()
+                os.kill(first[1], signal.SIGKILL)
+                await agent.until(lambda: agent.server("generation-0").restarts == 1 and agent.status.state == "ready")
+                assert "generation-0: ended: rank 1: killed by SIGKILL" in agent.events
+                assert not set(agent.server("generation-0").pids) & set(first)
+                await down(place, force=True)
+                assert await agent.until_over() == 0
+
+
+# --- who is let in --------------------------------------------------------------------------------------------------
+
+
+async def test_who_is_not_wanted_is_refused_and_told_why(place: Place, tmp_path: Path) -> None:
+    meet, elsewhere = tmp_path / "meet", tmp_path / "elsewhere"
+    elsewhere.symlink_to(meet)
+    with NodeProcess("node01", meet):
+        async with head(meet, "node01") as nodes:
+            await nodes.links.gather(20)
+            with NodeProcess("node02", meet, secret="guessed") as wrong, NodeProcess("node07", meet) as unknown:
+                assert await wrong.ended() == (1, "node02 does not know the secret of this run\n")
+                assert await unknown.ended() == (1, "node07 is none of this run's nodes (node01)\n")
+            assert "a node agent was refused: node02 does not know the secret of this run" in nodes.notices
+            with NodeProcess("node01", elsewhere) as second, NodeProcess("node01", meet) as third:
+                assert await second.ended() == (1, "a node agent of node01 is here already: there can be one only\n")
+                code, said = await third.ended()
+                assert (code, "runs already" in said) == (1, True)
+
+
+async def test_another_digest_is_refused_with_both_files(place: Place, tmp_path: Path) -> None:
+    meet = tmp_path / "meet"
+    message = "/node01/cluster.yaml (digest other) than the head by /head/cluster.yaml (digest same)"
+    with NodeProcess("node01", meet, digest="other") as node:
+        async with head(meet, "node01") as nodes:
+            with pytest.raises(StartupError, match=re.escape(message)):
+                await nodes.links.gather(20)
+            code, said = await node.ended()
+            assert (code, message in said) == (1, True), said
+
+
+async def test_nodes_that_do_not_come_are_named(place: Place, tmp_path: Path) -> None:
+    async with head(tmp_path / "meet", "node01", "node02") as nodes:
+        with pytest.raises(StartupError, match=r"no node agent has come from node01, node02"):
+            await nodes.links.gather(0.05)

@@ -1,0 +1,82 @@
+"""How node agents find the head: a file in a directory that all nodes see.
+
+    DIR/head.json     0600, there while the head takes node agents in: where it listens, and the run's secret
+
+What lies there from an earlier run leads nowhere, and is replaced when the head of this one comes: whoever cannot get
+in looks again until its deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from trtdisagg.errors import StartupError
+from trtdisagg.protocol import WIRE_VERSION
+from trtdisagg.supervisor import rundir
+
+_FILE = "head.json"
+
+
+class Rendezvous(msgspec.Struct, kw_only=True, frozen=True):
+    """Where the head of a run is."""
+
+    wire_version: int = WIRE_VERSION
+    host: str
+    port: int
+    secret: str | None
+    """None: it is in a file that every node reads."""
+
+
+def default_directory(job_id: str, step_id: str, env: Mapping[str, str] = os.environ) -> Path:
+    """Of a step of a Slurm job, under the user's state directory, which clusters usually share."""
+    return rundir.state_base(env) / "slurm" / f"{job_id}.{step_id}"
+
+
+@contextlib.contextmanager
+def announced(directory: Path, rendezvous: Rendezvous) -> Iterator[None]:
+    """Have node agents find the head; on exit they find nothing any more.
+
+    :raises StartupError: when the directory cannot be written.
+    """
+    file, content = directory / _FILE, msgspec.json.encode(rendezvous)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        rundir.write_private(file, content)
+    except OSError as e:
+        raise StartupError(f"{file}, where the other nodes look for the head, cannot be written: {e.strerror}") from e
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if file.read_bytes() == content:
+                file.unlink()
+                directory.rmdir()
+
+
+def look(directory: Path) -> Rendezvous | None:
+    """What is there now; None: nothing.
+
+    :raises StartupError: when it cannot be read, or somebody else may have written it.
+    """
+    file = directory / _FILE
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise StartupError(f"{file}, which tells where the head is, cannot be read: {e.strerror}") from e
+    with os.fdopen(fd, "rb") as opened:
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+            raise StartupError(f"{file}, which tells where the head is, is not this user's alone")
+        content = opened.read()
+    try:
+        return msgspec.json.decode(content, type=Rendezvous)
+    except msgspec.DecodeError as e:
+        raise StartupError(f"{file}, which tells where the head is, is of another release: {e}") from e
