@@ -143,9 +143,13 @@ def _prefill_s(prefills: list[Prefill], pair_s: float, request_s: float, max_num
 
 
 def _table(known: dict[int, float], most: int) -> Floats:
-    """Seconds of 0 to `most` rows: 0 for none, never less for more, and behind the last the slope of the whole."""
+    """Seconds of 0 to `most` rows: 0 for none, and behind the last the slope of the whole.
+
+    More rows never take less: where they did, the few were disturbed, since nothing makes a step faster than it is.
+    """
     rows = np.array(sorted(known), float)
-    seconds = np.maximum.accumulate(np.maximum([known[int(row)] for row in rows], 1e-9))
+    seconds = np.maximum([known[int(row)] for row in rows], 1e-9)
+    seconds = np.minimum.accumulate(seconds[::-1])[::-1]
     wanted = np.arange(most + 1, dtype=float)
     table: Floats = np.interp(wanted, rows, seconds)
     slope = (seconds[-1] - seconds[0]) / (rows[-1] - rows[0]) if len(rows) > 1 else seconds[-1] / rows[-1]

@@ -17,7 +17,7 @@ class Targets(msgspec.Struct, frozen=True, kw_only=True):
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     percentile: float = 99.0
-    """A cluster keeps them when so many of a hundred requests do."""
+    """A cluster keeps them when so many of a hundred requests keep all of them."""
 
     @property
     def words(self) -> str:

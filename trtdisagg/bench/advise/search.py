@@ -94,8 +94,7 @@ def search(
 
 
 def _keeps(outcome: Outcome, targets: Targets) -> bool:
-    least = targets.percentile / 100
-    return outcome.ttft_share >= least and outcome.tpot_share >= least
+    return outcome.good_share >= targets.percentile / 100
 
 
 def _highest(design: Design, load: Load, targets: Targets, bound: float) -> tuple[float, Outcome]:

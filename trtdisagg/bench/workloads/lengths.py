@@ -23,6 +23,11 @@ class Lengths(Protocol):
         """The next one, at least 1."""
         ...
 
+    @property
+    def longest(self) -> int:
+        """That is to be expected; of a normal distribution three deviations above the mean."""
+        ...
+
 
 class Uniform(msgspec.Struct, frozen=True):
     """All numbers from `low` to `high` are equally likely; with `low == high` there is one."""
@@ -33,6 +38,10 @@ class Uniform(msgspec.Struct, frozen=True):
     def draw(self, random: Random) -> int:
         return random.randint(self.low, self.high)
 
+    @property
+    def longest(self) -> int:
+        return self.high
+
 
 class Normal(msgspec.Struct, frozen=True):
     """Rounded to whole tokens; what would be below 1 is 1."""
@@ -42,6 +51,10 @@ class Normal(msgspec.Struct, frozen=True):
 
     def draw(self, random: Random) -> int:
         return max(1, round(random.gauss(self.mean, self.stdev)))
+
+    @property
+    def longest(self) -> int:
+        return round(self.mean + 3 * self.stdev)
 
 
 def parse_lengths(words: str) -> Lengths:

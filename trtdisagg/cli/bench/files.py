@@ -25,7 +25,7 @@ def some(known: tuple[W, ...], words: str, what: str) -> tuple[W, ...]:
 
 
 @contextlib.contextmanager
-def writing(file: Path | None) -> Iterator[Callable[[msgspec.Struct], None]]:
+def writing(file: Path | None, option: str = "--json") -> Iterator[Callable[[msgspec.Struct], None]]:
     """Whether the file can be written is known before anything is measured; it is replaced when there is a report.
 
     :raises ConfigError: when it cannot.
@@ -36,7 +36,7 @@ def writing(file: Path | None) -> Iterator[Callable[[msgspec.Struct], None]]:
     try:
         descriptor, name = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}.")
     except OSError as e:
-        raise ConfigError(f"--json {file} cannot be written: {e.strerror or e}") from e
+        raise ConfigError(f"{option} {file} cannot be written: {e.strerror or e}") from e
     temporary = Path(name)
 
     def write(report: msgspec.Struct) -> None:

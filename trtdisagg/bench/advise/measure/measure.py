@@ -7,7 +7,7 @@ import os
 import platform
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple, TypeVar
@@ -37,18 +37,20 @@ _VOCAB_SIZE = 32_000
 
 def measure_profile(
     file: Path,
-    overrides: list[str],
+    overrides: Sequence[str],
     *,
     max_prompt: int,
     max_streams: int,
     stage: Callable[[str], None],
     seconds: float = MEASURE_S,
+    while_up: Callable[[Running], None] = lambda _: None,
 ) -> Profile:
     """
     :param file: a cluster file; how many servers it has does not matter.
     :param max_prompt: tokens of the longest prompt worth knowing of.
     :param max_streams: at once, likewise.
     :param stage: told what is going on.
+    :param while_up: called with each of the clusters when it is measured.
     :raises MeasureError: with the reason.
     :raises ConfigError: the file has no servers of its own to start.
     """
@@ -62,6 +64,7 @@ def measure_profile(
         share = 1.0 if has_gpus else 0.6
         wanted = Wanted(generation, max_prompt, max_streams, share * seconds)
         profile = asyncio.run(_in_session(running, lambda session: _both(running, session, wanted, stage)))
+        while_up(running)
     if has_gpus:
         return profile
     stage("starting one server with the cores of both")
@@ -71,6 +74,7 @@ def measure_profile(
         wanted = wanted._replace(seconds=0.4 * seconds)
         server = running.server("generation")
         found = asyncio.run(_in_session(running, lambda session: _server(session, server, wanted, stage)))
+        while_up(running)
     profile.servers["aggregated"] = found
     profile.num_kv_tokens["aggregated"] = server.kv_tokens or 0
     return profile
@@ -147,11 +151,11 @@ async def _server(
     asking = _asking(session, _url(server), server)
     await asking.ask(SHORT, NUM_ANSWER)  # a first request is no measure
     stage(f"{server.name}: prompts of up to {sizes.max_prompt} tokens")
-    prompts = await prefills(asking, sizes, budget.part(0.5))
-    stage(f"{server.name}: prompts beside streams")
-    beside = await mixed(asking, sizes, budget.part(0.3))
+    prompts = await prefills(asking, sizes, budget.part(0.45))
     stage(f"{server.name}: up to {sizes.max_streams} streams at once")
-    streams = await decodes(asking, sizes, budget, lambda num_tokens: interpolated(prompts, num_tokens))
+    streams = await decodes(asking, sizes, budget.part(0.7), lambda num_tokens: interpolated(prompts, num_tokens))
+    stage(f"{server.name}: prompts beside streams")
+    beside = await mixed(asking, sizes, budget)
     parallel = server.parallel
     return ServerProfile(
         tensor_parallel_size=parallel.tp_size if parallel else 1,

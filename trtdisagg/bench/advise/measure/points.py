@@ -67,19 +67,21 @@ async def prefills(asking: Asking, sizes: Sizes, budget: Budget) -> list[Prefill
 
 
 async def decodes(asking: Asking, sizes: Sizes, budget: Budget, prefill_s: Callable[[int], float]) -> list[Decode]:
-    """Short streams in growing numbers, and few long ones, so that the KV's share is seen.
+    """Short streams in growing numbers, then few long ones, so that the KV's share is seen.
 
     :param prefill_s: what a prompt of some length takes.
     """
-    long = sizes.max_prompt
-    while long > 4 * SHORT and 2 * prefill_s(long) > budget.left_s / 3:
-        long //= 2
-    found = [await _decode(asking, 1, SHORT), await _decode(asking, 2, long)]
-    for num_streams in _spread(2, sizes.max_streams, 2):
-        expected_s = num_streams * prefill_s(SHORT) + NUM_STEPS * 2 * found[-1 if num_streams > 2 else 0].seconds
-        if not budget.allows(expected_s):
+    short, found = budget.part(0.6), list[Decode]()
+    for num_streams in _spread(1, sizes.max_streams, 2):
+        expected_s = num_streams * prefill_s(SHORT) + 2 * NUM_STEPS * (found[-1].seconds if found else 0.0)
+        if not short.allows(expected_s):
             break
         found.append(await _decode(asking, num_streams, SHORT))
+    long = sizes.max_prompt
+    while long > 8 * SHORT and 3 * prefill_s(long) > budget.left_s:
+        long //= 2
+    if long > 4 * SHORT and len(found) > 1:
+        found.append(await _decode(asking, 2, long))
     return found
 
 
