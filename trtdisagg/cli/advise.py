@@ -61,7 +61,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("-o", "--output", type=_NEW_FILE, help="Write the cluster file that does it.")
 @click.option("--json", type=_NEW_FILE, help="Write everything that was found.")
 def command(*, file: str | None, model: str | None, overrides: tuple[str, ...], **options: Any) -> None:
-    """Say whether disaggregation pays for a load, and with how many servers of each role.
+    """Say whether disaggregation pays for a load, and in which ratio.
 
     One context and one generation server are measured for two minutes (and, without GPUs, one server with the cores of
     both). From that every cluster that fits is simulated under the load, aggregated ones too. With neither

@@ -41,7 +41,7 @@ COMMANDS = {
     "engine": "Run one rank from a spec file.",
     "bench": "Measure how fast this machine, or any OpenAI endpoint, serves.",
     "slurm": "Run a cluster as a Slurm job.",
-    "advise": "Say whether disaggregation pays for a load, and with how many servers of each role.",
+    "advise": "Say whether disaggregation pays for a load, and in which ratio.",
     "generate": "Write a systemd unit, a Grafana dashboard or an API key.",
     "completion": "Print what makes a shell complete commands and names.",
     "version": "Print the version.",
