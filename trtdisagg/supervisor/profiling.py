@@ -14,6 +14,9 @@ from msgspec.structs import replace
 from trtdisagg.config.supervisor_keys import ProfileConfig
 from trtdisagg.errors import ConfigError
 
+_LASTING = "--kill=none"
+"""The end of a recording (`--duration`) is not the end of the rank."""
+
 
 class Profile(msgspec.Struct, kw_only=True, frozen=True):
     """Of one server."""
@@ -44,7 +47,7 @@ def profile_of(server: str, num_ranks: int, config: ProfileConfig | None) -> Pro
     ranks = config.ranks or [0]
     if max(ranks) >= num_ranks:
         raise ConfigError(f"profile.ranks: {server} has {num_ranks}, counted from 0, so there is no {max(ranks)}")
-    return Profile(argv=[config.tool, "profile", *config.args], folder=config.output_dir, ranks=ranks)
+    return Profile(argv=[config.tool, "profile", _LASTING, *config.args], folder=config.output_dir, ranks=ranks)
 
 
 def with_whole_path(config: ProfileConfig | None, directory: Path) -> ProfileConfig | None:

@@ -11,11 +11,19 @@ from pathlib import Path
 import pytest
 from helpers import tiny_model
 
+from trtdisagg.bench.sweep.file import SweepFile
+from trtdisagg.bench.sweep.sweep import make_sweep
 from trtdisagg.config.load import load
+from trtdisagg.config.located import read
+from trtdisagg.config.strict import convert
+from trtdisagg.slurm.job import num_gpus, plan_job
+from trtdisagg.slurm.script import render_job
+from trtdisagg.supervisor.nodes.assign import nodes_needed
 from trtdisagg.supervisor.survey import survey
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
+SLURM = EXAMPLES / "slurm"
 CLUSTER_FILES = sorted(EXAMPLES.glob("*.yaml"))
 NUM_SERVERS = {
     "smollm2.yaml": (1, 1, 0),
@@ -41,6 +49,49 @@ def test_cluster_file(file: Path) -> None:
     assert (roles.count("context"), roles.count("generation"), len(plan.upstream)) == NUM_SERVERS[file.name]
     assert plan.proxy is not None
     assert plan.proxy.url == "127.0.0.1:8000"
+
+
+def rendered(file: Path, *overrides: str) -> str:
+    loaded = load(file, overrides)
+    nodes = nodes_needed(loaded.cluster, num_gpus(loaded.cluster.slurm))
+    return render_job(plan_job(loaded, Path("/runs/x-001"), num_nodes=nodes, program=["trtdisagg"]))
+
+
+def test_the_job_of_a_cluster() -> None:
+    """On Slurm, with containers; its model need not be here."""
+    text = rendered(SLURM / "cluster.yaml")
+    assert "#SBATCH --nodes=2\n" in text
+    assert "#SBATCH --gres=gpu:8\n" in text
+    assert "    --container-image=/shared/images/trtdisagg.sqsh\n" in text
+    loaded = load(SLURM / "cluster.yaml").cluster
+    assert loaded.profile is not None
+    assert loaded.profile.servers == ["generation-0"]
+
+
+def test_the_jobs_of_a_sweep() -> None:
+    sweep = make_sweep(convert(read(SLURM / "sweep.yaml"), SweepFile))
+    nodes = [
+        re.findall(r"--nodes=(\d+)", rendered(SLURM / str(variant.cluster), *variant.overrides))[0]
+        for variant in sweep.variants
+    ]
+    assert nodes == ["2", "1"]
+    assert sweep.concurrencies[-1] == 1024
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("num_ctx_servers", "ctx_tp_size", "ctx_batch_size", "ctx_max_num_tokens", "ctx_enable_attention_dp"),
+        *("num_gen_servers", "gen_tp_size", "gen_batch_size", "gen_max_num_tokens", "gen_enable_attention_dp"),
+        *("gen_gpu_memory_fraction", "concurrency_list", "sub_file"),
+    ],
+)
+def test_all_parameters_of_tensorrt_llms_script_are_in_the_sweep(name: str) -> None:
+    assert f"# {name}\n" in (SLURM / "sweep.yaml").read_text()
+
+
+def test_there_are_no_other_examples_for_slurm() -> None:
+    assert sorted(file.name for file in SLURM.iterdir()) == ["cluster.yaml", "sweep.yaml"]
 
 
 @pytest.mark.parametrize("client", sorted((EXAMPLES / "clients").glob("*.py")), ids=lambda file: file.name)

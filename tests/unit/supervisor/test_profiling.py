@@ -24,7 +24,7 @@ def test_the_ranks_that_are_named_and_no_others() -> None:
     assert rank_argv(context, 0, "run.context-0.1") == context.argv
     assert rank_argv(generation, 0, "run.generation-0.1") == generation.argv
     assert rank_argv(generation, 1, "run.generation-0.1") == [
-        *("nsys", "profile", "--trace=cuda", "--output=/reports/run.generation-0.1.rank1"),
+        *("nsys", "profile", "--kill=none", "--trace=cuda", "--output=/reports/run.generation-0.1.rank1"),
         *generation.argv,
     ]
 
