@@ -15,6 +15,9 @@ from trtdisagg.bench.serve.outcome import Outcome, Progress, Watch
 from trtdisagg.bench.serve.self_watch import SelfWatch
 from trtdisagg.bench.serve.stopping import unless_stopped
 
+MANY = 32
+"""That begin together; then what has come in the meantime is looked at."""
+
 
 class Conversations:
     """
@@ -63,6 +66,8 @@ class Conversations:
                     self_watch.begin_late_s.append(time.monotonic() - begun_at - due)
                 if self._room is not None:
                     await self._room.acquire()
+                if index % MANY == MANY - 1:
+                    await asyncio.sleep(0)
                 self._num_begun += 1
                 tasks.create_task(self._converse(index, asked))
 

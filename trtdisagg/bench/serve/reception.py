@@ -65,10 +65,12 @@ class Streamed:
 
     :param leave_after: the client leaves with this token; None: it stays.
     :ivar has_left: it is to leave now.
+    :ivar is_prompt: it is to see each token as it comes.
     """
 
     def __init__(self, outcome: Outcome, *, leave_after: int | None = None, keeps_text: bool = False) -> None:
         self.has_left = False
+        self.is_prompt = leave_after is not None
         self._outcome = outcome
         self._leave_after = leave_after
         self._texts: list[str] | None = [] if keeps_text else None
@@ -148,6 +150,7 @@ class Whole:
     """Takes the body of an answer that is not streamed."""
 
     has_left = False
+    is_prompt = True
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome

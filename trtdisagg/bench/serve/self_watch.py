@@ -13,6 +13,8 @@ import msgspec
 
 INTERVAL_S = 0.010
 MAX_BUSY = 0.9
+MIN_BUSY = 0.5
+"""Below it, it is not the client's own work that makes it late."""
 MAX_LATE_MS = 20.0
 """Of the 99th percentile: of callbacks, and of conversations that should have begun."""
 
@@ -71,6 +73,8 @@ class Health(msgspec.Struct, frozen=True):
             found.append(f"it looked at what came up to {self.late_ms:.0f} ms late (p99)")
         if self.begin_late_ms > MAX_LATE_MS:
             found.append(f"requests went out up to {self.begin_late_ms:.0f} ms late (p99)")
+        if found and self.busy < MIN_BUSY:
+            found.append(f"with its core busy {self.busy:.0%} of the time only: other processes have the machine's")
         return found
 
 
