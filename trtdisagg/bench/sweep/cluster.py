@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -20,7 +20,7 @@ from trtdisagg.bench.tied import tied
 from trtdisagg.protocol.control import ClusterStatus
 
 PROGRAM = [sys.executable, "-m", "trtdisagg"]
-_LOOK_AGAIN_S = 0.5
+_LOOK_AGAIN_S = 0.1
 _ANSWER_TIMEOUT_S = 30.0
 _DRAIN_TIMEOUT_S = 10
 """The load is over: nothing is to be finished but what a client left behind."""
@@ -33,15 +33,17 @@ class Cluster:
     """One that runs.
 
     :param file: its cluster file, which nobody else has brought up.
+    :param url_file: is there while it can serve.
     :param log_file: where it writes, from `log_start` on.
     :ivar status: as it was when it could serve.
     """
 
     status: ClusterStatus
 
-    def __init__(self, process: Process, file: Path, log_file: Path, log_start: int) -> None:
+    def __init__(self, process: Process, file: Path, url_file: Path, log_file: Path, log_start: int) -> None:
         self._process = process
         self._file = file
+        self._url_file = url_file
         self._log_file = log_file
         self._log_start = log_start
 
@@ -50,14 +52,14 @@ class Cluster:
         :raises MeasureError: it ends, or is not ready in time; with its last words.
         """
         with anyio.move_on_after(timeout_s):
-            while True:
-                status = await self._ask()
+            while not self._url_file.exists():
                 self.check_alive()
-                if status and status.state == "ready":
-                    self.status = status
-                    return
                 with anyio.move_on_after(_LOOK_AGAIN_S):
                     await self._process.wait()
+            if status := await ask(self._file):
+                self.status = status
+                return
+            self.check_alive()
         raise MeasureError(f"its cluster is not ready after {timeout_s:g} s{self._last_words()}")
 
     def check_alive(self) -> None:
@@ -80,10 +82,6 @@ class Cluster:
                 with anyio.move_on_after(_KILL_TIMEOUT_S):
                     await self._process.wait()
 
-    async def _ask(self) -> ClusterStatus | None:
-        done = await _run([*PROGRAM, "status", str(self._file), "--json"])
-        return msgspec.json.decode(done.stdout, type=ClusterStatus) if done.returncode == 0 else None
-
     def _last_words(self) -> str:
         """The error, or the last line, as the end of a sentence."""
         lines = self._log_file.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
@@ -93,28 +91,32 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def running(
-    file: Path, log_file: Path, *, launch: Sequence[str] = (), options: Sequence[str] = (), ready_timeout_s: float
-) -> AsyncIterator[Cluster]:
-    """A cluster that can serve. To be called in the main thread.
+async def running(file: Path, log_file: Path, ready_timeout_s: float) -> AsyncIterator[Cluster]:
+    """A cluster that can serve, on any port that is free. To be called in the main thread.
 
-    :param launch: words before the program, such as `srun`'s.
-    :param options: of `up`.
     :raises MeasureError: it ends, or is not ready in time; with its last words.
     """
-    command = [*launch, *PROGRAM, "up", str(file), "--no-tui", "--set", "port=0", *options]
+    url_file = file.parent / "url"
+    url_file.unlink(missing_ok=True)  # of one that was killed
+    command = [*PROGRAM, "up", str(file), "--no-tui", "--set", "port=0", "--run-dir", str(file.parent)]
     with log_file.open("ab") as log:
         log_start = log.tell()
         process = await anyio.open_process(
             tied(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
-    cluster = Cluster(process, file, log_file, log_start)
+    cluster = Cluster(process, file, url_file, log_file, log_start)
     try:
         await cluster.until_ready(ready_timeout_s)
         yield cluster
     finally:
         with anyio.CancelScope(shield=True):
             await cluster.end()
+
+
+async def ask(file: Path) -> ClusterStatus | None:
+    """How the cluster of a file is; None: it does not answer."""
+    done = await _run([*PROGRAM, "status", str(file), "--json"])
+    return msgspec.json.decode(done.stdout, type=ClusterStatus) if done.returncode == 0 else None
 
 
 async def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:

@@ -71,14 +71,13 @@ def this_machine() -> Machine:
     )
 
 
-def ran(status: ClusterStatus, started_at: str, ready_s: float) -> Ran:
+def ran(status: ClusterStatus, started_at: str) -> Ran:
     """Of a cluster that is ready."""
     servers = [server for server in status.servers if server.role != "proxy"]
     return Ran(
         version=__version__,
         machine=this_machine(),
         started_at=started_at,
-        ready_s=round(ready_s, 1),
         url=status.url,
         servers=[_words(s.name, s.role, s.gpus, s.cores, s.nodes) for s in servers],
         num_gpus=len({(node, gpu) for s in servers for node, gpu in _on_nodes(s.nodes, s.gpus)}),

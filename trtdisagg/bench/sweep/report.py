@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def write_report(folders: Sequence[Folder], directory: Path) -> Results:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            part = directory / f".{name}.part"
+            part = directory / f".{name}.{os.getpid()}"
             part.write_bytes(data)
             part.replace(directory / name)
     except OSError as e:

@@ -114,12 +114,15 @@ def _series(folder: Folder, name: str, names: Counter[str]) -> Series:
     (variant,) = (v for v in folder.sweep.variants if v.name == name)
     file = folder.cluster_file(name)
     done: dict[tuple[Kind, float], list[ServeReport]] = {}
-    failures = [("all of it", failed.reason)] if (failed := folder.failure(name)) else []
+    failures = []
+    whole = folder.failure(name)
+    if whole:
+        failures.append(("all that is missing", whole.reason))
     for cell in folder.sweep.cells(name):
+        failed = folder.failure(cell)
         if report := folder.report(cell):
             done.setdefault((cell.kind, cell.value), []).append(report)
-        else:
-            failed = folder.failure(cell)
+        elif failed or not whole:
             failures.append((f"{cell.folder}: {cell.words}", failed.reason if failed else "not run"))
     return Series(
         label=label,

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import anyio
-import msgspec
 from msgspec.structs import replace
 
 from trtdisagg import __version__
@@ -19,29 +18,20 @@ from trtdisagg.bench.program import MeasureError
 from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.sweep import records
 from trtdisagg.bench.sweep.cell import run_cell
-from trtdisagg.bench.sweep.cluster import running
+from trtdisagg.bench.sweep.cluster import ask, running
 from trtdisagg.bench.sweep.folder import Folder
 from trtdisagg.bench.sweep.records import Ran
 from trtdisagg.bench.sweep.sweep import Cell, Variant
+from trtdisagg.protocol.control import ClusterStatus
 
 Check = Callable[[], None]
 
 
-class How(msgspec.Struct, kw_only=True, frozen=True):
-    """How clusters are brought up.
-
-    :ivar launch: words before `trtdisagg up`, such as srun's.
-    :ivar options: of `up`.
-    """
-
-    launch: list[str] = []
-    options: list[str] = []
-
-
-async def run_sweep(folder: Folder, only: Sequence[str], how: How, say: Callable[[str], None]) -> int:
+async def run_sweep(folder: Folder, only: Sequence[str], say: Callable[[str], None], *, url: str | None = None) -> int:
     """To be called in the main thread.
 
     :param only: variants; none: all.
+    :param url: where the only variant has been brought up already, from its cluster file, by somebody else.
     :param say: told what is done, line by line.
     :returns: exit code: 0, 1 when something failed, 128+N after signal N, when everything is down. A second signal ends
         this process at once, and with it whatever it has started.
@@ -60,7 +50,7 @@ async def run_sweep(folder: Folder, only: Sequence[str], how: How, say: Callable
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(listen)
-            num_failed = sum([await _run_variant(folder, variant, how, say) for variant in wanted])
+            num_failed = sum([await _run_variant(folder, variant, say, url) for variant in wanted])
             exit_code = 1 if num_failed else 0
             tasks.cancel_scope.cancel()
     return exit_code
@@ -75,7 +65,7 @@ async def _first_signal(say: Callable[[str], None]) -> int:
     return number
 
 
-async def _run_variant(folder: Folder, variant: Variant, how: How, say: Callable[[str], None]) -> int:
+async def _run_variant(folder: Folder, variant: Variant, say: Callable[[str], None], url: str | None) -> int:
     """:returns: how much of it failed."""
     if not (missing := folder.missing(variant.name)):
         say(f"{variant.name}: done before")
@@ -84,7 +74,7 @@ async def _run_variant(folder: Folder, variant: Variant, how: How, say: Callable
     say(f"{variant.name}: starting")
     num_failed = 0
     try:
-        async with _endpoint(folder, variant, how) as (on, check):
+        async with _endpoint(folder, variant, url) as (on, check):
             say(f"{variant.name}: {on.url}, {_runs_on(on)}")
             for cell in missing:
                 num_failed += await _try_cell(folder, cell, on, say)
@@ -110,28 +100,23 @@ async def _try_cell(folder: Folder, cell: Cell, on: Ran, say: Callable[[str], No
 
 
 @contextlib.asynccontextmanager
-async def _endpoint(folder: Folder, variant: Variant, how: How) -> AsyncIterator[tuple[Ran, Check]]:
+async def _endpoint(folder: Folder, variant: Variant, url: str | None) -> AsyncIterator[tuple[Ran, Check]]:
     """Where a variant can be asked, and what raises once it cannot.
 
+    :param url: where its cluster runs, if it does.
     :raises MeasureError: it never can.
     """
     started_at, began_s = records.now(), time.monotonic()
     async with contextlib.AsyncExitStack() as stack:
         check: Check = _nobody_can_tell
-        if variant.url is not None:
-            on = _elsewhere(variant, variant.url, started_at)
+        if url or variant.url:
+            status = await ask(folder.cluster_file(variant.name)) if url else None
+            on = _elsewhere(variant, url or variant.url or "", started_at, status)
         else:
-            cluster = await stack.enter_async_context(
-                running(
-                    folder.cluster_file(variant.name),
-                    folder.of(variant.name) / "up.log",
-                    launch=how.launch,
-                    options=how.options,
-                    ready_timeout_s=folder.sweep.ready_timeout_s,
-                )
-            )
+            file, log_file = folder.cluster_file(variant.name), folder.of(variant.name) / "up.log"
+            cluster = await stack.enter_async_context(running(file, log_file, folder.sweep.ready_timeout_s))
             check = cluster.check_alive
-            on = records.ran(cluster.status, started_at, time.monotonic() - began_s)
+            on = replace(records.ran(cluster.status, started_at), ready_s=round(time.monotonic() - began_s, 1))
         folder.write_ran(variant.name, on)
         yield on, check
     folder.write_ran(variant.name, replace(on, ended_at=records.now()))
@@ -141,7 +126,13 @@ def _nobody_can_tell() -> None:
     """Of an endpoint that is not ours."""
 
 
-def _elsewhere(variant: Variant, url: str, started_at: str) -> Ran:
+def _elsewhere(variant: Variant, url: str, started_at: str, status: ClusterStatus | None) -> Ran:
+    """Of an endpoint that runs already.
+
+    :param status: of a cluster of ours; None: it does not answer here, or is none.
+    """
+    if status is not None:
+        return replace(records.ran(status, started_at), url=url)
     return Ran(
         version=__version__,
         machine=records.this_machine(),

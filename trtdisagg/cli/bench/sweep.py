@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import click
 
 from trtdisagg.bench.sweep.folder import Folder
-from trtdisagg.bench.sweep.run import How, run_sweep
+from trtdisagg.bench.sweep.run import run_sweep
 from trtdisagg.bench.sweep.sweep import Sweep
 from trtdisagg.cli.bench.report import tell_report
 from trtdisagg.cli.bench.sweep_options import cluster_files, read_sweep, sweep_options
@@ -26,9 +27,17 @@ from trtdisagg.errors import ConfigError
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="A new folder. [default: sweep-DATE-TIME]")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with the sweep in this folder.")
 @click.option("--only", multiple=True, metavar="NAME", help="Of all variants, this one; may be repeated.")
+@click.option("--url", help="Where the variant of --only has been brought up from its cluster file, by somebody else.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be run.")
 def command(
-    *, file: Path | None, directory: Path | None, resume: Path | None, only: tuple[str, ...], dry_run: bool, **said: Any
+    *,
+    file: Path | None,
+    directory: Path | None,
+    resume: Path | None,
+    only: tuple[str, ...],
+    url: str | None,
+    dry_run: bool,
+    **said: Any,
 ) -> int:
     """Measure variants of a cluster under one load after the other, and draw what came of it.
 
@@ -37,7 +46,10 @@ def command(
     """
     from trtdisagg.bench.sweep.look import check_there
 
-    check_there()
+    if url is None:
+        check_there()
+    elif resume is None or len(only) != 1:
+        raise ConfigError("--url is for one variant of a sweep that was begun: name them with --resume and --only")
     if resume and (file or directory or any(said.values())):
         raise ConfigError(f"--resume {resume}: the sweep is the one in it; beside it there is only --only")
     folder = Folder.open(resume) if resume else None
@@ -49,17 +61,9 @@ def command(
         return 0
     folder = folder or Folder.create(directory or Path(time.strftime("sweep-%Y%m%d-%H%M%S")), sweep, files)
     say(f"in {folder.path}")
-    return run(folder, only, How())
-
-
-def run(folder: Folder, only: Sequence[str], how: How) -> int:
-    """
-    :returns: exit code; the report is made whatever it is.
-    """
-    import anyio
-
-    code = anyio.run(functools.partial(run_sweep, folder, only, how, say))
-    tell_report([folder], folder.path)
+    code = anyio.run(functools.partial(run_sweep, folder, only, say, url=url))
+    if url is None:  # else whoever has brought it up collects the variants
+        tell_report([folder], folder.path)
     return code
 
 
