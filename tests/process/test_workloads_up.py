@@ -19,16 +19,17 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     directory = tmp_path_factory.mktemp("workloads")
+    (directory / "fake-model").mkdir()
+    trained("llama3").save(str(directory / "fake-model" / "tokenizer.json"))
     text = f"""\
 name: workloads
-model: fake-model
+model: {directory / "fake-model"}
 port: {free_port()}
 command: {FAKE_ENGINE}
 context_servers: {{num_instances: 1}}
 generation_servers: {{num_instances: 1}}
 """
     with running(directory, text) as it:
-        trained("llama3").save(str(directory / "tokenizer.json"))
         yield it
 
 
@@ -42,10 +43,11 @@ def bench(cluster: Cluster, *words: str) -> dict[str, Any]:
 
 
 def test_conversations_hold_the_answers_before(cluster: Cluster) -> None:
-    words = ["--endpoint=chat", "--turns=3", "--num-prompts=4", "--isl=10", "--osl=5", "--tokenizer=tokenizer.json"]
+    words = ["--endpoint=chat", "--turns=3", "--num-prompts=4", "--isl=10", "--osl=5"]
     report = bench(cluster, "serve", *words)
     assert (report["completed"], report["failed"]) == (12, 0)
     assert report["total_output_tokens"] == 12 * 5
+    assert "warning" not in report["stderr"], "the tokenizer is where the cluster has its model from"
     single = bench(cluster, "serve", *words, "--turns=1")
     assert report["total_input_tokens"] > 5 * single["total_input_tokens"], "later turns are told what was said before"
 
@@ -77,7 +79,7 @@ def test_core_model_with_the_words_of_its_users(cluster: Cluster) -> None:
 def test_core_model_of_a_dataset(cluster: Cluster) -> None:
     items = [{"input": "the quick fox", "instruction": "go on", "output": "it went " * 5}] * 3
     (cluster.directory / "data.json").write_text(json.dumps(items))
-    words = ["-c", "2", "dataset", "--dataset", "data.json", "--tokenizer-dir", ".", "--num-requests", "2"]
+    words = ["-c", "2", "dataset", "--dataset", "data.json", "--tokenizer-dir", "fake-model", "--num-requests", "2"]
     report = bench(cluster, "core-model", *words)
     assert (report["completed"], report["total_output_tokens"]) == (2, 2 * int(1.3 * 10))
     assert report["total_input_tokens"] == 2 * len("the quick fox go on")

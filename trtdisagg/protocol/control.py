@@ -87,6 +87,8 @@ class ServerStatus(msgspec.Struct, kw_only=True, frozen=True):
     name: str
     role: Literal["context", "generation", "both", "proxy"]
     model: str | None = None
+    model_path: str | None = None
+    """Where its files are, on its node."""
     state: ServerState
     reason: str | None = None
     """Why it is in this state, for people."""

@@ -175,6 +175,7 @@ def _server_status(
         name=child.name,
         role=child.role,
         model=plan.model,
+        model_path=engine.model_path if engine else None,
         state=child.phase,
         reason=child.reason or _waiting_words(unmet),
         pid=child.pid,

@@ -12,6 +12,7 @@ from trtdisagg.bench.serve.load import Load
 from trtdisagg.cli.bench.files import writing
 from trtdisagg.cli.bench.measuring import measure
 from trtdisagg.cli.bench.serve_options import goodput_of, load_of, load_options
+from trtdisagg.cli.bench.serve_target import find_model_path
 from trtdisagg.cli.bench.workload_options import workload_options
 from trtdisagg.cli.terminal import console, say
 
@@ -50,7 +51,7 @@ def _build(wanted: Wanted, load: Load) -> Built:
         wanted,
         endpoint=load.endpoint,
         seed=load.seed,
-        model=load.model,
+        model=find_model_path(load.url, load.model) or load.model,
         num_asked=load.num_prompts + load.num_warmups,
     )
 

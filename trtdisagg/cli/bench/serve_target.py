@@ -40,6 +40,12 @@ def find_target(url: str | None) -> Target:
         return Target(DEFAULT_URL)
 
 
+def find_model_path(url: str, model: str | None) -> str | None:
+    """Where the files of a model are that a cluster of this host serves at `url`."""
+    servers = (s for status in _running() if status.url.rstrip("/") == url.rstrip("/") for s in status.servers)
+    return next((s.model_path for s in servers if s.model == model), None)
+
+
 def _running() -> list[ClusterStatus]:
     found = []
     for place in rundir.find_running():
