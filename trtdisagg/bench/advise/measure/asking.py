@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from itertools import pairwise
 from typing import NamedTuple
 
 import aiohttp
@@ -31,7 +32,7 @@ class Answer(NamedTuple):
 
     @property
     def gaps_s(self) -> list[float]:
-        return [after - before for before, after in zip(self.tokens, self.tokens[1:], strict=False)]
+        return [after - before for before, after in pairwise(self.tokens)]
 
 
 class Asking:

@@ -17,7 +17,7 @@ import numpy as np
 
 from trtdisagg.bench.advise.measure.asking import Asking
 from trtdisagg.bench.advise.measure.cluster import Running, brought_up
-from trtdisagg.bench.advise.measure.points import NUM_STEPS, SHORT, Budget, Sizes, decodes, handovers, mixed, prefills
+from trtdisagg.bench.advise.measure.points import MAX_STEPS, SHORT, Budget, Sizes, decodes, handovers, mixed, prefills
 from trtdisagg.bench.advise.profile import Prefill, Profile, ServerProfile
 from trtdisagg.config.load import load
 from trtdisagg.config.server_keys import ServerSection
@@ -28,7 +28,7 @@ MEASURE_S = 110.0
 """For all of it, without the starts of the clusters."""
 START_TIMEOUT_S = 900.0
 ANSWER_TIMEOUT_S = 300.0
-NUM_ANSWER = 2 * NUM_STEPS
+NUM_ANSWER = MAX_STEPS
 """Tokens of the longest answer."""
 T = TypeVar("T")
 _VOCAB_SIZE = 32_000

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ SHORT = 16
 """Tokens of a prompt that hardly counts."""
 NUM_STEPS = 24
 """That streams are watched for."""
+MAX_STEPS = 4 * NUM_STEPS
+"""Where so few are over too soon."""
 NUM_MIXED_STREAMS = 4
 MIXED_TOKENS = 256
 
@@ -125,18 +128,24 @@ async def handovers(asking: Asking, sizes: Sizes, budget: Budget) -> tuple[list[
 
 
 async def _decode(asking: Asking, num_streams: int, num_prompt: int) -> Decode:
-    answers = await asking.together(num_streams, num_prompt, NUM_STEPS)
+    """Longer ones, where the first had ended before the last began."""
+    for num_steps in (NUM_STEPS, MAX_STEPS):
+        answers = await asking.together(num_streams, num_prompt, num_steps)
+        if gaps := _gaps_together(answers):
+            return Decode(num_streams, num_prompt + num_steps / 2, median(gaps))
+    raise MeasureError(f"{num_streams} streams never ran at the same time: is the server busy with something else?")
+
+
+def _gaps_together(answers: list[Answer]) -> list[float]:
+    """While all of them ran."""
     since = max(answer.tokens[0] for answer in answers)
     until = min(answer.tokens[-1] for answer in answers)
-    gaps = [
+    return [
         after - before
         for answer in answers
-        for before, after in zip(answer.tokens, answer.tokens[1:], strict=False)
+        for before, after in pairwise(answer.tokens)
         if before >= since and after <= until
     ]
-    if not gaps:
-        raise MeasureError(f"{num_streams} streams never ran at the same time: is the server busy with something else?")
-    return Decode(num_streams, num_prompt + NUM_STEPS / 2, median(gaps))
 
 
 def _gap_of(prompt: Answer, streams: list[Answer]) -> float | None:
@@ -144,7 +153,7 @@ def _gap_of(prompt: Answer, streams: list[Answer]) -> float | None:
     spans = [
         [
             after - before
-            for before, after in zip(stream.tokens, stream.tokens[1:], strict=False)
+            for before, after in pairwise(stream.tokens)
             if after > prompt.asked and before < prompt.tokens[0]
         ]
         for stream in streams
