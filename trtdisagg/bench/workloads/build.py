@@ -8,11 +8,11 @@ import msgspec
 
 from trtdisagg.bench.serve.asked import Workload
 from trtdisagg.bench.serve.load import Endpoint
-from trtdisagg.bench.workloads.conversations import Conversations
 from trtdisagg.bench.workloads.dataset import Dataset, read_dataset
 from trtdisagg.bench.workloads.lengths import parse_lengths
 from trtdisagg.bench.workloads.prompts import ExactText, PlainWords, Prompts, TokenIds
 from trtdisagg.bench.workloads.recorded import Recorded
+from trtdisagg.bench.workloads.scripted import Scripted
 from trtdisagg.bench.workloads.synthetic import Synthetic
 from trtdisagg.bench.workloads.vocabulary import Vocabulary, load_vocabulary, local_vocabulary
 from trtdisagg.errors import ConfigError
@@ -99,7 +99,7 @@ def _synthetic(wanted: Wanted, endpoint: Endpoint, vocabulary: Vocabulary | None
     prefix = f" behind one of {wanted.num_prefixes} prefixes of {wanted.prefix_len}" if wanted.prefix_len else ""
     turns = f", {wanted.turns} turns" if wanted.turns > 1 else ""
     words = f"ISL {isl}{prefix}, OSL {osl}{turns}"
-    return Built(Conversations(synthetic.scripts, think_s=wanted.think_s), words, warnings)
+    return Built(Scripted(synthetic.scripts, think_s=wanted.think_s), words, warnings)
 
 
 def _prompts(endpoint: Endpoint, vocabulary: Vocabulary | None, *, is_named: bool) -> tuple[Prompts, list[str]]:
@@ -133,7 +133,7 @@ def _recorded(wanted: Wanted, dataset: Dataset, endpoint: Endpoint, vocabulary: 
     skipped = f", {dataset.num_skipped:,} without a question left out" if dataset.num_skipped else ""
     osl = f"OSL {wanted.osl}" if wanted.osl else "OSL as recorded there"
     words = f"{dataset.file}: {len(dataset.entries):,} conversations ({dataset.form}{skipped}), {osl}"
-    workload = Conversations(recorded.scripts, think_s=wanted.think_s)
+    workload = Scripted(recorded.scripts, think_s=wanted.think_s)
     return Built(workload, words)
 
 

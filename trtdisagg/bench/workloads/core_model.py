@@ -12,11 +12,11 @@ from random import Random
 import msgspec
 
 from trtdisagg.bench.serve.report import ServeReport
-from trtdisagg.bench.workloads.conversations import Conversations, Turn
 from trtdisagg.bench.workloads.dataset import read_dataset
 from trtdisagg.bench.workloads.lengths import Normal
 from trtdisagg.bench.workloads.prompts import TokenIds
 from trtdisagg.bench.workloads.recorded import TOKENS_PER_WORD, Recorded
+from trtdisagg.bench.workloads.scripted import Scripted, Turn
 from trtdisagg.bench.workloads.vocabulary import Vocabulary
 from trtdisagg.errors import ConfigError
 
@@ -30,7 +30,7 @@ class CoreModelLoad(msgspec.Struct, frozen=True, kw_only=True):
     :ivar tokens_per_word: of the dataset's prompts.
     """
 
-    workload: Conversations
+    workload: Scripted
     num_prompts: int
     num_warmups: int
     tokens_per_word: float | None = None
@@ -86,7 +86,7 @@ def _load(turns: list[Turn], num_prompts: int, source: str, *, tokens_per_word: 
     if not num_prompts:
         raise ConfigError(f"Of {source}, no prompt is as short as --max-input-len")
     return CoreModelLoad(
-        workload=Conversations(lambda: iter([[t] for t in turns])),
+        workload=Scripted(lambda: iter([[t] for t in turns])),
         num_prompts=num_prompts,
         num_warmups=len(turns) - num_prompts,
         tokens_per_word=tokens_per_word,

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from trtdisagg.bench.serve.asked import Message
-from trtdisagg.bench.workloads.conversations import Prompt
+from trtdisagg.bench.workloads.scripted import Prompt
 
 PROMPT_KEYS = ("prompt", "messages", "text_input", "text", "input_ids")
 """Exactly one of them. `prompt` is text or token ids, `messages` a chat; others are said by other programs."""

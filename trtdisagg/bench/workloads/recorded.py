@@ -9,10 +9,10 @@ import msgspec
 
 from trtdisagg.bench.serve.asked import Message
 from trtdisagg.bench.serve.load import Endpoint
-from trtdisagg.bench.workloads.conversations import Prompt, Turn
 from trtdisagg.bench.workloads.dataset import Dataset
 from trtdisagg.bench.workloads.forms import Entry
 from trtdisagg.bench.workloads.lengths import Lengths
+from trtdisagg.bench.workloads.scripted import Prompt, Turn
 from trtdisagg.bench.workloads.vocabulary import Vocabulary
 from trtdisagg.errors import ConfigError
 

@@ -11,9 +11,9 @@ from random import Random
 
 import msgspec
 
-from trtdisagg.bench.workloads.conversations import Turn
 from trtdisagg.bench.workloads.lengths import Lengths
 from trtdisagg.bench.workloads.prompts import NOTHING, Draft, Prompts
+from trtdisagg.bench.workloads.scripted import Turn
 
 
 class Synthetic(msgspec.Struct, frozen=True, kw_only=True):

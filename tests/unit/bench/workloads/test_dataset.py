@@ -9,11 +9,11 @@ import pytest
 from tests.helpers.trained_tokenizers import trained
 from trtdisagg.bench.serve.asked import Message
 from trtdisagg.bench.serve.load import Endpoint
-from trtdisagg.bench.workloads.conversations import Turn
 from trtdisagg.bench.workloads.dataset import read_dataset
 from trtdisagg.bench.workloads.forms import Entry
 from trtdisagg.bench.workloads.lengths import Uniform
 from trtdisagg.bench.workloads.recorded import Recorded
+from trtdisagg.bench.workloads.scripted import Turn
 from trtdisagg.bench.workloads.vocabulary import Vocabulary
 from trtdisagg.errors import ConfigError
 

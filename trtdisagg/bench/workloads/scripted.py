@@ -27,7 +27,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """Of this turn alone."""
 
 
-class Conversations:
+class Scripted:
     """A `Workload`.
 
     :param scripts: makes the conversations anew; each has at least one turn.
