@@ -86,6 +86,8 @@ class Client:
         try:
             async with asyncio.timeout(PAGE_TIMEOUT_S):
                 status, _ = await self._exchange(self._request("GET", path), whole, whole)
+        except TimeoutError:
+            raise ConnectionError(f"nothing came within {PAGE_TIMEOUT_S:g} s") from None
         except (BadAnswerError, NotAnAnswerError, LostError) as e:
             raise ConnectionError(str(e)) from e
         return status, whole.bytes()
@@ -128,6 +130,8 @@ class Client:
                 self._busy.discard(connection)
             if connection.is_reusable:
                 self._idle.append(connection)
+            else:
+                connection.abort()
             return answer.status, answer.ended_at
 
     def _take_idle(self) -> Connection | None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import math
 import resource
 import time
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ async def run_load(
     client = Client(load.url, _api_key(load))
     stop = stop or asyncio.Event()
     watch = watch or _nobody
-    with _many_files(load.concurrency or load.num_prompts), _spared_collector(), contextlib.closing(client):
+    with _many_files(load), _spared_collector(), contextlib.closing(client):
         model, bodies = await _greeted(client, load, stop)
         openings = list(itertools.islice(workload.opening(), load.num_prompts + load.num_warmups))
         measured, warmups = openings[: load.num_prompts], openings[load.num_prompts :]
@@ -112,19 +113,16 @@ def _api_key(load: Load) -> str | None:
 
 
 @contextlib.contextmanager
-def _many_files(num_connections: int) -> Iterator[None]:
-    """As many open files as there are clients.
+def _many_files(load: Load) -> Iterator[None]:
+    """As many open files as this process may have.
 
-    :raises MeasureError: this process may not have so many.
+    :raises MeasureError: the load surely needs more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = num_connections + SPARE_FILES
-    if hard != resource.RLIM_INFINITY and wanted > hard:
-        raise MeasureError(
-            f"{num_connections} connections at once, and this process may open {hard} files (ulimit -Hn)"
-        )
-    if soft != resource.RLIM_INFINITY and wanted > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    at_once = load.concurrency or (load.num_prompts if math.isinf(load.request_rate) else 1)
+    if hard != resource.RLIM_INFINITY and at_once + SPARE_FILES > hard:
+        raise MeasureError(f"{at_once} connections at once, and this process may open {hard} files (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         yield
     finally:

@@ -91,6 +91,19 @@ async def test_a_connection_closed_while_idle_is_no_failure() -> None:
         assert len(endpoint.asked) == 4
 
 
+async def test_a_server_that_wants_no_second_request_is_not_asked_one() -> None:
+    answer = b'{"choices": [{"text": "a"}]}'
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(answer)
+    async with Endpoint(raw(head, answer, then_closes=False)) as endpoint:
+        client = Client(endpoint.url, None)
+        for _ in range(3):
+            outcome = Outcome(index=0, max_tokens=1)
+            assert await client.ask("/v1/completions", BODY, outcome, is_streamed=False, timeout_s=10) == "a"
+        async with asyncio.timeout(10):
+            while endpoint.num_connections:
+                await asyncio.sleep(0.005)
+
+
 async def test_bytes_that_come_one_by_one_are_the_same_answer() -> None:
     parts = (framed(TOKEN), framed(event("[DONE]")), b"0\r\n\r\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,13 @@ async def test_prompts_that_an_endpoint_does_not_take(endpoint_name: Any, prompt
     async with Endpoint(streamed()) as endpoint:
         with pytest.raises(ConfigError, match=f"--endpoint {'chat' if endpoint_name == 'completions' else 'comp'}"):
             await run(endpoint, Wrong(), endpoint=endpoint_name)
+
+
+async def test_more_connections_than_this_process_may_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 128))
+    async with Endpoint(streamed()) as endpoint:
+        with pytest.raises(MeasureError, match=r"100 connections at once, and this process may open 128 files"):
+            await run(endpoint, num_prompts=100)
 
 
 async def test_the_model_is_found() -> None:
