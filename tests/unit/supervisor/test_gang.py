@@ -14,6 +14,7 @@ from trtdisagg.protocol.reports import Beat, Failed, Loading, Ready, Report
 from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor import gang as module
 from trtdisagg.supervisor.gang import Gang
+from trtdisagg.supervisor.processes import LostError
 
 pytestmark = pytest.mark.anyio
 
@@ -34,19 +35,30 @@ class Rank:
         self.commands: list[object] = []
         self.is_calm = False
         self.cannot_start = False
+        self.may_start: anyio.Event | None = None
+        self._lost: LostError | None = None
         self._over = anyio.Event()
 
     async def run(self, on_start: Callable[[int], None]) -> int:
         if self.cannot_start:
             raise FileNotFoundError("no such program")
+        if self.may_start is not None:
+            await self.may_start.wait()
         self.pid = 100 + self.rank
         on_start(self.pid)
         await self._over.wait()
+        if self._lost is not None:
+            raise self._lost
         assert self.returncode is not None
         return self.returncode
 
     def end(self, code: int) -> None:
         self.returncode = code
+        self._on_end()
+        self._over.set()
+
+    def lose(self, why: str) -> None:
+        self._lost = LostError(why)
         self._on_end()
         self._over.set()
 
@@ -65,13 +77,13 @@ class Rank:
 class World:
     """A gang of three, and what it has said."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_turn: bool = False) -> None:
         self.ranks: list[Rank] = []
         self.lines: list[bytes] = []
         self.reports: list[Report] = []
         self.pids: list[int] = []
         self.how = ""
-        self.gang = Gang(self._make, 3, on_line=self.lines.append, on_report=self.reports.append)  # type: ignore[arg-type]
+        self.gang = Gang(self._make, 3, in_turn=in_turn, on_line=self.lines.append, on_report=self.reports.append)
 
     def _make(self, rank: int, *, on_line, on_report, on_end) -> Rank:  # type: ignore[no-untyped-def]
         self.ranks.append(Rank(rank, on_line, on_report, on_end))
@@ -179,3 +191,31 @@ async def test_a_silent_rank_silences_the_server(monkeypatch: pytest.MonkeyPatch
         for rank in beating:
             rank.tell(BEAT)
         assert bool(world.reports) == is_heard
+
+
+async def test_in_turn_the_others_are_started_when_rank_0_is() -> None:
+    world = World(in_turn=True)
+    started: list[list[int | None]] = []
+    zero, one, two = world.ranks
+    zero.may_start = anyio.Event()
+    await world.run(
+        lambda: started.append([rank.pid for rank in world.ranks]),
+        zero.may_start.set,
+        lambda: started.append([rank.pid for rank in world.ranks]),
+        lambda: [rank.end(0) for rank in (one, two, zero)],
+    )
+    assert started == [[None, None, None], [100, 101, 102]]
+
+
+async def test_in_turn_nobody_is_started_when_rank_0_cannot_be() -> None:
+    world = World(in_turn=True)
+    world.ranks[0].cannot_start = True
+    assert await world.run() == "no such program"
+    assert [rank.pid for rank in world.ranks] == [None, None, None]
+
+
+async def test_a_rank_that_is_out_of_reach_says_why() -> None:
+    world = World()
+    how = await world.run(lambda: world.ranks[2].lose("node02 is lost: no word from it for 10 s"))
+    assert how == "node02 is lost: no word from it for 10 s"
+    assert all(signal.SIGKILL in rank.signals for rank in world.ranks)

@@ -1,0 +1,65 @@
+"""The file by which node agents find the head."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from trtdisagg.errors import StartupError
+from trtdisagg.supervisor.nodes.rendezvous import Rendezvous, announced, default_directory, look
+
+HEAD = Rendezvous(host="10.0.0.1", port=4711, secret="ab")
+
+
+def test_it_is_there_as_long_as_the_head_is_and_its_user_s_alone(tmp_path: Path) -> None:
+    directory = default_directory("12", "0", {"XDG_STATE_HOME": str(tmp_path)})
+    assert directory == tmp_path / "trtdisagg" / "slurm" / "12.0"
+    assert look(directory) is None
+    with announced(directory, HEAD):
+        assert look(directory) == HEAD
+        assert stat.S_IMODE((directory / "head.json").stat().st_mode) == 0o600
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert not directory.exists()
+
+
+def test_the_head_of_a_later_run_takes_the_place_of_one_that_was_killed(tmp_path: Path) -> None:
+    later = replace(HEAD, port=4712)
+    with announced(tmp_path / "12.0", HEAD):
+        with announced(tmp_path / "12.0", later):
+            assert look(tmp_path / "12.0") == later
+        with announced(tmp_path / "12.0", later):
+            pass
+    (tmp_path / "12.0").mkdir()
+    with announced(tmp_path / "12.0", HEAD):
+        (tmp_path / "12.0" / "head.json").write_bytes(b"{}")
+    assert (tmp_path / "12.0" / "head.json").read_bytes() == b"{}", "it is another's by now"
+
+
+def test_what_others_may_have_written_is_not_believed(tmp_path: Path) -> None:
+    with announced(tmp_path / "d", HEAD):
+        file = tmp_path / "d" / "head.json"
+        file.chmod(0o644)
+        with pytest.raises(StartupError, match="not this user's alone"):
+            look(tmp_path / "d")
+        file.chmod(0o600)
+        file.write_bytes(b'{"host": "h"}')
+        with pytest.raises(StartupError, match="of another release"):
+            look(tmp_path / "d")
+        file.unlink()
+        file.symlink_to("/etc/passwd")
+        with pytest.raises(StartupError, match="cannot be read"):
+            look(tmp_path / "d")
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(
+            StartupError, match=r"file/head.json, where the other nodes look for the head, cannot be written"
+        ),
+        announced(tmp_path / "file", HEAD),
+    ):
+        pass
