@@ -1,6 +1,6 @@
 """The table of servers: a row for each, in one table where it is wide enough, otherwise in two that share the names.
 
-    who they are      name  on  pid  state  up  restarts
+    who they are      name  (node)  on  pid  state  up  restarts
     what they do      name  run  wait  KV  in/s  out/s  TTFT  TPOT  GB/s  and the last minutes as a sparkline
 
 So nothing is left out on a narrow screen, and no number is cut.
@@ -52,6 +52,7 @@ def _kv(server: ServerStatus) -> Text:
 
 _NAME = _Column("name", lambda s: Text(s.name, values.ROLE_STYLES[s.role]))
 _ROLE = _Column("role", lambda s: s.role)
+_NODE = _Column("node", lambda s: values.node_words(s.nodes))
 _RANKS = _Column("ranks", lambda s: values.parallel_words(s.parallel).partition(" = ")[0] if s.parallel else "-")
 _WHO = [
     _Column("on", _place),
@@ -75,9 +76,14 @@ _WHAT = [
 def server_tables(servers: Sequence[ServerStatus], width: int) -> list[list[Text]]:
     """The lines of one table, or of two where one does not fit: a heading, a rule, a row for each server."""
     named_by_role = all(s.role in (s.name, parse_name(s.name).role) for s in servers)
+    on_several_nodes = any(s.nodes for s in servers)
     are_divided = any(s.parallel and s.parallel.num_ranks > 1 for s in servers)
     name = _filled(_NAME, servers)
-    more = ([] if named_by_role else [_ROLE]) + ([_RANKS] if are_divided else [])
+    more = [
+        column
+        for column, is_wanted in ((_ROLE, not named_by_role), (_RANKS, are_divided), (_NODE, on_several_nodes))
+        if is_wanted
+    ]
     who = [name, *(_filled(column, servers) for column in more + _WHO)]
     what = [_filled(column, servers) for column in _WHAT]
     for gap in (_WIDE_GAP, 1):

@@ -34,6 +34,12 @@ def name_style(name: str) -> str | None:
     return ROLE_STYLES.get(parse_name(name).role)
 
 
+def node_words(nodes: list[str]) -> str:
+    """The nodes of a server's ranks: the first, and how many others there are."""
+    different = list(dict.fromkeys(nodes))
+    return different[0] + f" +{len(different) - 1}" * (len(different) > 1) if different else "-"
+
+
 def place_words(gpus: list[str], cores: list[int]) -> str:
     """`gpu 0,1`, `cpu 0-3,8`, or `-` for a process that is not pinned."""
     if gpus:

@@ -36,6 +36,8 @@ class Spawned(_Event, tag="spawned", kw_only=True, frozen=True):
     """Of rank 0."""
     pids: list[int] = []
     """Of all ranks, in order."""
+    nodes: list[str] = []
+    """Of the ranks likewise; empty: this host."""
 
 
 class Reported(_Event, tag="reported", kw_only=True, frozen=True):

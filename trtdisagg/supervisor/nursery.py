@@ -132,12 +132,13 @@ class Nursery:
     # --- one incarnation --------------------------------------------------------------------------------------------
 
     async def _run(self, child: Gang, life: _Incarnation) -> None:
-        name, incarnation = life.plan.name, life.id
+        name, incarnation, nodes = life.plan.name, life.id, life.plan.nodes
 
         def started(pids: list[int]) -> None:
             if life.meeting_point is not None:
                 life.meeting_point.close()
-            self._on_event(Spawned(at=time.monotonic(), name=name, incarnation=incarnation, pid=pids[0], pids=pids))
+            at, pid = time.monotonic(), pids[0]
+            self._on_event(Spawned(at=at, name=name, incarnation=incarnation, pid=pid, pids=pids, nodes=nodes))
 
         try:
             if life.plan.profile is not None:

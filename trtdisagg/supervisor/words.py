@@ -52,7 +52,8 @@ def describe(_event: Event) -> str | None:
 @describe.register
 def _spawned(event: Spawned) -> str:
     pids = event.pids or [event.pid]
-    return f"{event.name}: started, pid{'s' * (len(pids) > 1)} {', '.join(map(str, pids))}"
+    on = f" on {', '.join(dict.fromkeys(event.nodes))}" if event.nodes else ""
+    return f"{event.name}: started{on}, pid{'s' * (len(pids) > 1)} {', '.join(map(str, pids))}"
 
 
 @describe.register

@@ -65,6 +65,18 @@ def test_the_role_is_shown_where_names_do_not_say_it() -> None:
             assert ("role" in drawn(renamed, width)[1].split()) is not named_by_role
 
 
+def test_nodes_are_shown_where_there_are_several() -> None:
+    assert "node" not in drawn(BUSY, 200)[2].split()
+    nodes = {"context-0": ["node02"], "generation-10": ["node01", "node01", "node02", "node03"]}
+    spread = replace(BUSY, servers=[replace(s, nodes=nodes.get(s.name, [])) for s in BUSY.servers])
+    for width in (80, 200):
+        lines = drawn(spread, width)
+        assert any("node" in line.split() for line in lines if line.startswith("name"))
+        assert any(line.split()[:2] == ["proxy", "-"] for line in lines if line)
+        assert any(line.split()[:2] == ["context-0", "node02"] for line in lines if line)
+        assert any("node01 +2" in line for line in lines if line.startswith("generation-10"))
+
+
 def test_a_long_list_of_cores_gives_way() -> None:
     servers = [replace(s, cores=list(range(0, 64, 2)), gpus=[]) for s in BUSY.servers]
     lines = drawn(replace(BUSY, servers=servers), 80)
