@@ -13,6 +13,7 @@ import msgspec
 
 from trtdisagg.config.load import Loaded
 from trtdisagg.config.slurm_keys import SlurmConfig
+from trtdisagg.errors import ConfigError
 
 EARLY_S = 60
 """Slurm may send its signal so much earlier than it was asked to."""
@@ -68,9 +69,16 @@ def plan_job(loaded: Loaded, folder: Path, *, num_nodes: int, program: Sequence[
     :param num_nodes: that the servers need; the file may say another number.
     :param program: how trtdisagg is called here.
     :param load: see `Job.load`.
+    :raises ConfigError: the job would be over before it can serve.
     """
     settings = loaded.cluster.slurm
     rules = loaded.cluster.supervision
+    notice_s = min(math.ceil(rules.drain_timeout_s + rules.kill_timeout_s) + EARLY_S, _MAX_NOTICE_S)
+    if settings.time is not None and seconds(settings.time) <= notice_s:
+        raise ConfigError(
+            f"slurm.time: {settings.time} is not longer than the {notice_s} s before its end in which the cluster is"
+            " drained (supervision.drain_timeout_s and kill_timeout_s, and 60 s that Slurm may be early)"
+        )
     return Job(
         cluster=loaded.name,
         folder=folder,
@@ -78,7 +86,7 @@ def plan_job(loaded: Loaded, folder: Path, *, num_nodes: int, program: Sequence[
         program=settings.program or (["trtdisagg"] if settings.container else list(program)),
         settings=settings,
         num_nodes=settings.nodes or num_nodes,
-        notice_s=min(math.ceil(rules.drain_timeout_s + rules.kill_timeout_s) + EARLY_S, _MAX_NOTICE_S),
+        notice_s=notice_s,
         load=list(load),
     )
 
@@ -87,3 +95,15 @@ def num_gpus(settings: SlurmConfig) -> int:
     """GPUs on each node, of which `gpus_per_node` may say the type as well."""
     asked = settings.gpus_per_node
     return asked if isinstance(asked, int) else int(asked.rpartition(":")[2])
+
+
+def seconds(time: str) -> int:
+    """Of a time as Slurm writes it: MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, and with days before it
+    DAYS-HOURS, DAYS-HOURS:MINUTES, DAYS-HOURS:MINUTES:SECONDS."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash or len(parts) == 3:
+        hours, minutes, secs = [*parts, 0, 0][:3]
+    else:
+        hours, minutes, secs = [0, *parts, 0][:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + secs

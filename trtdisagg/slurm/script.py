@@ -67,6 +67,7 @@ finish() {{
 {load}\
 
 finish "$cluster"
+rm -f "$folder/url"
 if ! ended=$(cat "$folder/exit-code" 2> /dev/null); then
     echo "The first task has not said how the cluster ended: it was killed. srun: exit code $code" >&2
     ended=$((code ? code : 1))

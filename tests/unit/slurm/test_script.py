@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.slurm_players import make_job
 
-from trtdisagg.slurm.job import num_gpus
+from trtdisagg.errors import ConfigError
+from trtdisagg.slurm.job import num_gpus, seconds
 from trtdisagg.slurm.script import render_job
 
 ALL_KEYS = """\
@@ -115,3 +116,25 @@ def test_the_number_of_gpus(tmp_path: Path, text: str, number: int) -> None:
     job = make_job(tmp_path, more=f"slurm: {{gpus_per_node: {text}}}\n")
     assert num_gpus(job.settings) == job.num_gpus == number
     assert any(line.startswith("--gres") for line in asked(render_job(job))) is bool(number)
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("30", 30 * 60),
+        ("2:30", 150),
+        ("1:00:05", 3605),
+        ("1-12", 36 * 3600),
+        ("1-12:30", 36 * 3600 + 30 * 60),
+        ("2-00:00:01", 48 * 3600 + 1),
+    ],
+)
+def test_times_as_slurm_writes_them(time: str, expected: int) -> None:
+    assert seconds(time) == expected
+
+
+def test_a_job_has_more_time_than_it_takes_to_end(tmp_path: Path) -> None:
+    """100 s before the end it is drained: with less, at once."""
+    make_job(tmp_path, more='slurm: {time: "1:41"}\n')
+    with pytest.raises(ConfigError, match=r"slurm.time: 1:40 is not longer than the 100 s before its end"):
+        make_job(tmp_path, more='slurm: {time: "1:40"}\n')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from trtdisagg.cli.slurm.asked import about_a_job, job_for, loaded_for, surprises
 from trtdisagg.cli.slurm.render import render
@@ -38,7 +39,8 @@ def command(
         return
     if no_wait and wait_timeout is not None:
         raise click.UsageError("--wait-timeout and --no-wait contradict each other")
-    job = job_for(loaded, folders.make_folder(loaded))
+    job = job_for(loaded, folders.next_folder(loaded))  # may fail, and nothing is written yet
+    job = replace(job, folder=folders.make_folder(loaded))
     folders.fill(job, loaded)
     say(*loaded.no_effect, *surprises(loaded))
     job_id = commands.submit(job.script)
