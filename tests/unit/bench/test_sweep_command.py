@@ -46,9 +46,9 @@ def told(*words: str) -> list[str]:
 def test_what_a_file_would_run(tmp_path: Path) -> None:
     load = f"--goodput ttft:500 --isl 16 --dataset {tmp_path}/in/prompts.txt"
     cells = [
-        f"  c001: bench serve --concurrency 1 --rounds 4 {load}",
-        f"  c008: bench serve --concurrency 8 --rounds 4 {load}",
-        f"  r0.5: bench serve --request-rate 0.5 --num-prompts 9 {load}",
+        f"  c001: bench serve --concurrency 1 --rounds 4 --seed 9960 {load}",
+        f"  c008: bench serve --concurrency 8 --rounds 4 --seed 3660 {load}",
+        f"  r0.5: bench serve --request-rate 0.5 --num-prompts 9 --seed 2628 {load}",
     ]
     cluster = f"{tmp_path}/in/c.yaml"
     two = [f"two: {cluster} --set generation_servers.num_instances=2", *cells]
@@ -66,8 +66,8 @@ def test_options_stand_for_a_file(tmp_path: Path) -> None:
         f"max_batch_size=16: {tmp_path}/in/c.yaml --set max_batch_size=16",
     ]
     assert found[1:5] == [
-        f"  {name}: bench serve --concurrency {n} --goodput tpot:30 --osl 4"
-        for name, n in (("c001", 1), ("c008", 8), ("c001-2", 1), ("c008-2", 8))
+        f"  {name}: bench serve --concurrency {n} --seed {seed} --goodput tpot:30 --osl 4"
+        for name, n, seed in (("c001", 1, 9960), ("c008", 8, 3660), ("c001-2", 1, 7608), ("c008-2", 8, 9287))
     ]
 
 

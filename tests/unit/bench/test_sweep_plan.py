@@ -55,6 +55,16 @@ def test_cells_are_every_load_as_often_as_was_asked(tmp_path: Path) -> None:
     assert [cell.folder for cell in of.cells("base")] == ["c001", "c008", "r2.5", "c001-2", "c008-2", "r2.5-2"]
 
 
+def test_no_cell_asks_what_another_has_left_in_the_caches(tmp_path: Path) -> None:
+    found = sweep(tmp_path, BASE + "request_rates: [1, 2.5]\nrepetitions: 3\n")
+    cells = found.cells("one")
+    assert len({cell.seed for cell in cells}) == len(cells) == 12
+    assert [cell.seed for cell in found.cells("two")] == [cell.seed for cell in cells]
+    assert found.words(cells[0])[2:4] == ["--seed", str(cells[0].seed)]
+    own = sweep(tmp_path, BASE + "load: {seed: 7}\n")
+    assert own.words(cells[0])[-2:] == ["--seed", "7"], "the last one counts"
+
+
 def test_options_are_words_of_a_command_line() -> None:
     load = {
         "isl": 128,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -39,6 +40,12 @@ class Cell(msgspec.Struct, frozen=True):
         """`c008`, the second time `c008-2`; of a rate `r2.5`."""
         load = f"c{int(self.value):03d}" if self.kind == "concurrency" else f"r{self.value:g}"
         return load if self.repetition == 1 else f"{load}-{self.repetition}"
+
+    @property
+    def seed(self) -> int:
+        """The same for all variants, so that they are asked the same; of each cell another, whose prompts are in no
+        cache yet."""
+        return zlib.crc32(self.folder.encode()) % 10_000
 
     @property
     def words(self) -> str:
@@ -86,7 +93,8 @@ class Sweep(msgspec.Struct, kw_only=True, frozen=True):
             load += options({"rounds": self.rounds})
         else:
             load += options({"num_prompts": self.num_prompts})
-        return [*load, *options({"goodput": [f"{name}:{ms:g}" for name, ms in self.goodput.items()]}), *self.load]
+        goodput = [f"{name}:{ms:g}" for name, ms in self.goodput.items()]
+        return [*load, *options({"seed": cell.seed, "goodput": goodput}), *self.load]
 
     def cells(self, variant: str) -> list[Cell]:
         """Those of a variant, in the order in which they are run."""
