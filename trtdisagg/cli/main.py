@@ -39,6 +39,7 @@ COMMANDS = {
     "join": "Add servers to a cluster that runs.",
     "proxy": "Route requests to servers that run already.",
     "engine": "Run one rank from a spec file.",
+    "mpi-worker": "Be one rank of the servers of a file, started by mpirun; deprecated.",
     "bench": "Measure how fast this machine, or any OpenAI endpoint, serves.",
     "slurm": "Run a cluster as a Slurm job.",
     "advise": "Say whether disaggregation pays for a load, and in which ratio.",
@@ -47,7 +48,7 @@ COMMANDS = {
     "version": "Print the version.",
 }
 """Name and first sentence of help; the command is `command` in the module of that name."""
-_ALIASES = {"ps": "status"}
+_ALIASES = {"ps": "status", "disaggregated_mpi_worker": "mpi-worker"}
 _SIGPIPE_EXIT = 128 + 13
 
 
@@ -59,7 +60,7 @@ class _Commands(click.Group):
         name = _ALIASES.get(cmd_name, cmd_name)
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"trtdisagg.cli.{name}").command
+        command: click.Command = importlib.import_module(f"trtdisagg.cli.{name.replace('-', '_')}").command
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

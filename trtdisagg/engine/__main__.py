@@ -34,17 +34,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="trtdisagg engine", description="One engine process.")
     parser.add_argument("--spec", required=True, metavar="FILE", help="what the agent wrote: an EngineSpec as JSON")
     path = Path(parser.parse_args().spec)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_log()
     try:
         spec = _read_spec(path)
     except ConfigError as e:
         log.error("%s", e)
         return e.exit_code
     end_with_parent(spec.parent_pid)
+    return run_rank(spec)
+
+
+def set_up_log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def run_rank(spec: EngineSpec, secret: bytes | None = None) -> int:
+    """Be the rank that a spec says.
+
+    :param secret: of the servers among themselves; None: that of `secret_file`, which clients need, too.
+    :return: the exit code.
+    """
     with contextlib.closing(Reporter(spec.report_fd)) as reporter:
         try:
-            _check_rank(spec)
-            return _serve(spec, reporter) if spec.rank == 0 else _follow(spec, reporter)
+            _check_rank(spec, has_secret=bool(secret or spec.secret_file))
+            return _serve(spec, reporter, secret) if spec.rank == 0 else _follow(spec, reporter, secret)
         except TrtdisaggError as e:
             return _fail(reporter, e.message, e.exit_code, fatal=isinstance(e, ConfigError))
         except Exception as e:
@@ -67,7 +80,7 @@ def _read_spec(path: Path) -> EngineSpec:
     return spec
 
 
-def _check_rank(spec: EngineSpec) -> None:
+def _check_rank(spec: EngineSpec, *, has_secret: bool) -> None:
     """
     :raises ConfigError: when there is no such rank, or it cannot meet the others.
     """
@@ -76,10 +89,10 @@ def _check_rank(spec: EngineSpec) -> None:
     num_ranks = spec.parallel.num_ranks
     if not 0 <= spec.rank < num_ranks:
         raise ConfigError(f"{spec.name} has the ranks 0 to {num_ranks - 1}, and none with number {spec.rank}")
-    check_meeting(spec, has_secret=spec.secret_file is not None)
+    check_meeting(spec, has_secret=has_secret)
 
 
-def _serve(spec: EngineSpec, reporter: Reporter) -> int:
+def _serve(spec: EngineSpec, reporter: Reporter, secret: bytes | None) -> int:
     _stay_on(spec.cores)
     _allow_many_connections()
 
@@ -87,12 +100,12 @@ def _serve(spec: EngineSpec, reporter: Reporter) -> int:
 
     from trtdisagg.engine.serve import Server
 
-    open_engine = partial(_open_engine, on_lost=partial(_lost, reporter))
+    open_engine = partial(_open_engine, among_us=secret, on_lost=partial(_lost, reporter))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Server(spec, reporter, open_engine).run())
 
 
-def _follow(spec: EngineSpec, reporter: Reporter) -> int:
+def _follow(spec: EngineSpec, reporter: Reporter, secret: bytes | None) -> int:
     _stay_on(spec.cores)
 
     import uvloop
@@ -101,7 +114,7 @@ def _follow(spec: EngineSpec, reporter: Reporter) -> int:
     from trtdisagg.engine.secret import read_secret
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Follower(spec, read_secret(spec.secret_file), reporter, _end).run())
+        return runner.run(Follower(spec, secret or read_secret(spec.secret_file), reporter, end).run())
 
 
 def _stay_on(cores: list[int] | None) -> None:
@@ -116,11 +129,13 @@ def _allow_many_connections() -> None:
 
 
 @contextlib.asynccontextmanager
-async def _open_engine(*args: Any, on_lost: Callable[[str], None]) -> AsyncIterator[Loaded]:
+async def _open_engine(
+    spec: EngineSpec, secret: bytes, *args: Any, among_us: bytes | None, on_lost: Callable[[str], None]
+) -> AsyncIterator[Loaded]:
     """`assemble.open_engine`; importing it imports torch, which takes seconds that `/health` can do without."""
     gc.disable()  # nearly all that is made now stays: to look through it again and again is a tenth of the start
     module = await asyncio.to_thread(importlib.import_module, "trtdisagg.engine.assemble")
-    async with module.open_engine(*args, on_lost) as loaded:
+    async with module.open_engine(spec, among_us or secret, *args, on_lost) as loaded:
         gc.freeze()
         gc.enable()
         yield loaded
@@ -134,14 +149,14 @@ def _fail(reporter: Reporter, message: str, exit_code: int, *, fatal: bool = Fal
 
 def _lost(reporter: Reporter, reason: str) -> NoReturn:
     """End because another rank has: what our threads wait for will not come."""
-    _end(_fail(reporter, reason, 1))
+    end(_fail(reporter, reason, 1))
 
 
-def _end(code: int) -> NoReturn:
+def end(code: int) -> NoReturn:
     """Not sys.exit: a thread that loads weights, or computes, must neither hold up the end nor crash it."""
     logging.shutdown()
     os._exit(code)
 
 
 if __name__ == "__main__":
-    _end(main())
+    end(main())

@@ -45,7 +45,7 @@ _POLICIES: dict[str, SchedulerPolicy] = {
     "MAX_UTILIZATION": "max_utilization",
     "GUARANTEED_NO_EVICT": "guaranteed_no_evict",
 }
-_AMONG_RANKS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+AMONG_RANKS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """For servers whose ranks are all on one host: they meet where nobody else can listen."""
 _PERF_REQUESTS = 1000
 """Whose times are kept where it is not said how many."""
@@ -338,7 +338,7 @@ def _env(slot: Slot, spot: Spot) -> dict[str, str]:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "OMP_NUM_THREADS": str(spot.num_threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # else threads spin between two products, on cores that others share
-        **(_AMONG_RANKS if len(spot.rank_cores) > 1 >= len(set(spot.nodes)) else {}),
+        **(AMONG_RANKS if len(spot.rank_cores) > 1 >= len(set(spot.nodes)) else {}),
         **({"TRTLLM_ENABLE_PDL": "1"} if slot.section.enable_pdl else {}),
         **slot.section.env,
     }

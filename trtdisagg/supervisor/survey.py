@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -15,7 +15,7 @@ from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.otlp import check_installed
 from trtdisagg.protocol.spec import Role
-from trtdisagg.supervisor.host import discover
+from trtdisagg.supervisor.host import Host, discover
 from trtdisagg.supervisor.membership import with_whole_paths
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
@@ -41,6 +41,7 @@ def survey(
     roles: Mapping[str, Role] | None = None,
     elsewhere: bool = False,
     nodes: Sequence[Node] = (),
+    part: Callable[[Host], Host] = lambda host: host,
 ) -> Plan:
     """Make the plan of a cluster file for this machine. A model that only the hub has is downloaded.
 
@@ -51,6 +52,7 @@ def survey(
     :param pids: of those of `keep` that have processes now; None: all have all the memory they were planned to take.
     :param elsewhere: the proxy finds servers somewhere else, too.
     :param nodes: on which servers are started. The first is this machine, which is looked at anew; empty: it alone.
+    :param part: of this machine, what may be used.
     :raises ConfigError: when the file asks for what is not there or does not go together.
     :raises StartupError: when a model or the secret cannot be read, or there is too little memory, or too few GPUs.
     """
@@ -66,7 +68,7 @@ def survey(
     )
     if cluster.otlp_config.otlp_traces_endpoint is not None:
         check_installed(cluster.otlp_config.otlp_traces_endpoint)
-    host = discover(slot.host for slot in everything)
+    host = part(discover(slot.host for slot in everything))
     return make_plan(
         cluster,
         name=name,

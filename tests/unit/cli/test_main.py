@@ -53,7 +53,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_the_help_that_the_list_shows(name: str) -> None:
-    command = importlib.import_module(f"trtdisagg.cli.{name}").command
+    command = importlib.import_module(f"trtdisagg.cli.{name.replace('-', '_')}").command
     assert (command.help or "").splitlines()[0] == COMMANDS[name]
     result = run(name, "--help")
     assert result.exit_code == 0

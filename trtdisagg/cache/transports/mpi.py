@@ -24,7 +24,7 @@ from trtdisagg.cache.layout import Runs
 from trtdisagg.cache.movers.pieces import as_asked, out_of_slot, pieces
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports.base import check_bounds
-from trtdisagg.cache.transports.mpi_library import MEET_TIMEOUT_S, Bytes, Library, load
+from trtdisagg.cache.transports.mpi_library import MEET_TIMEOUT_S, Bytes, Library, Peer, load
 from trtdisagg.cache.transports.mpi_serving import NONCE_BYTES, PIECE_BYTES, PIECES_UNDERWAY, Pauses, Server
 from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream
 from trtdisagg.errors import HandoverError, StartupError
@@ -44,14 +44,14 @@ class _Asked(NamedTuple):
 class MpiLink:
     """A rank of a peer that we have met. What fails once has failed for good.
 
-    :param met: the communicator in which the peer is rank 0, and the tag of its messages.
+    :param met: the peer, and the tag of its messages.
     """
 
-    def __init__(self, pool: KvPool, library: Library, stream: Stream, met: tuple[Any, int], theirs: Region) -> None:
+    def __init__(self, pool: KvPool, library: Library, stream: Stream, met: tuple[Peer, int], theirs: Region) -> None:
         self._pool = pool
         self._library = library
         self._stream = stream
-        self._comm, self._tag = met
+        self._peer, self._tag = met
         self._theirs = theirs
         self._turn = threading.Lock()
         self._buffers = [np.empty(PIECE_BYTES, np.uint8) for _ in range(PIECES_UNDERWAY)]
@@ -88,7 +88,7 @@ class MpiLink:
 
     def close(self) -> None:
         self._stream.close()
-        self._library.free(self._comm)
+        self._library.free(self._peer)
 
     def _read(self, runs: Runs, underway: deque[_Asked]) -> None:
         for piece in pieces(runs, PIECE_BYTES):
@@ -101,7 +101,7 @@ class MpiLink:
 
     def _ask(self, piece: Runs) -> _Asked:
         buffer = self._buffers[0]
-        request = self._library.receive(self._comm, buffer[: int(piece[:, 2].sum())], self._tag)
+        request = self._library.receive(self._peer, buffer[: int(piece[:, 2].sum())], self._tag)
         asked = _Asked(piece, request, buffer)
         try:
             self._stream.send(Read(as_asked(piece)))
@@ -189,5 +189,7 @@ class MpiTransport:
         nonce = stream.receive_raw(NONCE_BYTES)
         stream.send(Greeting(prove(nonce, memory.key), self._library.process))
         meeting = stream.receive(Meeting)
-        comm = self._library.alone if meeting.port is None else self._library.connect(meeting.port)
-        return MpiLink(self.pool, self._library, stream, (comm, meeting.tag), memory.region)
+        peer = self._library.within(meeting.process) if meeting.port is None else self._library.connect(meeting.port)
+        if peer is None:
+            raise HandoverError("mpi: the peer takes itself for one of our world, and is not")
+        return MpiLink(self.pool, self._library, stream, (peer, meeting.tag), memory.region)

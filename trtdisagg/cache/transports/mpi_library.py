@@ -1,6 +1,8 @@
-"""MPI as the rest of the process can live with it: in a world of its own, with errors returned, and never finished.
+"""MPI as the rest of the process can live with it: with errors returned, and in one of two worlds.
 
-`MPI_Finalize` waits for all processes that were ever connected, also for those that died; the kernel cleans up instead.
+    alone        MPICH; each process is a world of its own, which meets others one by one, and is never finished:
+                 `MPI_Finalize` waits for all that were ever connected, also for those that died
+    one world    any MPI, whose `mpirun` has started all of them (`engine.mpi`); they reach each other as they are
 
 What a peer did not take or send is never waited for: its request and its buffer are laid aside until MPI is done with
 them, which may be never.
@@ -12,10 +14,10 @@ import ctypes
 import itertools
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,28 +31,49 @@ _SHARED = " /dev/shm/mpich_shm_"
 Bytes = NDArray[np.uint8]
 
 
-class Library:
-    """MPI, initialized. One for a process."""
+class Peer(NamedTuple):
+    """Another process, or this one, as messages find it."""
 
-    def __init__(self, mpi: Any, process: str) -> None:
+    comm: Any
+    rank: int
+    is_met: bool = False
+    """The communicator was made for this meeting."""
+
+
+class Library:
+    """MPI, initialized. One for a process.
+
+    :param process: names this process to others.
+    :param members: those of our world, ourselves among them, by name.
+    """
+
+    def __init__(self, mpi: Any, process: str, members: Mapping[str, Peer], *, is_alone: bool) -> None:
         self.process = process
-        """Names this process to others; a peer with the same name is ourselves."""
-        self.alone = mpi.COMM_SELF
-        """To reach ourselves."""
+        self._members = members
+        self._is_alone = is_alone
         self._mpi = mpi
         self._tags = itertools.count(1)
         self._lock = threading.Lock()
         self._laid_aside: list[tuple[Any, Bytes]] = []
-        mpi.COMM_WORLD.Set_errhandler(mpi.ERRORS_RETURN)
-        mpi.COMM_SELF.Set_errhandler(mpi.ERRORS_RETURN)
+        for comm in (mpi.COMM_WORLD, mpi.COMM_SELF, *(peer.comm for peer in members.values())):
+            comm.Set_errhandler(mpi.ERRORS_RETURN)
 
     def new_tag(self) -> int:
         """For the messages of one link."""
-        return next(self._tags) % 32768  # what every MPI has; only links to ourselves share a communicator
+        return next(self._tags) % 32768  # what every MPI has; of us, each link within our world has one of its own
+
+    def within(self, process: str) -> Peer | None:
+        """A process of our world; None: it is in another, and has to be met."""
+        return self._members.get(process)
 
     @contextmanager
     def open_port(self) -> Iterator[str]:
-        """A name by which one peer connects."""
+        """A name by which one peer connects.
+
+        :raises HandoverError: when we are not alone in our world: then others do not meet us.
+        """
+        if not self._is_alone:
+            raise HandoverError("mpi: the peer was started by another mpirun")
         with self._reported():
             name = self._mpi.Open_port()
         try:
@@ -58,22 +81,21 @@ class Library:
         finally:
             self._mpi.Close_port(name)
 
-    def accept(self, port: str) -> Any:
+    def accept(self, port: str) -> Peer:
         """
-        :return: the communicator in which the peer is rank 0.
-        :raises HandoverError: when it does not come.
+        :raises HandoverError: when the peer does not come.
         """
         return self._meet("Accept", port)
 
-    def connect(self, port: str) -> Any:
+    def connect(self, port: str) -> Peer:
         """As `accept`, from the other side."""
         return self._meet("Connect", port)
 
-    def free(self, comm: Any) -> None:
-        """Give a communicator back; MPI lets go of it when nothing in it is underway."""
-        if comm != self.alone:
+    def free(self, peer: Peer) -> None:
+        """Give back what a meeting made; MPI lets go of it when nothing in it is underway."""
+        if peer.is_met:
             with self._reported():
-                comm.Free()
+                peer.comm.Free()
 
     def is_done(self, request: Any) -> bool:
         """
@@ -82,13 +104,13 @@ class Library:
         with self._reported():
             return bool(request.Test())
 
-    def send(self, comm: Any, data: Bytes, tag: int) -> Any:
+    def send(self, peer: Peer, data: Bytes, tag: int) -> Any:
         with self._reported():
-            return comm.Isend([data, self._mpi.BYTE], 0, tag)
+            return peer.comm.Isend([data, self._mpi.BYTE], peer.rank, tag)
 
-    def receive(self, comm: Any, into: Bytes, tag: int) -> Any:
+    def receive(self, peer: Peer, into: Bytes, tag: int) -> Any:
         with self._reported():
-            return comm.Irecv([into, self._mpi.BYTE], 0, tag)
+            return peer.comm.Irecv([into, self._mpi.BYTE], peer.rank, tag)
 
     def lay_aside(self, request: Any, buffer: Bytes) -> None:
         """Keep what a peer may still read or write, and drop what nobody can any more."""
@@ -102,18 +124,18 @@ class Library:
         except HandoverError:
             return True
 
-    def _meet(self, how: str, port: str) -> Any:
+    def _meet(self, how: str, port: str) -> Peer:
         info = self._mpi.Info.Create({"timeout": str(MEET_TIMEOUT_S)})
         try:
             with self._reported():
                 with self._lock:
-                    alone = self.alone.Dup()  # several threads must not meet peers in one communicator
+                    alone = self._mpi.COMM_SELF.Dup()  # several threads must not meet peers in one communicator
                 try:
                     comm = getattr(alone, how)(port, info)
                 finally:
                     alone.Free()
                 comm.Set_errhandler(self._mpi.ERRORS_RETURN)
-                return comm
+                return Peer(comm, 0, is_met=True)
         finally:
             info.Free()
 
@@ -130,39 +152,64 @@ _loaded: list[Library] = []
 
 
 def load() -> Library:
-    """
+    """The library of this process, started where it is not yet: then in a world of its own.
+
     :raises StartupError: when MPI is not installed, is not MPICH, or does not start.
     """
     with _loading:
         if not _loaded:
-            _loaded.append(_initialized())
+            _loaded.append(_alone())
         return _loaded[0]
 
 
-def _initialized() -> Library:
+def join_world(mpi: Any, comm: Any, processes: Sequence[str]) -> None:
+    """Let `load` give the world that this process was started in.
+
+    :param mpi: `mpi4py.MPI`, initialized for several threads.
+    :param comm: for KV alone.
+    :param processes: the name of each of its processes, in order.
+    """
+    members = {name: Peer(comm, rank) for rank, name in enumerate(processes)}
+    with _loading:
+        assert not _loaded
+        _loaded.append(Library(mpi, processes[comm.Get_rank()], members, is_alone=False))
+
+
+def import_mpi() -> Any:
+    """`mpi4py.MPI`, not initialized yet.
+
+    :raises StartupError: when it, or an MPI, is not installed.
+    """
     try:
         import mpi4py
 
         mpi4py.rc.initialize = mpi4py.rc.finalize = False
         from mpi4py import MPI
     except (ImportError, RuntimeError) as e:  # RuntimeError: no libmpi
-        reason = str(e).splitlines()[0]
-        raise StartupError(f"transport mpi: {reason}; pip install 'trtdisagg[mpi]', or choose backend NIXL") from e
-    if not (version := MPI.Get_library_version()).startswith("MPICH"):
+        raise StartupError(f"MPI: {str(e).splitlines()[0]}; pip install 'trtdisagg[mpi]'") from e
+    return MPI
+
+
+def _alone() -> Library:
+    try:
+        mpi = import_mpi()
+    except StartupError as e:
+        raise StartupError(f"transport mpi: {e.message}, or choose backend NIXL") from e
+    if not (version := mpi.Get_library_version()).startswith("MPICH"):
         raise StartupError(
             f"transport mpi: needs MPICH (pip install mpich), and mpi4py found {version.splitlines()[0]}"
         )
-    if MPI.Is_initialized():
+    if mpi.Is_initialized():
         raise StartupError("transport mpi: MPI runs in this process already; start it without mpirun")
     process = secrets.token_hex(16)
     level = ctypes.c_int()
     with managed(process):
         # Not mpi4py's own, which keeps the GIL from the thread that answers.
-        error = ctypes.CDLL(MPI.__file__).MPI_Init_thread(None, None, _THREAD_MULTIPLE, ctypes.byref(level))
+        error = ctypes.CDLL(mpi.__file__).MPI_Init_thread(None, None, _THREAD_MULTIPLE, ctypes.byref(level))
     if error or level.value != _THREAD_MULTIPLE:
         raise StartupError(f"transport mpi: MPI_Init_thread says {error}, and gives thread level {level.value}")
     _unlink_shared_memory()
-    return Library(MPI, process)
+    return Library(mpi, process, {process: Peer(mpi.COMM_SELF, 0)}, is_alone=True)
 
 
 def _unlink_shared_memory() -> None:

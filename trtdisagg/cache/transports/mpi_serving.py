@@ -21,7 +21,7 @@ from trtdisagg.cache.copying import copy_runs
 from trtdisagg.cache.greeting import prove
 from trtdisagg.cache.movers.pieces import into_slot, read_asked
 from trtdisagg.cache.pool import KvPool
-from trtdisagg.cache.transports.mpi_library import MEET_TIMEOUT_S, Bytes, Library
+from trtdisagg.cache.transports.mpi_library import MEET_TIMEOUT_S, Bytes, Library, Peer
 from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream, Unable
 from trtdisagg.errors import HandoverError
 
@@ -69,32 +69,33 @@ class Visit:
 
         :raises HandoverError: how it ended.
         """
-        tag, comm = self._meet()
+        tag, peer = self._meet()
         self._free = [np.empty(PIECE_BYTES, np.uint8) for _ in range(PIECES_UNDERWAY)]
         try:
             while True:
                 self._wait_for_wish()
-                self._answer(self._stream.receive(Read), comm, tag)
+                self._answer(self._stream.receive(Read), peer, tag)
         except HandoverError:
             for request, buffer, _ in self._sent:
                 self._library.lay_aside(request, buffer)
             raise
         finally:
-            self._library.free(comm)
+            self._library.free(peer)
 
-    def _meet(self) -> tuple[int, Any]:
+    def _meet(self) -> tuple[int, Peer]:
         nonce = secrets.token_bytes(NONCE_BYTES)
         self._stream.send_raw(nonce)
         greeting = self._stream.receive(Greeting)
         if not hmac.compare_digest(greeting.proof, prove(nonce, self._key)):
             raise HandoverError("mpi: the peer does not know the key")
-        tag = self._library.new_tag()
-        if greeting.process == self._library.process:
-            self._stream.send(Meeting(None, tag))
-            return tag, self._library.alone
-        with self._library.open_port() as port:
-            self._stream.send(Meeting(port, tag))
-            return tag, self._library.accept(port)
+        library = self._library
+        tag = library.new_tag()
+        if peer := library.within(greeting.process):
+            self._stream.send(Meeting(library.process, None, tag))
+            return tag, peer
+        with library.open_port() as port:
+            self._stream.send(Meeting(library.process, port, tag))
+            return tag, library.accept(port)
 
     def _wait_for_wish(self) -> None:
         """Sleep until there is one and a buffer for it, or the peer has gone."""
@@ -116,7 +117,7 @@ class Visit:
             self._sent.popleft()
             self._free.append(buffer)
 
-    def _answer(self, asked: Read, comm: Any, tag: int) -> None:
+    def _answer(self, asked: Read, peer: Peer, tag: int) -> None:
         try:
             runs = into_slot(read_asked(asked.runs, PIECE_BYTES), 0)
             buffer = self._free[-1]
@@ -125,7 +126,7 @@ class Visit:
         except (HandoverError, IndexError) as e:
             self._stream.send(Unable(str(e)))
             raise HandoverError(f"mpi: the peer asked for what it cannot have: {e}") from e
-        request = self._library.send(comm, buffer[: int(runs[:, 2].sum())], tag)
+        request = self._library.send(peer, buffer[: int(runs[:, 2].sum())], tag)
         self._sent.append((request, self._free.pop(), time.monotonic()))
 
 

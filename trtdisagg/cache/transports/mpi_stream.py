@@ -5,7 +5,7 @@ MPI itself could only be asked again and again, and says nothing of a peer that 
     the rank that fetches                         the rank that holds
        | <------------------------------- nonce      |   32 bytes
        | Greeting(proof, process) -----------------> |
-       | <------------------- Meeting(port, tag)     |   then both meet in MPI, unless they are one process
+       | <------------------- Meeting(port, tag)     |   then both meet in MPI, unless they are in one world
        | Read(runs) -------------------------------> |   several may be underway
        | <= the runs, packed, as an MPI message =    |   in the order of the wishes
        | <------------------------ Unable(error)     |   and the end
@@ -38,8 +38,10 @@ class Greeting(msgspec.Struct, tag="greeting", frozen=True):
 
 
 class Meeting(msgspec.Struct, tag="meeting", frozen=True):
+    process: str
+    """The holder's."""
     port: str | None
-    """Of MPI; None: we are one process."""
+    """Of MPI; None: we are of one world already."""
     tag: int
     """Of all messages."""
 
