@@ -67,6 +67,20 @@ def keep_job_id(folder: Path, job_id: str) -> None:
     (folder / "job-id").write_text(f"{job_id}\n")
 
 
+def job_id(folder: Path) -> str | None:
+    """None: it was never submitted."""
+    return _said(folder, "job-id")
+
+
+def put_logs_aside(folder: Path) -> None:
+    """Make room for those of another job of the same run: what is there becomes `logs-1`, `logs-2`, ..."""
+    logs = folder / "logs"
+    if any(logs.iterdir()):
+        number = 1 + sum(1 for _ in folder.glob("logs-*"))
+        logs.rename(folder / f"logs-{number}")
+        logs.mkdir()
+
+
 def url(folder: Path) -> str | None:
     """Where clients go; None: the cluster cannot serve yet, or no more."""
     return _said(folder, "url")

@@ -15,9 +15,9 @@ from trtdisagg.bench.sweep.folder import Folder
 from trtdisagg.bench.sweep.run import run_sweep
 from trtdisagg.bench.sweep.sweep import Sweep
 from trtdisagg.cli.bench.report import tell_report
-from trtdisagg.cli.bench.sweep_options import cluster_files, read_sweep, sweep_options
+from trtdisagg.cli.bench.sweep_options import check_only, loaded_variants, read_sweep, sweep_options
 from trtdisagg.cli.terminal import say
-from trtdisagg.config.shape import nearest
+from trtdisagg.config.written import written
 from trtdisagg.errors import ConfigError
 
 
@@ -54,12 +54,14 @@ def command(
         raise ConfigError(f"--resume {resume}: the sweep is the one in it; beside it there is only --only")
     folder = Folder.open(resume) if resume else None
     sweep = folder.sweep if folder else read_sweep(file, said)
-    _check_only(only, sweep)
-    files = {} if folder else cluster_files(sweep)
+    check_only(only, sweep)
+    loaded = {} if folder else loaded_variants(sweep)
     if dry_run:
         say(*_told(sweep, folder, only))
         return 0
-    folder = folder or Folder.create(directory or Path(time.strftime("sweep-%Y%m%d-%H%M%S")), sweep, files)
+    if folder is None:
+        files = {name: written(each, f"{name} of {each.path}") for name, each in loaded.items()}
+        folder = Folder.create(directory or new_folder(), sweep, files)
     say(f"in {folder.path}")
     code = anyio.run(functools.partial(run_sweep, folder, only, say, url=url))
     if url is None:  # else whoever has brought it up collects the variants
@@ -67,12 +69,9 @@ def command(
     return code
 
 
-def _check_only(only: Sequence[str], sweep: Sweep) -> None:
-    names = [variant.name for variant in sweep.variants]
-    for name in only:
-        if name not in names:
-            near = nearest(name, names)
-            raise ConfigError(f"--only {name}: there is no such variant; " + (f"did you mean {near}?" if near else ""))
+def new_folder() -> Path:
+    """Where a sweep goes if nobody says it."""
+    return Path(time.strftime("sweep-%Y%m%d-%H%M%S"))
 
 
 def _told(sweep: Sweep, folder: Folder | None, only: Sequence[str]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from msgspec.structs import replace
 from trtdisagg.bench.sweep.file import SweepFile
 from trtdisagg.bench.sweep.sweep import Sweep, make_sweep, options
 from trtdisagg.config import shape
-from trtdisagg.config.load import load
+from trtdisagg.config.load import Loaded, load
 from trtdisagg.config.located import Located, Place, read, read_value
 from trtdisagg.config.strict import convert
-from trtdisagg.config.written import written
 from trtdisagg.errors import ConfigError
 
 _OPTIONS = [
@@ -49,11 +48,11 @@ def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_sweep(file: Path | None, said: dict[str, Any]) -> Sweep:
     """
-    :param said: the options, each in place of the file's key, and those of mappings in place of a key in it.
+    :param said: the options, among others; each in place of the file's key, of a mapping in place of a key in it.
     :raises ConfigError: what does not hold together.
     """
     root = read(file) if file else Located({}, Place("the sweep"))
-    given = {key: child for key, value in said.items() if value and (child := _located(key, value))}
+    given = {key: _located(key, said[key]) for key in shape.keys(SweepFile) if said.get(key)}
     both = {key: _over(root.children.get(key), child) for key, child in given.items()}
     root = root.replace({**root.children, **both})
     asked = convert(root, SweepFile)
@@ -66,21 +65,32 @@ def read_sweep(file: Path | None, said: dict[str, Any]) -> Sweep:
     return replace(sweep, variants=whole)
 
 
-def cluster_files(sweep: Sweep) -> dict[str, str]:
-    """By variant, the cluster file that is ours to bring up.
+def loaded_variants(sweep: Sweep, overrides: Sequence[str] = ()) -> dict[str, Loaded]:
+    """By variant, the cluster that is ours to bring up.
 
-    :raises ConfigError: one is wrong, with the variant's name.
+    :param overrides: for all of them; a variant's own win.
+    :raises ConfigError: a cluster file is wrong, with the variant's name.
     """
     found = {}
     for variant in sweep.variants:
-        if variant.cluster is None:
-            continue
-        try:
-            loaded = load(variant.cluster, variant.overrides, env={})
-        except ConfigError as e:
-            raise ConfigError(f"{variant.name}: {e.message}") from None
-        found[variant.name] = written(loaded, f"{variant.name}: {variant.cluster} {' '.join(variant.overrides)}")
+        if variant.cluster is not None:
+            try:
+                found[variant.name] = load(variant.cluster, [*overrides, *variant.overrides], env={})
+            except ConfigError as e:
+                raise ConfigError(f"{variant.name}: {e.message}") from None
     return found
+
+
+def check_only(only: Sequence[str], sweep: Sweep) -> None:
+    """
+    :raises ConfigError: there is no such variant.
+    """
+    names = [variant.name for variant in sweep.variants]
+    for name in only:
+        if name not in names:
+            near = shape.nearest(name, names)
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(names)}"
+            raise ConfigError(f"--only {name}: there is no such variant; {hint}")
 
 
 def _located(key: str, value: Any) -> Located:

@@ -8,6 +8,7 @@ import click
 
 COMMANDS = {
     "submit": "Submit a job that runs a cluster, and wait until it can serve.",
+    "sweep": "Measure variants of a cluster, each in a Slurm job of its own.",
     "render": "Print what `submit` would write and run, without Slurm.",
 }
 """Name and first sentence of help."""

@@ -1,0 +1,170 @@
+"""`trtdisagg slurm sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from msgspec.structs import replace
+
+from trtdisagg.bench.sweep.folder import Folder
+from trtdisagg.bench.sweep.sweep import Sweep, Variant
+from trtdisagg.cli.bench.report import tell_report
+from trtdisagg.cli.bench.sweep import new_folder
+from trtdisagg.cli.bench.sweep_options import check_only, loaded_variants, read_sweep, sweep_options
+from trtdisagg.cli.find import set_option
+from trtdisagg.cli.slurm.asked import job_for
+from trtdisagg.cli.slurm.options import overrides_of, slurm_options
+from trtdisagg.cli.terminal import say
+from trtdisagg.config.load import Loaded
+from trtdisagg.errors import ConfigError
+from trtdisagg.slurm import commands, folders
+from trtdisagg.slurm.endings import endings
+from trtdisagg.slurm.job import Job, num_gpus
+from trtdisagg.slurm.script import render_job
+from trtdisagg.supervisor.division import num_ranks
+from trtdisagg.supervisor.slots import slots
+
+_ANY_PORT = "port=0"
+"""Jobs of several variants may share a node."""
+_OF_ONE_RUN = ("run_name", "output_dir")
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@sweep_options
+@slurm_options
+@set_option
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="A new folder. [default: sweep-DATE-TIME]")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on with the sweep in this folder.")
+@click.option("--only", multiple=True, metavar="NAME", help="Of all variants, this one; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be written and run.")
+@click.option("--no-wait", is_flag=True, help="Return when Slurm has taken the jobs.")
+def command(
+    *,
+    file: Path | None,
+    directory: Path | None,
+    resume: Path | None,
+    only: tuple[str, ...],
+    dry_run: bool,
+    no_wait: bool,
+    overrides: tuple[str, ...],
+    **said: Any,
+) -> int:
+    """Measure variants of a cluster, each in a Slurm job of its own.
+
+    FILE is a sweep file as `bench sweep` takes it; what is asked of Slurm stands in the cluster files, under `slurm:`,
+    or is said by options. Each job brings its variant up, puts all loads on it and ends. The folder, which all nodes
+    must see, is as that of `bench sweep`: the report is drawn when the last job has ended, or by `bench report`.
+    """
+    from trtdisagg.bench.sweep.look import check_there
+
+    check_there()
+    given = (*overrides, *overrides_of(said))
+    if resume:
+        if file or directory or given or dry_run or any(said.values()):
+            raise ConfigError(f"--resume {resume}: the sweep is the one in it; beside it there is only --only")
+        folder = Folder.open(resume)
+        check_only(only, folder.sweep)
+    else:
+        for key in _OF_ONE_RUN:
+            if said[key]:
+                raise click.UsageError(f"--{key.replace('_', '-')} is for `slurm submit`; here, --dir names the folder")
+        sweep = read_sweep(file, said)
+        check_only(only, sweep)
+        loaded = loaded_variants(sweep, [_ANY_PORT, *given])
+        path = (directory or new_folder()).absolute()
+        jobs = {variant.name: _job(path, variant, loaded) for variant in sweep.variants}
+        if dry_run:
+            _print([job for name, job in jobs.items() if not only or name in only])
+            return 0
+        folder = _create(path, sweep, jobs, loaded)
+    say(f"in {folder.path}")
+    ids = _submitted(folder, [v.name for v in folder.sweep.variants if not only or v.name in only])
+    return 0 if no_wait else _collect(folder, ids)
+
+
+def _job(path: Path, variant: Variant, loaded: Mapping[str, Loaded]) -> Job:
+    """One that brings a variant up and measures it, in the variant's folder.
+
+    :param path: of the sweep.
+    :raises ConfigError: the variant needs none.
+    """
+    if variant.name not in loaded:
+        raise ConfigError(f"{variant.name} has a `url`, so it runs already: `bench sweep` measures it without a job")
+    job = job_for(loaded[variant.name], path / variant.name)
+    settings = job.settings
+    if box := settings.container:  # in it the load reads and writes the sweep's folder as well
+        settings = replace(settings, container=replace(box, mounts=[*box.mounts, f"{path}:{path}"]))
+    load = [*job.program, "bench", "sweep", "--resume", str(path), "--only", variant.name]
+    return replace(job, load=load, settings=replace(settings, job_name=f"{job.name}-{variant.name}"))
+
+
+def _print(jobs: list[Job]) -> None:
+    for job in jobs:
+        click.echo(f"### {job.script}\n{render_job(job)}")
+
+
+def _create(path: Path, sweep: Sweep, jobs: Mapping[str, Job], loaded: Mapping[str, Loaded]) -> Folder:
+    """The sweep's folder, with that of each job in it."""
+    variants = [_measured_by(variant, jobs[variant.name], loaded[variant.name]) for variant in sweep.variants]
+    folder = Folder.create(path, replace(sweep, variants=variants), {})
+    for name, job in jobs.items():
+        folders.fill(job, loaded[name])
+    return folder
+
+
+def _measured_by(variant: Variant, job: Job, loaded: Loaded) -> Variant:
+    """The same, with what it runs on, in case its cluster cannot be asked from where the load is."""
+    if num_gpus(job.settings):
+        return replace(variant, num_gpus=sum(num_ranks(slot.section) for slot in slots(loaded.cluster)))
+    return replace(variant, num_cores=job.num_nodes * (job.settings.cpus_per_task or 0))
+
+
+def _submitted(folder: Folder, names: list[str]) -> dict[str, str]:
+    """
+    :param names: of variants.
+    :returns: by those that are not done, ids of jobs: of one that is there still, the same.
+    """
+    ids = {}
+    for name in names:
+        if not folder.missing(name):
+            say(f"{name}: done before")
+            continue
+        before = folders.job_id(folder.of(name))
+        if before is None or not commands.job_state(before).state:
+            folder.write_failure(name, None)
+            folders.put_logs_aside(folder.of(name))
+            before = commands.submit(folder.of(name) / "job.sbatch")
+            folders.keep_job_id(folder.of(name), before)
+        say(f"{name}: job {before}")
+        ids[name] = before
+    return ids
+
+
+def _collect(folder: Folder, ids: Mapping[str, str]) -> int:
+    """Wait for all jobs, and draw the report.
+
+    :returns: exit code: whether everything was measured.
+    """
+    try:
+        for name in endings(ids, say=say):
+            missing = folder.missing(name)
+            if missing and folder.failure(name) is None and not any(map(folder.failure, missing)):
+                folder.write_failure(name, f"job {ids[name]} ended early{_last_words(folder.of(name))}")
+            say(f"{name}: {f'{len(missing)} loads were not measured' if missing else 'done'}")
+    except KeyboardInterrupt:
+        say(f"the jobs go on; --resume {folder.path} waits for them, `scancel {' '.join(ids.values())}` ends them")
+        raise
+    tell_report([folder], folder.path)
+    return 1 if any(map(folder.missing, ids)) else 0
+
+
+def _last_words(run: Path) -> str:
+    """Of a job, as the end of a sentence."""
+    code = folders.exit_code(run)
+    lines = [line for line in folders.last_lines(run) if line.strip()]
+    how = "" if code is None else f", its cluster with exit code {code}"
+    return how + (f": {lines[-1].removeprefix('trtdisagg: error: ')}" if lines else "")
