@@ -6,9 +6,10 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import click
@@ -62,22 +63,21 @@ def run_with_lines(
         what happens goes to a log file, too.
     :returns: its exit code; raises as `run_agent` does.
     """
+    told = lines_of(plan, place, on_ready=on_ready, of_children=of_children)
+    return anyio.run(functools.partial(run_agent, plan, place, wish=wish, **told))
+
+
+def lines_of(
+    plan: Plan, place: Place, *, on_ready: Callable[[str], None], of_children: bool = True
+) -> Mapping[str, Any]:
+    """What `run_agent` calls with what happens, so that it is printed; see `run_with_lines`."""
     lines = Lines(plan, of_children=of_children, log_file=None if of_children else place.log_file(LOG_NAME))
 
     def ready(url: str) -> None:
         lines.event(hint(plan, url))
         on_ready(url)
 
-    run = functools.partial(
-        run_agent,
-        plan,
-        place,
-        wish=wish,
-        on_ready=ready,
-        on_event=lines.event,
-        on_line=lines.child,
-    )
-    return anyio.run(run)
+    return {"on_ready": ready, "on_event": lines.event, "on_line": lines.child}
 
 
 class _Screen:

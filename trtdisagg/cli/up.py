@@ -42,6 +42,14 @@ from trtdisagg.supervisor.wish import Wish
     metavar="FOLDER",
     help="Write `url` there when the cluster can serve, and `exit-code` at its end.",
 )
+@click.option("--srun", "in_step", is_flag=True, help="As a task of a Slurm step, on all its nodes.")
+@click.option(
+    "--rendezvous",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="With --srun: where the nodes find each other; all have to see it. [default: in the state directory]",
+)
+@click.option("--network", metavar="NAME|NET", help="With --srun: what nodes reach each other by: ib0, 10.1.0.0/16.")
 @click.option("--detached", is_flag=True, hidden=True, help="This is the background.")
 def command(
     *,
@@ -54,6 +62,9 @@ def command(
     dry_run: bool,
     no_tui: bool,
     run_dir: Path | None,
+    in_step: bool,
+    rendezvous: Path | None,
+    network: str | None,
     detached: bool,
 ) -> int:
     """Bring a cluster up and keep it up.
@@ -62,11 +73,20 @@ def command(
     cluster that runs already is made what the file says now: what needs no restart at once, the rest server by server.
     """
     wait = wait or wait_timeout is not None
-    if wait and not detach:
-        raise click.UsageError("--wait is for -d; without it, `up` stays in the foreground")
-    if run_dir and detach:
-        raise click.UsageError("--run-dir is for the foreground; with -d, `status` tells")
+    _check(
+        (wait and not detach, "--wait is for -d; without it, `up` stays in the foreground"),
+        (run_dir and detach, "--run-dir is for the foreground; with -d, `status` tells"),
+        ((rendezvous or network) and not in_step, "--rendezvous and --network are for --srun"),
+        (
+            in_step and (detach or dry_run),
+            "--srun stays in the foreground; `check --nodes N` says what would be where",
+        ),
+    )
     loaded = load(cluster_file((file, option)), overrides)
+    if in_step:
+        from trtdisagg.cli.srun import up_in_step
+
+        return up_in_step(Wish(loaded=loaded, overrides=list(overrides)), run_dir, rendezvous, network)
     if running := _running_place(loaded):
         return _converge(running, overrides, dry_run=dry_run, until_ready=wait, timeout_s=wait_timeout)
     place = Place.of(loaded.path, loaded.name)
@@ -91,6 +111,15 @@ def command(
             return code
     except AlreadyRunningError:  # somebody was faster
         return _converge(place, overrides, dry_run=dry_run, until_ready=wait, timeout_s=wait_timeout)
+
+
+def _check(*faults: tuple[object, str]) -> None:
+    """
+    :param faults: whether it is one, and which.
+    """
+    for is_so, fault in faults:
+        if is_so:
+            raise click.UsageError(fault)
 
 
 def _running_place(loaded: Loaded) -> Place | None:

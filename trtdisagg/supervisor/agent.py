@@ -17,7 +17,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 
 import anyio
@@ -51,9 +51,11 @@ from trtdisagg.supervisor.events import (
     Woke,
 )
 from trtdisagg.supervisor.guarded import Guardian
+from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.journal import Journal
 from trtdisagg.supervisor.links import told_of_end
 from trtdisagg.supervisor.load_table import LoadTable
+from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.notify import Notifier
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.operations import Operations
@@ -89,6 +91,7 @@ class Agent:
         loads: LoadTable,
         *,
         wish: Wish | None,
+        nodes_of: Callable[[Host], Sequence[Node]],
         registrar: Registrar | None,
         secret_file: str | None,
         on_status: Callable[[ClusterStatus], None] | None,
@@ -96,6 +99,7 @@ class Agent:
         on_event: Callable[[str], None],
     ) -> None:
         self.place = place
+        self.nodes_of = nodes_of
         self._door = door
         self.plan = plan
         self.state = initial(run_id, {child.name: child.role for child in plan.children}, time.monotonic())

@@ -95,6 +95,7 @@ class Replanning:
             numbers=numbers,
             keep={child.name: self._agent.plan_of(child.name) for child in there},
             roles=roles,
+            nodes_of=self._agent.nodes_of,
             pids={child.name: child.pids for child in there if child.pids},
         )
         return await anyio.to_thread.run_sync(look)

@@ -81,6 +81,7 @@ async def run_agent(
             door,
             loads,
             wish=wish,
+            nodes_of=nodes.all_nodes if nodes else lambda _: (),
             registrar=registrar_for(plan, on_event),
             secret_file=secret_file,
             on_status=on_status,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol
 
 from trtdisagg.supervisor.events import Event
+from trtdisagg.supervisor.host import Host
+from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.state import ClusterState
@@ -16,6 +18,12 @@ class Running(Protocol):
 
     state: ClusterState
     plan: Plan
+
+    def nodes_of(self, host: Host) -> Sequence[Node]:
+        """The nodes of the cluster, as they are now; none: this host alone.
+
+        :param host: what this one has now.
+        """
 
     def handle(self, event: Event) -> None:
         """Take an event in, and do what follows."""

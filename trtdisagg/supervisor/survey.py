@@ -40,7 +40,7 @@ def survey(
     pids: Mapping[str, Sequence[int]] | None = None,
     roles: Mapping[str, Role] | None = None,
     elsewhere: bool = False,
-    nodes: Sequence[Node] = (),
+    nodes_of: Callable[[Host], Sequence[Node]] = lambda _: (),
     part: Callable[[Host], Host] = lambda host: host,
 ) -> Plan:
     """Make the plan of a cluster file for this machine. A model that only the hub has is downloaded.
@@ -51,7 +51,8 @@ def survey(
     :param numbers, keep, roles: what runs beside, see `make_plan`.
     :param pids: of those of `keep` that have processes now; None: all have all the memory they were planned to take.
     :param elsewhere: the proxy finds servers somewhere else, too.
-    :param nodes: on which servers are started. The first is this machine, which is looked at anew; empty: it alone.
+    :param nodes_of: on which nodes servers are started, by what was found of this machine, which is the first of them;
+        none: on this one alone.
     :param part: of this machine, what may be used.
     :raises ConfigError: when the file asks for what is not there or does not go together.
     :raises StartupError: when a model or the secret cannot be read, or there is too little memory, or too few GPUs.
@@ -69,11 +70,12 @@ def survey(
     if cluster.otlp_config.otlp_traces_endpoint is not None:
         check_installed(cluster.otlp_config.otlp_traces_endpoint)
     host = part(discover(slot.host for slot in everything))
+    nodes = nodes_of(host)
     return make_plan(
         cluster,
         name=name,
         host=host,
-        nodes=[replace(nodes[0], host=host), *nodes[1:]] if nodes else (),
+        nodes=nodes,
         models={model: _facts(model, directory, users) for model, users in _users(everything).items()},
         file=str(file) if file else None,
         with_proxy=with_proxy,

