@@ -68,11 +68,13 @@ class NodeProcess:
 
 
 class Relay:
-    """Passes bytes on, until it is cut."""
+    """Passes bytes on, until it is cut, or keeps them, as a network does that has lost a host."""
 
     def __init__(self) -> None:
         self.port = self.to_port = 0
         self._is_cut = False
+        self._flows = asyncio.Event()
+        self._flows.set()
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -83,6 +85,7 @@ class Relay:
 
     async def __aexit__(self, *_: object) -> None:
         self.cut()
+        self._flows.set()
         self._server.close()
         await asyncio.gather(*self._tasks)
 
@@ -94,6 +97,9 @@ class Relay:
     def mend(self) -> None:
         self._is_cut = False
 
+    def freeze(self) -> None:
+        self._flows.clear()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_cut:
             writer.transport.abort()
@@ -101,17 +107,17 @@ class Relay:
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.to_port)
         self._ends |= {writer, to_writer}
         for a, b in ((reader, to_writer), (to_reader, writer)):
-            task = asyncio.create_task(_pass_on(a, b))
+            task = asyncio.create_task(self._pass_on(a, b))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while piece := await reader.read(65536):
-            writer.write(piece)
-            await writer.drain()
-    writer.close()
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while piece := await reader.read(65536):
+                await self._flows.wait()
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
 
 
 class Nodes:
@@ -124,21 +130,20 @@ class Nodes:
         self.notices: list[str] = []
         links.on_notice = self.notices.append
 
-    def plan(self, others: list[Node], *misbehaviour: str, section: Any = None, **supervision: Any) -> Plan:
-        """A context and a generation server on each node but the head's, which has a proxy alone."""
-        keys = {"num_instances": len(others), **(section or {})}
-        one = ServerSection(command=[*FAKE_ENGINE, *misbehaviour], **keys)
+    def plan(self, others: list[Node], *, with_proxy: bool = False, **supervision: Any) -> Plan:
+        """A context server on each node but the head's; with a proxy, which is there, a generation server, too."""
+        one = ServerSection(command=FAKE_ENGINE, num_instances=len(others))
         cluster = ClusterFile(
             model="fake",
             port=0,
             context_servers=one,
-            generation_servers=one,
+            generation_servers=one if with_proxy else None,
             supervision=SupervisionConfig(
                 **{"backoff_s": 0.1, "kill_timeout_s": 5, "drain_timeout_s": 5, **supervision}
             ),
         )
         facts = {"fake": ModelFacts(path="fake", served_name="fake", dimensions=None)}
-        return make_plan(cluster, name="test", host=discover(), models=facts, nodes=others)
+        return make_plan(cluster, name="test", host=discover(), models=facts, nodes=others, with_proxy=with_proxy)
 
     @contextlib.asynccontextmanager
     async def running(self, plan: Plan, place: Place) -> AsyncIterator[RunningAgent]:

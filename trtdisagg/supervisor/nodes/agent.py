@@ -11,6 +11,7 @@ It decides nothing, keeps no log and never outlives its head.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import signal
@@ -163,7 +164,7 @@ class NodeAgent:
     async def _stay_linked(self) -> None:
         """Be in touch with the head until there is none any more."""
         pause_s, why = _FIRST_PAUSE_S, ""
-        while time.monotonic() < self._heard_at + self._timeout_s:
+        while self._left_s() > 0:
             try:
                 await self._link()
                 pause_s = _FIRST_PAUSE_S
@@ -177,6 +178,10 @@ class NodeAgent:
         else:
             self._given_up(why)
         self._end(_LOST, "the head was gone")
+
+    def _left_s(self) -> float:
+        """Until the head counts as gone."""
+        return self._heard_at + self._timeout_s - time.monotonic()
 
     def _refused(self, error: StartupError) -> None:
         if self._head is None:
@@ -203,19 +208,27 @@ class NodeAgent:
         head = self._head or look(self._membership.directory)
         if head is None:
             raise StreamError(f"there is no head.json in {self._membership.directory}")
+        with anyio.CancelScope(deadline=anyio.current_time() + self._left_s()) as greeting:
+            async with await connect(head.host, head.port) as stream:
+                welcome = await self._greet(stream, head)
+                greeting.deadline = math.inf
+                await self._talk(stream, welcome)
+        if greeting.cancelled_caught:
+            raise StreamError(f"{head.host}:{head.port} does not answer")
+
+    async def _greet(self, stream: Stream, head: Rendezvous) -> Welcome:
         secret = self._membership.secret or bytes.fromhex(head.secret or "")
-        async with await connect(head.host, head.port) as stream:
-            try:
-                welcome = await introduce(stream, secret, lambda: self._hello(stream))
-            except RefusedError:
-                if self._head is None and look(self._membership.directory) != head:
-                    raise StreamError("the head there was one of an earlier run") from None
-                raise
-            if self._head is None:
-                rundir.write_private(self._place.secret_file, secret)
-                self._on_event(f"the head at {head.host}:{head.port} has let {self._membership.node} in")
-            self._head, self._timeout_s = head, welcome.timeout_s
-            await self._talk(stream, welcome)
+        try:
+            welcome = await introduce(stream, secret, lambda: self._hello(stream))
+        except RefusedError:
+            if self._head is None and look(self._membership.directory) != head:
+                raise StreamError("the head there was one of an earlier run") from None
+            raise
+        if self._head is None:
+            rundir.write_private(self._place.secret_file, secret)
+            self._on_event(f"the head at {head.host}:{head.port} has let {self._membership.node} in")
+        self._head, self._timeout_s = head, welcome.timeout_s
+        return welcome
 
     async def _talk(self, stream: Stream, welcome: Welcome) -> None:
         self._session.reopened(welcome.received)
