@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from trtdisagg.bench.sweep.expand import make_sweep
 from trtdisagg.bench.sweep.file import SweepFile
-from trtdisagg.bench.sweep.sweep import Sweep, make_sweep, options
+from trtdisagg.bench.sweep.sweep import Sweep, options
 from trtdisagg.config.located import read
 from trtdisagg.config.strict import convert
 from trtdisagg.errors import ConfigError

@@ -11,8 +11,9 @@ from typing import Any
 import click
 from msgspec.structs import replace
 
+from trtdisagg.bench.sweep.expand import make_sweep
 from trtdisagg.bench.sweep.file import SweepFile
-from trtdisagg.bench.sweep.sweep import Sweep, make_sweep, options
+from trtdisagg.bench.sweep.sweep import Sweep, options
 from trtdisagg.config import shape
 from trtdisagg.config.load import Loaded, load
 from trtdisagg.config.located import Located, Place, read, read_value
