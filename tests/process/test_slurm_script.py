@@ -26,7 +26,7 @@ def test_what_is_run_on_each_node(job: PlayedJob) -> None:
     assert job.process.wait(_TIMEOUT_S) == 0
     step, run = job.log
     folder = job.job.folder
-    assert run == f"trtdisagg up --srun {folder}/cluster.yaml --run-dir {folder} --no-tui"
+    assert run == f"trtdisagg up --srun {folder}/cluster.yaml --run-dir {folder} --rendezvous {folder}/nodes --no-tui"
     assert step.endswith(f"/trtdisagg {run.removeprefix('trtdisagg ')}")
     assert {"--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--ntasks-per-node=1"} <= set(step.split())
     assert f"--output={folder}/logs/%t.log".replace("100%", "100%%") in step

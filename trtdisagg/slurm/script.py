@@ -41,7 +41,7 @@ rm -f "$folder/url" "$folder/exit-code"
 # In the background, because bash runs a trap only when the command in the foreground returns. --wait=0: the tasks go on
 # when one has ended, whatever slurm.conf says.
 srun --no-kill --kill-on-bad-exit=0 --wait=0 --ntasks-per-node=1 --output={logs}/%t.log "${{step[@]}}" \\
-    "${{program[@]}}" up --srun "$folder/cluster.yaml" --run-dir "$folder" --no-tui &
+    "${{program[@]}}" up --srun "$folder/cluster.yaml" --run-dir "$folder" --rendezvous "$folder/nodes" --no-tui &
 cluster=$!
 
 # Never a signal to srun: it would kill the servers at once. Where all of the job is ending, Slurm has told the servers
