@@ -5,6 +5,7 @@ OUTPUT_DIR/NAME-001/
     job.sbatch      the batch script
     job-id          as sbatch said
     logs/           job.log of the script, 0.log of the first node's task, 1.log ..., load.log
+    nodes/          while the nodes find each other   (by `up --srun`)
     url             while the cluster can serve       (written by `up --run-dir`)
     exit-code       of the cluster, at its end        (as well)
 """

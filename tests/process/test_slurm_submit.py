@@ -1,0 +1,103 @@
+"""`trtdisagg slurm submit` on a real Slurm: the folder of a run from its beginning to each of its ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.cluster import REPOSITORY
+from helpers.slurm import Slurm, needs_slurm, slurm
+
+pytestmark = [*needs_slurm, pytest.mark.timeout(120)]
+
+FILE = f"""\
+name: c
+model: fake-model
+hostname: 0.0.0.0
+port: 8000
+command: {[sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py")]}
+supervision: {{drain_timeout_s: 5, kill_timeout_s: 2, node_timeout_s: 2}}
+context_servers: {{num_instances: 1}}
+generation_servers: {{num_instances: 1}}
+slurm: {{nodes: 2, cpus_per_task: 4, setup: ["export SET_UP=yes"], env: {{A: b c}}}}
+"""
+URL = "http://node01:8000"
+BODY = {"model": "fake-model", "prompt": "hello", "max_tokens": 3}
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Slurm]:
+    directory = Path(tempfile.mkdtemp(prefix="slurm"))
+    try:
+        with slurm(directory, 2) as it:
+            (directory / "cluster.yaml").write_text(FILE)
+            yield it
+    finally:
+        shutil.rmtree(directory)
+
+
+class Submitted:
+    """A job that serves."""
+
+    def __init__(self, box: Slurm) -> None:
+        self.box = box
+        done = box.try_("trtdisagg", "slurm", "submit", "cluster.yaml", "--wait-timeout", "40")
+        self.said = done.stderr
+        assert (done.returncode, done.stdout) == (0, f"{URL}\n"), done.stderr + self.logs()
+        self.id = (self.folder / "job-id").read_text().strip()
+
+    @property
+    def folder(self) -> Path:
+        """Of the last run."""
+        return max((self.box.directory / "slurm-runs").iterdir())
+
+    def there(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+    def logs(self) -> str:
+        return "".join(f"\n--- {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("logs/*")))
+
+    def until_over(self) -> str:
+        """:returns: its state, when nothing of it runs any more."""
+        state = self.box.until_over(self.id)
+        assert self.box.processes() == [], self.logs()
+        return state
+
+
+def test_a_cluster_on_two_nodes_serves_until_it_is_drained(box: Slurm) -> None:
+    job = Submitted(box)
+    assert re.search(rf"job {job.id}: running$", job.said, flags=re.MULTILINE), job.said
+    assert box.processes("node01", having="fakes/engine.py")
+    assert box.processes("node02", having="fakes/engine.py")
+    status, answer = box.nodes["node02"].fetch(f"http://{box.nodes['node01'].address}:8000/v1/completions", BODY)
+    assert status == 200, answer
+    box.ask("scancel", "--batch", "--signal=TERM", job.id)
+    assert job.until_over() == "COMPLETED", job.logs()
+    assert job.there() == {"cluster.yaml", "job.sbatch", "job-id", "logs", "exit-code"}, "it has no url any more"
+    assert (job.folder / "exit-code").read_text() == "143\n"
+    assert {path.name for path in (job.folder / "logs").iterdir()} == {"job.log", "0.log", "1.log"}
+
+
+def test_scancel_leaves_nothing(box: Slurm) -> None:
+    job = Submitted(box)
+    box.ask("scancel", job.id)
+    assert job.until_over() == "CANCELLED", job.logs()
+    assert (job.folder / "exit-code").read_text() == "143\n", "it had the time to drain"
+
+
+def test_a_cluster_whose_first_task_is_killed_has_failed(box: Slurm) -> None:
+    job = Submitted(box)
+    status = box.try_("trtdisagg", "status", str(job.folder / "cluster.yaml"), "--json", on="node01")
+    os.kill(json.loads(status.stdout)["agent_pid"], signal.SIGKILL)
+    assert job.until_over() == "FAILED", job.logs()
+    assert "exit-code" not in job.there()
+    assert "url" not in job.there()
+    assert "it was killed. srun: exit code 137" in job.logs()
