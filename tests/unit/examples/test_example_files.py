@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import tiny_model
 
-from trtdisagg.bench.sweep.file import SweepFile
 from trtdisagg.bench.sweep.expand import make_sweep
+from trtdisagg.bench.sweep.file import SweepFile
 from trtdisagg.config.load import load
 from trtdisagg.config.located import read
 from trtdisagg.config.strict import convert
