@@ -1,10 +1,11 @@
 """Whether what is simulated comes true: the same load simulated and run, apart and together. A script, not a test.
 
     python tests/measure_advice.py [--file cluster.yaml] [--isl 256 --osl 64 --concurrency 4] [--requests 40]
-                                   [--rounds 2] [--json FILE]
+                                   [--rounds 2] [--timed] [--json FILE]
 
 One context + one generation server, and one server with the cores of both: each round measures them anew and runs the
 load with `bench serve` on the very servers that were measured, so that what else the machine does meets both alike.
+With --timed the engine's steps compute nothing and take a known time: what is wrong then is the simulation's fault.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.workloads.lengths import parse_lengths
 from trtdisagg.config.load import load
 
+TIMED = [sys.executable, str(Path(__file__).parent / "fakes" / "timed_engine.py")]
 FILE = """
 model: smollm2-135m-instruct
 max_batch_size: 32
@@ -106,6 +108,7 @@ def main() -> None:
     parser.add_argument("--request-rate", type=float)
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--timed", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if not (args.concurrency or args.request_rate):
@@ -121,7 +124,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         file = args.file or Path(directory, "cluster.yaml")
         if not args.file:
-            file.write_text(FILE)
+            file.write_text(FILE + (f"command: {json.dumps(TIMED)}\n" if args.timed else ""))
         found = list(rounds(file, question, args.rounds))
     for name in ("apart", "together"):
         for figure in FIGURES:

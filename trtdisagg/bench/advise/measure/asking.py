@@ -16,8 +16,8 @@ import msgspec
 
 from trtdisagg.bench.program import MeasureError
 
-FIRST_TOKEN_ID, LAST_TOKEN_ID = 1000, 9000
-"""Of prompts: ordinary words in every vocabulary that is larger."""
+TOKEN_IDS = range(1000, 9000)
+"""Of prompts: ordinary words; the smallest vocabulary of a real model has 32,000."""
 
 
 class Answer(NamedTuple):
@@ -41,12 +41,11 @@ class Asking:
     :param seed: of the prompts.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, model: str, *, vocab_size: int, seed: int = 0) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, model: str, seed: int) -> None:
         self._session = session
         self._url = f"{url}/v1/completions"
         self._model = model
         self._random = random.Random(seed)
-        self._token_ids = range(min(FIRST_TOKEN_ID, vocab_size // 2), min(LAST_TOKEN_ID, vocab_size))
 
     async def together(self, num_requests: int, num_prompt: int, num_output: int) -> list[Answer]:
         """Ask so many at the same moment.
@@ -62,7 +61,7 @@ class Asking:
         """
         body = {
             "model": self._model,
-            "prompt": self._random.choices(self._token_ids, k=num_prompt),
+            "prompt": self._random.choices(TOKEN_IDS, k=num_prompt),
             "max_tokens": num_output,
             "ignore_eos": True,
             "temperature": 0,

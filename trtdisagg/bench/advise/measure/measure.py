@@ -31,8 +31,6 @@ ANSWER_TIMEOUT_S = 300.0
 NUM_ANSWER = MAX_STEPS
 """Tokens of the longest answer."""
 T = TypeVar("T")
-_VOCAB_SIZE = 32_000
-"""Of no model less: prompts are of its first tokens."""
 
 
 def measure_profile(
@@ -174,7 +172,7 @@ def interpolated(prompts: list[Prefill], num_tokens: int) -> float:
 
 def _asking(session: aiohttp.ClientSession, url: str, server: ServerStatus) -> Asking:
     seed = zlib.crc32(url.encode())  # no two ask for the same prompts: what is in a cache costs nothing
-    return Asking(session, url, server.model or "", vocab_size=_VOCAB_SIZE, seed=seed)
+    return Asking(session, url, server.model or "", seed)
 
 
 def _url(server: ServerStatus) -> str:
