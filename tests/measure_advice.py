@@ -1,6 +1,6 @@
 """Whether what is simulated comes true: the same load simulated and run, apart and together. A script, not a test.
 
-    python tests/measure_advice.py [--file cluster.yaml] [--isl 256 --osl 64 --concurrency 4] [--requests 40]
+    python tests/measure_advice.py [--file cluster.yaml] [--isl 256 --osl 64 --request-rate 0.4] [--requests 40]
                                    [--rounds 2] [--timed] [--json FILE]
 
 One context + one generation server, and one server with the cores of both: each round measures them anew and runs the
@@ -11,6 +11,7 @@ With --timed the engine's steps compute nothing and take a known time: what is w
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -20,16 +21,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import anyio
 import msgspec
+import numpy as np
 
 from trtdisagg.bench.advise.advice import Question
 from trtdisagg.bench.advise.designs import designs
-from trtdisagg.bench.advise.load import Targets
+from trtdisagg.bench.advise.load import Load, Targets
 from trtdisagg.bench.advise.measure.cluster import Running
 from trtdisagg.bench.advise.measure.measure import measure_profile
 from trtdisagg.bench.advise.outcome import Outcome
 from trtdisagg.bench.advise.profile import Profile
 from trtdisagg.bench.advise.simulate import Design, simulate
+from trtdisagg.bench.serve.arrivals import arrivals
+from trtdisagg.bench.serve.load import Load as ServeLoad
 from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.workloads.lengths import parse_lengths
 from trtdisagg.config.load import load
@@ -41,7 +46,10 @@ max_batch_size: 32
 context_servers: {num_instances: 1}
 generation_servers: {num_instances: 1}
 """
-FIGURES = ("output_throughput", "median_ttft_ms", "median_tpot_ms", "median_e2el_ms")
+FIGURES = (
+    "output_throughput",
+    *(f"{of}_{name}_ms" for of in ("median", "mean") for name in ("ttft", "tpot", "e2el")),
+)
 
 
 def run_load(running: Running, question: Question) -> ServeReport:
@@ -57,12 +65,23 @@ def run_load(running: Running, question: Question) -> ServeReport:
         return msgspec.json.decode(report.read_bytes(), type=ServeReport)
 
 
+def asked(question: Question) -> Load:
+    """With the very arrivals of `bench serve`."""
+    drawn = question.load()
+    if question.request_rate is None:
+        return drawn
+    rate, num, seed = question.request_rate, question.num_requests, question.seed
+    times = arrivals(ServeLoad(url="http://localhost", num_prompts=num, request_rate=rate, seed=seed))
+    return msgspec.structs.replace(drawn, gaps=np.diff(times, prepend=0.0) * rate)
+
+
 def simulated(design: Design, question: Question) -> dict[str, float]:
-    outcome: Outcome = simulate(design, question.load(), Targets())
+    outcome: Outcome = simulate(design, asked(question), Targets())
     times = {"ttft": outcome.ttft_ms, "tpot": outcome.tpot_ms, "e2el": outcome.e2el_ms}
     return {
         "output_throughput": outcome.output_throughput,
         **{f"median_{name}_ms": spread.p50 for name, spread in times.items()},
+        **{f"mean_{name}_ms": spread.mean for name, spread in times.items()},
     }
 
 
@@ -74,23 +93,25 @@ def chosen(profile: Profile, file: Path) -> dict[str, Design]:
     return {"apart": next(d for d in found if d.context), "together": together}
 
 
-def rounds(file: Path, question: Question, num_rounds: int) -> Iterator[dict[str, dict[str, dict[str, float]]]]:
+def rounds(file: Path, question: Question, num_rounds: int) -> Iterator[dict[str, Any]]:
     for number in range(num_rounds):
         reports: list[ServeReport] = []
 
         def while_up(running: Running, found: list[ServeReport] = reports) -> None:
             found.append(run_load(running, question))
 
-        profile = measure_profile(
-            file,
-            [],
+        measure = functools.partial(
+            measure_profile,
             max_prompt=parse_lengths(question.isl).longest,
             max_streams=question.concurrency or 32,
             stage=lambda words: print(f"{number + 1}: {words}", file=sys.stderr),  # noqa: B023 - told at once
             while_up=while_up,
         )
+        profile = anyio.run(measure, file, [])
         clusters = chosen(profile, file)
         yield {
+            "profile": msgspec.to_builtins(profile),
+        } | {
             name: {
                 "run": {figure: getattr(report, figure) for figure in FIGURES},
                 "simulated": simulated(clusters[name], question),
@@ -112,7 +133,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if not (args.concurrency or args.request_rate):
-        args.concurrency = 4
+        args.request_rate = 0.4
     question = Question(
         isl=args.isl,
         osl=args.osl,

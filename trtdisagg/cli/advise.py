@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,8 @@ def _advise(path: Path, overrides: tuple[str, ...], question: Question, files: F
 
 def _profile(path: Path, overrides: tuple[str, ...], question: Question, files: Files) -> Profile:
     """Read, or measured and kept."""
+    import anyio
+
     from trtdisagg.bench.advise.measure.measure import measure_profile
     from trtdisagg.bench.advise.profile import read_profile
     from trtdisagg.bench.workloads.lengths import parse_lengths
@@ -124,7 +127,8 @@ def _profile(path: Path, overrides: tuple[str, ...], question: Question, files: 
         return read_profile(files.profile)
     with writing(files.profile, "--profile") as keep:
         max_streams = question.concurrency or NUM_STREAMS
-        profile = measure_profile(path, overrides, max_prompt=max_prompt, max_streams=max_streams, stage=say)
+        measure = functools.partial(measure_profile, max_prompt=max_prompt, max_streams=max_streams, stage=say)
+        profile = anyio.run(measure, path, overrides)
         keep(profile)
     return profile
 

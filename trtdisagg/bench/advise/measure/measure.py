@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import aiohttp
 import numpy as np
@@ -30,10 +29,9 @@ START_TIMEOUT_S = 900.0
 ANSWER_TIMEOUT_S = 300.0
 NUM_ANSWER = MAX_STEPS
 """Tokens of the longest answer."""
-T = TypeVar("T")
 
 
-def measure_profile(
+async def measure_profile(
     file: Path,
     overrides: Sequence[str],
     *,
@@ -43,7 +41,8 @@ def measure_profile(
     seconds: float = MEASURE_S,
     while_up: Callable[[Running], None] = lambda _: None,
 ) -> Profile:
-    """
+    """To be called in the main thread.
+
     :param file: a cluster file; how many servers it has does not matter.
     :param max_prompt: tokens of the longest prompt worth knowing of.
     :param max_streams: at once, likewise.
@@ -57,21 +56,23 @@ def measure_profile(
         raise ConfigError(f"{file}: advise is about one `model:` whose servers are ours to start")
     context, generation = cluster.context_servers, cluster.generation_servers
     stage("starting one context and one generation server")
-    with brought_up(file, [*overrides, *_counts(1)], timeout_s=START_TIMEOUT_S) as running:
+    async with brought_up(file, [*overrides, *_counts(1)], timeout_s=START_TIMEOUT_S) as running:
         has_gpus = bool(running.server("generation").gpus)
         share = 1.0 if has_gpus else 0.6
         wanted = Wanted(generation, max_prompt, max_streams, share * seconds)
-        profile = asyncio.run(_in_session(running, lambda session: _both(running, session, wanted, stage)))
+        async with _session(running) as session:
+            profile = await _both(running, session, wanted, stage)
         while_up(running)
     if has_gpus:
         return profile
     stage("starting one server with the cores of both")
     cores = [*(context.cores or []), *(generation.cores or [])] if context and generation.cores else None
     pins = [f"generation_servers.cores={cores}"] if cores else []
-    with brought_up(file, [*overrides, *_counts(0), *pins], timeout_s=START_TIMEOUT_S) as running:
+    async with brought_up(file, [*overrides, *_counts(0), *pins], timeout_s=START_TIMEOUT_S) as running:
         wanted = wanted._replace(seconds=0.4 * seconds)
         server = running.server("generation")
-        found = asyncio.run(_in_session(running, lambda session: _server(session, server, wanted, stage)))
+        async with _session(running) as session:
+            found = await _server(session, server, wanted, stage)
         while_up(running)
     profile.servers["aggregated"] = found
     profile.num_kv_tokens["aggregated"] = server.kv_tokens or 0
@@ -101,12 +102,12 @@ def _counts(num_context: int) -> list[str]:
     return [word for name, num in sections for word in (f"{name}.urls=[]", f"{name}.num_instances={num}")]
 
 
-async def _in_session(running: Running, measure: Callable[[aiohttp.ClientSession], Awaitable[T]]) -> T:
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {running.secret}"}
-    timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as session:
-        return await measure(session)
+def _session(running: Running) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {running.secret}"},
+        timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
+        connector=aiohttp.TCPConnector(limit=0),
+    )
 
 
 async def _both(

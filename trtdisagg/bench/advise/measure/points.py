@@ -23,6 +23,7 @@ NUM_STEPS = 24
 """That streams are watched for."""
 MAX_STEPS = 4 * NUM_STEPS
 """Where so few are over too soon."""
+MAX_LONG_STREAMS = 16
 NUM_MIXED_STREAMS = 4
 MIXED_TOKENS = 256
 
@@ -80,12 +81,20 @@ async def decodes(asking: Asking, sizes: Sizes, budget: Budget, prefill_s: Calla
         if not short.allows(expected_s):
             break
         found.append(await _decode(asking, num_streams, SHORT))
-    long = sizes.max_prompt
-    while long > 8 * SHORT and 3 * prefill_s(long) > budget.left_s:
-        long //= 2
-    if long > 4 * SHORT and len(found) > 1:
-        found.append(await _decode(asking, 2, long))
+    found += await _long_decode(asking, sizes, budget, prefill_s, [decode.num_streams for decode in found])
     return found
+
+
+async def _long_decode(
+    asking: Asking, sizes: Sizes, budget: Budget, prefill_s: Callable[[int], float], counts: list[int]
+) -> list[Decode]:
+    """As many streams of as many tokens as there is time for: the more KV is read, the better its share is seen."""
+    for num_tokens in (sizes.max_prompt, sizes.max_prompt // 2, sizes.max_prompt // 4):
+        for num_streams in sorted(counts, reverse=True):
+            is_long = num_tokens >= 4 * SHORT and num_streams <= MAX_LONG_STREAMS
+            if is_long and budget.allows(1.5 * num_streams * prefill_s(num_tokens)):
+                return [await _decode(asking, num_streams, num_tokens)]
+    return []
 
 
 async def mixed(asking: Asking, sizes: Sizes, budget: Budget) -> list[Mixed]:
