@@ -65,7 +65,7 @@ def test_one_cluster_over_the_nodes_of_a_step(cluster: Cluster) -> None:
         assert nodes_of(cluster)["generation-1"] == ["node02"]
         assert cluster.run("logs", "context-1", "-n", "5").stdout
         step.signal(signal.SIGTERM)
-        assert step.exit_codes() == [143] * 5
+        assert step.exit_codes() == [143] * 5, step.said(0)
     assert (cluster.directory / "exit-code").read_text() == "143\n"
     assert not list((cluster.directory / "state").rglob("head.json"))
 

@@ -125,8 +125,11 @@ async def _ask(socket: str, what: str, body: bytes, kind: type[Answer], timeout_
     head = f"{what} HTTP/1.1\r\nHost: proxy\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     with anyio.fail_after(timeout_s):
         async with await anyio.connect_unix(socket) as stream:
-            await stream.send(head.encode() + body)
-            answer = await _read_all(stream)
+            try:
+                await stream.send(head.encode() + body)
+                answer = await _read_all(stream)
+            except anyio.BrokenResourceError as e:
+                raise OSError("the proxy closed the connection") from e
     top, _, text = answer.partition(b"\r\n\r\n")
     status = top.partition(b"\r\n")[0]
     if status.split(b" ")[1:2] != [b"200"]:
@@ -145,6 +148,4 @@ async def _read_all(stream: anyio.abc.ByteReceiveStream) -> bytes:
             answer += await stream.receive()
     except anyio.EndOfStream:
         pass
-    except anyio.BrokenResourceError as e:
-        raise OSError("the proxy closed the connection") from e
     return answer

@@ -143,3 +143,17 @@ async def test_a_proxy_that_does_not_answer_is_given_up(tmp_path: Path, monkeypa
     async with await anyio.create_unix_listener(tmp_path / "s"):
         with pytest.raises(TimeoutError):
             await put_members(str(tmp_path / "s"), Members(members=[]))
+
+
+async def test_a_proxy_that_ends_in_the_midst_of_what_it_is_told_is_no_fault_of_ours(tmp_path: Path) -> None:
+    """It takes the connection and is gone, while more is to be sent than the socket holds."""
+    path = tmp_path / "m.sock"
+    members = [Member(name=f"context-{i}", role="context", model="m" * 1000, url="127.0.0.1:1") for i in range(1000)]
+    async with await anyio.create_unix_listener(path) as listener, anyio.create_task_group() as tasks:
+
+        async def end() -> None:
+            await (await listener.accept()).aclose()
+
+        tasks.start_soon(end)
+        with pytest.raises(OSError, match="the proxy closed the connection"):
+            await put_members(str(path), Members(members=members))
