@@ -9,27 +9,24 @@ from random import Random
 from trtdisagg.bench.serve.load import Load
 
 
-def arrivals(load: Load) -> list[float]:
+def arrivals(load: Load, number: int) -> list[float]:
     """In seconds from the beginning of the load; all 0 where no rate is asked for.
 
     Arrivals are those of a process of rate 1, on a clock that goes as fast as the rate is at that time: with gaps of an
     exponential distribution that is a Poisson process, also along a ramp.
     """
     if math.isinf(load.request_rate):
-        return [0.0] * load.num_prompts
-    ticks = list(itertools.accumulate(_gaps(load)))
+        return [0.0] * number
     end_rate = load.request_rate if load.ramp_to is None else load.ramp_to
-    return [_time_of(tick, load.request_rate, end_rate, load.num_prompts) for tick in ticks]
+    return [_time_of(tick, load.request_rate, end_rate, number) for tick in itertools.accumulate(_gaps(load, number))]
 
 
-def _gaps(load: Load) -> list[float]:
+def _gaps(load: Load, number: int) -> list[float]:
     """Of mean 1; the first arrival is at 0."""
-    random = Random(f"arrivals {load.seed}")
     if load.arrivals == "constant":
-        between = [1.0] * (load.num_prompts - 1)
-    else:
-        between = [random.gammavariate(load.burstiness, 1 / load.burstiness) for _ in range(load.num_prompts - 1)]
-    return [0.0, *between]
+        return [0.0] + [1.0] * (number - 1)
+    random = Random(f"arrivals {load.seed}")
+    return [0.0, *(random.gammavariate(load.burstiness, 1 / load.burstiness) for _ in range(number - 1))]
 
 
 def _time_of(tick: float, begin: float, end: float, num_ticks: int) -> float:

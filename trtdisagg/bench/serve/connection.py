@@ -1,8 +1,8 @@
 """One raw HTTP/1.1 connection to the endpoint: a request goes out, and its answer is timed as its bytes arrive.
 
-An HTTP library's client costs more for each chunk than the kernel does; here a chunk is one callback, which notes the
-time and keeps the bytes. They are read some chunks later, many in a row: that costs less, and where the tokens of a
-thousand streams come in one moment, the last of them waits for the others to be noted, not for them to be read.
+With an HTTP library the time would be that of the task which is woken to read. Here a chunk is one callback, which
+notes the time and keeps the bytes. They are read some chunks later, many in a row: that costs less, and where tokens of
+a thousand streams come in one moment, the last of them waits for the others to be noted, not for them to be read.
 """
 
 from __future__ import annotations

@@ -56,16 +56,17 @@ class Conversations:
         )
 
     async def _all(self, openings: Sequence[Asked], due_s: Sequence[float], self_watch: SelfWatch | None) -> None:
-        begun_at = time.monotonic()
+        begun_at = could_begin_at = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
-            for index, (asked, due) in enumerate(zip(openings, due_s, strict=False)):
+            for index, (asked, due) in enumerate(zip(openings, due_s, strict=True)):
                 wait_s = begun_at + due - time.monotonic()
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
                 if self_watch is not None and due:
-                    self_watch.begin_late_s.append(time.monotonic() - begun_at - due)
+                    self_watch.begin_late_s.append(time.monotonic() - max(begun_at + due, could_begin_at))
                 if self._room is not None:
                     await self._room.acquire()
+                    could_begin_at = time.monotonic()
                 if index % MANY == MANY - 1:
                     await asyncio.sleep(0)
                 self._num_begun += 1

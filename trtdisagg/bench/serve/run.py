@@ -54,11 +54,11 @@ async def run_load(
         bodies.encode(measured[0])
         if warmups:
             before = Conversations(load, workload, client, bodies, watch, is_warmup=True)
-            await before.go(warmups, [0.0] * len(warmups), stop)
+            await before.go(warmups, arrivals(load, len(warmups)), stop)
         run = Conversations(load, workload, client, bodies, watch)
         with SelfWatch() as self_watch:
             begun_at = time.monotonic()
-            await run.go(measured, arrivals(load), stop, self_watch)
+            await run.go(measured, arrivals(load, len(measured)), stop, self_watch)
         ended_at = max((outcome.ended_at for outcome in run.outcomes), default=0.0)
         return summarize(
             Ran(

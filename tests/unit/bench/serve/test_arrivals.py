@@ -12,7 +12,8 @@ from trtdisagg.bench.serve.load import Load
 
 
 def times(**said: Any) -> list[float]:
-    return arrivals(Load(url="http://x", **said))
+    load = Load(url="http://x", **said)
+    return arrivals(load, load.num_prompts)
 
 
 def gaps(**said: Any) -> list[float]:
