@@ -27,7 +27,7 @@ _OURS = {
     "--array": "a job runs one cluster",
     "--chdir": "the run's folder is where the job's files go",
     "--error": "the run's folder has a log for each task",
-    "--export": "what the job needs of the environment goes into slurm.env",
+    "--export": "the job has the environment of who submits it, and slurm.env",
     "--gpus-per-task": "the agent of a node divides its GPUs among the servers",
     "--no-kill": "the job says so already",
     "--no-requeue": "the job says so already",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from trtdisagg.errors import StartupError
 
+_SPELT = {"array": "SBATCH_ARRAY_INX", "mem": "SBATCH_MEM_PER_NODE", "time": "SBATCH_TIMELIMIT"}
+"""Options whose variables are called otherwise."""
 _TIMEOUT_S = 60.0
 """Slurm's controller may be busy; its own commands give up after some 100 s."""
 
@@ -28,7 +32,7 @@ def submit(script: Path) -> str:
     :returns: the job's id.
     :raises StartupError: when there is no Slurm here, or it refuses.
     """
-    said = _run("sbatch", "--parsable", str(script))
+    said = _run("sbatch", "--parsable", str(script), env=without_overrides(os.environ, script.read_text()))
     match = re.fullmatch(r"(\d+)(;\S+)?", said.splitlines()[-1].strip() if said.strip() else "")
     if not match:
         raise StartupError(f"sbatch has not said the job's id, but: {said.strip()!r}")
@@ -49,9 +53,17 @@ def job_state(job_id: str) -> JobState:
     return JobState(state, reason)
 
 
-def _run(*argv: str) -> str:
+def without_overrides(env: Mapping[str, str], script: str) -> dict[str, str]:
+    """An environment without the variables that to sbatch mean more than what stands in a script: of sites' defaults,
+    `SBATCH_PARTITION`, those stay for which it asks for nothing else."""
+    options = {*re.findall(r"^#SBATCH --([a-z-]+)", script, flags=re.MULTILINE), "array", "requeue", "wait"}
+    spelt = {_SPELT.get(option, f"SBATCH_{option.upper().replace('-', '_')}") for option in options}
+    return {name: value for name, value in env.items() if name not in spelt}
+
+
+def _run(*argv: str, env: Mapping[str, str] | None = None) -> str:
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=env)
     except FileNotFoundError:
         raise StartupError(
             f"There is no {argv[0]} on this machine: submit from a node that has Slurm's commands, or take what"
