@@ -1,4 +1,4 @@
-"""A sweep on a real Slurm: a job for each variant, of which one is on two nodes and one cannot start, and the report."""
+"""A sweep on a real Slurm: a job for each variant, of which one is on two nodes and one cannot start."""
 
 from __future__ import annotations
 
