@@ -10,17 +10,25 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from fakes.openai_endpoint import answering, refused, streamed
+from helpers.statuses import BUSY
+from msgspec.structs import replace
 
 from trtdisagg.bench.serve.report import ServeReport
+from trtdisagg.cli.bench import serve_target
 from trtdisagg.cli.bench.serve_options import goodput_of, load_of
 from trtdisagg.cli.main import cli
+from trtdisagg.errors import NotRunningError
+from trtdisagg.protocol.control import ServerStatus
 
 
 @pytest.fixture(autouse=True)
-def _no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.chdir(tmp_path)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have one."""
+
+    def none(_word: None) -> None:
+        raise NotRunningError("no cluster is running")
+
+    monkeypatch.setattr(serve_target, "find_cluster", none)
 
 
 def call(*args: str | Path) -> Result:
@@ -106,3 +114,29 @@ def test_what_is_taken_where_nothing_is_said() -> None:
     assert load(request_rate=2.0).concurrency is None
     assert load(concurrency=5, rounds=3).num_prompts == 15
     assert load(url="http://x", num_cores=3).num_cores == 3
+
+
+def server(name: str, **said: Any) -> ServerStatus:
+    role = "proxy" if name == "proxy" else "context"
+    return ServerStatus(**{"name": name, "role": role, "state": "ready", **said})
+
+
+@pytest.mark.parametrize(
+    ("servers", "num_gpus", "num_cores"),
+    [
+        ([server("proxy", cores=[7]), server("a", cores=[0, 1]), server("b", cores=[1, 2])], 0, 3),
+        ([server("a", gpus=["0", "1"], cores=[0]), server("b", gpus=["1"])], 2, 0),
+        ([server("a", gpus=["0"], nodes=["n1"]), server("b", gpus=["0", "1"], nodes=["n2", "n2"])], 3, 0),
+        ([server("a", gpus=["0", "0"], nodes=["n1", "n2"])], 2, 0),
+        ([server("a", gpus=["0"]), server("b", gpus=["1"], state="failed")], 1, 0),
+    ],
+)
+def test_what_a_cluster_runs_on(
+    monkeypatch: pytest.MonkeyPatch, servers: list[ServerStatus], num_gpus: int, num_cores: int
+) -> None:
+    status = replace(BUSY, servers=servers, others=[])
+    monkeypatch.setattr(serve_target, "_running", lambda: [status])
+    assert serve_target.find_target(f"{status.url}/") == (status.url, num_gpus, num_cores)
+    assert serve_target.find_target("http://other:8000") == ("http://other:8000", 0, 0)
+    monkeypatch.setattr(serve_target, "_running", lambda: [replace(status, others=BUSY.others)])
+    assert serve_target.find_target(status.url) == (status.url, 0, 0)

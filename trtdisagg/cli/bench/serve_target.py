@@ -57,7 +57,10 @@ def _running() -> list[ClusterStatus]:
 
 
 def _target(status: ClusterStatus) -> Target:
-    """Servers may share a GPU or a core; those of different nodes have the same numbers."""
+    """Servers may share a GPU or a core; those of different nodes have the same numbers. What servers of others run on
+    is not known, so nothing is, where there are any."""
+    if status.others:
+        return Target(status.url)
     gpus: set[tuple[str, str]] = set()
     cores: set[tuple[str, int]] = set()
     for server in status.servers:
