@@ -49,7 +49,7 @@ cluster=$!
 drain() {{
     interrupted=yes
     kill -0 "$cluster" 2> /dev/null || return
-    [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ] || return
+    [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = COMPLETING ] && return
     drained=yes
     scancel --signal=TERM "$SLURM_JOB_ID.0"
 }}
@@ -146,7 +146,8 @@ def _step(job: Job) -> str:
     options = [f"--cpus-per-task={settings.cpus_per_task}" if settings.cpus_per_task else "--cpu-bind=none"]
     options += [f"--mpi={settings.mpi}"] if settings.mpi else []
     if box := settings.container:
-        seen = [f"{folder}:{folder}" for folder in (job.folder, job.origin)]
+        own = [job.origin] if job.origin in job.folder.parents else [job.folder, job.origin]
+        seen = [f"{folder}:{folder}" for folder in own]
         options += [f"--container-image={box.image}", f"--container-mounts={','.join([*seen, *box.mounts])}"]
         options += [f"--container-workdir={box.workdir}"] if box.workdir else []
     words = [f"'{word}'" if "," in word and shlex.quote(word) == word else shlex.quote(word) for word in options]

@@ -75,9 +75,11 @@ def test_every_key_is_used(tmp_path: Path) -> None:
 
 
 def test_in_a_container_the_folders_of_run_and_file_are_where_they_are_outside(tmp_path: Path) -> None:
-    text = script(tmp_path, ALL_KEYS)
-    folder = tmp_path / "slurm-runs" / "c-001"
-    assert f"    '--container-mounts={folder}:{folder},{tmp_path}:{tmp_path},/data:/data:ro'\n" in text
+    text = script(tmp_path / "inside", ALL_KEYS)
+    assert f"    '--container-mounts={tmp_path}/inside:{tmp_path}/inside,/data:/data:ro'\n" in text
+    runs = tmp_path / "runs"
+    beside = script(tmp_path / "beside", f"{ALL_KEYS}  output_dir: {runs}\n")
+    assert f"--container-mounts={runs}/c-001:{runs}/c-001,{tmp_path}/beside:{tmp_path}/beside,/data" in beside
     assert "    '--container-image=reg#img:1'\n" in text
     assert "    --container-workdir=/work\n" in text
 
