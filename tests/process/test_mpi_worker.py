@@ -21,8 +21,8 @@ from helpers.netns import hosts, needs_netns
 from helpers.ports import free_port
 from helpers.traces import until
 
-pytestmark = [needs_mpi, pytest.mark.timeout(120)]
-TIMEOUT_S = 60
+pytestmark = [needs_mpi, pytest.mark.timeout(240)]
+TIMEOUT_S = 90
 BODY = {"model": "tiny", "prompt": "x" * 50, "max_tokens": 12, "temperature": 0, "ignore_eos": True}
 
 
@@ -175,6 +175,19 @@ def test_a_world_that_does_not_fit_the_file_does_not_start(tmp_path: Path, more:
     log = started.log.read_text()
     assert re.search(words, log), log
     assert log.count("trtdisagg: error:") == 1
+
+
+def test_processes_that_mpi_knows_nothing_of_are_told_so(tmp_path: Path) -> None:
+    """As those of `srun --mpi=none`: each is alone in a world of one."""
+    file, _ = write_file(tmp_path)
+    step = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "node1", "SLURM_NODEID": "0"}
+    step |= {"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    environment = {**os.environ, **launcher("mpich").variables, **step, "PYTHONPATH": str(REPOSITORY)}
+    argv = [*TRTDISAGG, "mpi-worker", "-c", str(file)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 1
+    assert "2 processes were started, and MPI (MPICH" in done.stderr
+    assert "finds 1: mpirun must be that of the same MPI, and srun needs --mpi=pmix" in done.stderr
 
 
 @needs_root

@@ -25,6 +25,8 @@ class Launch(NamedTuple):
     local_rank: int
     """Among those on this machine."""
     local_size: int
+    by_mpirun: bool = True
+    """Our parent is there as long as mpirun is, and nobody else ends us with it."""
 
 
 def read_launch(env: Mapping[str, str]) -> Launch:
@@ -35,7 +37,8 @@ def read_launch(env: Mapping[str, str]) -> Launch:
     for names in _NAMES:
         if all(name in env for name in names):
             try:
-                return Launch(*(int(env[name]) for name in names))
+                rank, size, local_rank, local_size = (int(env[name]) for name in names)
+                return Launch(rank, size, local_rank, local_size)
             except ValueError:
                 raise ConfigError(
                     f"{', '.join(f'{name}={env[name]}' for name in names)}: not all are numbers"
@@ -43,7 +46,7 @@ def read_launch(env: Mapping[str, str]) -> Launch:
     if is_step(env):
         given = read_allocation(env)
         local_size = next(node.num_tasks for node in given.nodes if node.name == given.node)
-        return Launch(given.proc_id, given.num_tasks, given.local_id, local_size)
+        return Launch(given.proc_id, given.num_tasks, given.local_id, local_size, by_mpirun=False)
     raise StartupError(
         "mpi-worker is one of several processes: start it as `mpirun -n N trtdisagg mpi-worker -c FILE`, or by srun "
         "with --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH)"

@@ -59,11 +59,9 @@ def command(config: str) -> None:
         say(*plan.notices)
     [child] = plan.servers
     assert isinstance(child.spec, EngineSpec)
-    spec = WorldSpec(
-        servers=_servers(everyone),
-        engine=replace(child.spec, rank=seat.rank, secret_file=plan.secret_file),
-        gpu=gpu.uuid if gpu else None,
-    )
+    parent_pid = os.getppid() if launch.by_mpirun else None
+    engine = replace(child.spec, rank=seat.rank, secret_file=plan.secret_file, parent_pid=parent_pid)
+    spec = WorldSpec(servers=_servers(everyone), engine=engine, gpu=gpu.uuid if gpu else None)
     _become(spec, _environment(child, gpu))
 
 

@@ -93,7 +93,7 @@ def _check_rank(spec: EngineSpec, *, has_secret: bool) -> None:
 
 
 def _serve(spec: EngineSpec, reporter: Reporter, secret: bytes | None) -> int:
-    _stay_on(spec.cores)
+    stay_on(spec.cores)
     _allow_many_connections()
 
     import uvloop
@@ -106,7 +106,7 @@ def _serve(spec: EngineSpec, reporter: Reporter, secret: bytes | None) -> int:
 
 
 def _follow(spec: EngineSpec, reporter: Reporter, secret: bytes | None) -> int:
-    _stay_on(spec.cores)
+    stay_on(spec.cores)
 
     import uvloop
 
@@ -117,7 +117,7 @@ def _follow(spec: EngineSpec, reporter: Reporter, secret: bytes | None) -> int:
         return runner.run(Follower(spec, secret or read_secret(spec.secret_file), reporter, end).run())
 
 
-def _stay_on(cores: list[int] | None) -> None:
+def stay_on(cores: list[int] | None) -> None:
     if cores is not None:
         os.sched_setaffinity(0, cores)  # before torch counts them and starts threads
 

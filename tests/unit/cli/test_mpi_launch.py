@@ -31,7 +31,7 @@ BATCH = {"SLURM_JOB_ID": "17", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
 @pytest.mark.parametrize("env", [OPEN_MPI, MPICH, SLURM, {**BATCH, **OPEN_MPI}, {**BATCH, **MPICH}])
 def test_every_launcher_says_who_we_are(env: dict[str, str]) -> None:
     """mpirun within a batch script comes before what Slurm says of the script."""
-    assert read_launch(env) == Launch(rank=5, size=8, local_rank=1, local_size=4)
+    assert read_launch(env) == Launch(5, 8, local_rank=1, local_size=4, by_mpirun=env is not SLURM)
 
 
 @pytest.mark.parametrize("env", [{}, BATCH])

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trtdisagg.cache.installed_mpi import import_mpi
 from trtdisagg.cache.transports.mpi_pmi import managed
 from trtdisagg.errors import HandoverError, StartupError
 
@@ -173,21 +174,6 @@ def join_world(mpi: Any, comm: Any, processes: Sequence[str]) -> None:
     with _loading:
         assert not _loaded
         _loaded.append(Library(mpi, processes[comm.Get_rank()], members, is_alone=False))
-
-
-def import_mpi() -> Any:
-    """`mpi4py.MPI`, not initialized yet.
-
-    :raises StartupError: when it, or an MPI, is not installed.
-    """
-    try:
-        import mpi4py
-
-        mpi4py.rc.initialize = mpi4py.rc.finalize = False
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as e:  # RuntimeError: no libmpi
-        raise StartupError(f"MPI: {str(e).splitlines()[0]}; pip install 'trtdisagg[mpi]'") from e
-    return MPI
 
 
 def _alone() -> Library:

@@ -12,6 +12,7 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -45,10 +46,18 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     gpu: str | None = None
 
 
-def agree(world: World, given: WorldSpec) -> tuple[EngineSpec, bytes]:
+class Terms(NamedTuple):
+    engine: EngineSpec
+    """What this process is to be."""
+    secret: bytes
+    """Of this world."""
+    world_name: str
+    """Of no other."""
+
+
+def agree(world: World, given: WorldSpec) -> Terms:
     """Settle what is open in a spec, with all others.
 
-    :return: what this process is to be, and the secret of this world.
     :raises ConfigError: when the processes are not where the file's urls say.
     :raises StartupError: when nobody can listen there.
     """
@@ -66,8 +75,7 @@ def agree(world: World, given: WorldSpec) -> tuple[EngineSpec, bytes]:
     if engine.rank > 0:
         place = places[first_ranks(given.servers)[engine.name]].decode()
         engine = _join(engine, place, spans_hosts=spans_hosts(engine.name, facts))
-    world.carry_kv(name)
-    return engine, secret
+    return Terms(engine, secret, name)
 
 
 def facts_of(engine: EngineSpec, gpu: str | None) -> Facts:

@@ -1,6 +1,6 @@
 """The world of MPI processes that this one is part of. Messages are bytes: nothing is pickled.
 
-Knows MPI, and nothing of servers. `cache.transports.mpi_library` gets a communicator of its own.
+Knows MPI, and nothing of servers. Imports nothing heavy: a process learns here which cores are its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from trtdisagg.cache.transports.mpi_library import import_mpi, join_world
+from trtdisagg.cache.installed_mpi import import_mpi
 from trtdisagg.errors import StartupError
 
 FINISH_TIMEOUT_S = 10.0
@@ -72,10 +72,12 @@ class World:
         return buffer.tobytes()
 
     def carry_kv(self, name: str) -> None:
-        """Let the transport `mpi` use this world.
+        """Let the transport `mpi` use this world, with a communicator of its own. All call this at once.
 
         :param name: of the world.
         """
+        from trtdisagg.cache.transports.mpi_library import join_world  # with which torch comes
+
         join_world(self._mpi, self._comm.Dup(), [f"{name}/{rank}" for rank in range(self.size)])
 
     def finish(self) -> None:
