@@ -36,6 +36,7 @@ _MARKERS = "osD^vPX*"
 _WIDE_RANGE = 8.0
 """From here on an axis is logarithmic, where it may be."""
 _DPI = 150
+_SIZE_IN = (10.4, 5.2)
 Which = Literal["x", "y"]
 _SHORT = 24
 """Letters of a name, so that four fit in a line."""
@@ -67,17 +68,17 @@ def check_there() -> None:
 
 
 @contextlib.contextmanager
-def figure(title: str, subtitle: str, *, width: float = 8.4, panels: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+def figure(title: str, subtitle: str, *, panels: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure and its axes, for what is drawn in the block.
 
-    :param width: inches.
+    :param panels: beside each other.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with mpl.rc_context(_SETTINGS):
-        made = Figure(figsize=(width, 5.2), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.06))
+        made = Figure(figsize=_SIZE_IN, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.06))
         axes = list(made.subplots(1, panels, squeeze=False)[0])
         for each in axes:
             each.grid(visible=True, color=LINE, linewidth=0.8)

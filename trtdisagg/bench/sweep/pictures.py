@@ -137,7 +137,7 @@ def _label_points(axes: Axes, results: Results) -> None:
 def latency(results: Results, kind: Kind) -> Figure:
     """Two panels: until the first token, and between later ones."""
     subtitle = "Solid: the median. Dashed: the 99th percentile. Lower is better."
-    with look.figure("Latency over load", subtitle, width=10.4, panels=2) as (made, panels):
+    with look.figure("Latency over load", subtitle, panels=2) as (made, panels):
         for axes, (time, words) in zip(panels, _TIMES.items(), strict=True):
             handles = _percentiles(axes, results, kind, time)
             axes.set_xlabel(_LOADS[kind])
