@@ -55,6 +55,17 @@ def test_the_whole_of_it(tmp_path: Path) -> None:
     assert {"mean_ttft_ms", "p99_itl_ms", "median_e2el_ms", "request_throughput"} <= set(json.loads(file.read_bytes()))
 
 
+def test_the_same_seed_asks_the_same() -> None:
+    args = ("--num-prompts", 6, "--isl", "4:30", "--osl", "2:9", "--concurrency", 1)
+    asked = []
+    for seed in (1, 1, 2):
+        with answering(streamed()) as endpoint:
+            done = call("--url", endpoint.url, *args, "--seed", seed)
+            assert done.exit_code == 0, done.output
+            asked.append(endpoint.asked)
+    assert asked[0] == asked[1] != asked[2]
+
+
 def test_all_failed() -> None:
     with answering(refused(429, "full")) as endpoint:
         done = call("--url", endpoint.url, "--num-prompts", 5)

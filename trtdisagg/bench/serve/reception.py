@@ -76,7 +76,7 @@ class Streamed:
         self._texts: list[str] | None = [] if keeps_text else None
         self._kept = b""
         """The beginning of a line."""
-        self._is_finished = False
+        self._is_begun = self._is_finished = False
         self._is_told = False
         """The server says with each chunk how many tokens there are."""
 
@@ -99,6 +99,8 @@ class Streamed:
         :returns: its text, where that is kept.
         :raises NotAnAnswerError: it ended too early.
         """
+        if not self._is_begun:
+            raise NotAnAnswerError("not an answer", "a stream was asked for, and what came has no events")
         if not self._is_finished:
             raise NotAnAnswerError("cut off", "the stream ended without [DONE] or a finish_reason")
         if not self._outcome.heard_at:
@@ -106,6 +108,7 @@ class Streamed:
         return "".join(self._texts or [])
 
     def _hear(self, data: bytes, at: float) -> None:
+        self._is_begun = True
         if data == b"[DONE]":
             self._is_finished = True
             return

@@ -1,7 +1,8 @@
 """What came of a load: the report that is printed, written as JSON, and read by `bench sweep` and `advise`.
 
 Its keys are those of TensorRT-LLM's and vLLM's `benchmark_serving`, so that what reads theirs reads ours; what they
-have no word for comes after them. Times are in milliseconds where the name says so, in seconds otherwise.
+have no word for comes after them. Times are in milliseconds where the name says so, in seconds otherwise; a time
+that no request has (of answers that were not streamed, or failed) is 0.
 """
 
 from __future__ import annotations

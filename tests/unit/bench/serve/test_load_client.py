@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.openai_endpoint import Answer, Endpoint, chunk, event, never, raw, refused, streamed
 from fakes.tiny_http import Connection
+from helpers.certificates import make_certificate, needs_openssl
 
 from trtdisagg.bench.program import MeasureError
 from trtdisagg.bench.serve.client import Client
@@ -137,3 +140,26 @@ async def test_forms_of_an_url(suffix: str) -> None:
 async def test_what_is_no_url(url: str) -> None:
     with pytest.raises(ConfigError, match="--url"):
         await ask(url)
+
+
+@needs_openssl
+async def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path, "localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    heads = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(HEAD + framed(TOKEN) + framed(event("[DONE]")) + b"0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        assert (await ask(url)).error == "TLS"  # nobody vouches for it
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        outcome = await ask(url)
+    assert (outcome.error, outcome.num_tokens) == (None, 1)
+    assert heads[-1].startswith(b"POST /v1/completions HTTP/1.1\r\nHost: localhost:")

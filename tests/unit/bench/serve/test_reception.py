@@ -104,7 +104,7 @@ def test_a_stream_may_be_cut_anywhere(cuts: list[int], line_end: str) -> None:
         ([b"data: {oops\n\n"], "not an answer", "{oops"),
         ([data('{"choices": 7}')], "not an answer", "Expected `array`"),
         ([data({"error": {"message": "out of blocks", "code": "x"}})], "error event", "out of blocks"),
-        ([b"<html>", b"</html>"], "cut off", "without"),
+        ([b"<html>\n", b"</html>"], "not an answer", "has no events"),
     ],
 )
 def test_what_is_no_answer(pieces: list[bytes], kind: str, words: str) -> None:
