@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from tests.helpers.agents import RunningAgent, down
 from tests.helpers.cluster import post
-from tests.helpers.nodes import NodeProcess, head
+from tests.helpers.nodes import HEAD, NodeProcess, head
 from tests.helpers.traces import is_gone
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.parallel import Parallel
@@ -168,7 +168,7 @@ async def test_a_node_that_is_asked_to_go_is_drained_and_killed_when_asked_again
                 code, said = await one.ended()
                 assert code == 128 + signal.SIGINT, said
                 await agent.until(lambda: agent.server("context-0").state == "stopped")
-                await agent.until(lambda: "node01 has left: SIGINT a second time" in agent.events)
+                await agent.until(lambda: "node01 has left: killed by SIGINT" in agent.events)
                 await down(place, force=True)
                 assert await agent.until_over() == 0
 
@@ -190,31 +190,48 @@ async def test_a_node_agent_does_not_outlive_its_head(place: Place, tmp_path: Pa
                 await agent.until_over()
 
 
-def spanning(plan: Plan) -> Plan:
-    """One server with a rank on either node."""
-    server = plan.servers[0]
-    spec = replace(server.spec, parallel=Parallel(tp_size=2))  # type: ignore[type-var]
+def spanning(plan: Plan, *nodes: list[str]) -> Plan:
+    """Servers of two ranks, on these nodes."""
     return replace(
-        plan, servers=[replace(server, nodes=["node01", "node02"], rank_cores=server.rank_cores * 2, spec=spec)]
+        plan,
+        servers=[
+            replace(
+                server,
+                nodes=mine,
+                rank_cores=server.rank_cores * 2,
+                spec=replace(server.spec, parallel=Parallel(tp_size=2)),  # type: ignore[type-var]
+            )
+            for server, mine in zip(plan.servers, nodes, strict=True)
+        ],
     )
 
 
-async def test_a_server_of_several_nodes_meets_at_rank_0_and_lives_and_dies_as_one(
-    place: Place, tmp_path: Path
-) -> None:
+async def test_servers_of_several_nodes_meet_at_rank_0_and_live_and_die_as_one(place: Place, tmp_path: Path) -> None:
+    """Rank 0 of one is on the head's node, of the other on another node."""
     meet = tmp_path / "meet"
-    with NodeProcess("node01", meet) as one, NodeProcess("node02", meet) as two:
-        async with head(meet, "node01", "node02") as nodes:
-            plan = spanning(nodes.plan(await nodes.links.gather(20)))
+    with NodeProcess("node01", meet) as one:
+        async with head(meet, "node01") as nodes:
+            there = await nodes.links.gather(20)
+            plan = spanning(nodes.plan([*there, *there]), [HEAD, "node01"], ["node01", HEAD])
             async with nodes.running(plan, place) as agent:
                 await agent.until_ready()
-                first = agent.server("context-0").pids
-                assert [parent(pid) for pid in first] == [one.process.pid, two.process.pid]
+                assert str(agent.server("context-0").url).startswith("127.0.0.1:")
+                assert str(agent.server("context-1").url).startswith("127.0.0.3:")
+                first = [agent.server(name).pids for name in ("context-0", "context-1")]
+                mine = [os.getpid(), one.process.pid]
+                assert [list(map(parent, pids)) for pids in first] == [mine, mine[::-1]]
                 await agent.until(lambda: ("context-0", "[rank 1] fake engine: rank 1 of context-0") in agent.lines)
-                os.kill(first[1], signal.SIGKILL)
-                await agent.until(lambda: agent.server("context-0").restarts == 1 and agent.status.state == "ready")
-                assert "context-0: ended: rank 1: killed by SIGKILL" in agent.events
-                assert not set(agent.server("context-0").pids) & set(first)
+                for pids in first:
+                    os.kill(pids[1], signal.SIGKILL)
+                await agent.until(
+                    lambda: (
+                        all(server.restarts == 1 for server in agent.status.servers) and agent.status.state == "ready"
+                    )
+                )
+                for i, pids in enumerate(first):
+                    assert f"context-{i}: ended: rank 1: killed by SIGKILL" in agent.events
+                    assert not set(agent.server(f"context-{i}").pids) & set(pids)
+                    assert all(map(is_gone, pids))
                 await down(place, force=True)
                 assert await agent.until_over() == 0
 

@@ -26,8 +26,9 @@ from trtdisagg.slurm.allocation import GivenNode
 from trtdisagg.supervisor.doctor.look import raise_open_files
 from trtdisagg.supervisor.host import Host, discover
 from trtdisagg.supervisor.nodes.address import own_address
-from trtdisagg.supervisor.nodes.agent import Membership, run_node_agent
+from trtdisagg.supervisor.nodes.agent import run_node_agent
 from trtdisagg.supervisor.nodes.assign import assign, is_here
+from trtdisagg.supervisor.nodes.head_link import Membership
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.nodes.rendezvous import Rendezvous, announced

@@ -242,6 +242,7 @@ class NodeLinks:
     # --- the end ----------------------------------------------------------------------------------------------------
 
     async def _say_bye(self, reason: str) -> None:
+        self.on_notice = lambda _: None  # that they leave is no news now
         for link in self._links.values():
             link.dismiss(self.exit_code, reason)
         with anyio.move_on_after(_BYE_TIMEOUT_S):
