@@ -32,7 +32,7 @@ from trtdisagg.supervisor.rundir import Place
 
 NODE = [sys.executable, str(Path(__file__).resolve().parents[1] / "fakes" / "node.py")]
 HEAD = "node00"
-SECRET = bytes(range(32))
+SECRET = b"5ec4e7" * 8
 _END_TIMEOUT_S = 20.0
 
 

@@ -39,7 +39,7 @@ class NodeLinks:
     :param here: name of the head's own node.
     :param names: of all nodes, the head's own among them or not.
     :param address: of this node, which the others reach; it listens there, on a free port.
-    :param secret: of this run: nobody comes in without it, and servers use it among themselves.
+    :param secret: of this run, as in a secret_file: nobody comes in without it, and servers use it among themselves.
     :param digest: of the assignment of servers to nodes, as the head has computed it.
     :param file: the cluster file it has computed that from.
     :param timeout_s: a node without a word for so long is lost (`supervision.node_timeout_s`).

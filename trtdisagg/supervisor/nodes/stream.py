@@ -70,14 +70,19 @@ class Stream:
         :raises StreamError: when nothing comes in time, or what cannot be read.
         """
         try:
-            with anyio.fail_after(timeout_s):
-                while not self._frames:
-                    self._frames.extend(self._reader.feed(await self._stream.receive()))
+            if not self._frames:
+                with anyio.fail_after(timeout_s):
+                    await self._fill()
             return decoder.decode(self._frames.popleft())
         except _BAD as e:
             raise StreamError(f"what came is not of our protocol: {e}") from e
         except _ENDS as e:
             raise StreamError(f"nothing came: {e or type(e).__name__}") from e
+
+    async def _fill(self) -> None:
+        """Wait for at least one message."""
+        while not self._frames:
+            self._frames.extend(self._reader.feed(await self._stream.receive()))
 
 
 async def connect(host: str, port: int) -> Stream:
