@@ -187,7 +187,6 @@ def _measure(said: _Said, asked: CoreModelLoad, words: str) -> int:
         write(report)
         write_stats(report)
     console().print(core_model_view(report))
-    say(*(f"warning: {warning}" for warning in report.warnings))
     if signum:
         return 128 + signum
     return 0 if report.completed else 1

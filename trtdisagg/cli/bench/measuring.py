@@ -22,7 +22,8 @@ Build = Callable[[Load], "Built"]
 
 
 def measure(load: Load, build: Build) -> tuple[ServeReport, int]:
-    """
+    """Whatever there is to warn of is said, too.
+
     :returns: and the signal that ended it; 0: none did.
     """
     import uvloop
@@ -42,10 +43,16 @@ async def _run(load: Load, build: Build, signals: list[int]) -> ServeReport:
 
     load = replace(load, model=await find_model(load))
     built = build(load)
-    say(f"{load.url}, {load.model}: {built.words}", *(f"warning: {warning}" for warning in built.warnings))
+    say(f"{load.url}, {load.model}: {built.words}")
+    _warn(built.warnings)
     with showing() as watch:
         report = await run_load(load, built.workload, watch=watch, stop=_stop(signals))
+    _warn(report.warnings)
     return replace(report, warnings=[*report.warnings, *built.warnings])
+
+
+def _warn(warnings: list[str]) -> None:
+    say(*(f"warning: {warning}" for warning in warnings))
 
 
 def _stop(signals: list[int]) -> asyncio.Event:

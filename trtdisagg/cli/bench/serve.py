@@ -60,7 +60,5 @@ def _show(report: ServeReport) -> None:
     from trtdisagg.cli.bench.serve_view import bench_serve_view
 
     console().print(bench_serve_view(report))
-    for warning in report.warnings:
-        say(f"warning: {warning}")
     if not report.completed:
         say("trtdisagg: error: no request was answered")
