@@ -1,11 +1,13 @@
 """Does disaggregation pay on two cores? Long prompts arrive beside running streams; the same on each cluster.
 
-    python -m tests.measure_does_it_pay --json FILE [--rounds 3] [--streams 4] [--num-streams 40] [--long-rate 0.2]
-                                        [--goodput ttft:1500 tpot:60]
+    python -m tests.measure_does_it_pay --json FILE [--rounds 3] [--streams 4] [--num-streams 32] [--long-rate 0.08]
+                                        [--long-isl 1024:2048] [--goodput ttft:4000 tpot:60] [--variants NAME...]
 
-Streams (64 to 128 tokens in, 128 to 256 out) are held at a constant number, first alone, then with prompts of 1,024 to
-2,048 tokens that arrive at random. Clusters take turns; each is started anew, and the same is asked of each in a round.
-What all loads reported is in FILE, which is written after every round; the table has medians over the rounds.
+Streams (64 to 128 tokens in, 128 to 256 out) are held at a constant number, first alone, then with long prompts that
+arrive at random: SmolLM2 reads some 280 tokens a second on a core of a machine with AVX2, so the rate keeps the core of
+a context server busy half of the time. Clusters take turns; each is started anew, and the same is asked of each in a
+round. What all loads reported is in FILE, which is written after every round; the table has medians over the rounds.
+A round takes about a quarter of an hour on a quiet machine.
 """
 
 from __future__ import annotations
@@ -28,14 +30,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 from helpers.cluster import TRTDISAGG, Cluster, running
 from helpers.ports import free_port
 
+_ALONE = "context_servers: {num_instances: 0}\n"
+_BESIDE = "context_servers: {cores: [0]}\ngeneration_servers: {cores: [1]}"
 VARIANTS = {
-    "aggregated": "context_servers: {num_instances: 0}\ngeneration_servers: {cores: [0, 1]}",
-    "small-chunks": "context_servers: {num_instances: 0}\ngeneration_servers: {cores: [0, 1], max_num_tokens: 256}",
-    "replicas": "context_servers: {num_instances: 0}\ngeneration_servers: {num_instances: 2, cores: [0, 1]}",
-    "disaggregated": "context_servers: {cores: [0]}\ngeneration_servers: {cores: [1]}",
+    "aggregated": _ALONE + "generation_servers: {cores: [0, 1]}",
+    "small-chunks": _ALONE + "generation_servers: {cores: [0, 1], max_num_tokens: 256}",
+    "replicas": _ALONE + "generation_servers: {num_instances: 2, cores: [0, 1]}",
+    "disaggregated": _BESIDE,
+    "conditional": _BESIDE + "\nconditional_disagg_config: {max_local_prefill_length: 256}",
 }
-"""One server with both cores; the same with prompts cut small; two servers with a core each; 1 + 1 with a core each."""
-
+"""One server with both cores; the same with prompts cut small; two servers with a core each; one context and one
+generation server with a core each; the same, with short prompts left to the generation server."""
 FIGURES = {
     "streams: TPOT p99 [ms]": ("streams", "p99_tpot_ms"),
     "streams: TPOT p50 [ms]": ("streams", "p50_tpot_ms"),
@@ -68,7 +73,7 @@ def measure(variant: str, options: argparse.Namespace, seed: int) -> dict[str, R
             *("--isl=64:128", "--osl=128:256", f"--seed={seed}", f"--goodput={' '.join(options.goodput)}"),
         ]
         alone = load(it, "alone", *streams)
-        with arriving(it, options.long_rate, seed) as long:
+        with arriving(it, options.long_rate, options.long_isl, seed) as long:
             beside = load(it, "streams", *streams, f"--seed={seed + 1}")
         return {"alone": alone, "streams": beside, "long": json.loads(long.read_text())}
 
@@ -83,9 +88,9 @@ def load(cluster: Cluster, name: str, *words: str) -> Report:
 
 
 @contextlib.contextmanager
-def arriving(cluster: Cluster, rate: float, seed: int) -> Iterator[Path]:
+def arriving(cluster: Cluster, rate: float, isl: str, seed: int) -> Iterator[Path]:
     """Long prompts for as long as the block runs. Their report is in the file that is yielded, afterwards."""
-    words = [f"--request-rate={rate}", f"--num-prompts={MAX_LONG}", "--isl=1024:2048", "--osl=16", f"--seed={seed + 2}"]
+    words = [f"--request-rate={rate}", f"--num-prompts={MAX_LONG}", f"--isl={isl}", "--osl=16", f"--seed={seed + 2}"]
     with subprocess.Popen(bench("long", cluster, *words), env=cluster.env, start_new_session=True) as process:
         try:
             yield cluster.directory / "long.json"
@@ -114,9 +119,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--num-streams", type=int, default=40)
-    parser.add_argument("--long-rate", type=float, default=0.2)
-    parser.add_argument("--goodput", nargs="+", default=["ttft:1500", "tpot:60"])
+    parser.add_argument("--num-streams", type=int, default=32)
+    parser.add_argument("--long-rate", type=float, default=0.08)
+    parser.add_argument("--long-isl", default="1024:2048")
+    parser.add_argument("--goodput", nargs="+", default=["ttft:4000", "tpot:60"])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clusters come down then, too

@@ -48,7 +48,7 @@ generation_servers: {{num_instances: 1}}
     print(json.dumps({"aiperf": theirs, "bench serve": ours}, indent=2))
     assert ours["num_requests"] == theirs["num_requests"] == NUM_REQUESTS
     assert ours["num_output_tokens"] == theirs["num_output_tokens"] == NUM_REQUESTS * OSL
-    assert ours["p50_ttft_ms"] == pytest.approx(theirs["p50_ttft_ms"], abs=15)
+    assert ours["p50_ttft_ms"] == pytest.approx(theirs["p50_ttft_ms"], abs=30)
     assert ours["mean_tpot_ms"] == pytest.approx(theirs["mean_tpot_ms"], rel=0.1)
     assert ours["p50_itl_ms"] == pytest.approx(theirs["p50_itl_ms"], rel=0.1)
     assert ours["p50_e2el_ms"] == pytest.approx(theirs["p50_e2el_ms"], rel=0.1)
