@@ -23,6 +23,7 @@ wait $!
 _CLUSTER = """\
 case $1 in
 load) echo "load $*" >> "$here/log"; exit "$(cat "$here/load-end")";;
+down) echo "down $*" >> "$here/log"; [ -e "$here/deaf" ] && exit 3; echo 0 > "$here/end"; exit;;
 esac
 echo "trtdisagg $*" >> "$here/log"
 folder=$5

@@ -34,12 +34,20 @@ def test_what_is_run_on_each_node(job: PlayedJob) -> None:
 
 def test_the_signal_before_the_end_drains(job: PlayedJob) -> None:
     job.process.send_signal(signal.SIGTERM)
+    assert job.process.wait(_TIMEOUT_S) == 0
+    assert job.log[2:] == [f"down down {job.job.file}"]
+
+
+def test_where_no_agent_answers_yet_slurm_passes_the_signal_on(job: PlayedJob) -> None:
+    (job.directory / "deaf").touch()
+    job.process.send_signal(signal.SIGTERM)
     job.until("asked")
-    assert job.process.wait(_TIMEOUT_S) == 0, "drained as it was asked to"
-    assert job.log[2:] == ["squeue --noheader --jobs=7 --format=%T", "scancel --signal=TERM 7.0"]
+    assert job.process.wait(_TIMEOUT_S) == 0, "143 is how that ends well"
+    assert job.log[3:] == ["squeue --noheader --jobs=7 --format=%T", "scancel --signal=TERM 7.0"]
 
 
 def test_where_all_of_the_job_ends_the_servers_know_it_already(job: PlayedJob) -> None:
+    (job.directory / "deaf").touch()
     (job.directory / "state").write_text("COMPLETING|None\n")
     job.process.send_signal(signal.SIGTERM)
     job.until("asked")
@@ -93,10 +101,9 @@ def loaded_job(tmp_path: Path) -> Iterator[PlayedJob]:
 def test_a_load_begins_when_the_cluster_serves_and_ends_it(loaded_job: PlayedJob, code: int) -> None:
     (loaded_job.job.folder / "url").write_text("http://node01:1234\n")
     (loaded_job.directory / "load-end").write_text(f"{code}\n")
-    loaded_job.until("asked")
     assert loaded_job.process.wait(_TIMEOUT_S) == code
     assert "load load a b --url http://node01:1234" in loaded_job.log
-    assert loaded_job.log[-1] == "scancel --signal=TERM 7.0"
+    assert loaded_job.log[-1] == f"down down {loaded_job.job.file}"
 
 
 def test_without_a_cluster_there_is_no_load(loaded_job: PlayedJob) -> None:

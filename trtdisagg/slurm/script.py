@@ -2,7 +2,7 @@
 
 Slurm's ways of ending a job, and what becomes of each:
 
-    scancel --batch --signal=TERM JOB   the script alone gets SIGTERM, and passes it on to the tasks: drained
+    scancel --batch --signal=TERM JOB   the script alone gets SIGTERM, and asks the cluster to drain
     time limit                          the same, so long before the limit as draining takes and Slurm may be early
     scancel JOB                         script and tasks get SIGTERM at once, SIGKILL after KillWait (often 30 s)
     a node is lost, or its task         the others go on (--no-kill, --kill-on-bad-exit=0, --wait=0)
@@ -44,12 +44,11 @@ srun --no-kill --kill-on-bad-exit=0 --wait=0 --ntasks-per-node=1 --output={logs}
     "${{program[@]}}" up --srun "$folder/cluster.yaml" --run-dir "$folder" --rendezvous "$folder/nodes" --no-tui &
 cluster=$!
 
-# Never a signal to srun: it would kill the servers at once. Where all of the job is ending, Slurm has told the servers
-# itself, and a second signal would cut short what the first began.
+{why}
 drain() {{
     interrupted=yes
     kill -0 "$cluster" 2> /dev/null || return
-    [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = COMPLETING ] && return
+    {down}[ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = COMPLETING ] && return
     drained=yes
     scancel --signal=TERM "$SLURM_JOB_ID.0"
 }}
@@ -76,6 +75,16 @@ fi
 [ "$ended" = 143 ] && [ "$drained" = yes ] && ended=0
 {exit}
 """
+
+_WHY = """\
+# Never a signal to srun: it would kill the servers at once. The cluster is asked, by its own command. Where nobody
+# answers yet, Slurm passes a signal on, which reaches servers as well, unless its ProctrackType is cgroup. Where all of
+# the job is ending it has done so, and a second signal would cut short what the first began."""
+_DOWN = '"${program[@]}" down "$folder/cluster.yaml" && return\n    '
+_WHY_IN_A_CONTAINER = """\
+# Never a signal to srun: it would kill the servers at once. A cluster cannot be asked from outside of its container, so
+# Slurm passes a signal on to the tasks. Where all of the job is ending it has done so, and a second signal would cut
+# short what the first began."""
 
 _LOAD = """
 load=1
@@ -106,6 +115,8 @@ def render_job(job: Job) -> str:
         environment=environment,
         step=_step(job),
         logs=logs,
+        why=_WHY_IN_A_CONTAINER if job.settings.container else _WHY,
+        down="" if job.settings.container else _DOWN,
         load=_LOAD.format(logs=logs, command=shlex.join(job.load)) if job.load else "",
         exit='exit "$((ended ? ended : load))"' if job.load else 'exit "$ended"',
     )

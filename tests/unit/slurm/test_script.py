@@ -82,6 +82,7 @@ def test_in_a_container_the_folders_of_run_and_file_are_where_they_are_outside(t
     assert f"--container-mounts={runs}/c-001:{runs}/c-001,{tmp_path}/beside:{tmp_path}/beside,/data" in beside
     assert "    '--container-image=reg#img:1'\n" in text
     assert "    --container-workdir=/work\n" in text
+    assert ' down "' not in text, "the program is not there outside, nor is the cluster's socket"
 
 
 def test_the_set_up_runs_before_the_program_and_ends_the_task_where_it_fails(tmp_path: Path) -> None:
