@@ -117,7 +117,7 @@ class Condition:
     def readiness(self) -> Ready:
         spec = self.spec
         return Ready(
-            host=spec.host,
+            host=spec.http_host,
             port=self.port,
             max_seq_len=spec.max_seq_len,
             num_blocks=spec.num_blocks,

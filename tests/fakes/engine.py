@@ -80,7 +80,7 @@ class FakeEngine:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._record_signal, number)
         http = HttpServer(self.server.handle, max_body_bytes=self.spec.max_body_bytes)
-        self.condition.port = await http.listen(self.spec.host, self.spec.port)
+        self.condition.port = await http.listen(self.spec.http_host, self.spec.port)
         self.reporter.send(Loading(stage="weights"))
         self._plan_misfortune(loop)
         if self.commands.fd is not None:

@@ -63,7 +63,7 @@ class Legs:
             raise UnavailableError("This server takes no requests now")
 
     def check_secret(self, request: Request) -> None:
-        secret = self.condition.secret
+        secret = self.condition.secret if self.condition.spec.clients_know_secret else ""
         if secret and request.headers.get("Authorization") != f"Bearer {secret}":
             raise AuthenticationError("The cluster's secret is missing or wrong")
 

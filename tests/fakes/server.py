@@ -99,7 +99,7 @@ class Server:
             name=spec.name,
             role=self.condition.role,
             model=spec.model,
-            url=f"{spec.host}:{self.condition.port}",
+            url=f"{spec.http_host}:{self.condition.port}",
             incarnation=spec.incarnation,
             wire_version=spec.wire_version,
             max_seq_len=spec.max_seq_len,

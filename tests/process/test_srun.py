@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.helpers.cluster import REPOSITORY, Cluster, post
@@ -112,3 +114,37 @@ def test_not_in_a_step(cluster: Cluster) -> None:
     assert done.returncode == 1
     assert "this is no task of a Slurm step" in done.stderr
     assert cluster.run("up", "--rendezvous", "/tmp").returncode == 2
+
+
+# --- serve ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Cluster]:
+    """For commands without a cluster file."""
+    (tmp_path / "section.yaml").write_text(f"command: {FAKE}\n")
+    cluster = Cluster(tmp_path, "")
+    yield cluster
+    assert cluster.left_over() == []
+
+
+def test_each_task_is_a_rank_of_one_server(alone: Cluster) -> None:
+    """Two tasks on the first node, one on the second; clients need no secret where only this host can reach it."""
+    port = free_port()
+    argv = ["serve", "fake-model", "--port", str(port), "--config", str(alone.directory / "section.yaml"), *NETWORK]
+    with Step(alone, [2, 1]) as step:
+        step.start(*argv, "--tp_size", "3")
+        until(lambda: "ready: " in step.said(0) or step.has_ended, "it serves", 60, lambda: step.said(0))
+        assert post(f"http://127.0.0.1:{port}/v1/completions", {"model": "fake-model", "prompt": "a"})[0] == 200
+        [server] = json.loads(alone.run("status", f"both-{port}", "--json").stdout)["servers"]
+        assert server["nodes"] == ["node01:0", "node01:1", "node02:0"]
+        assert len({psutil.Process(pid).ppid() for pid in server["pids"]}) == 3
+        step.signal(signal.SIGTERM)
+        assert step.exit_codes() == [143] * 3, step.said(0)
+
+
+def test_there_is_a_task_for_each_rank(alone: Cluster) -> None:
+    with Step(alone, [2]) as step:
+        step.start("serve", "fake-model", "--tp_size", "3", "--config", str(alone.directory / "section.yaml"))
+        assert step.exit_codes() == [2, 2]
+        assert "srun runs 2 tasks, and tp_size 3 times pp_size 1 is 3" in step.said(1)

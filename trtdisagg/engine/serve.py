@@ -94,9 +94,10 @@ class Server:
     @contextlib.asynccontextmanager
     async def _listening(self, service: Service) -> AsyncIterator[None]:
         """Answer requests, if only to say that there is no engine yet."""
-        listener = open_socket(self._spec.host, self._spec.port, has_secret=bool(self._secret))
+        host, secret = self._spec.http_host, self._secret if self._spec.clients_know_secret else b""
+        listener = open_socket(host, self._spec.port, has_secret=bool(secret))
         self._port = listener.getsockname()[1]
-        app = make_app(service, secret=self._secret, address=lambda: (self._spec.host, self._port))
+        app = make_app(service, secret=secret, address=lambda: (host, self._port))
         runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT_S, handle_signals=False
         )
@@ -124,10 +125,10 @@ class Server:
 
     def _ready(self, service: Service) -> None:
         spec = self._spec
-        log.info("%s serves %s on %s:%d", spec.name, spec.model, spec.host, self._port)
+        log.info("%s serves %s on %s:%d", spec.name, spec.model, spec.http_host, self._port)
         self._reporter.send(
             Ready(
-                host=spec.host,
+                host=spec.http_host,
                 port=self._port,
                 max_seq_len=spec.max_seq_len,
                 num_blocks=spec.num_blocks_of_all,

@@ -128,11 +128,20 @@ class EngineSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """host:port of rank 0, where the others come when they are on several hosts; `host` is then each rank's own."""
     gang_fd: int | None = None
     """Rank 0's: the socket that listens there, inherited."""
+    client_host: str | None = None
+    """Where rank 0 takes requests in, when that is not `host`."""
+    clients_know_secret: bool = True
+    """False: only its own ranks do, and no other host can reach `client_host`."""
     secret_file: str | None = None
     parent_pid: int | None = None
     """End when this process ends."""
     report_fd: int | None = None
     command_fd: int | None = None
+
+    @property
+    def http_host(self) -> str:
+        """Where rank 0 takes requests in."""
+        return self.client_host or self.host
 
     @property
     def meeting_place(self) -> str:

@@ -153,7 +153,7 @@ def make_plan(
         needs=_needs(servers, upstream),
         secret_file=cluster.secret_file,
         # Servers that others start could not know it.
-        makes_secret=with_proxy and bool(servers) and not upstream and cluster.secret_file is None,
+        makes_secret=(with_proxy or bool(nodes)) and bool(servers) and not upstream and cluster.secret_file is None,
         notices=[*([] if nodes else host.notices), *notices, *(_mixed_notice(everything) if with_proxy else [])],
     )
     check_addresses(plan.children, has_secret=bool(plan.secret_file or plan.makes_secret))
