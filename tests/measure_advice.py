@@ -1,6 +1,6 @@
 """Whether what is simulated comes true: the same load simulated and run, apart and together. A script, not a test.
 
-    python tests/measure_advice.py [--file cluster.yaml] [--isl 256 --osl 64 --request-rate 0.4] [--requests 40]
+    python tests/measure_advice.py [--file cluster.yaml] [--isl 128:384 --osl 32:96 --concurrency 8] [--requests 40]
                                    [--rounds 2] [--timed] [--json FILE]
 
 One context + one generation server, and one server with the cores of both: each round measures them anew and runs the
@@ -123,8 +123,8 @@ def rounds(file: Path, question: Question, num_rounds: int) -> Iterator[dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path)
-    parser.add_argument("--isl", default="256")
-    parser.add_argument("--osl", default="64")
+    parser.add_argument("--isl", default="128:384")
+    parser.add_argument("--osl", default="32:96")
     parser.add_argument("--concurrency", type=int)
     parser.add_argument("--request-rate", type=float)
     parser.add_argument("--requests", type=int, default=40)
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if not (args.concurrency or args.request_rate):
-        args.request_rate = 0.4
+        args.concurrency = 8
     question = Question(
         isl=args.isl,
         osl=args.osl,

@@ -73,6 +73,7 @@ def command(*, file: str | None, model: str | None, overrides: tuple[str, ...], 
     if files.profile_only and files.profile is None:
         raise click.UsageError("--profile-only writes a profile: say where, with --profile FILE")
     with _asked_about(file, model) as path:
+        _check_output(files.output, path)
         _advise(path, overrides, question, files)
 
 
@@ -131,6 +132,16 @@ def _profile(path: Path, overrides: tuple[str, ...], question: Question, files: 
         profile = anyio.run(measure, path, overrides)
         keep(profile)
     return profile
+
+
+def _check_output(output: Path | None, asked: Path) -> None:
+    """Before two minutes are spent."""
+    if output is None:
+        return
+    if not output.absolute().parent.is_dir():
+        raise ConfigError(f"-o {output}: there is no directory {output.absolute().parent}")
+    if output.exists() and output.samefile(asked):
+        raise ConfigError(f"-o {output} is the file that is asked about: name another")
 
 
 @contextlib.contextmanager

@@ -174,9 +174,14 @@ def test_a_profile_from_elsewhere_is_enough(file: Path, profile_file: Path, tmp_
         (("--request-rate", "2", "--concurrency", "4"), "two kinds of load"),
         (("--ttft", "100", "--profile-only"), "--profile FILE"),
         (("--ttft", "100", "--model", "m"), "one of them, please"),
+        (("--ttft", "100", "-o", "cluster.yaml"), "name another"),
+        (("--ttft", "100", "-o", "nowhere/best.yaml"), "there is no directory"),
     ],
 )
-def test_questions_that_make_no_sense(file: Path, words: tuple[str, ...], complaint: str) -> None:
+def test_questions_that_make_no_sense(
+    file: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], complaint: str
+) -> None:
+    monkeypatch.chdir(file.parent)
     done = run(file, "--isl", "100", "--osl", "10", *words)
     assert done.exit_code == 2
     assert complaint in done.output
