@@ -16,7 +16,7 @@ NUM_ROWS = 12
 
 def advise_view(advice: Advice) -> RenderableType:
     table = Table(box=None, pad_edge=False)
-    table.add_column("cluster")
+    table.add_column("cluster", no_wrap=True)
     for name in _columns(advice.unit):
         table.add_column(name, justify="right")
     for row in _shown(advice):
@@ -27,13 +27,21 @@ def advise_view(advice: Advice) -> RenderableType:
 
 
 def _columns(unit: str) -> list[str]:
-    rates = [f"{unit}s", "req/s", "tok/s", "good", f"good/s/{unit}"]
-    return [*rates, "TTFT p50/p99", "TPOT p50/p99", "ITL p99", "E2E p50", "busy", f"matched tok/s/{unit}"]
+    return [
+        f"{unit}s",
+        "req/s",
+        "tok/s",
+        "good",
+        f"good/s\n/{unit}",
+        "TTFT\np50 / p99",
+        "TPOT\np50 / p99",
+        "ITL\np99",
+        "matched",
+    ]
 
 
 def _cells(row: Row) -> list[str]:
     outcome = row.outcome
-    busy = f"{outcome.generation_utilization:.0%}"
     return [
         str(row.num_units),
         f"{outcome.request_throughput:.3g}",
@@ -43,8 +51,6 @@ def _cells(row: Row) -> list[str]:
         _pair(outcome.ttft_ms),
         _pair(outcome.tpot_ms),
         f"{outcome.itl_ms.p99:.1f}",
-        f"{outcome.e2el_ms.p50:,.0f}",
-        f"{outcome.context_utilization:.0%} + {busy}" if row.is_disaggregated else busy,
         f"{row.matching.output_throughput_per_unit:,.0f}",
     ]
 
@@ -69,8 +75,8 @@ def _legend(advice: Advice) -> Text:
     rate = "the highest rate that keeps the targets" if not (question.request_rate or question.concurrency) else ""
     words = (
         f"{question.words}{kept}. {len(advice.rows)} clusters of up to {advice.num_units} {advice.unit}s simulated, "
-        f"{question.num_requests} requests each{', at ' * bool(rate)}{rate}; times in ms. busy: context + generation "
-        f"servers. matched: every server always busy, in the ratio that takes. Profile of {profile.date}, "
+        f"{question.num_requests} requests each{', at ' * bool(rate)}{rate}; times in ms. matched: tok/s of a "
+        f"{advice.unit} if every server were always busy, in the ratio that takes. Profile of {profile.date}, "
         f"{profile.model} on {profile.machine}."
     )
     return Text(words, "dim")

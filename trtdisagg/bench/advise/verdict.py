@@ -94,6 +94,8 @@ def _each(row: Row, unit: str) -> str:
 def _limit(row: Row, targets: Targets) -> str:
     """Which target a cluster comes to first."""
     outcome = row.outcome
+    if outcome.good_share == 1:
+        return f"{row.words}: every request keeps the targets."
     ttft = f"TTFT ({outcome.ttft_share:.1%} within {targets.ttft_ms:g} ms)" if targets.ttft_ms else ""
     tpot = f"TPOT ({outcome.tpot_share:.1%} within {targets.tpot_ms:g} ms)" if targets.tpot_ms else ""
     if outcome.ttft_share == outcome.tpot_share or not (ttft and tpot):
