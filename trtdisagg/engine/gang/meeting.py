@@ -74,12 +74,10 @@ class Gathering:
             return self._members
         except BaseException:
             with self._lock:
+                self._is_over = True
                 for stream in self._members.values():
                     stream.close()
             raise
-        finally:
-            with self._lock:
-                self._is_over = True
 
     def _missing(self) -> set[Seat]:
         channels: list[Channel] = ["steps", "kv"]
@@ -94,7 +92,7 @@ class Gathering:
             asked = hear(stream)
             with self._lock:  # two may want the same seat
                 if self._is_over:
-                    raise NotAdmittedError("all have come, or it is too late")
+                    raise NotAdmittedError("it came too late")
                 seat = admit(stream, asked, self._spec, self._secret, set(self._members))
                 stay_in_touch(sock, is_always_read=seat.channel == "kv")
                 self._members[seat] = stream
