@@ -98,13 +98,6 @@ def test_a_cluster_on_two_nodes_serves_until_it_is_drained(box: Slurm) -> None:
     assert {path.name for path in (job.folder / "logs").iterdir()} == {"job.log", "0.log", "1.log"}
 
 
-def test_scancel_leaves_nothing(box: Slurm) -> None:
-    job = Submitted(box)
-    box.ask("scancel", job.id)
-    assert job.until_over() == "CANCELLED", job.logs()
-    assert (job.folder / "exit-code").read_text() == "143\n", "it had the time to drain"
-
-
 def test_a_cluster_whose_first_task_is_killed_has_failed(box: Slurm) -> None:
     job = Submitted(box)
     status = box.try_("trtdisagg", "status", str(job.folder / "cluster.yaml"), "--json", on="node01")
