@@ -7,4 +7,6 @@
 
 Nothing is spawned across nodes: each node has its agent already (Slurm started it), and the head asks it by a stream
 that both ends prove themselves on. So there is one state, and every verb works for all nodes from node 0.
+
+Placement is pure: `assign` finds a node for each rank (`room`: what is left on one), `spots` the GPUs and cores there.
 """
