@@ -69,7 +69,7 @@ def plan_job(loaded: Loaded, folder: Path, *, num_nodes: int, program: Sequence[
     :param num_nodes: that the servers need; the file may say another number.
     :param program: how trtdisagg is called here.
     :param load: see `Job.load`.
-    :raises ConfigError: the job would be over before it can serve.
+    :raises ConfigError: the job is too short or too small to serve.
     """
     settings = loaded.cluster.slurm
     rules = loaded.cluster.supervision
@@ -78,6 +78,10 @@ def plan_job(loaded: Loaded, folder: Path, *, num_nodes: int, program: Sequence[
         raise ConfigError(
             f"slurm.time: {settings.time} is not longer than the {notice_s} s before its end in which the cluster is"
             " drained (supervision.drain_timeout_s and kill_timeout_s, and 60 s that Slurm may be early)"
+        )
+    if settings.nodes is not None and settings.nodes < num_nodes:
+        raise ConfigError(
+            f"slurm.nodes: {settings.nodes}, but the servers need {num_nodes} nodes of {num_gpus(settings)} GPUs"
         )
     return Job(
         cluster=loaded.name,

@@ -136,6 +136,11 @@ def test_times_as_slurm_writes_them(time: str, expected: int) -> None:
     assert seconds(time) == expected
 
 
+def test_a_job_has_the_nodes_that_the_servers_need(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="slurm.nodes: 2, but the servers need 3 nodes of 8 GPUs"):
+        make_job(tmp_path, more="slurm: {nodes: 2, gpus_per_node: 8}\n", num_nodes=3)
+
+
 def test_a_job_has_more_time_than_it_takes_to_end(tmp_path: Path) -> None:
     """100 s before the end it is drained: with less, at once."""
     make_job(tmp_path, more='slurm: {time: "1:41"}\n')
