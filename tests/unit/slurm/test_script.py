@@ -137,7 +137,7 @@ def test_times_as_slurm_writes_them(time: str, expected: int) -> None:
 
 
 def test_a_job_has_the_nodes_that_the_servers_need(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="slurm.nodes: 2, but the servers need 3 nodes of 8 GPUs"):
+    with pytest.raises(ConfigError, match=r"slurm.nodes: 2, but the servers need 3 nodes of 8 GPUs"):
         make_job(tmp_path, more="slurm: {nodes: 2, gpus_per_node: 8}\n", num_nodes=3)
 
 
