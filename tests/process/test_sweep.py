@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from helpers.browser import browser_page, needs_browser
 from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster
+from helpers.ports import free_port
 
 pytestmark = [pytest.mark.timeout(240)]
 
@@ -106,6 +107,17 @@ async def check_page(file: Path, directory: Path) -> None:
         await page.until("document.images[0].complete && document.images[0].naturalWidth > 0")
         assert await page.evaluate("document.images[0].currentSrc") != light
         assert page.messages == [], "no error, and nothing that the policy forbids"
+
+
+def test_what_an_endpoint_does_not_answer_is_a_failure_of_the_cell(place: Cluster) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    (place.directory / "sweep.yaml").write_text(f"variants: [{{name: theirs, url: '{url}'}}]\nrequest_rates: [5]\n")
+    done = place.run("bench", "sweep", "sweep.yaml", "--dir", "out")
+    assert done.returncode == 1, done.stderr
+    assert f"theirs, r5: 5 req/s: bench serve ended with 1: {url}" in done.stderr
+    failure = json.loads((place.directory / "out" / "theirs" / "r5" / "failure.json").read_text())
+    assert "refused" in failure["reason"]
+    assert not (place.directory / "out" / "theirs" / "r5" / "report.json").exists()
 
 
 def test_what_is_tied_to_a_process_ends_with_it() -> None:

@@ -16,6 +16,7 @@ from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.bench import Failure, Stage
 
 R = TypeVar("R", bound=msgspec.Struct)
+_ERROR = "trtdisagg: error: "
 
 
 class MeasureError(TrtdisaggError):
@@ -75,5 +76,11 @@ def _manner(returncode: int, timeout_s: float) -> str:
 def last_words(errors: IO[bytes]) -> str:
     """Of a program, as the end of a sentence."""
     errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return f": {lines[-1]}" if lines else ""
+    return ending(errors.read())
+
+
+def ending(said: bytes) -> str:
+    """What a program ended with, as the end of a sentence: the error that it named, or its last line."""
+    lines = said.decode(errors="replace").strip().splitlines()
+    named = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    return "".join(f": {line}" for line in (named or lines)[-1:])

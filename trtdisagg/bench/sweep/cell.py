@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process
 
-from trtdisagg.bench.program import MeasureError
+from trtdisagg.bench.program import MeasureError, ending
 from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.sweep.cluster import PROGRAM
 from trtdisagg.bench.sweep.folder import Folder, read
@@ -33,7 +33,7 @@ async def run_cell(folder: Folder, cell: Cell, on: Ran) -> ServeReport:
     report = read(part, ServeReport)
     if code != 0 or report is None:
         part.unlink(missing_ok=True)
-        raise MeasureError(f"bench serve ended with {code}{_last_line(directory / _LOG)}")
+        raise MeasureError(f"bench serve ended with {code}{ending((directory / _LOG).read_bytes())}")
     part.replace(folder.report_file(cell))
     return report
 
@@ -62,8 +62,3 @@ async def _kill(process: Process) -> None:
     if process.returncode is None:
         process.kill()
         await process.wait()
-
-
-def _last_line(log_file: Path) -> str:
-    lines = log_file.read_text(errors="replace").strip().splitlines()
-    return f": {lines[-1]}" if lines else ""

@@ -15,7 +15,7 @@ import anyio
 import msgspec
 from anyio.abc import Process
 
-from trtdisagg.bench.program import MeasureError
+from trtdisagg.bench.program import MeasureError, ending
 from trtdisagg.bench.tied import tied
 from trtdisagg.protocol.control import ClusterStatus
 
@@ -26,7 +26,6 @@ _DRAIN_TIMEOUT_S = 10
 """The load is over: nothing is to be finished but what a client left behind."""
 _DOWN_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 20.0
-_ERROR = "trtdisagg: error: "
 
 
 class Cluster:
@@ -83,11 +82,7 @@ class Cluster:
                     await self._process.wait()
 
     def _last_words(self) -> str:
-        """The error, or the last line, as the end of a sentence."""
-        lines = self._log_file.read_bytes()[self._log_start :].decode(errors="replace").splitlines()
-        errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
-        said = (errors or [line for line in lines if line.strip()])[-1:]
-        return f": {said[0]}" if said else ""
+        return ending(self._log_file.read_bytes()[self._log_start :])
 
 
 @contextlib.asynccontextmanager
