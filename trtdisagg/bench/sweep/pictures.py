@@ -19,6 +19,8 @@ _LOADS: dict[Kind, str] = {"concurrency": "requests at once", "rate": "requests/
 _LINES: dict[Kind, str] = {"concurrency": "-", "rate": "--"}
 _TIMES = {"ttft": "time to first token (TTFT), ms", "tpot": "time per output token (TPOT), ms"}
 _P99: dict[str, Any] = {"linewidth": 1.4, "linestyle": (0, (4, 2.5)), "markersize": 4.5}
+_WHOLE: dict[str, Any] = {"linewidth": 1.8, "clip_on": False}
+"""Points at zero are seen, too."""
 _LETTER_PT, _LINE_PT = 5.6, 9.0
 """About what a letter of a label takes."""
 
@@ -69,7 +71,7 @@ def throughput(results: Results) -> Figure:
     """Up and to the right is better; the front is what nothing else beats in both."""
     subtitle = "Up: more of the machine is used. Right: each user sees tokens sooner. At the points: the load."
     if len({point.kind for point in results.points}) > 1:
-        subtitle += "\nSolid: so many requests at once. Dashed: so many a second."
+        subtitle += " Dashed: requests a second."
     with look.figure("Throughput and interactivity", subtitle) as (made, (axes,)):
         of_user = [point.figure("user_throughput") for point in results.points]
         look.from_zero(axes, "x", of_user)
@@ -104,7 +106,7 @@ def _xy(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
 def _line(axes: Axes, results: Results, i: int, series: Series) -> Any:
     """One variant; loads of both kinds are a line each, and one stands for both in the legend."""
     drawn = [
-        axes.plot(*_xy([_place(results, p) for p in points]), linestyle=_LINES[kind], linewidth=1.8, **look.style(i))
+        axes.plot(*_xy([_place(results, p) for p in points]), linestyle=_LINES[kind], **_WHOLE, **look.style(i))
         for kind in _LOADS
         if (points := series.of(kind))
     ]
@@ -180,7 +182,7 @@ def goodput(results: Results, kind: Kind) -> Figure:
             if points := one.of(kind):
                 x = [point.value / (results.num_units(point) if kind == "rate" else 1) for point in points]
                 y = [results.per_unit(point, "request_goodput") for point in points]
-                (handles[one.label],) = axes.plot(x, y, linewidth=1.8, **look.style(i))
+                (handles[one.label],) = axes.plot(x, y, **_WHOLE, **look.style(i))
                 loads += x
                 values += y
         look.from_zero(axes, "y", values)
