@@ -26,7 +26,8 @@ pytestmark = [
     pytest.mark.skipif(AIPERF is None, reason="there is no aiperf (pip install aiperf, in an environment of its own)"),
 ]
 
-NUM_REQUESTS, CONCURRENCY, ISL, OSL = 40, 4, 64, 16
+NUM_REQUESTS, CONCURRENCY, ISL, OSL = 24, 4, 64, 48
+"""Answers of a second and a half: what passes between two requests of a client is small beside them."""
 
 
 def test_both_find_the_same(tmp_path: Path) -> None:
