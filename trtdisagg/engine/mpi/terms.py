@@ -36,8 +36,6 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     rank: int
     host: str
     """Names the host: equal ones share sockets, files and memory."""
-    address: str
-    """That the server's url names."""
     cores: list[int]
     """Where it may run."""
     num_blocks: int
@@ -62,19 +60,20 @@ def agree(world: World, given: WorldSpec) -> Terms:
     :raises StartupError: when nobody can listen there.
     """
     engine = given.engine
-    if (here := first_ranks(given.servers)[engine.name] + engine.rank) != world.rank:
+    first = first_ranks(given.servers)[engine.name]
+    if (here := first + engine.rank) != world.rank:
         raise StartupError(f"mpirun numbers this process {here}, and MPI {world.rank}: they do not belong together")
     mine = msgspec.msgpack.encode(facts_of(engine, given.gpu))
     facts = [msgspec.msgpack.decode(said, type=Facts) for said in world.all_say(mine)]
     unguessed = world.first_says(secrets.token_bytes(_SECRET_BYTES + _NAME_BYTES))
     secret, name = unguessed[:_SECRET_BYTES], unguessed[_SECRET_BYTES:].hex()
     engine = settle(engine, facts, incarnation=f"{engine.name}.{name}")
-    if engine.parallel.num_ranks > 1 and engine.rank == 0:
-        engine = _open(engine, spans_hosts=spans_hosts(engine.name, facts))
-    places = world.all_say((engine.gang_address or engine.gang_socket or "").encode() if engine.rank == 0 else b"")
+    spans_hosts = len({one.host for one in facts if one.server == engine.name}) > 1
+    if engine.rank == 0 and engine.parallel.num_ranks > 1:
+        engine = _open(engine, spans_hosts=spans_hosts)
+    place = world.all_say((engine.gang_address or engine.gang_socket or "").encode())[first].decode()
     if engine.rank > 0:
-        place = places[first_ranks(given.servers)[engine.name]].decode()
-        engine = _join(engine, place, spans_hosts=spans_hosts(engine.name, facts))
+        engine = _join(engine, place, spans_hosts=spans_hosts)
     return Terms(engine, secret, name)
 
 
@@ -83,7 +82,6 @@ def facts_of(engine: EngineSpec, gpu: str | None) -> Facts:
         server=engine.name,
         rank=engine.rank,
         host=_name_of_host(),
-        address=engine.host,
         cores=sorted(os.sched_getaffinity(0)),
         num_blocks=engine.num_blocks,
         max_seq_len=engine.max_seq_len,
@@ -129,10 +127,6 @@ def share(cores: list[int], index: int, number: int) -> list[int]:
     """
     n = len(cores)
     return cores[n * index // number : n * (index + 1) // number] if n >= number else cores
-
-
-def spans_hosts(server: str, everyone: Sequence[Facts]) -> bool:
-    return len({facts.host for facts in everyone if facts.server == server}) > 1
 
 
 def _open(engine: EngineSpec, *, spans_hosts: bool) -> EngineSpec:
