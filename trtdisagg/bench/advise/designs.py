@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trtdisagg.bench.advise.checks import check_profile, sections_of
 from trtdisagg.bench.advise.cost import make_cost, transfer_of
 from trtdisagg.bench.advise.profile import Profile
 from trtdisagg.bench.advise.simulate import Design, Servers
 from trtdisagg.config.schema import ClusterFile
-from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
 
 MAX_DESIGNS = 150
@@ -18,8 +18,9 @@ MAX_DESIGNS = 150
 def designs(profile: Profile, cluster: ClusterFile, num_units: int) -> list[Design]:
     """
     :param num_units: GPUs, or cores, to divide.
-    :raises ConfigError: not even the smallest cluster fits.
+    :raises ConfigError: not even the smallest cluster fits, or the profile is of others.
     """
+    check_profile(profile, cluster)
     context, generation = (_servers(profile, cluster, role) for role in ("context", "generation"))
     handover_s, fetch_token_s = transfer_of(profile)
     overcommit = cluster.proxy.kv_overcommit
@@ -68,9 +69,7 @@ def _thinned(found: list[Design], num_units: int) -> list[Design]:
 
 def _servers(profile: Profile, cluster: ClusterFile, role: str) -> Servers:
     """With the limits of its section in the cluster file."""
-    section = (cluster.context_servers if role == "context" else None) or cluster.generation_servers or ServerSection()
-    if role != "context" and not section.enable_chunked_prefill:
-        raise ConfigError("generation_servers.enable_chunked_prefill is false: the simulation knows chunks only")
+    section = sections_of(cluster)["context" if role == "context" else "generation"]
     measured = profile.servers[role]
     return Servers(
         num=1,

@@ -28,7 +28,8 @@ port: 8123
 context_servers: {num_instances: 1, cores: [0]}
 generation_servers: {num_instances: 1, cores: [1], max_batch_size: 32}
 """
-CLUSTER = ClusterFile(model="m", context_servers=ServerSection(), generation_servers=ServerSection(max_batch_size=32))
+MODEL = "smollm2-135m-instruct"
+CLUSTER = ClusterFile(model=MODEL, context_servers=ServerSection(), generation_servers=ServerSection(max_batch_size=32))
 LONG_PROMPTS = Question(isl="1800", osl="200", targets=Targets(ttft_ms=300, tpot_ms=9), num_units=4, num_requests=200)
 SHORT_PROMPTS = Question(isl="16", osl="100", targets=Targets(ttft_ms=2000, tpot_ms=60), num_units=3, num_requests=200)
 
@@ -75,6 +76,25 @@ def test_of_too_many_those_that_leave_nothing_idle() -> None:
 def test_nothing_fits() -> None:
     with pytest.raises(ConfigError, match="a server needs 1 GPUs or cores, and there are 0"):
         designs(profile(), CLUSTER, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "model: another\ngeneration_servers: {}",
+            "the profile is of smollm2-135m-instruct, the cluster file of another",
+        ),
+        (f"model: {MODEL}\ncontext_servers: {{tensor_parallel_size: 2}}", "has TP 2 and PP 1: measure those"),
+        (f"model: {MODEL}\ngeneration_servers: {{enable_chunked_prefill: false}}", "knows chunks only"),
+        (f"model: {MODEL}\ngeneration_servers: {{enable_attention_dp: true}}", "their own requests"),
+        ("generation_servers: {urls: ['localhost:9000']}", "one `model:`"),
+    ],
+)
+def test_a_file_that_the_profile_says_nothing_of(file: Path, text: str, complaint: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        asked(file, SHORT_PROMPTS)
 
 
 def test_rate_matching_is_the_formula() -> None:

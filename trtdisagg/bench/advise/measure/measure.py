@@ -14,13 +14,13 @@ from typing import NamedTuple
 import aiohttp
 import numpy as np
 
+from trtdisagg.bench.advise.checks import check_cluster, sections_of
 from trtdisagg.bench.advise.measure.asking import Asking
 from trtdisagg.bench.advise.measure.cluster import Running, brought_up
 from trtdisagg.bench.advise.measure.points import MAX_STEPS, SHORT, Budget, Sizes, decodes, handovers, mixed, prefills
 from trtdisagg.bench.advise.profile import Prefill, Profile, ServerProfile
 from trtdisagg.config.load import load
 from trtdisagg.config.server_keys import ServerSection
-from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.control import ServerStatus
 
 MEASURE_S = 110.0
@@ -49,12 +49,11 @@ async def measure_profile(
     :param stage: told what is going on.
     :param while_up: called with each of the clusters when it is measured.
     :raises MeasureError: with the reason.
-    :raises ConfigError: the file has no servers of its own to start.
+    :raises ConfigError: the file is none that can be reasoned about.
     """
     cluster = load(file, overrides).cluster
-    if cluster.models or cluster.model is None or cluster.generation_servers is None:
-        raise ConfigError(f"{file}: advise is about one `model:` whose servers are ours to start")
-    context, generation = cluster.context_servers, cluster.generation_servers
+    check_cluster(cluster)
+    context, generation = cluster.context_servers, sections_of(cluster)["generation"]
     stage("starting one context and one generation server")
     async with brought_up(file, [*overrides, *_counts(1)], timeout_s=START_TIMEOUT_S) as running:
         has_gpus = bool(running.server("generation").gpus)
