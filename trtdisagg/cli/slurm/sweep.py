@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from msgspec.structs import replace
@@ -69,21 +69,42 @@ def command(
         folder = Folder.open(resume)
         check_only(only, folder.sweep)
     else:
-        for key in _OF_ONE_RUN:
-            if said[key]:
-                raise click.UsageError(f"--{key.replace('_', '-')} is for `slurm submit`; here, --dir names the folder")
-        sweep = read_sweep(file, said)
-        check_only(only, sweep)
-        loaded = loaded_variants(sweep, [_ANY_PORT, *given])
-        path = (directory or new_folder()).absolute()
-        jobs = {variant.name: _job(path, variant, loaded) for variant in sweep.variants}
+        planned = _plan(file, said, given, (directory or new_folder()).absolute())
+        check_only(only, planned.sweep)
         if dry_run:
-            _print([job for name, job in jobs.items() if not only or name in only])
+            _print([job for name, job in planned.jobs.items() if not only or name in only])
             return 0
-        folder = _create(path, sweep, jobs, loaded)
+        folder = _create(planned)
     say(f"in {folder.path}")
     ids = _submitted(folder, [v.name for v in folder.sweep.variants if not only or v.name in only])
     return 0 if no_wait else _collect(folder, ids)
+
+
+class _Planned(NamedTuple):
+    """A sweep in jobs, before anything of it is written.
+
+    :ivar path: of its folder.
+    """
+
+    path: Path
+    sweep: Sweep
+    loaded: Mapping[str, Loaded]
+    jobs: Mapping[str, Job]
+
+
+def _plan(file: Path | None, said: dict[str, Any], given: Sequence[str], path: Path) -> _Planned:
+    """
+    :param said: all options.
+    :param given: overrides for every cluster file.
+    :raises ConfigError: what does not hold together.
+    """
+    for key in _OF_ONE_RUN:
+        if said[key]:
+            raise click.UsageError(f"--{key.replace('_', '-')} is for `slurm submit`; here, --dir names the folder")
+    sweep = read_sweep(file, said)
+    loaded = loaded_variants(sweep, [_ANY_PORT, *given])
+    jobs = {variant.name: _job(path, variant, loaded) for variant in sweep.variants}
+    return _Planned(path, sweep, loaded, jobs)
 
 
 def _job(path: Path, variant: Variant, loaded: Mapping[str, Loaded]) -> Job:
@@ -107,8 +128,9 @@ def _print(jobs: list[Job]) -> None:
         click.echo(f"### {job.script}\n{render_job(job)}")
 
 
-def _create(path: Path, sweep: Sweep, jobs: Mapping[str, Job], loaded: Mapping[str, Loaded]) -> Folder:
+def _create(planned: _Planned) -> Folder:
     """The sweep's folder, with that of each job in it."""
+    path, sweep, loaded, jobs = planned
     variants = [_measured_by(variant, jobs[variant.name], loaded[variant.name]) for variant in sweep.variants]
     folder = Folder.create(path, replace(sweep, variants=variants), {})
     for name, job in jobs.items():
