@@ -13,7 +13,7 @@ from trtdisagg.errors import ConfigError
 def sections_of(cluster: ClusterFile) -> dict[str, ServerSection]:
     """By role; a file without context servers says by those of generation what they would be."""
     generation = cluster.generation_servers or ServerSection()
-    return {"context": cluster.context_servers or generation, "generation": generation}
+    return {"generation": generation, "context": cluster.context_servers or generation}
 
 
 def check_cluster(cluster: ClusterFile) -> None:
