@@ -76,6 +76,8 @@ class NodeLinks:
         self._links = {name: self._link(name) for name in names if name != here}
         self._refused: dict[str, str] = {}
         """Why a node of ours was, by name."""
+        self._last_refusal = ""
+        """Of anybody: one that does not know the secret may be a node of ours, or may not."""
         self._changed = anyio.Event()
 
     def _link(self, name: str) -> Link:
@@ -128,9 +130,10 @@ class NodeLinks:
                         raise StartupError(self._refused[name])
                 await self._changed.wait()
             return self.others
+        refused = f"; one was refused: {self._last_refusal}" if self._last_refusal else ""
         raise StartupError(
             f"Within {timeout_s:g} s no node agent has come from {', '.join(self._missing())}; "
-            f"the head listens on {self.address}:{self.port}"
+            f"the head listens on {self.address}:{self.port}{refused}"
         )
 
     def _missing(self) -> list[str]:
@@ -177,6 +180,7 @@ class NodeLinks:
                 try:
                     hello = await admit(stream, self.secret, functools.partial(self._let_in, connection))
                 except RefusedError as e:
+                    self._last_refusal = e.message
                     self.on_notice(f"a node agent was refused: {e.message}")
                 except StreamError as e:
                     self._close(connection, str(e))

@@ -63,7 +63,7 @@ class Stream:
             with anyio.fail_after(timeout_s):
                 await self._stream.send(frames)
         except _ENDS as e:
-            raise StreamError(f"nothing is taken: {e or type(e).__name__}") from e
+            raise StreamError(_words(e, f"it took nothing for {timeout_s:g} s")) from e
 
     async def receive(self, decoder: msgspec.msgpack.Decoder[T], *, timeout_s: float) -> T:
         """
@@ -77,7 +77,7 @@ class Stream:
         except _BAD as e:
             raise StreamError(f"what came is not of our protocol: {e}") from e
         except _ENDS as e:
-            raise StreamError(f"nothing came: {e or type(e).__name__}") from e
+            raise StreamError(_words(e, f"nothing came for {timeout_s:g} s")) from e
 
     async def _fill(self) -> None:
         """Wait for at least one message."""
@@ -93,7 +93,14 @@ async def connect(host: str, port: int) -> Stream:
         with anyio.fail_after(_CONNECT_TIMEOUT_S):
             return Stream(await anyio.connect_tcp(host, port))
     except (OSError, TimeoutError) as e:
-        raise StreamError(f"{host}:{port} cannot be reached: {e or 'no answer'}") from e
+        raise StreamError(f"{host}:{port} cannot be reached: {_words(e, 'no answer')}") from e
+
+
+def _words(error: Exception, when_late: str) -> str:
+    if isinstance(error, TimeoutError):
+        return when_late
+    # What the system says of a connection that was reset is in the cause.
+    return str(error.__cause__ or error) or "the connection was closed"
 
 
 class Wake:

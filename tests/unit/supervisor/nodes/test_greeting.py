@@ -127,7 +127,7 @@ async def test_what_is_of_no_protocol_ends_the_connection() -> None:
     head, node = connection()
     async with Stream(node) as stream, anyio.create_task_group() as tasks:  # type: ignore[arg-type]
         tasks.start_soon(head.aclose)
-        with pytest.raises(StreamError, match="nothing came"):
+        with pytest.raises(StreamError, match="the connection was closed"):
             await introduce(stream, SECRET, hello)
 
 
