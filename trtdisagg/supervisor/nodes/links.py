@@ -205,6 +205,7 @@ class NodeLinks:
     def _close(self, connection: anyio.CancelScope, why: str) -> None:
         for link in self._links.values():
             link.closed(connection, why)
+        self._tell_change()
 
     def _let_in(self, connection: anyio.CancelScope, hello: Hello) -> Welcome:
         """
