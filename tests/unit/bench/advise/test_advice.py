@@ -87,7 +87,7 @@ def test_nothing_fits() -> None:
         ),
         (f"model: {MODEL}\ncontext_servers: {{tensor_parallel_size: 2}}", "has TP 2 and PP 1: measure those"),
         (f"model: {MODEL}\ngeneration_servers: {{enable_chunked_prefill: false}}", "knows chunks only"),
-        (f"model: {MODEL}\ngeneration_servers: {{enable_attention_dp: true}}", "generation_servers.enable_attention_dp"),
+        (f"model: {MODEL}\ngeneration_servers: {{enable_attention_dp: true}}", "generation_servers.enable_att"),
         ("generation_servers: {urls: ['localhost:9000']}", "one `model:`"),
     ],
 )
