@@ -6,11 +6,16 @@
  *     process PID USED_MIB                                           holds memory of the last gpu or mig
  *     fabric BYTE                                                    the last gpu is in the NVLink domain with such bytes
  *
+ * With FAKE_NVML_DEVICES=DIR, the n-th GPU is there for programs that may open DIR/nvidiaN: a control group hides the others.
+ *
  *     cc -shared -fPIC -o libnvidia-ml.so.1 nvml.c
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
        GPU_IS_LOST = 15 };
@@ -46,15 +51,33 @@ static void add_device(Machine *m, const char *line)
     m->num_devices++;
 }
 
+/* A node without a driver cannot be opened either, but then the reason is another one. */
+static int is_hidden(int index)
+{
+    const char *directory = getenv("FAKE_NVML_DEVICES");
+    char path[512];
+    if (!directory)
+        return 0;
+    snprintf(path, sizeof path, "%s/nvidia%d", directory, index);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0)
+        close(fd);
+    return fd < 0 && errno == EPERM;
+}
+
 static Machine look(void)
 {
     Machine m = { 0 };
     const char *path = getenv("FAKE_NVML");
     FILE *file = path ? fopen(path, "r") : NULL;
     char line[512];
+    int index = -1; /* of the last gpu, the hidden ones among them */
     while (file && fgets(line, sizeof line, file)) {
         Process p = { 0 };
         unsigned fabric;
+        index += !strncmp(line, "gpu ", 4);
+        if (is_hidden(index))
+            continue;
         if (sscanf(line, "fabric %u", &fabric) == 1)
             m.devices[m.num_devices - 1].fabric = fabric;
         else if (sscanf(line, "process %u %llu", &p.pid, &p.used) == 2) {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ needs_netns = [
 ]
 _CLONE_NEWNET = 0x40000000
 T = TypeVar("T")
+_count = itertools.count()
 _FETCH = """
 import json, sys, urllib.request, urllib.error
 url, body = sys.argv[1], sys.argv[2].encode() or None
@@ -80,7 +82,7 @@ class Host:
 @contextlib.contextmanager
 def hosts(num: int) -> Iterator[list[Host]]:
     """So many hosts that reach each other; gone at the end."""
-    net = f"net-{os.getpid()}"
+    net = f"net-{os.getpid()}-{next(_count)}"
     names: list[str] = []
     try:
         switch = f"{net}-switch"

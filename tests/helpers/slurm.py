@@ -121,17 +121,26 @@ class Slurm:
             time.sleep(0.1)
         return self.state(job)
 
-    def processes(self, node: str | None = None, *, having: str = "trtdisagg") -> list[str]:
-        """Command lines of what jobs run, on one node or on any."""
+    def on(self, node: str | None = None) -> list[psutil.Process]:
+        """What runs on one node, or on any."""
         wanted = {
             os.stat(f"/run/netns/{host.name}").st_ino for name, host in self.nodes.items() if node in (None, name)
         }
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.status() != psutil.STATUS_ZOMBIE and os.stat(f"/proc/{process.pid}/ns/net").st_ino in wanted:
-                    found.append(" ".join(process.cmdline()))
-        return [line for line in found if having in line and "slurmstepd" not in line]
+                is_there = os.stat(f"/proc/{process.pid}/ns/net").st_ino in wanted
+                if is_there and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def processes(self, node: str | None = None, *, having: str = "trtdisagg") -> list[str]:
+        """Command lines of what jobs run, on one node or on any."""
+        lines = []
+        for process in self.on(node):
+            with contextlib.suppress(psutil.Error):
+                lines.append(" ".join(process.cmdline()))
+        return [line for line in lines if having in line and "slurmstepd" not in line]
 
     def logs(self) -> str:
         """What the controller and the nodes say."""

@@ -162,6 +162,10 @@ class Agent:
             events=self._journal.last_lines(_NUM_LINES_IN_STATUS),
         )
 
+    async def move(self, names: Sequence[str]) -> Sequence[str]:
+        """See `Operations.move`."""
+        return await self._operations.move(names)
+
     def soon(self, task: Callable[[], Coroutine[None, None, None]]) -> None:
         """Run a task that nobody waits for, as long as the cluster lives."""
         self._tasks.start_soon(task)

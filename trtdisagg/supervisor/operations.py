@@ -150,6 +150,29 @@ class Operations:
         removed = _done(request, scaling.removed, "is removed", "is being removed")
         return Done(lines=[*added.lines, *removed.lines] or ["nothing to do"])
 
+    async def move(self, names: Sequence[str]) -> list[str]:
+        """Find servers another place, because their node is gone or about to go; what they are is as before.
+
+        :returns: those that have one; where there is not room for all, the first ones.
+        """
+        async with self._replanning.lock:
+            problem = ""
+            everybody = [c.name for c in wishes.servers(self._agent.state)]
+            for count in range(len(names), 0, -1):
+                try:
+                    await self._replanning.plan_for(everybody, moved=names[:count])
+                except TrtdisaggError as e:
+                    problem = e.message
+                else:
+                    break
+            else:
+                count = 0
+        for name in names[:count]:
+            self._handle(Noticed, text=f"{name} goes to {', '.join(dict.fromkeys(self._agent.plan_of(name).nodes))}")
+        if left := names[count:]:
+            self._handle(Noticed, text=f"for {', '.join(left)} there is no other place: {problem}")
+        return list(names[:count])
+
     # --- the file ---------------------------------------------------------------------------------------------------
 
     async def apply(self, request: ApplyRequest) -> Done:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import anyio
 import anyio.to_thread
@@ -48,13 +48,14 @@ class Replanning:
         prefixes = [f"{model}." if model else "" for model in sorted(models)] or [""]
         return [f"{prefix}{role}" for prefix in prefixes for role in ("context", "generation", "both")]
 
-    async def plan_for(self, names: Iterable[str]) -> None:
+    async def plan_for(self, names: Iterable[str], moved: Container[str] = ()) -> None:
         """Plan for servers of these names, in the roles they have now; the plan counts at once.
 
+        :param moved: of these, those that shall not be where they are.
         :raises ConfigError, StartupError: there is no room for them.
         """
         loaded = self.wish.loaded
-        self._take(loaded, await self._survey(loaded, wishes.numbers(names), wishes.roles(self._agent.state)))
+        self._take(loaded, await self._survey(loaded, wishes.numbers(names), wishes.roles(self._agent.state), moved))
 
     async def roles_changed(self) -> None:
         """Plan again for who is there; without a file there is nothing to plan with."""
@@ -84,9 +85,13 @@ class Replanning:
         self._agent.replan(replace(plan, fingerprint=loaded.fingerprint, makes_secret=makes_secret))
 
     async def _survey(
-        self, loaded: Loaded, numbers: Mapping[str, Sequence[int]] | None, roles: Mapping[str, Role]
+        self,
+        loaded: Loaded,
+        numbers: Mapping[str, Sequence[int]] | None,
+        roles: Mapping[str, Role],
+        moved: Container[str] = (),
     ) -> Plan:
-        there = wishes.servers(self._agent.state)
+        there = [child for child in wishes.servers(self._agent.state) if child.name not in moved]
         look = functools.partial(
             survey,
             loaded.cluster,

@@ -45,6 +45,7 @@ class Link:
     :param on_notice: called with what people should know of the node.
     :param on_back: called when it is there again after it was lost.
     :param on_leaving: called with the reason when it is about to go.
+    :param on_lost: called with the reason when it is gone, before what it had ends.
     :ivar node: as it came last; None: it has not come yet.
     :ivar processes: those it runs, by their names.
     """
@@ -57,6 +58,7 @@ class Link:
         on_notice: Callable[[str], None],
         on_back: Callable[[], None],
         on_leaving: Callable[[str], None],
+        on_lost: Callable[[str], None],
     ) -> None:
         self.name = name
         self.state: State = "awaited"
@@ -66,6 +68,7 @@ class Link:
         self.wake = Wake()
         self.why_lost = ""
         self.is_dismissed = False
+        self.is_leaving = False
         self._connection: Connection | None = None
         self._session_id = ""
         self._timeout_s = timeout_s
@@ -73,11 +76,17 @@ class Link:
         self._on_notice = on_notice
         self._on_back = on_back
         self._on_leaving = on_leaving
+        self._on_lost = on_lost
 
     @property
     def is_usable(self) -> bool:
         """Whether anything can be started there."""
         return self.state in ("here", "away") and not self.is_dismissed
+
+    @property
+    def is_staying(self) -> bool:
+        """Whether it makes sense to start anything there."""
+        return self.is_usable and not self.is_leaving
 
     def send(self, message: ToNode) -> None:
         """Say something to the node, now or when it is back.
@@ -121,7 +130,7 @@ class Link:
         """One that has not been here before; so what an earlier one had is gone."""
         if self.state == "away":
             self._lose("is lost: its node agent has started anew")
-        was_lost, self.is_dismissed = self.state == "lost", False
+        was_lost, self.is_dismissed, self.is_leaving = self.state == "lost", False, False
         self._session_id = hello.session
         self.session = Session()
         self.node = Node(name=self.name, address=hello.address, host=msgspec.msgpack.decode(hello.host, type=Host))
@@ -159,6 +168,7 @@ class Link:
             connection.cancel()
         self.why_lost = f"{self.name} {why}"
         self._on_notice(self.why_lost)
+        self._on_lost(self.why_lost)
         processes, self.processes = self.processes, {}
         for process in processes.values():
             process.lost(self.why_lost)
@@ -168,6 +178,7 @@ class Link:
     def handle(self, message: ToHead) -> None:
         match message:
             case Leaving(reason=reason):
+                self.is_leaving = True
                 self._on_leaving(reason)
             case Left(reason=reason):
                 self._lose(f"has left: {reason}")

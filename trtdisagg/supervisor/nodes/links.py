@@ -47,6 +47,7 @@ class NodeLinks:
     :ivar on_notice: called with what people should know; to be set by whoever tells them.
     :ivar on_leaving: called with the name of a node that is about to go, and why; until it is set, such a node may.
     :ivar on_back: called with the name of a node that is there again after it was lost.
+    :ivar on_lost: called with the name of a node that is gone, and why, before what it had ends.
     :ivar exit_code: what the node agents end with when the head does.
     """
 
@@ -68,6 +69,7 @@ class NodeLinks:
         self.on_notice: Callable[[str], None] = lambda _: None
         self.on_leaving: Callable[[str, str], None] = self.dismiss
         self.on_back: Callable[[str], None] = lambda _name: None
+        self.on_lost: Callable[[str, str], None] = lambda _name, _why: None
         self.exit_code = 1
         self._digest = digest
         self._file = file
@@ -87,6 +89,7 @@ class NodeLinks:
             on_notice=lambda text: self.on_notice(text),  # noqa: PLW0108 (it may be set later)
             on_back=lambda: self.on_back(name),
             on_leaving=lambda reason: self.on_leaving(name, reason),
+            on_lost=lambda why: self.on_lost(name, why),
         )
 
     async def __aenter__(self) -> NodeLinks:
@@ -142,7 +145,7 @@ class NodeLinks:
     @property
     def others(self) -> list[Node]:
         """All other nodes that have ever come, as they are now, in the order of their names at the beginning."""
-        return [replace(link.node, is_here=link.is_usable) for link in self._links.values() if link.node is not None]
+        return [replace(link.node, is_here=link.is_staying) for link in self._links.values() if link.node is not None]
 
     def all_nodes(self, host: Host) -> list[Node]:
         """All nodes that servers are started on, this one first.

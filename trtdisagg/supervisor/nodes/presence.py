@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol
 
-from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed
+from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed, Then
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.server_plan import ChildPlan
@@ -31,9 +31,12 @@ class Cluster(Protocol):
 
     def plan_of(self, name: str) -> ChildPlan: ...
 
+    async def move(self, names: Sequence[str]) -> Sequence[str]: ...
+
 
 class Presence:
-    """Drains the servers of a node that is about to go, and gives those of one that is there again another chance."""
+    """Moves the servers of a node that is gone, or about to go, to where there is room, and gives those that found none
+    another chance when it is there again."""
 
     def __init__(self, cluster: Cluster, nodes: NodeLinks) -> None:
         self._cluster = cluster
@@ -44,6 +47,7 @@ class Presence:
         self._nodes.on_notice = self._notice
         self._nodes.on_leaving = self._leaving
         self._nodes.on_back = self._back
+        self._nodes.on_lost = self._lost
 
     def _notice(self, text: str) -> None:
         self._cluster.handle(Noticed(at=time.monotonic(), text=text))
@@ -51,20 +55,40 @@ class Presence:
     def _leaving(self, node: str, reason: str) -> None:
         why = f"{node} is about to go ({reason})"
         self._notice(why)
-        drain_s = self._cluster.plan.supervision.drain_timeout_s
-        for name in self._servers(node):
-            asked = LeaveAsked(at=time.monotonic(), name=name, then="stop", timeout_s=drain_s, reason=why)
-            self._cluster.handle(asked)
-        self._cluster.soon(functools.partial(self._dismiss, node, why, drain_s + _AFTER_DRAIN_S))
+        self._cluster.soon(functools.partial(self._leave, node, why))
 
-    async def _dismiss(self, node: str, why: str, timeout_s: float) -> None:
-        """Let it go when nothing of ours runs there any more, or will not end."""
+    async def _leave(self, node: str, why: str) -> None:
+        """Let its servers drain, those that have another place to start there; then it may go."""
+        drain_s = self._cluster.plan.supervision.drain_timeout_s
+        there = {name: self._cluster.state.children[name].incarnation for name in self._servers(node)}
+        moved = await self._move(list(there))
+        for name in there:
+            then: Then = "restart" if name in moved else "stop"
+            asked = LeaveAsked(at=time.monotonic(), name=name, then=then, timeout_s=drain_s, reason=why)
+            self._cluster.handle(asked)
 
         def is_empty(state: ClusterState) -> bool:
-            return not any(state.children[name].lives for name in self._servers(node))
+            return not any(
+                child.lives and child.incarnation == there[name]
+                for name in there
+                if (child := state.children.get(name)) is not None
+            )
 
-        await self._cluster.until(is_empty, time.monotonic() + timeout_s)
+        await self._cluster.until(is_empty, time.monotonic() + drain_s + _AFTER_DRAIN_S)
         self._nodes.dismiss(node, why)
+
+    def _lost(self, node: str, _why: str) -> None:
+        """What it had has ended, and is about to start again: by another plan, where there is one."""
+        wanted = [name for name in self._servers(node) if self._cluster.state.children[name].is_wanted]
+        self._cluster.soon(functools.partial(self._move_all, wanted))
+
+    async def _move_all(self, names: list[str]) -> None:
+        await self._move(names)
+
+    async def _move(self, names: list[str]) -> Sequence[str]:
+        if not names or self._cluster.state.stop is not None:
+            return []
+        return await self._cluster.move(names)
 
     def _back(self, node: str) -> None:
         for name in self._servers(node):

@@ -38,12 +38,14 @@ class World:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.lost: list[str] = []
         self.link = Link(
             "node01",
             timeout_s=10,
             on_notice=self.told.append,
             on_back=lambda: self.told.append("(back)"),
             on_leaving=lambda reason: self.told.append(f"(leaving: {reason})"),
+            on_lost=self.lost.append,
         )
         self.process = Process()
 
@@ -81,6 +83,7 @@ def test_without_a_word_for_too_long_it_is_lost_with_all_it_had() -> None:
     assert world.process.why is None
     world.link.passed(4)
     assert world.process.why == world.told[-1] == "node01 is lost: no word from it for 10 s"
+    assert world.lost == world.told[-1:]
     assert connection.is_cut
     with pytest.raises(LostError, match="no word from it"):
         world.link.send(Signal(process="p", number=9))

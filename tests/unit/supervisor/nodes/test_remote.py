@@ -42,7 +42,12 @@ class World:
     def __init__(self, tmp_path: Any) -> None:
         self.said: list[object] = []
         self.link = Link(
-            "node01", timeout_s=10, on_notice=lambda _: None, on_back=lambda: None, on_leaving=lambda _: None
+            "node01",
+            timeout_s=10,
+            on_notice=lambda _: None,
+            on_back=lambda: None,
+            on_leaving=lambda _: None,
+            on_lost=lambda _: None,
         )
         hello = Hello(
             node="node01",
