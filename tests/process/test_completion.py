@@ -76,7 +76,7 @@ def shell() -> Iterator[Shell]:
 def test_commands(shell: Shell) -> None:
     assert shell.complete("trtdisagg ") == list(COMMANDS)
     assert shell.complete("trtdisagg sta") == ["status"]
-    assert shell.complete("trtdisagg generate ") == ["api-key", "grafana", "slurm", "systemd"]
+    assert shell.complete("trtdisagg generate ") == ["api-key", "grafana", "systemd"]
 
 
 def test_options(shell: Shell) -> None:
