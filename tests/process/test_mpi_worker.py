@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from helpers import tiny_model
 from helpers.cluster import REPOSITORY, TRTDISAGG
@@ -52,6 +53,11 @@ class World:
             return [name for name in names if f"{name} serves" not in self.log.read_text()]
 
         until(lambda: not missing(), "all serve", TIMEOUT_S, self.log.read_text)
+
+    def shared_memory(self) -> list[str]:
+        """What its processes have mapped of MPICH's."""
+        maps = [Path(f"/proc/{p.pid}/maps").read_text() for p in psutil.Process(self.process.pid).children(True)]
+        return [line for text in maps for line in text.splitlines() if "mpich_shm_" in line]
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -139,6 +145,7 @@ def test_they_serve_as_one_server_alone_does(kind: str, tmp_path: Path) -> None:
     file, (port, _, generation) = write_file(tmp_path)
     with world(kind, tmp_path, [[], []], "disaggregated_mpi_worker", "-c", str(file)) as started:
         started.until_serves("context-0", "generation-0")
+        assert all("(deleted)" in line for line in started.shared_memory()), "nothing is left, however they end"
         with proxy(tmp_path, file):
             until(lambda: is_healthy(port), "the proxy routes", TIMEOUT_S)
             handed_over = text_of(port)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from trtdisagg.errors import StartupError
+
+_SHARED = " /dev/shm/mpich_shm_"
 
 
 def import_mpi() -> Any:
@@ -20,3 +23,11 @@ def import_mpi() -> Any:
     except (ImportError, RuntimeError) as e:  # RuntimeError: no libmpi
         raise StartupError(f"MPI: {str(e).splitlines()[0]}; pip install 'trtdisagg[mpi]'") from e
     return MPI
+
+
+def unlink_shared_memory() -> None:
+    """Of MPICH, a MiB for the processes of our world on this host, once all of them have it: MPICH takes its name away
+    when it is finished, and a process that is killed never is."""
+    paths = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if _SHARED in line}
+    for path in paths:
+        Path(path).unlink(missing_ok=True)

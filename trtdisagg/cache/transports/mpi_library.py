@@ -16,19 +16,17 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trtdisagg.cache.installed_mpi import import_mpi
+from trtdisagg.cache.installed_mpi import import_mpi, unlink_shared_memory
 from trtdisagg.cache.transports.mpi_pmi import managed
 from trtdisagg.errors import HandoverError, StartupError
 
 MEET_TIMEOUT_S = 5
 _THREAD_MULTIPLE = 3
-_SHARED = " /dev/shm/mpich_shm_"
 Bytes = NDArray[np.uint8]
 
 
@@ -194,12 +192,5 @@ def _alone() -> Library:
         error = ctypes.CDLL(mpi.__file__).MPI_Init_thread(None, None, _THREAD_MULTIPLE, ctypes.byref(level))
     if error or level.value != _THREAD_MULTIPLE:
         raise StartupError(f"transport mpi: MPI_Init_thread says {error}, and gives thread level {level.value}")
-    _unlink_shared_memory()
+    unlink_shared_memory()
     return Library(mpi, process, {process: Peer(mpi.COMM_SELF, 0)}, is_alone=True)
-
-
-def _unlink_shared_memory() -> None:
-    """Of MPICH, a MiB for the processes of our world on this host: there are none, and nobody would clean up."""
-    paths = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if _SHARED in line}
-    for path in paths:
-        Path(path).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from trtdisagg.cache.installed_mpi import import_mpi
+from trtdisagg.cache.installed_mpi import import_mpi, unlink_shared_memory
 from trtdisagg.errors import StartupError
 
 FINISH_TIMEOUT_S = 10.0
@@ -46,6 +46,8 @@ class World:
         if (level := mpi.Init_thread(mpi.THREAD_MULTIPLE)) != mpi.THREAD_MULTIPLE:
             raise StartupError(f"{version} serves one thread at a time (level {level}), and KV travels in several")
         world = cls(mpi)
+        world._comm.Barrier()  # all have started
+        unlink_shared_memory()
         if world.size != num_started:
             raise StartupError(
                 f"{num_started} processes were started, and MPI ({version}) finds {world.size}: mpirun must be that of "
