@@ -29,8 +29,8 @@ SWEEP = """\
 cluster: cluster.yaml
 variants:
 - {name: 1p1d}
-- {name: broken, set: {generation_servers.cores: [9999]}}
 - {name: aggregated, set: {context_servers.num_instances: 0, generation_servers.num_instances: 2}}
+- {name: broken, set: {generation_servers.cores: [9999]}}
 concurrencies: [1, 4]
 load: {isl: 16, osl: 8, rounds: 1}
 """
@@ -70,7 +70,7 @@ async def test_a_sweep_that_is_interrupted_goes_on_and_ends_in_a_report(place: C
     with sweeping(place, "sweep.yaml", "--dir", "out") as process:
         read_until(process, "aggregated: starting")
         process.send_signal(signal.SIGINT)
-        read_until(process, "report: out/report.html")
+        read_until(process, "--resume out goes on")
         assert process.wait(60) == 130
     assert place.left_over() == []
     first = (out / "1p1d" / "run.json").read_bytes()

@@ -20,6 +20,8 @@ from trtdisagg.cli.terminal import say
 from trtdisagg.config.written import written
 from trtdisagg.errors import ConfigError
 
+_INTERRUPTED = 128
+
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
@@ -64,7 +66,9 @@ def command(
         folder = Folder.create(directory or new_folder(), sweep, files)
     say(f"in {folder.path}")
     code = anyio.run(functools.partial(run_sweep, folder, only, say, url=url))
-    if url is None:  # else whoever has brought it up collects the variants
+    if code >= _INTERRUPTED:
+        say(f"--resume {folder.path} goes on; `trtdisagg bench report {folder.path}` draws what is there")
+    elif url is None:  # else whoever has brought it up collects the variants
         tell_report([folder], folder.path)
     return code
 
