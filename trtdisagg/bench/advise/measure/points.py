@@ -99,7 +99,7 @@ async def _long_decode(
 
 async def mixed(asking: Asking, sizes: Sizes, budget: Budget) -> list[Mixed]:
     """A prompt that is computed while some streams run."""
-    num_prompt = min(MIXED_TOKENS, sizes.max_prompt, sizes.max_num_tokens - NUM_MIXED_STREAMS)
+    num_prompt = max(1, min(MIXED_TOKENS, sizes.max_prompt, sizes.max_num_tokens - NUM_MIXED_STREAMS))
     num_streams = min(NUM_MIXED_STREAMS, sizes.max_streams - 1)
     gaps: list[float] = []
     for _ in range(NUM_ROUNDS):
