@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from trtdisagg.bench.program import MeasureError
 from trtdisagg.bench.serve.arrivals import arrivals
-from trtdisagg.bench.serve.asked import Workload
+from trtdisagg.bench.serve.asked import Asked, Workload
 from trtdisagg.bench.serve.bodies import Bodies
 from trtdisagg.bench.serve.client import Client
 from trtdisagg.bench.serve.conversations import Conversations
@@ -47,7 +47,7 @@ async def run_load(
     watch = watch or _nobody
     with _many_files(load), _spared_collector(), contextlib.closing(client):
         model, bodies = await _greeted(client, load, stop)
-        openings = list(itertools.islice(workload.opening(), load.num_prompts + load.num_warmups))
+        openings = await _openings(workload, load.num_prompts + load.num_warmups, stop)
         measured, warmups = openings[: load.num_prompts], openings[load.num_prompts :]
         if not measured:
             raise MeasureError("the workload has nothing to ask")
@@ -94,6 +94,17 @@ async def _greeted(client: Client, load: Load, stop: asyncio.Event) -> tuple[str
     if not found:
         raise MeasureError("stopped before anything was measured")
     return found[0]
+
+
+async def _openings(workload: Workload, count: int, stop: asyncio.Event) -> list[Asked]:
+    """All are made before the first is asked. A long prompt takes milliseconds, so `stop` is heard between them."""
+    found = []
+    for asked in itertools.islice(workload.opening(), count):
+        found.append(asked)
+        await asyncio.sleep(0)
+        if stop.is_set():
+            raise MeasureError("stopped before anything was measured")
+    return found
 
 
 def _nobody(_progress: Progress) -> None:

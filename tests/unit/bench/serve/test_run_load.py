@@ -177,6 +177,22 @@ async def test_stopped_before_anything() -> None:
             await run_load(Load(url=endpoint.url), Questions(), stop=stop)
 
 
+async def test_stopped_while_prompts_are_made() -> None:
+    stop = asyncio.Event()
+
+    class Slow(Questions):
+        def opening(self) -> Iterator[Asked]:
+            for asked in super().opening():
+                assert asked.conversation < 100, "nobody listened"
+                asyncio.get_running_loop().call_soon(stop.set)
+                yield asked
+
+    async with Endpoint(streamed()) as endpoint:
+        with pytest.raises(MeasureError, match="before anything was measured"):
+            await run_load(Load(url=endpoint.url, num_prompts=1000), Slow(), stop=stop)
+        assert endpoint.asked == []
+
+
 async def test_a_workload_that_has_less() -> None:
     async with Endpoint(streamed()) as endpoint:
         report = await run(endpoint, Questions(num_there=2))
