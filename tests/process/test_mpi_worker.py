@@ -56,7 +56,9 @@ class World:
 
     def shared_memory(self) -> list[str]:
         """What its processes have mapped of MPICH's."""
-        maps = [Path(f"/proc/{p.pid}/maps").read_text() for p in psutil.Process(self.process.pid).children(True)]
+        maps = [
+            Path(f"/proc/{p.pid}/maps").read_text() for p in psutil.Process(self.process.pid).children(recursive=True)
+        ]
         return [line for text in maps for line in text.splitlines() if "mpich_shm_" in line]
 
     def close(self) -> None:
