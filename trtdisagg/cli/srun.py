@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from trtdisagg.cli.foreground import lines_of, run_with_lines
 from trtdisagg.cli.terminal import say
 from trtdisagg.config.load import Loaded
-from trtdisagg.slurm.allocation import Allocation, read_allocation
+from trtdisagg.slurm.allocation import Allocation, gpu_notice, read_allocation
 from trtdisagg.slurm.srun import NodesOf, Party, digest_of, homes_by_slurm, node_place, run_head, run_node, servers_on
 from trtdisagg.slurm.waiting import agent_of, wait_for_agent
 from trtdisagg.supervisor.doctor import before_start
@@ -39,6 +39,8 @@ def up_in_step(wish: Wish, run_dir: Path | None, rendezvous: Path | None, networ
     homes = homes_by_slurm(wish.loaded.cluster, allocation.nodes)
     if not allocation.is_agent:
         return wait_for_agent(allocation.run, allocation.node)
+    if notice := gpu_notice(os.environ):
+        say(f"{allocation.node}: {notice}")
     directory = rendezvous or default_directory(allocation.job_id, allocation.step_id)
     party = _party(wish.loaded, allocation, homes, directory=directory, network=network)
     with agent_of(allocation.run, allocation.node) as agent:

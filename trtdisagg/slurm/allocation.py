@@ -74,6 +74,23 @@ def num_tasks(env: Mapping[str, str]) -> int:
     return _number(env, "SLURM_STEP_NUM_TASKS") if is_step(env) else 1
 
 
+def gpu_notice(env: Mapping[str, str]) -> str | None:
+    """What to tell people when a node's agent sees fewer GPUs than its node has for the step; None: nothing.
+
+    The numbers in both variables may be those of different lists; how many they are is not.
+    """
+    on_node, visible = env.get("SLURM_GPUS_ON_NODE", ""), env.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not on_node.isdecimal():
+        return None
+    num_visible = len([entry for entry in visible.split(",") if entry])
+    if num_visible >= int(on_node):
+        return None
+    return (
+        f"this step has {on_node} GPUs here, and its first task sees {num_visible}: servers get no others. Ask for "
+        "them with --gpus-per-node or --gres, which are for all tasks of a node, not with --gpus-per-task"
+    )
+
+
 def read_allocation(env: Mapping[str, str]) -> Allocation:
     """
     :raises StartupError: this is no task of a step.

@@ -28,13 +28,13 @@ from trtdisagg.protocol.spec import (
     UpstreamServer,
 )
 from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports
-from trtdisagg.supervisor.claims import Claim, Spot
+from trtdisagg.supervisor.claims import Spot
 from trtdisagg.supervisor.division import Divided, num_ranks, parallel_of
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nodes.assign import is_here
 from trtdisagg.supervisor.nodes.node import Node
-from trtdisagg.supervisor.nodes.spots import place_on_nodes
-from trtdisagg.supervisor.placement import place
+from trtdisagg.supervisor.nodes.spots import find_spots
+from trtdisagg.supervisor.notices import proxy_notices
 from trtdisagg.supervisor.pools import Beside, pool_notices, rank_weights, size_pools
 from trtdisagg.supervisor.profiling import check_profiled, profile_of
 from trtdisagg.supervisor.routing_plan import plan_routing
@@ -154,7 +154,7 @@ def make_plan(
         secret_file=cluster.secret_file,
         # Servers that others start could not know it.
         makes_secret=(with_proxy or bool(nodes)) and bool(servers) and not upstream and cluster.secret_file is None,
-        notices=[*([] if nodes else host.notices), *notices, *(_mixed_notice(everything) if with_proxy else [])],
+        notices=[*notices, *(proxy_notices(cluster, everything, nodes) if with_proxy else [])],
     )
     check_addresses(plan.children, has_secret=bool(plan.secret_file or plan.makes_secret))
     if with_proxy:
@@ -174,8 +174,7 @@ def _plan_servers(
 ) -> tuple[list[ChildPlan], list[str]]:
     """Plans of our servers, in the order of their slots, and notices."""
     held = {name: Spot(gpus=old.gpus, rank_cores=old.rank_cores, nodes=old.nodes) for name, old in keep.items()}
-    claims = [_claim(slot) for slot in ours]
-    spots, notices = place_on_nodes(ours, claims, nodes, held) if nodes else place(claims, host, held)
+    spots, notices = find_spots(ours, host, nodes, held)
     hosts = {node.name: node.host for node in nodes} or {"": host}
     addresses = {node.name: node.address for node in nodes}
     planned = {
@@ -206,14 +205,6 @@ def _pdl_notice(new: Sequence[Slot]) -> list[str]:
     idle = [slot.name for slot in new if slot.section.enable_pdl and slot.section.command is None]
     because = "the builtin engine launches no kernel before the one it depends on has ended"
     return [f"enable_pdl: no effect on {', '.join(idle)}, because {because}"] if idle else []
-
-
-def _mixed_notice(everything: Sequence[Slot]) -> list[str]:
-    mixed = [slot.name for slot in everything if slot.role == "both"]
-    if not mixed:
-        return []
-    words = "computes prompts and generates" if len(mixed) == 1 else "compute prompts and generate"
-    return [f"{', '.join(mixed)} {words}, and long prompts hold answers up: separate sets of servers are better"]
 
 
 def _is_here(slot: Slot, host: Host, nodes: Sequence[Node]) -> bool:
@@ -257,17 +248,6 @@ def _facts(
 
 def _divided(slot: Slot, model: ModelDimensions | None) -> Divided:
     return Divided(model, parallel_of(slot.section, model, slot.path))
-
-
-def _claim(slot: Slot) -> Claim:
-    section = slot.section
-    return Claim(
-        server=slot.name,
-        section=slot.path,
-        num_ranks=num_ranks(section),
-        cores=section.cores,
-        gpus=section.gpus,
-    )
 
 
 def _needs(servers: Sequence[ChildPlan], upstream: Sequence[UpstreamServer]) -> dict[str, list[Need]]:

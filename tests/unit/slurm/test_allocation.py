@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trtdisagg.errors import ConfigError, StartupError
-from trtdisagg.slurm.allocation import Allocation, is_step, num_tasks, read_allocation
+from trtdisagg.slurm.allocation import Allocation, gpu_notice, is_step, num_tasks, read_allocation
 
 RECORDED: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "environments.json").read_text())
 
@@ -110,3 +110,9 @@ def test_number_of_tasks(case: str, number: int) -> None:
 def test_a_variable_that_is_wrong_is_named(changes: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read("three nodes", **changes)
+
+
+def test_gpus_that_an_agent_does_not_see_are_told() -> None:
+    """It is the node's first task that pins all ranks."""
+    assert "has 4 GPUs here, and its first task sees 1" in (gpu_notice(RECORDED["a GPU a task"]) or "")
+    assert [case for case in RECORDED if gpu_notice(RECORDED[case])] == ["a GPU a task"]

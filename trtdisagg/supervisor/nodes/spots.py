@@ -1,4 +1,4 @@
-"""A spot for each server of a cluster on several nodes: on each node the ranks assigned to it are placed. Pure.
+"""A spot for each server, on this host or on several nodes: on each the ranks assigned to it are placed. Pure.
 
     assign     server -> node of each rank
     placement  on each node: its ranks -> GPUs and cores of that node, by what its agent has told
@@ -14,34 +14,52 @@ from msgspec.structs import replace
 
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.supervisor.claims import Claim, Spot
+from trtdisagg.supervisor.division import num_ranks
+from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nodes.assign import assign
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.placement import place
 from trtdisagg.supervisor.slots import Slot
 
 
-def place_on_nodes(
-    servers: Sequence[Slot], claims: Sequence[Claim], nodes: Sequence[Node], held: Mapping[str, Spot]
+def find_spots(
+    servers: Sequence[Slot], host: Host, nodes: Sequence[Node], held: Mapping[str, Spot]
 ) -> tuple[dict[str, Spot], list[str]]:
     """Find a spot for each server.
 
-    :param claims: of the same servers.
+    :param host: this one.
+    :param nodes: that servers are started on; empty: this host alone.
     :param held: the spots of servers that run, as for `place`.
     :returns: spots by server, and notices for people.
     :raises ConfigError: when they do not fit, or a section names a GPU or core that its node has not.
-    :raises StartupError: when GPUs that are there cannot be had.
+    :raises StartupError: when there are too few GPUs.
     """
+    claims = [_claim(slot) for slot in servers]
+    if not nodes:
+        spots, notices = place(claims, host, held)
+        return spots, [*host.notices, *notices]
     there = [node.capacity for node in nodes if node.is_here]
     homes = assign(servers, there, {name: spot.nodes for name, spot in held.items()})
     parts: dict[str, dict[str, Spot]] = {claim.server: {} for claim in claims}
-    notices: list[str] = []
+    said_of_nodes: list[str] = []
     for node in nodes:
         mine = [replace(c, num_ranks=count) for c in claims if (count := homes[c.server].count(node.name))]
         found, said = _on_node(node, mine, held)
-        notices += [f"{node.name}: {line}" for line in [*node.host.notices, *said]]
+        said_of_nodes += [f"{node.name}: {line}" for line in [*node.host.notices, *said]]
         for name, spot in found.items():
             parts[name][node.name] = spot
-    return {claim.server: _whole(homes[claim.server], parts[claim.server]) for claim in claims}, notices
+    return {claim.server: _whole(homes[claim.server], parts[claim.server]) for claim in claims}, said_of_nodes
+
+
+def _claim(slot: Slot) -> Claim:
+    section = slot.section
+    return Claim(
+        server=slot.name,
+        section=slot.path,
+        num_ranks=num_ranks(section),
+        cores=section.cores,
+        gpus=section.gpus,
+    )
 
 
 def _on_node(node: Node, claims: Sequence[Claim], held: Mapping[str, Spot]) -> tuple[dict[str, Spot], list[str]]:

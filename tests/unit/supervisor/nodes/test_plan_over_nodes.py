@@ -75,6 +75,12 @@ def test_a_server_listens_at_the_address_of_its_node() -> None:
     assert found["generation-0"].env["GLOO_SOCKET_IFNAME"] == "lo"
 
 
+def test_who_reaches_the_proxy_is_told() -> None:
+    files = [file(section(), section(), hostname=hostname) for hostname in ("localhost", "node01")]
+    told = [plan_of(cluster, nodes=nodes(1, 1)).notices for cluster in files]
+    assert [any("only node01 reaches the proxy" in line for line in notices) for notices in told] == [True, False]
+
+
 def test_a_server_over_two_nodes() -> None:
     server = plan_of(file(section(gpus=[]), section(1, 4)), nodes=nodes(2, 2)).servers[1]
     assert server.nodes == ["node01", "node01", "node02", "node02"]
