@@ -9,4 +9,9 @@ Nothing is spawned across nodes: each node has its agent already (Slurm started 
 that both ends prove themselves on. So there is one state, and every verb works for all nodes from node 0.
 
 Placement is pure: `assign` finds a node for each rank (`room`: what is left on one), `spots` the GPUs and cores there.
+
+    the head's side     links (all nodes), link (one), remote (a process there), presence (what coming and going means)
+    a node's side       agent, head_link, outbox, ranks
+    both                greeting, stream, session: who it is, bytes, and messages that outlive a connection; rendezvous
+    placement           assign, room, spots, address
 """
