@@ -145,6 +145,21 @@ def test_streams_wait_for_prompts_on_a_server_that_does_both_alone() -> None:
     assert apart.itl_ms.p99 < both.itl_ms.p99
 
 
+@pytest.mark.parametrize("is_balanced", [True, False])
+def test_every_request_of_many_ends_once_and_in_order(request: pytest.FixtureRequest, *, is_balanced: bool) -> None:
+    """1,000 servers and a million requests, or in small."""
+    scale = 1000 if request.config.getoption("--soak") else 20
+    num = scale * 1000
+    context = servers(scale * 2 // 5, max_batch=32, max_tokens=2048, is_balanced=is_balanced)
+    generation = servers(scale * 3 // 5, max_batch=32, max_tokens=2048, is_balanced=is_balanced)
+    asked = load((100, 1000), (50, 250), num, request_rate=8.0 * scale)
+    times, found = run(disaggregated(context, generation), asked)
+    assert np.all(times.arrived < times.first)
+    assert np.all(times.first < times.end)
+    assert np.frombuffer(found.gaps, np.int64).sum() == asked.num_output.sum() - num
+    assert found.num_preemptions == 0
+
+
 def test_a_request_that_fits_nowhere_is_told() -> None:
     with pytest.raises(MeasureError, match="the KV cache of a generation server holds 100"):
         run(Design(None, servers(num_kv=100)), load((90, 90), (50, 50), 1, concurrency=1))
