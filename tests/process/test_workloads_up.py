@@ -79,7 +79,20 @@ def test_core_model_with_the_words_of_its_users(cluster: Cluster) -> None:
 def test_core_model_of_a_dataset(cluster: Cluster) -> None:
     items = [{"input": "the quick fox", "instruction": "go on", "output": "it went " * 5}] * 3
     (cluster.directory / "data.json").write_text(json.dumps(items))
-    words = ["-c", "2", "dataset", "--dataset", "data.json", "--tokenizer-dir", "fake-model", "--num-requests", "2"]
+    address = cluster.url.removeprefix("http://")
+    words = [
+        "-u",
+        address,
+        "-c",
+        "2",
+        "dataset",
+        "--dataset",
+        "data.json",
+        "--tokenizer-dir",
+        "fake-model",
+        "--num-requests",
+        "2",
+    ]
     report = bench(cluster, "core-model", *words)
     assert (report["completed"], report["total_output_tokens"]) == (2, 2 * int(1.3 * 10))
     assert report["total_input_tokens"] == 2 * len("the quick fox go on")

@@ -30,7 +30,6 @@ _GAPS: dict[str, Literal["gamma", "constant"]] = {"exponential_dist": "gamma", "
 class _Said(msgspec.Struct, kw_only=True):
     """What stands before the name of the load."""
 
-    protocol: str
     url: str | None
     model: str | None
     concurrency: int
@@ -58,6 +57,7 @@ def _limits(function: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Choice(["openai"]),
     default="openai",
     show_default=True,
+    expose_value=False,
     help="Triton's http and grpc are not spoken.",
 )
 @click.option("-u", "--url", metavar="URL", help="[default: the cluster here, or http://localhost:8000]")
@@ -98,7 +98,7 @@ def command(context: click.Context, /, **options: Any) -> None:
 @command.command()
 @click.option("--dataset", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
 @click.option("--tokenizer-dir", metavar="MODEL", required=True, help="Directory, tokenizer.json, alias or hub id.")
-@click.option("--tokenizer-type", type=click.Choice(["auto"]), default="auto", show_default=True)
+@click.option("--tokenizer-type", type=click.Choice(["auto"]), default="auto", show_default=True, expose_value=False)
 @click.option(
     "--op-tokens-per-word",
     type=click.FloatRange(min=0, min_open=True),
@@ -113,7 +113,6 @@ def dataset(
     *,
     file: Path,
     tokenizer_dir: str,
-    tokenizer_type: str,  # noqa: ARG001
     op_tokens_per_word: float,
     num_requests: int | None,
     max_input_len: int | None,
@@ -165,12 +164,17 @@ def token_norm_dist(
     return _measure(said, asked, f"ISL normal:{input_mean},{input_stdev:g}, OSL normal:{output_mean},{output_stdev:g}")
 
 
+def _with_scheme(url: str | None) -> str | None:
+    """`localhost:8000` is how its users know it."""
+    return url if url is None or "://" in url else f"http://{url}"
+
+
 def _measure(said: _Said, asked: CoreModelLoad, words: str) -> int:
     from trtdisagg.bench.workloads.build import Built
     from trtdisagg.cli.bench.core_model_view import core_model_view, stats_writing
 
     load = Load(
-        url=find_target(said.url).url,
+        url=find_target(_with_scheme(said.url)).url,
         model=said.model,
         num_prompts=asked.num_prompts,
         num_warmups=asked.num_warmups,
