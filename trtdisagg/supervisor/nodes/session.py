@@ -15,6 +15,7 @@ from collections import deque
 
 ACKNOWLEDGE_EVERY = 64
 """Messages: one end keeps what it has sent until it hears of it."""
+WRITE_BYTES = 256 * 1024
 
 
 class Session:
@@ -46,12 +47,22 @@ class Session:
         self._kept.append(message)
         self.num_kept_bytes += len(message)
 
+    @property
+    def has_due(self) -> bool:
+        return self._num_written < self._num_arrived + len(self._kept)
+
     def due(self) -> list[tuple[int, bytes]]:
-        """The messages to be written, with their numbers; they count as written."""
-        first = self._num_written
-        new = list(itertools.islice(self._kept, first - self._num_arrived, None))
+        """The next messages to be written, with their numbers; they count as written. Not more than WRITE_BYTES of
+        them, but for one that is longer by itself: what has gathered over a cut need not go through in one write."""
+        new: list[tuple[int, bytes]] = []
+        num_bytes = 0
+        for message in itertools.islice(self._kept, self._num_written - self._num_arrived, None):
+            num_bytes += len(message)
+            if new and num_bytes > WRITE_BYTES:
+                break
+            new.append((self._num_written + len(new) + 1, message))
         self._num_written += len(new)
-        return list(enumerate(new, first + 1))
+        return new
 
     def tell_received(self) -> int:
         """How many have been received, for whatever is written next."""

@@ -153,7 +153,8 @@ async def exchange(
     async def write() -> None:
         while True:
             await stream.write(_frames(session), timeout_s=silent_s)
-            await wake.wait(beat_s)
+            if not session.has_due:
+                await wake.wait(beat_s)
 
     async def until_over(task: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -176,7 +177,7 @@ def _decoded(decoder: msgspec.msgpack.Decoder[T], message: msgspec.Raw) -> T:
 
 
 def _frames(session: Session) -> bytes:
-    """All that is due; an empty envelope when nothing is."""
+    """What is due next; an empty envelope when nothing is."""
     received = session.tell_received()
     due = [Envelope(number, received, msgspec.Raw(message)) for number, message in session.due()]
     return b"".join(frame(_encode(envelope)) for envelope in due or [Envelope(0, received)])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtdisagg.supervisor.nodes.session import ACKNOWLEDGE_EVERY, Session
+from trtdisagg.supervisor.nodes.session import ACKNOWLEDGE_EVERY, WRITE_BYTES, Session
 
 
 class End:
@@ -77,6 +77,18 @@ def test_what_is_written_is_not_due_again_on_the_same_connection() -> None:
     assert session.due() == []
     session.reopened(1)
     assert session.due() == [(2, b"b")]
+
+
+def test_what_has_gathered_is_due_in_parts() -> None:
+    session = Session()
+    sizes = [WRITE_BYTES // 2, WRITE_BYTES // 2, 1, 2 * WRITE_BYTES, 1]
+    for size in sizes:
+        session.send(bytes(size))
+    parts = []
+    while session.has_due:
+        parts.append([number for number, _ in session.due()])
+    assert parts == [[1, 2], [3], [4], [5]]
+    assert session.due() == []
 
 
 def test_the_other_end_is_told_before_it_has_kept_too_much() -> None:
