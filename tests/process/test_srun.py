@@ -48,8 +48,8 @@ def serving(cluster: Cluster, *tasks: int) -> Iterator[Step]:
     with Step(cluster, tasks) as step:
         step.start("up", "--srun", str(cluster.file), "--run-dir", str(cluster.directory), *NETWORK)
         url = cluster.directory / "url"
-        until(lambda: url.exists() or step.has_ended, "it serves", 60, lambda: step.said(0) + step.said(1))
-        assert url.exists(), step.said(0) + step.said(1)
+        until(lambda: url.exists() or step.has_ended, "it serves", 60, lambda: step.said(0))
+        assert url.exists(), step.said(0)
         yield step
 
 
@@ -58,38 +58,36 @@ def nodes_of(cluster: Cluster) -> dict[str, list[str]]:
 
 
 def test_one_cluster_over_the_nodes_of_a_step(cluster: Cluster) -> None:
-    """Two tasks on the first node, three on the second: the first of each is its agent, the others end with it."""
-    with serving(cluster, 2, 3) as step:
-        assert nodes_of(cluster) == {"context-0": ["node01"], "context-1": ["node02"], "generation-0": ["node01"]}
-        assert post(f"{cluster.url}/v1/completions", {"model": "fake-model", "prompt": "a"})[0] == 200
+    """The first task of a node is the agent, and the other ends with it; a node that is lost takes no other along."""
+    with serving(cluster, 2, 2) as step:
+        url = (cluster.directory / "url").read_text().strip()
         done = cluster.run("scale", "generation=2")
         assert done.returncode == 0, done.stderr
-        assert nodes_of(cluster)["generation-1"] == ["node02"]
-        assert cluster.run("logs", "context-1", "-n", "5").stdout
+        assert nodes_of(cluster) == {
+            "context-0": ["node01"],
+            "context-1": ["node02"],
+            "generation-0": ["node01"],
+            "generation-1": ["node02"],
+        }
+        assert post(f"{url}/v1/completions", {"model": "fake-model", "prompt": "a"})[0] == 200
+        step.tasks[2].kill()
+        assert step.tasks[3].wait(20) == 1
+        until(lambda: "node02 is lost" in step.said(0), "it is told", 30, lambda: step.said(0))
+        assert post(f"{url}/v1/completions", {"model": "fake-model", "prompt": "a"})[0] == 200
         step.signal(signal.SIGTERM)
-        assert step.exit_codes() == [143] * 5, step.said(0)
+        assert step.exit_codes() == [143, 143, -signal.SIGKILL, 1], step.said(0)
     assert (cluster.directory / "exit-code").read_text() == "143\n"
     assert not list((cluster.directory / "state").rglob("head.json"))
 
 
-def test_an_agent_that_is_killed_ends_its_node_and_no_other(cluster: Cluster) -> None:
-    with serving(cluster, 1, 2) as step:
-        step.tasks[1].kill()
-        assert step.tasks[2].wait(20) == 1
-        cluster.wait_events("node02 is lost")
-        assert post(f"{cluster.url}/v1/completions", {"model": "fake-model", "prompt": "a"})[0] == 200
-        assert cluster.down("-t", "5").returncode == 0
-        assert step.exit_codes() == [0, -signal.SIGKILL, 1]
-
-
-def test_a_step_of_one_node_is_as_without_slurm(cluster: Cluster) -> None:
-    with Step(cluster, [2]) as step:
-        step.start("up", "--srun", str(cluster.file), "--run-dir", str(cluster.directory))
-        url = cluster.directory / "url"
-        until(lambda: url.exists() or step.has_ended, "it serves", 60, lambda: step.said(0))
+def test_a_step_of_one_node_is_as_without_slurm(tmp_path: Path) -> None:
+    text = f"name: one\nmodel: fake-model\nport: {free_port()}\ncommand: {FAKE}\ngeneration_servers: {{}}\n"
+    cluster = Cluster(tmp_path, text)
+    with serving(cluster, 2) as step:
         assert set(map(len, nodes_of(cluster).values())) == {0}
-        assert cluster.down("-t", "5").returncode == 0
-        assert step.exit_codes() == [0, 0]
+        step.tasks[0].send_signal(signal.SIGINT)
+        assert step.exit_codes() == [130, 130], step.said(0)
+    assert cluster.left_over() == []
 
 
 @pytest.mark.parametrize("gpus_per_node", [None, "h200:4"])

@@ -254,6 +254,7 @@ _SECTION_KEYS: dict[str, Any] = {
     "enable_attention_dp": True,
     "perf_metrics_max_requests": 5,
     "return_perf_metrics": True,
+    "enable_pdl": True,
 }
 _NOT_OF_ONE_SERVER: dict[str, Any] = {"num_instances": 2, "router": RouterConfig()}
 _WITH_OTHERS = {"cache_transceiver_config", "pp_partition", "moe_tensor_parallel_size", "moe_expert_parallel_size"}
