@@ -11,7 +11,8 @@ Commands need six doors:
 
 From a file to processes:
 
-    ClusterFile -> survey -> slots -> division, placement, pools -> server_plan, transfer_plan, checks -> plan
+    ClusterFile -> survey -> slots -> division, nodes (which one), placement, pools
+      -> server_plan, transfer_plan, checks -> plan
       -> run -> agent
 
 What becomes of a wish, as `scale generation=3`:
