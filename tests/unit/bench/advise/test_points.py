@@ -9,7 +9,16 @@ import pytest
 from helpers.advice import decode_s, prefill_s
 
 from trtdisagg.bench.advise.measure.asking import Answer
-from trtdisagg.bench.advise.measure.points import MAX_STEPS, NUM_STEPS, Budget, Sizes, decodes, handovers, prefills
+from trtdisagg.bench.advise.measure.points import (
+    MAX_STEPS,
+    NUM_STEPS,
+    Budget,
+    Sizes,
+    decodes,
+    handovers,
+    mixed,
+    prefills,
+)
 from trtdisagg.bench.program import MeasureError
 
 SIZES = Sizes(max_prompt=1000, max_streams=16, max_num_tokens=2048)
@@ -92,6 +101,13 @@ def test_streams_that_never_meet() -> None:
     server = FakeServer(late_s=10.0)
     with pytest.raises(MeasureError, match="2 streams never ran at the same time"):
         anyio.run(decodes, asked_of(server), SIZES._replace(max_streams=2), server.budget(60), prefill_s)
+
+
+def test_a_server_that_runs_one_at_a_time() -> None:
+    server, sizes = FakeServer(), SIZES._replace(max_streams=1)
+    found = anyio.run(decodes, asked_of(server), sizes, server.budget(60), prefill_s)
+    assert [decode.num_streams for decode in found] == [1, 1]
+    assert anyio.run(mixed, asked_of(server), sizes, server.budget(60)) == []
 
 
 def test_what_a_handover_adds() -> None:

@@ -53,21 +53,21 @@ async def measure_profile(
     """
     cluster = load(file, overrides).cluster
     check_cluster(cluster)
-    context, generation = cluster.context_servers, sections_of(cluster)["generation"]
+    sections = sections_of(cluster)
     stage("starting one context and one generation server")
     async with brought_up(file, [*overrides, *_counts(1)], timeout_s=START_TIMEOUT_S) as running:
         has_gpus = bool(running.server("generation").gpus)
         share = 1.0 if has_gpus else 0.6
-        wanted = Wanted(generation, max_prompt, max_streams, share * seconds)
+        wanted = Wanted(sections, max_prompt, max_streams, share * seconds)
         async with _session(running) as session:
             profile = await _both(running, session, wanted, stage)
         while_up(running)
     if has_gpus:
         return profile
     stage("starting one server with the cores of both")
-    cores = [*(context.cores or []), *(generation.cores or [])] if context and generation.cores else None
-    pins = [f"generation_servers.cores={cores}"] if cores else []
-    async with brought_up(file, [*overrides, *_counts(0), *pins], timeout_s=START_TIMEOUT_S) as running:
+    pins = [core for section in sections.values() for core in section.cores or []]
+    cores = [f"generation_servers.cores={sorted(set(pins))}"] if pins else []
+    async with brought_up(file, [*overrides, *_counts(0), *cores], timeout_s=START_TIMEOUT_S) as running:
         wanted = wanted._replace(seconds=0.4 * seconds)
         server = running.server("generation")
         async with _session(running) as session:
@@ -81,17 +81,18 @@ async def measure_profile(
 class Wanted(NamedTuple):
     """How much is to be known."""
 
-    section: ServerSection
+    sections: dict[str, ServerSection]
     max_prompt: int
     max_streams: int
     seconds: float
 
     def sizes(self, server: ServerStatus) -> Sizes:
+        section = self.sections[server.role]
         most = (server.max_seq_len or self.max_prompt + NUM_ANSWER) - NUM_ANSWER
         return Sizes(
             max_prompt=max(SHORT, min(self.max_prompt, most, (server.kv_tokens or most) // 2 - NUM_ANSWER)),
-            max_streams=max(2, min(self.max_streams, self.section.max_batch_size, self.section.max_num_tokens)),
-            max_num_tokens=self.section.max_num_tokens,
+            max_streams=min(self.max_streams, section.max_batch_size, section.max_num_tokens),
+            max_num_tokens=section.max_num_tokens,
         )
 
 
@@ -114,16 +115,17 @@ async def _both(
 ) -> Profile:
     """Servers are alike but for what they have: where that is the same, one is measured."""
     generation, context = running.server("generation"), running.server("context")
-    part = wanted._replace(seconds=wanted.seconds * (0.6 if _alike(context, generation) else 0.4))
+    alike = _alike(context, generation) and _compute_alike(*wanted.sections.values())
+    part = wanted._replace(seconds=wanted.seconds * (0.6 if alike else 0.4))
     servers = {"generation": await _server(session, generation, part, stage)}
-    if _alike(context, generation):
+    if alike:
         servers["context"] = servers["generation"]
     else:
         servers["context"] = await _server(session, context, part, stage)
     stage("prompts handed over, through the proxy")
     proxy = _asking(session, running.status.url, generation)
     await proxy.ask(SHORT, NUM_ANSWER)
-    left = Budget(wanted.seconds - part.seconds)
+    left = Budget(wanted.seconds - part.seconds * (1 if alike else 2))
     handed, firsts = await handovers(proxy, wanted.sizes(generation), left)
     direct = _asking(session, _url(context), context)
     alone = [(await direct.ask(SHORT, 1)).first_s for _ in firsts]
@@ -181,6 +183,10 @@ def _url(server: ServerStatus) -> str:
 
 def _alike(one: ServerStatus, other: ServerStatus) -> bool:
     return (one.parallel, len(one.gpus), len(one.cores)) == (other.parallel, len(other.gpus), len(other.cores))
+
+
+def _compute_alike(one: ServerSection, other: ServerSection) -> bool:
+    return (one.dtype, one.quantization, one.command) == (other.dtype, other.quantization, other.command)
 
 
 def _machine(server: ServerStatus) -> str:

@@ -102,7 +102,7 @@ async def mixed(asking: Asking, sizes: Sizes, budget: Budget) -> list[Mixed]:
     num_prompt = max(1, min(MIXED_TOKENS, sizes.max_prompt, sizes.max_num_tokens - NUM_MIXED_STREAMS))
     num_streams = min(NUM_MIXED_STREAMS, sizes.max_streams - 1)
     gaps: list[float] = []
-    for _ in range(NUM_ROUNDS):
+    for _ in range(NUM_ROUNDS if num_streams else 0):
         if gaps and not budget.allows(2 * gaps[-1]):
             break
         streams = [asyncio.ensure_future(asking.ask(SHORT, 2 * NUM_STEPS)) for _ in range(num_streams)]
