@@ -20,7 +20,7 @@ GOALS = {"ttft": 500.0, "tpot": 30.0}
 
 
 def figures(user: float, total: float, **more: Any) -> dict[str, Any]:
-    return {"user_throughput": user, "output_throughput": total, "num_gpus": 2, **more}
+    return {"interactivity": user, "output_throughput": total, "num_gpus": 2, **more}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.cli.bench import serve_target
 from trtdisagg.cli.bench.serve_options import goodput_of, load_of
 from trtdisagg.cli.main import cli
-from trtdisagg.errors import NotRunningError
+from trtdisagg.errors import ConfigError, NotRunningError
 from trtdisagg.protocol.control import ServerStatus
 
 
@@ -147,7 +147,19 @@ def test_what_a_cluster_runs_on(
 ) -> None:
     status = replace(BUSY, servers=servers, others=[])
     monkeypatch.setattr(serve_target, "_running", lambda: [status])
-    assert serve_target.find_target(f"{status.url}/") == (status.url, num_gpus, num_cores)
+    assert serve_target.find_target(f"{status.url}/") == (f"{status.url}/", num_gpus, num_cores)
+    for url in (f"{status.url}/v1", status.url.replace("127.0.0.1", "localhost")):
+        assert serve_target.find_target(url) == (url, num_gpus, num_cores)
     assert serve_target.find_target("http://other:8000") == ("http://other:8000", 0, 0)
     monkeypatch.setattr(serve_target, "_running", lambda: [replace(status, others=BUSY.others)])
     assert serve_target.find_target(status.url) == (status.url, 0, 0)
+
+
+def test_of_several_clusters_one_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    def several(_: str | None) -> None:
+        raise ConfigError("several clusters run")
+
+    monkeypatch.setattr(serve_target, "find_cluster", several)
+    monkeypatch.setattr(serve_target, "_running", lambda: [BUSY, replace(BUSY, url="http://127.0.0.1:9")])
+    with pytest.raises(ConfigError, match=f"{BUSY.url}, http://127.0.0.1:9; name the one you mean with --url"):
+        serve_target.find_target(None)

@@ -13,6 +13,7 @@ from helpers import tiny_model
 
 from trtdisagg.bench.sweep.expand import make_sweep
 from trtdisagg.bench.sweep.file import SweepFile
+from trtdisagg.cli.bench.sweep_options import loaded_variants, read_sweep
 from trtdisagg.config.load import load
 from trtdisagg.config.located import read
 from trtdisagg.config.strict import convert
@@ -24,7 +25,8 @@ from trtdisagg.supervisor.survey import survey
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
 SLURM = EXAMPLES / "slurm"
-CLUSTER_FILES = sorted(EXAMPLES.glob("*.yaml"))
+SWEEP = EXAMPLES / "sweep.yaml"
+CLUSTER_FILES = sorted({*EXAMPLES.glob("*.yaml")} - {SWEEP})
 NUM_SERVERS = {
     "smollm2.yaml": (1, 1, 0),
     "trtllm_disagg_config.yaml": (0, 0, 3),
@@ -49,6 +51,18 @@ def test_cluster_file(file: Path) -> None:
     assert (roles.count("context"), roles.count("generation"), len(plan.upstream)) == NUM_SERVERS[file.name]
     assert plan.proxy is not None
     assert plan.proxy.url == "127.0.0.1:8000"
+
+
+@pytest.mark.real_model
+def test_the_sweep() -> None:
+    """Its variants are clusters, of as many servers each, and its load is one that can be run."""
+    sweep = read_sweep(SWEEP, {})
+    found = {}
+    for name, loaded in loaded_variants(sweep).items():
+        roles = [server.role for server in survey(loaded.cluster, name=loaded.name, file=loaded.path).servers]
+        found[name] = (roles.count("context"), roles.count("generation"))
+    assert found == {"1p1d": (1, 1), "aggregated": (0, 2)}
+    assert [cell.folder for cell in sweep.cells("1p1d")] == ["c001", "c004", "c008"]
 
 
 def rendered(file: Path, *overrides: str) -> str:

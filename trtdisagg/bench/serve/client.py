@@ -170,7 +170,7 @@ def _parts(url: str) -> SplitResult:
 
 
 def _fail(outcome: Outcome, kind: str, message: str) -> None:
-    outcome.error, outcome.message = kind, message
+    outcome.error, outcome.message, outcome.ended_at = kind, message, time.monotonic()
 
 
 def _kind(error: OSError) -> str:

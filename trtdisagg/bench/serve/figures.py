@@ -4,7 +4,8 @@
     TPOT   (last token - first token) / (tokens - 1)
     ITL    the gap before each chunk after the first, shared evenly by its tokens: k tokens after g ms are k times g / k
     E2EL   sent -> last token
-    user throughput    1 / TPOT, the mean over requests
+    user throughput    tokens / E2EL, the mean over requests
+    interactivity      1 / TPOT, the mean over requests
 
 Where the server says how many tokens an answer has, and not how many each chunk has, all chunks of an answer count as
 having the same number.

@@ -20,6 +20,8 @@ _NEWS: tuple[dict[str, bool] | None, ...] = (
 )
 """What a stream may be asked to tell, the best first: the tokens of each chunk, those of the answer, nothing."""
 _REFUSED = ("HTTP 400", "HTTP 422")
+_FORBIDDEN = (401, 403)
+_NO_KEY = "; --api-key-file has a client's key"
 
 
 class _Model(msgspec.Struct):
@@ -55,7 +57,7 @@ async def greet(client: Client, load: Load) -> tuple[str, Bodies]:
             return model, bodies
         if outcome.error not in _REFUSED:
             break
-    raise MeasureError(f"{load.url}{PATHS[load.endpoint]}: {_words(outcomes[-1])}")
+    raise MeasureError(f"{load.url}{PATHS[load.endpoint]}: {_words(outcomes[-1])}{_way_out(load, outcomes[-1].error)}")
 
 
 async def only_model(client: Client, url: str) -> str:
@@ -67,7 +69,8 @@ async def only_model(client: Client, url: str) -> str:
     except OSError as e:
         raise MeasureError(f"{url} does not answer: {e.strerror or e}") from e
     if status != 200:
-        raise MeasureError(f"{url}/v1/models: HTTP {status}: {message_of(body)}; name a model with --model")
+        way_out = _NO_KEY if status in _FORBIDDEN else "; name a model with --model"
+        raise MeasureError(f"{url}/v1/models: HTTP {status}: {message_of(body)}{way_out}")
     try:
         names = [model.id for model in msgspec.json.decode(body, type=_Models).data]
     except msgspec.MsgspecError as e:
@@ -75,6 +78,13 @@ async def only_model(client: Client, url: str) -> str:
     if len(names) != 1:
         raise MeasureError(f"{url} has the models {', '.join(sorted(names)) or '(none)'}; name one with --model")
     return names[0]
+
+
+def _way_out(load: Load, error: str | None) -> str:
+    if error in [f"HTTP {status}" for status in _FORBIDDEN] and load.api_key_file is None:
+        return _NO_KEY
+    other = "chat" if load.endpoint == "completions" else "completions"
+    return f"; there is --endpoint {other}" if error == "HTTP 404" else ""
 
 
 def _words(outcome: Outcome) -> str:

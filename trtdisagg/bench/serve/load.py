@@ -52,6 +52,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     extra_body: dict[str, Any] = {}
     """Fields of each request, as they are."""
+    is_detailed: bool = False
+    """The report has the figures of each request, too."""
     api_key_file: Path | None = None
     num_gpus: int = 0
     num_cores: int = 0

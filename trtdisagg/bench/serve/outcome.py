@@ -32,7 +32,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     num_guessed: int = 0
     """Chunks of which the server does not say how many tokens they have."""
     ended_at: float = 0.0
-    """When the last token came; of what is not streamed, the last byte."""
+    """When the last token came; of what is not streamed, the last byte; of what failed, when that was known."""
     num_input_tokens: int | None = None
     """As the server says, otherwise as the workload does; None: neither."""
     num_output_tokens: int | None = None

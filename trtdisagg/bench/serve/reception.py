@@ -52,7 +52,7 @@ class _Usage(msgspec.Struct, gc=False):
 class _Piece(msgspec.Struct, gc=False):
     """A whole answer, or an event of a stream, of either endpoint, as far as it is counted."""
 
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
 
@@ -100,7 +100,9 @@ class Streamed:
         :raises NotAnAnswerError: it ended too early.
         """
         if not self._is_begun:
-            raise NotAnAnswerError("not an answer", "a stream was asked for, and what came has no events")
+            raise NotAnAnswerError(
+                "not an answer", "a stream was asked for, and what came has no events (--no-stream asks for none)"
+            )
         if not self._is_finished:
             raise NotAnAnswerError("cut off", "the stream ended without [DONE] or a finish_reason")
         if not self._outcome.heard_at:
@@ -114,7 +116,7 @@ class Streamed:
             return
         piece = _read(data)
         has_tokens = False
-        for choice in piece.choices:
+        for choice in piece.choices or ():
             if choice.text or (choice.delta is not None and _says(choice.delta)):
                 has_tokens = True
                 if self._texts is not None:

@@ -8,6 +8,7 @@ that no request has (of answers that were not streamed, or failed) is 0.
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class ServeReport(msgspec.Struct, kw_only=True, frozen=True):
@@ -40,7 +41,9 @@ class ServeReport(msgspec.Struct, kw_only=True, frozen=True):
     """Tokens a second; so are the next ones."""
     total_token_throughput: float
     user_throughput: float
-    """Tokens a second of one answer, from its first token on: the mean over requests of 1 / TPOT."""
+    """Tokens a second of one answer, waiting for the first included: the mean over requests of tokens / E2EL."""
+    interactivity: float
+    """The same from its first token on: the mean over requests of 1 / TPOT."""
     output_throughput_per_gpu: float | None = None
     output_throughput_per_core: float | None = None
     goodput: dict[str, float] = {}
@@ -81,3 +84,15 @@ class ServeReport(msgspec.Struct, kw_only=True, frozen=True):
     """The client could not keep up, so these are its figures rather than the server's."""
     warnings: list[str] = []
     """What to know before these figures are compared with others."""
+
+    input_lens: list[int] | UnsetType = UNSET
+    """From here on with `--save-detailed` only: a value for each request, in the order in which they were sent; times
+    in seconds (see details.py)."""
+    output_lens: list[int] | UnsetType = UNSET
+    start_times: list[float] | UnsetType = UNSET
+    """Behind the first."""
+    ttfts: list[float] | UnsetType = UNSET
+    itls: list[list[float]] | UnsetType = UNSET
+    e2els: list[float] | UnsetType = UNSET
+    outcomes: list[str] | UnsetType = UNSET
+    """`completed`, `cancelled`, or the kind of error."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from trtdisagg.bench.serve.details import details
 from trtdisagg.bench.serve.figures import Timed, spread, timed
 from trtdisagg.bench.serve.load import Load
 from trtdisagg.bench.serve.outcome import Outcome
@@ -24,7 +25,7 @@ MANY_SHORT = 0.05
 class Ran(msgspec.Struct, frozen=True, kw_only=True):
     """A load that was run.
 
-    :param duration_s: from its beginning to its last token.
+    :param duration_s: from its beginning to the end of its last request, answered or not.
     :param num_unfinished: requests that were on their way when it was stopped.
     """
 
@@ -64,7 +65,8 @@ def summarize(ran: Ran) -> ServeReport:
         request_throughput=len(done) / duration_s,
         output_throughput=output_throughput,
         total_token_throughput=(num_input + num_output) / duration_s,
-        user_throughput=_user_throughput(times),
+        user_throughput=_mean(1000 * o.num_tokens / t.e2el for o, t in zip(done, times, strict=True) if t.e2el),
+        interactivity=_mean(1000 / t.tpot for t in times if t.tpot),
         output_throughput_per_gpu=output_throughput / load.num_gpus if load.num_gpus else None,
         output_throughput_per_core=output_throughput / load.num_cores if load.num_cores else None,
         goodput=load.goodput,
@@ -74,6 +76,7 @@ def summarize(ran: Ran) -> ServeReport:
         client_busy=round(ran.health.busy, 3),
         is_client_bound=bool(ran.health.complaints()),
         warnings=[*_warnings(ran, done), *_first_of_each_error(ran.outcomes)],
+        **(details(ran.outcomes) if load.is_detailed else {}),
     )
 
 
@@ -86,9 +89,9 @@ def _spreads(times: Sequence[Timed]) -> dict[str, Any]:
     }
 
 
-def _user_throughput(times: Sequence[Timed]) -> float:
-    rates = [1000 / t.tpot for t in times if t.tpot]
-    return sum(rates) / len(rates) if rates else 0.0
+def _mean(rates: Iterable[float]) -> float:
+    found = [*rates]
+    return sum(found) / len(found) if found else 0.0
 
 
 def _warnings(ran: Ran, done: Sequence[Outcome]) -> list[str]:

@@ -49,7 +49,7 @@ def columns(results: Results) -> list[Column]:
         Column("requests", "/s", lambda p: p.figure("request_throughput"), "{:.2f}"),
         Column("output", "tok/s", lambda p: p.figure("output_throughput")),
         Column("output", per, results.per_unit, "{:.1f}"),
-        Column("of a user", "tok/s", lambda p: p.figure("user_throughput"), "{:.1f}"),
+        Column("of a user", "tok/s", lambda p: p.figure("interactivity"), "{:.1f}"),
         *(_time(time, q) for time in ("ttft", "tpot") for q in (50, 99)),
         *(_time(time, 99) for time in ("itl", "e2el")),
     ]
@@ -100,7 +100,7 @@ def best(results: Results) -> list[Best]:
     per = "" if results.unit == "cluster" else f" per {results.unit}"
     asked: list[tuple[str, Callable[[Point], float], str]] = [
         (f"most output{per}", results.per_unit, "{:.1f} tok/s"),
-        ("fastest for a user", lambda p: p.figure("user_throughput"), "{:.1f} tok/s"),
+        ("fastest for a user", lambda p: p.figure("interactivity"), "{:.1f} tok/s"),
         ("shortest TTFT, median", lambda p: -p.figure("p50_ttft_ms"), "{:.0f} ms"),
     ]
     if results.goodput:

@@ -73,7 +73,7 @@ def throughput(results: Results) -> Figure:
     if len({point.kind for point in results.points}) > 1:
         subtitle += " Dashed: requests a second."
     with look.figure("Throughput and interactivity", subtitle) as (made, (axes,)):
-        of_user = [point.figure("user_throughput") for point in results.points]
+        of_user = [point.figure("interactivity") for point in results.points]
         look.from_zero(axes, "x", of_user)
         look.from_zero(axes, "y", [results.per_unit(point) for point in results.points])
         axes.set_xlabel("output tok/s per user")
@@ -96,7 +96,7 @@ def _throughput_alt(results: Results) -> str:
 
 
 def _place(results: Results, point: Point) -> tuple[float, float]:
-    return point.figure("user_throughput"), results.per_unit(point)
+    return point.figure("interactivity"), results.per_unit(point)
 
 
 def _xy(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

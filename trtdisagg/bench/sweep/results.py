@@ -89,7 +89,7 @@ class Results(msgspec.Struct, kw_only=True, frozen=True):
     def front(self) -> list[Point]:
         """The Pareto front over tok/s of a user and of a unit, the first rising."""
         points = self.points
-        return [points[i] for i in front([(p.figure("user_throughput"), self.per_unit(p)) for p in points])]
+        return [points[i] for i in front([(p.figure("interactivity"), self.per_unit(p)) for p in points])]
 
 
 def gather(folders: Sequence[Folder]) -> Results:

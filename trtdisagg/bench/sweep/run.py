@@ -151,6 +151,6 @@ def _figures(report: ServeReport) -> str:
     good = "" if report.request_goodput is None else f", {report.request_goodput:.3g} good req/s"
     failed = f", {report.failed} FAILED" if report.failed else ""
     return (
-        f"{report.output_throughput:.0f} tok/s, {report.user_throughput:.1f} tok/s/user, "
+        f"{report.output_throughput:.0f} tok/s, {report.interactivity:.1f} tok/s/user, "
         f"TTFT p99 {report.p99_ttft_ms:.0f} ms, TPOT p99 {report.p99_tpot_ms:.1f} ms{good}{failed}"
     )

@@ -84,6 +84,7 @@ _OPTIONS = [
     ),
     click.option("--ignore-eos", is_flag=True, help="Have answers go on up to their limit."),
     click.option("--extra-body", metavar="JSON", help="More fields of each request, as '{\"temperature\": 0}'."),
+    click.option("--save-detailed", "is_detailed", is_flag=True, help="Have --json tell of each request, too."),
     click.option(
         "--api-key-file",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from trtdisagg.cli.find import find_cluster
-from trtdisagg.errors import NotRunningError, TrtdisaggError
+from trtdisagg.errors import ConfigError, NotRunningError, TrtdisaggError
 from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.client import ControlClient
 
 DEFAULT_URL = "http://localhost:8000"
+_LOOPBACK = ("localhost", "::1")
 _GONE = ("stopped", "failed")
 
 
@@ -32,18 +34,34 @@ def find_target(url: str | None) -> Target:
     :raises ConfigError: several clusters run.
     """
     if url is not None:
-        ours = (_target(status) for status in _running() if status.url.rstrip("/") == url.rstrip("/"))
-        return next(ours, Target(url))
+        ours = (_target(status) for status in _running() if _is_at(status, url))
+        return next(ours, Target(url))._replace(url=url)
     try:
         return _target(ControlClient(find_cluster(None)).status())
     except NotRunningError:
         return Target(DEFAULT_URL)
+    except ConfigError:
+        urls = ", ".join(sorted(status.url for status in _running()))
+        raise ConfigError(f"several clusters run: {urls}; name the one you mean with --url") from None
 
 
 def find_model_path(url: str, model: str | None) -> str | None:
     """Where the files of a model are that a cluster of this host serves at `url`."""
-    servers = (s for status in _running() if status.url.rstrip("/") == url.rstrip("/") for s in status.servers)
+    servers = (s for status in _running() if _is_at(status, url) for s in status.servers)
     return next((s.model_path for s in servers if s.model == model), None)
+
+
+def _is_at(status: ClusterStatus, url: str) -> bool:
+    return _address(status.url) == _address(url)
+
+
+def _address(url: str) -> tuple[str, int | None]:
+    """Host and port, alike for all names of this host's loopback."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        return "127.0.0.1" if parts.hostname in _LOOPBACK else parts.hostname or "", parts.port
+    except ValueError:  # whoever asks there says why
+        return url, None
 
 
 def _running() -> list[ClusterStatus]:

@@ -44,6 +44,7 @@ def _rows(report: ServeReport) -> Iterator[tuple[str, str]]:
     yield "Output token throughput (tok/s)", _rate(report.output_throughput)
     yield "Total token throughput (tok/s)", _rate(report.total_token_throughput)
     yield "User throughput (tok/s)", _rate(report.user_throughput)
+    yield "Interactivity, 1 / TPOT (tok/s)", _rate(report.interactivity)
     if report.output_throughput_per_gpu is not None:
         yield f"Output throughput per GPU (tok/s), {report.num_gpus} GPUs", _rate(report.output_throughput_per_gpu)
     if report.output_throughput_per_core is not None:

@@ -66,6 +66,7 @@ async def test_an_answer_that_never_comes() -> None:
     async with Endpoint(never) as endpoint:
         outcome = await ask(endpoint.url, timeout_s=0.05)
         assert (outcome.error, outcome.message) == ("timeout", "no whole answer within 0.05 s")
+        assert outcome.ended_at >= outcome.sent_at + 0.05  # so long the load has taken
         async with asyncio.timeout(10):
             while endpoint.num_connections:  # the client has left
                 await asyncio.sleep(0.005)

@@ -79,6 +79,12 @@ def test_usage_at_the_end_says_how_many_there_were_and_is_no_token(last: bytes) 
     assert (found.num_tokens, found.num_guessed) == (6, 2)
 
 
+def test_choices_may_be_null() -> None:
+    """As some servers have it in the chunk that tells the usage."""
+    found, _ = received(data(said("a")), data({"choices": None, **used(1)}), data("[DONE]"))
+    assert (found.num_tokens, found.num_input_tokens) == (1, 5)
+
+
 def test_an_answer_of_one_token_without_text() -> None:
     found, _ = received(data(said("", "stop", **used(1))), data("[DONE]"))
     assert (list(found.heard_at), found.num_tokens) == ([0.0], 1)
@@ -102,7 +108,7 @@ def test_a_stream_may_be_cut_anywhere(cuts: list[int], line_end: str) -> None:
         ([data(said("a"))], "cut off", "without"),
         ([data("[DONE]")], "empty answer", "without a token"),
         ([b"data: {oops\n\n"], "not an answer", "{oops"),
-        ([data('{"choices": 7}')], "not an answer", "Expected `array`"),
+        ([data('{"choices": 7}')], "not an answer", "got `int`"),
         ([data({"error": {"message": "out of blocks", "code": "x"}})], "error event", "out of blocks"),
         ([b"<html>\n", b"</html>"], "not an answer", "has no events"),
     ],

@@ -244,7 +244,15 @@ async def test_options_that_an_endpoint_refuses_are_left_out() -> None:
     assert report.total_output_tokens == 12
 
 
-@pytest.mark.parametrize(("status", "words"), [(400, "HTTP 400: no"), (401, "HTTP 401: no"), (503, "HTTP 503: no")])
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "HTTP 400: no$"),
+        (401, "HTTP 401: no; --api-key-file"),
+        (404, "HTTP 404: no; there is --endpoint chat"),
+        (503, "HTTP 503: no$"),
+    ],
+)
 async def test_an_endpoint_that_refuses_the_first_words(status: int, words: str) -> None:
     async with Endpoint(streamed()) as endpoint:
         endpoint.greeted = refused(status)  # type: ignore[method-assign]

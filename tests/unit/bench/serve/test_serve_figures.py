@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
+import msgspec
 import pytest
 
 from trtdisagg.bench.serve.figures import spread, timed
@@ -88,7 +89,8 @@ def test_counts_and_rates() -> None:
     assert (found.total_input_tokens, found.total_output_tokens) == (20, 5)
     assert (found.request_throughput, found.output_throughput, found.total_token_throughput) == (1.0, 2.5, 12.5)
     assert (found.output_throughput_per_gpu, found.output_throughput_per_core) == (1.25, 0.625)
-    assert found.user_throughput == pytest.approx(50)  # TPOT 20 ms both
+    assert found.user_throughput == pytest.approx((2 / 0.120 + 3 / 0.240) / 2)
+    assert found.interactivity == pytest.approx(50)  # TPOT 20 ms both
     assert found.mean_ttft_ms == pytest.approx(150)
     assert found.errors == {"HTTP 429": 1}
     assert "HTTP 429: full" in found.warnings
@@ -137,6 +139,18 @@ def test_a_client_that_cannot_keep_up_says_so(health: Health, words: str) -> Non
     assert found.is_client_bound
     assert words in found.warnings[0]
     assert not report(outcome(100, num_by=(1,)), health=Health(busy=0.5, late_ms=5)).is_client_bound
+
+
+def test_figures_of_each_request_where_they_are_asked_for() -> None:
+    later = outcome(100, 130, sent_at=1.05, num_by=(1, 3))
+    found = msgspec.to_builtins(report(later, outcome(50, error="timeout", ended_at=9.0), is_detailed=True))
+    assert found["outcomes"] == ["timeout", "completed"]
+    assert (found["input_lens"], found["output_lens"]) == ([10, 10], [1, 3])
+    assert found["start_times"] == pytest.approx([0, 0.05])
+    assert found["ttfts"] == pytest.approx([0.05, 0.05])
+    assert found["itls"] == [[], [pytest.approx(0.03)]]
+    assert found["e2els"] == pytest.approx([8, 0.08])
+    assert "ttfts" not in msgspec.to_builtins(report(later))
 
 
 def test_nothing_completed_is_a_report_all_the_same() -> None:

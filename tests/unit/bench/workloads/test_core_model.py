@@ -40,6 +40,7 @@ REPORT = ServeReport(
     output_throughput=41.0,
     total_token_throughput=298.0,
     user_throughput=0.0,
+    interactivity=0.0,
     **{**TIMES, "mean_e2el_ms": 313.93, "p99_e2el_ms": 624.954, "p90_e2el_ms": 527.75},
 )
 
