@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Protocol
 
 from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed, Then
@@ -61,8 +61,9 @@ class Presence:
         """Let its servers drain, those that have another place to start there; then it may go."""
         drain_s = self._cluster.plan.supervision.drain_timeout_s
         there = {name: self._cluster.state.children[name].incarnation for name in self._servers(node)}
-        moved = await self._move(list(there))
-        for name in there:
+        staying = self._staying(there)
+        moved = await self._move(staying)
+        for name in self._staying(staying):
             then: Then = "restart" if name in moved else "stop"
             asked = LeaveAsked(at=time.monotonic(), name=name, then=then, timeout_s=drain_s, reason=why)
             self._cluster.handle(asked)
@@ -79,11 +80,11 @@ class Presence:
 
     def _lost(self, node: str, _why: str) -> None:
         """What it had has ended, and is about to start again: by another plan, where there is one."""
-        wanted = [name for name in self._servers(node) if self._cluster.state.children[name].is_wanted]
+        wanted = [name for name in self._staying(self._servers(node)) if not self._has_failed(name)]
         self._cluster.soon(functools.partial(self._move_all, wanted))
 
     async def _move_all(self, names: list[str]) -> None:
-        await self._move(names)
+        self._start_failed(await self._move(names))
 
     async def _move(self, names: list[str]) -> Sequence[str]:
         if not names or self._cluster.state.stop is not None:
@@ -91,10 +92,21 @@ class Presence:
         return await self._cluster.move(names)
 
     def _back(self, node: str) -> None:
-        for name in self._servers(node):
-            child = self._cluster.state.children[name]
-            if child.phase == "failed":
-                self._cluster.handle(Added(at=time.monotonic(), name=name, role=child.role))
+        self._start_failed(self._servers(node))
+
+    def _start_failed(self, names: Sequence[str]) -> None:
+        for name in filter(self._has_failed, names):
+            role = self._cluster.state.children[name].role
+            self._cluster.handle(Added(at=time.monotonic(), name=name, role=role))
+
+    def _has_failed(self, name: str) -> bool:
+        child = self._cluster.state.children.get(name)
+        return child is not None and child.phase == "failed"
+
+    def _staying(self, names: Iterable[str]) -> list[str]:
+        """Without those that were drained or removed, or are about to be: they do not come back."""
+        children = self._cluster.state.children
+        return [name for name in names if name in children and children[name].stays]
 
     def _servers(self, node: str) -> list[str]:
         return [name for name in self._cluster.state.children if node in self._cluster.plan_of(name).nodes]

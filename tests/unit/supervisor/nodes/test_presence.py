@@ -1,0 +1,125 @@
+"""What becomes of the servers of a node that goes: who moves, who stops, who is let be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tests.helpers.nodes import HEAD
+from trtdisagg.config.supervisor_keys import SupervisionConfig
+from trtdisagg.supervisor.child import Child, Leaving
+from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed
+from trtdisagg.supervisor.nodes.links import NodeLinks
+from trtdisagg.supervisor.nodes.presence import Presence
+from trtdisagg.supervisor.state import ClusterState, initial
+
+pytestmark = pytest.mark.anyio
+
+GOING = Leaving(at=0, then="gone", deadline=9, reason="is removed")
+
+
+class Planned:
+    """A plan of a cluster, or of a server."""
+
+    supervision = SupervisionConfig()
+
+    def __init__(self, *nodes: str) -> None:
+        self.nodes = list(nodes)
+
+
+class World:
+    """A cluster with these servers, all on node01, and another node with room for all."""
+
+    def __init__(self, *children: Child) -> None:
+        self.plan: Any = Planned()
+        self.state = replace(initial("run", {}, 0.0), children={child.name: child for child in children})
+        self.nodes = {child.name: "node01" for child in children}
+        self.events: list[Event] = []
+        self.tasks: list[Callable[[], Coroutine[None, None, None]]] = []
+        self.moved: list[str] = []
+        self.links = NodeLinks(HEAD, [HEAD, "node01"], address="::1", secret=b"s", digest="", file="")
+        Presence(self, self.links).watch()
+
+    def handle(self, event: Event) -> None:
+        if not isinstance(event, Noticed):
+            self.events.append(event)
+
+    def soon(self, task: Callable[[], Coroutine[None, None, None]]) -> None:
+        self.tasks.append(task)
+
+    async def settle(self) -> None:
+        for task in self.tasks:
+            await task()
+
+    async def until(self, is_so: Callable[[ClusterState], bool], _deadline: float) -> bool:
+        return is_so(self.state)
+
+    def plan_of(self, name: str) -> Any:
+        return Planned(self.nodes[name])
+
+    async def move(self, names: Sequence[str]) -> Sequence[str]:
+        self.moved += names
+        self.nodes |= dict.fromkeys(names, HEAD)
+        return names
+
+    def put(self, name: str, **changes: Any) -> None:
+        self.state.children[name] = replace(self.state.children[name], **changes)
+
+
+def child(name: str, **more: Any) -> Child:
+    return Child(name=name, role="context", incarnation=more.pop("incarnation", name), **{"phase": "ready", **more})
+
+
+def everybody() -> World:
+    return World(
+        child("context-0"),
+        child("context-1", phase="stopped", is_wanted=False, incarnation=None),
+        child("context-2", phase="draining", leaving=GOING),
+        child("context-3", phase="failed", incarnation=None),
+    )
+
+
+async def test_who_was_drained_or_is_being_removed_does_not_come_back_elsewhere() -> None:
+    world = everybody()
+    world.links.on_leaving("node01", "SIGTERM")
+    await world.settle()
+    assert world.moved == ["context-0", "context-3"]
+    assert [(e.name, e.then) for e in world.events if isinstance(e, LeaveAsked)] == [
+        ("context-0", "restart"),
+        ("context-3", "restart"),
+    ]
+    assert world.links._links["node01"].is_dismissed
+
+
+async def test_who_goes_while_another_place_is_looked_for_is_let_go() -> None:
+    world = World(child("context-0"))
+    world.links.on_leaving("node01", "SIGTERM")
+    (leave,) = world.tasks
+    world.tasks.clear()
+    move = world.move
+
+    async def slow(names: Sequence[str]) -> Sequence[str]:
+        world.put("context-0", leaving=GOING)
+        return await move(names)
+
+    world.move = slow  # type: ignore[method-assign]
+    await leave()
+    assert world.events == []
+
+
+async def test_who_failed_with_its_node_starts_where_there_is_room() -> None:
+    world = everybody()
+    world.links.on_lost("node01", "node01 is lost")
+    world.put("context-0", phase="failed", incarnation=None)
+    await world.settle()
+    assert world.moved == ["context-0"]
+    assert [e.name for e in world.events if isinstance(e, Added)] == ["context-0"]
+
+
+async def test_who_found_no_place_has_another_chance_when_its_node_is_back() -> None:
+    world = everybody()
+    world.links.on_back("node01")
+    assert [e.name for e in world.events if isinstance(e, Added)] == ["context-3"]
