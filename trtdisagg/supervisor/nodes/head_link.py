@@ -162,7 +162,6 @@ class HeadLink:
         return welcome
 
     async def _talk(self, stream: Stream, welcome: Welcome) -> None:
-        self._session.reopened(welcome.received)
         self._heard()
         self._outbox.is_open = True
         try:
@@ -170,6 +169,7 @@ class HeadLink:
                 stream,
                 self._session,
                 self._wake,
+                other_received=welcome.received,
                 beat_s=welcome.timeout_s / BEATS_PER_TIMEOUT,
                 decoder=_decoder,
                 handle=self._handle,

@@ -111,10 +111,10 @@ class Link:
 
         :raises RefusedError: when it is not wanted.
         """
-        is_same = hello.session == self._session_id
+        is_same = hello.session == self._session_id and self.state != "lost"
         if self.state == "here" and not is_same:
             raise RefusedError(f"a node agent of {self.name} is here already: there can be one only")
-        if not hello.is_new and (not is_same or self.state == "lost"):
+        if not hello.is_new and not is_same:
             raise RefusedError(f"{self.name} was away for too long: what ran there counts as ended")
         if not is_same:
             self._begin(hello)
@@ -123,11 +123,10 @@ class Link:
         else:
             self._on_notice(f"{self.name} is back")
         self.state, self._connection = "here", connection
-        self.session.reopened(hello.received)
         self.heard()
 
     def _begin(self, hello: Hello) -> None:
-        """One that has not been here before; so what an earlier one had is gone."""
+        """One that runs nothing of ours; so what was there before is gone."""
         if self.state == "away":
             self._lose("is lost: its node agent has started anew")
         was_lost, self.is_dismissed, self.is_leaving = self.state == "lost", False, False

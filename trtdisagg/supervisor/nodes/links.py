@@ -188,13 +188,14 @@ class NodeLinks:
                 except StreamError as e:
                     self._close(connection, str(e))
                 else:
-                    self._close(connection, await self._talk(stream, self._links[hello.node]))
+                    self._close(connection, await self._talk(stream, self._links[hello.node], hello.received))
 
-    async def _talk(self, stream: Stream, link: Link) -> str:
+    async def _talk(self, stream: Stream, link: Link, received: int) -> str:
         return await exchange(
             stream,
             link.session,
             link.wake,
+            other_received=received,
             beat_s=self._beat_s,
             decoder=_decoder,
             handle=link.handle,

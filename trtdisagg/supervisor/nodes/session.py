@@ -18,6 +18,10 @@ ACKNOWLEDGE_EVERY = 64
 WRITE_BYTES = 256 * 1024
 
 
+class GapError(Exception):
+    """A message is missing: what comes after it is not to be taken."""
+
+
 class Session:
     """
     :ivar num_received: messages of the other end that have been taken.
@@ -75,8 +79,11 @@ class Session:
         :param number: of the message in it; 0: it has none.
         :param other_received: of ours.
         :returns: whether there is a message, and it is new.
+        :raises GapError: when it is not the next one; on the next connection the missing ones are due again.
         """
         self._let_go(other_received)
+        if number > self.num_received + 1:
+            raise GapError(f"message {number} came after {self.num_received}")
         if number != self.num_received + 1:
             return False
         self.num_received = number

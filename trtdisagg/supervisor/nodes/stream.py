@@ -12,7 +12,7 @@ import msgspec
 
 from trtdisagg.protocol.frames import FrameReader, FrameTooLargeError, frame
 from trtdisagg.protocol.nodes import MAX_MESSAGE_BYTES, Envelope
-from trtdisagg.supervisor.nodes.session import Session
+from trtdisagg.supervisor.nodes.session import GapError, Session
 
 NUM_MISSED = 3
 """So many signs of life in a row, and a connection counts as gone: the other end's host may have vanished."""
@@ -124,6 +124,7 @@ async def exchange(
     session: Session,
     wake: Wake,
     *,
+    other_received: int,
     beat_s: float,
     decoder: msgspec.msgpack.Decoder[Any],
     handle: Callable[[Any], None],
@@ -132,6 +133,7 @@ async def exchange(
     """Carry a session's messages until the connection is over.
 
     :param wake: caused whenever the session has something to send.
+    :param other_received: messages of ours that the other end has said to have; what it lacks is due again.
     :param beat_s: at least so often each end says something.
     :param decoder: of the other end's messages.
     :param handle: called with each of them, once.
@@ -140,12 +142,14 @@ async def exchange(
     """
     silent_s = NUM_MISSED * beat_s
     why: list[str] = []
+    # Not before: the connection before this one may have had a last look at what was due.
+    session.reopened(other_received)
 
     async def read() -> None:
         while True:
             envelope = await stream.receive(_envelope, timeout_s=silent_s)
             on_word()
-            if session.take(envelope.number, envelope.received):
+            if _is_new(session, envelope):
                 handle(_decoded(decoder, envelope.message))
             if session.owes_word:
                 wake.set()
@@ -167,6 +171,13 @@ async def exchange(
         tasks.start_soon(until_over, read)
         tasks.start_soon(until_over, write)
     return why[0] if why else ""
+
+
+def _is_new(session: Session, envelope: Envelope) -> bool:
+    try:
+        return session.take(envelope.number, envelope.received)
+    except GapError as e:
+        raise StreamError(f"a message is missing: {e}") from e
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[T], message: msgspec.Raw) -> T:

@@ -55,6 +55,7 @@ class World:
         raw = msgspec.Raw(msgspec.msgpack.encode(host(2)))
         hello = Hello(host=raw, session=session, is_new=is_new, received=received, nonce=b"", proof=b"", **facts)
         self.link.open(hello, connection)
+        self.link.session.reopened(received)
         self.link.processes.setdefault("p", self.process)
         return connection
 
@@ -99,6 +100,16 @@ def test_one_that_has_started_anew_is_taken_again() -> None:
     world.come("two")
     assert world.told[1:] == ["node01 is there again", "(back)"]
     assert world.link.is_usable
+
+
+def test_one_that_never_heard_that_it_was_let_in_gets_nothing_of_what_counts_as_ended() -> None:
+    world = World()
+    world.come()
+    world.link.send(Signal(process="p", number=15))
+    world.link.passed(10)
+    world.come()
+    assert world.link.session.due() == []
+    assert world.told[1:] == ["node01 is there again", "(back)"]
 
 
 def test_one_that_starts_anew_before_it_was_missed_has_lost_what_it_had() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtdisagg.supervisor.nodes.session import ACKNOWLEDGE_EVERY, WRITE_BYTES, Session
+from trtdisagg.supervisor.nodes.session import ACKNOWLEDGE_EVERY, WRITE_BYTES, GapError, Session
 
 
 class End:
@@ -99,3 +100,12 @@ def test_the_other_end_is_told_before_it_has_kept_too_much() -> None:
     assert session.owes_word
     assert session.tell_received() == ACKNOWLEDGE_EVERY
     assert not session.owes_word
+
+
+def test_what_comes_after_a_missing_message_is_not_taken() -> None:
+    session = Session()
+    session.take(1, 0)
+    assert not session.take(1, 0), "it was repeated"
+    with pytest.raises(GapError):
+        session.take(3, 0)
+    assert session.num_received == 1
