@@ -62,9 +62,9 @@ def shell() -> Iterator[Shell]:
         it = Shell(Path(directory))
         place = Place.of(Path(directory) / "cluster.yaml", "completed-1", it.env)
         stopped = Place.of(Path(directory) / "other.yaml", "completed-2", it.env)
-        with rundir.hold(stopped, "before"):
-            pass
+        rundir.make_log_dir(stopped)
         with rundir.hold(place, "run"):
+            rundir.make_log_dir(place)
             for name in ("completed.context-0", "completed.context-1", "completed.generation-0", "proxy"):
                 rundir.write_private(place.spec_file(name), b"{}")
                 place.log_file(name).touch()

@@ -34,7 +34,7 @@ class Background:
 
     def __init__(self, file: Path, place: Place, overrides: Sequence[str] = ()) -> None:
         self._place = place
-        place.log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        rundir.make_log_dir(place)
         self._log_file = place.log_file(LOG_NAME)
         options = [word for override in overrides for word in ("--set", override)]
         with open(self._log_file, "ab", opener=_private) as log:

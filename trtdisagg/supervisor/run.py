@@ -64,6 +64,7 @@ async def run_agent(
     pace = Pace(_LISTEN_S)
     with contextlib.ExitStack() as stack:
         lock_fd = stack.enter_context(rundir.hold(place, run_id))
+        rundir.make_log_dir(place)
         for server in plan.servers:
             if server.spec.port and (nodes is None or server.nodes[:1] in ([], [nodes.here])):
                 ports.check_free(server.spec.host, server.spec.port, server.name)

@@ -133,15 +133,14 @@ def running_pid(place: Place) -> int | None:
 
 @contextlib.contextmanager
 def hold(place: Place, run_id: str) -> Iterator[int]:
-    """Create the directories and keep everybody else out; on exit the run directory is removed.
+    """Create the run directory and keep everybody else out; on exit it is removed.
 
     Yields the locked descriptor: whoever inherits it holds the place on.
 
     :raises AlreadyRunningError: when another agent holds it.
-    :raises StartupError: when a directory cannot be made, or is not safe.
+    :raises StartupError: when it cannot be made, or is not safe.
     """
     _make_private(place.run_dir.parent)
-    place.log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = _locked(place)
     try:
         _clear_remains(place, fd)
@@ -153,10 +152,23 @@ def hold(place: Place, run_id: str) -> Iterator[int]:
         os.close(fd)
 
 
+def make_log_dir(place: Place) -> None:
+    """
+    :raises StartupError: when it cannot be made.
+    """
+    try:
+        place.log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as e:
+        raise StartupError(
+            f"The directory for logs, {place.log_dir}, cannot be made: {e.strerror}; set XDG_STATE_HOME"
+        ) from e
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    temporary.unlink(missing_ok=True)  # what somebody else may have put there is not written to
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(content)
     temporary.rename(path)

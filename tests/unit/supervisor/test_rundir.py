@@ -32,6 +32,8 @@ def place(env: dict[str, str]) -> Place:
 
 def test_directories_are_private_and_gone_afterwards(place: Place) -> None:
     with rundir.hold(place, "run"):
+        assert not place.log_dir.exists(), "not everybody writes logs"
+        rundir.make_log_dir(place)
         for directory in (place.run_dir.parent, place.run_dir, place.log_dir):
             assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         secret = rundir.make_secret(place)
@@ -39,6 +41,23 @@ def test_directories_are_private_and_gone_afterwards(place: Place) -> None:
         assert len(secret.read_text()) == 64
     assert not place.run_dir.exists()
     assert place.log_dir.exists()
+
+
+def test_what_somebody_else_has_put_in_place_of_a_private_file_is_not_written_to(tmp_path: Path) -> None:
+    theirs = tmp_path / "secret.new"
+    theirs.touch(0o666)
+    with theirs.open("rb") as open_by_them:
+        rundir.write_private(tmp_path / "secret", b"x")
+        assert open_by_them.read() == b""
+    assert (tmp_path / "secret").read_bytes() == b"x"
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_a_directory_for_logs_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    place = Place.of("a key", "c", {"XDG_STATE_HOME": str(tmp_path / "state")})
+    with pytest.raises(StartupError, match="/logs, cannot be made: Not a directory; set XDG_STATE_HOME"):
+        rundir.make_log_dir(place)
 
 
 def test_only_one_holds_it(place: Place) -> None:
@@ -96,6 +115,7 @@ def test_a_cluster_is_found_by_its_file_and_by_its_name(env: dict[str, str], tmp
     place = Place.of(file, "the-name", env)
     assert rundir.find(file, env) is None
     with rundir.hold(place, "run"):
+        rundir.make_log_dir(place)
         assert rundir.find(file, env) == place
         assert rundir.find_by_name("the-name", env) == [place]
         assert rundir.find_by_name("the", env) == []
