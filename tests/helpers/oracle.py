@@ -1,10 +1,16 @@
-"""Hugging Face transformers on the same weights: what the real model says, greedy, in float32."""
+"""Hugging Face transformers on the same weights: what the real model says, greedy, in float32.
+
+oracle.json     what it said, by prompt; made by `python tests/helpers/oracle.py`
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
+RECORDED_TOKENS = 32
+_RECORD = Path(__file__).with_suffix(".json")
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, in a small village by the sea,",
@@ -27,6 +33,12 @@ PROMPTS = [
     "It was the best of times, it was",
     "List of fruits: apple, banana,",
 ]
+
+
+def recorded() -> dict[str, str]:
+    """The continuation of each prompt by RECORDED_TOKENS tokens."""
+    answers: dict[str, str] = json.loads(_RECORD.read_text())
+    return answers
 
 
 def weights() -> Path:
@@ -57,3 +69,8 @@ def greedy(prompts: list[str], max_tokens: int) -> list[str]:
         output = model.generate(**tokens, max_new_tokens=max_tokens, do_sample=False)
         answers.append(tokenizer.decode(output[0, tokens.input_ids.shape[1] :], skip_special_tokens=True))
     return answers
+
+
+if __name__ == "__main__":
+    answers = dict(zip(PROMPTS, greedy(PROMPTS, RECORDED_TOKENS), strict=True))
+    _RECORD.write_text(json.dumps(answers, indent=2, ensure_ascii=False) + "\n")

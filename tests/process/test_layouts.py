@@ -31,6 +31,8 @@ DENSE: dict[str, dict[str, Any]] = {
     "tp2pp2": {"parallel": Parallel(tp_size=2, pp_partition=[1, 4]), "tokens_per_block": 32, "max_num_tokens": 100},
     "tp4": {"parallel": Parallel(tp_size=4), "tokens_per_block": 8},  # more ranks than KV heads
 }
+FEW = {"local": ["tp1", "tp2pp2", "tp4"], "nixl": ["tp1", "tp2", "pp2"]}
+"""Each rank is a process that loads torch; what moves between any two divisions is tested without."""
 EXPERTS: dict[str, dict[str, Any]] = {
     "tp1": {},
     "ep2": {"parallel": Parallel(tp_size=2, moe_ep_size=2)},
@@ -104,7 +106,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("transport", ["local", "nixl"])
 def test_each_layout_hands_over_to_each(dense: Path, transport: str, tmp_path: Path, num_rounds: int) -> None:
-    kinds = [*DENSE] if transport == "local" or num_rounds > 1 else ["tp1", "tp2", "pp2"]
+    kinds = [*DENSE] if num_rounds > 1 else FEW[transport]
     with servers(dense, {name: DENSE[name] for name in kinds}, transport, tmp_path) as them:
         for context, generation in itertools.permutations(kinds, 2):
             them.hand_over(context, generation)

@@ -12,7 +12,6 @@ from trtdisagg.config.supervisor_keys import DisaggCluster
 from trtdisagg.config.uri import ClusterUri, parse_uri
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.control import Member
-from trtdisagg.registry.open import open_metadata_registrar, open_registrar
 from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor.plan import Plan
 
@@ -33,6 +32,8 @@ def registrar_for(plan: Plan, on_problem: Callable[[str], None]) -> Registrar | 
     :param on_problem: told when the store stops or begins to work.
     :raises ConfigError, StartupError: a file that is needed cannot be used.
     """
+    from trtdisagg.registry.open import open_metadata_registrar, open_registrar  # who only plans does without aiohttp
+
     if plan.metadata is not None:
         return open_metadata_registrar(plan.metadata, on_problem)
     if plan.registry is None or (plan.proxy is not None and parse_uri(plan.registry.uri).kind == "proxy"):
