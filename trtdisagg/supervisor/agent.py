@@ -92,6 +92,7 @@ class Agent:
         *,
         wish: Wish | None,
         nodes_of: Callable[[Host], Sequence[Node]],
+        has_left: Callable[[str], bool],
         registrar: Registrar | None,
         secret_file: str | None,
         on_status: Callable[[ClusterStatus], None] | None,
@@ -100,6 +101,7 @@ class Agent:
     ) -> None:
         self.place = place
         self.nodes_of = nodes_of
+        self.has_left = has_left
         self._door = door
         self.plan = plan
         self.state = initial(run_id, {child.name: child.role for child in plan.children}, time.monotonic())

@@ -56,11 +56,15 @@ class Operations:
     async def restart(self, request: ServersRequest) -> Done:
         """Start servers anew, also those that were stopped or have failed.
 
-        :raises ConfigError: there is no such server.
+        :raises ConfigError: there is no such server, or no place for one whose node is gone.
         :raises StartupError: one did not come back in time.
         """
         self._check_stays_up()
         names = self._names(request.names, with_proxy=True)
+        if homeless := self._homeless(names):
+            async with self._replanning.lock:
+                everybody = [c.name for c in wishes.servers(self._agent.state)]
+                await self._replanning.plan_for(everybody, moved=homeless)
         before = {name: self._child(name).incarnation for name in names}
         if request.rolling:
             self._handle(RollAsked, names=names, timeout_s=self._timeout_s(request.timeout_s), reason="restarts")
@@ -139,7 +143,7 @@ class Operations:
             scaling = wishes.scaling(self._agent.state, request.counts, self._replanning.groups)
             self._check_generates_without(scaling.removed, new=[*scaling.new, *scaling.revived])
             names = [c.name for c in wishes.servers(self._agent.state) if c.name not in scaling.removed]
-            await self._replanning.plan_for([*names, *scaling.new])
+            await self._replanning.plan_for([*names, *scaling.new], moved=self._homeless(scaling.revived))
         self._add([*scaling.new, *scaling.revived], after=[])
         for name in scaling.removed:
             self._ask(name, "gone", request.timeout_s, "drains")
@@ -259,6 +263,11 @@ class Operations:
             if child.role == PROXY and (not with_proxy or is_replaced(child)):
                 raise ConfigError(f"{child.name} goes with the cluster: `trtdisagg down` ends it")
         return [child.name for child in found]
+
+    def _homeless(self, names: Sequence[str]) -> list[str]:
+        """Servers that do not live, and would not where they were: a node is gone."""
+        ended = [name for name in names if not self._child(name).lives]
+        return [name for name in ended if any(map(self._agent.has_left, self._agent.plan_of(name).nodes))]
 
     def _check_stays_up(self) -> None:
         """

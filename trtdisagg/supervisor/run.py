@@ -83,6 +83,7 @@ async def run_agent(
             loads,
             wish=wish,
             nodes_of=nodes.all_nodes if nodes else lambda _: (),
+            has_left=nodes.has_left if nodes else lambda _: False,
             registrar=registrar_for(plan, on_event),
             secret_file=secret_file,
             on_status=on_status,

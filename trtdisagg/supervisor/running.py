@@ -25,6 +25,9 @@ class Running(Protocol):
         :param host: what this one has now.
         """
 
+    def has_left(self, node: str) -> bool:
+        """Whether nothing can be started on a node any more."""
+
     def handle(self, event: Event) -> None:
         """Take an event in, and do what follows."""
 

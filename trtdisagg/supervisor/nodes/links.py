@@ -154,6 +154,10 @@ class NodeLinks:
         """
         return [Node(name=self.here, address=self.address, host=host), *self.others]
 
+    def has_left(self, name: str) -> bool:
+        """Whether nothing can be started on a node any more: it is lost, or about to go."""
+        return name != self.here and not self._links[name].is_staying
+
     def address_of(self, name: str) -> str:
         """Where a node's servers are reached."""
         if name == self.here:
