@@ -157,25 +157,28 @@ class Operations:
     async def move(self, names: Sequence[str]) -> list[str]:
         """Find servers another place, because their node is gone or about to go; what they are is as before.
 
-        :returns: those that have one; where there is not room for all, the first ones.
+        :returns: those that have one; where there is not room for all, the first ones that find some.
         """
         async with self._replanning.lock:
-            problem = ""
-            everybody = [c.name for c in wishes.servers(self._agent.state)]
-            for count in range(len(names), 0, -1):
-                try:
-                    await self._replanning.plan_for(everybody, moved=names[:count])
-                except TrtdisaggError as e:
-                    problem = e.message
-                else:
-                    break
-            else:
-                count = 0
-        for name in names[:count]:
+            problems = {name: await self._find_place([name]) for name in names} if await self._find_place(names) else {}
+        moved = [name for name in names if not problems.get(name)]
+        for name in moved:
             self._handle(Noticed, text=f"{name} goes to {', '.join(dict.fromkeys(self._agent.plan_of(name).nodes))}")
-        if left := names[count:]:
-            self._handle(Noticed, text=f"for {', '.join(left)} there is no other place: {problem}")
-        return list(names[:count])
+        if left := [name for name in names if name not in moved]:
+            self._handle(Noticed, text=f"for {', '.join(left)} there is no other place: {problems[left[0]]}")
+        return moved
+
+    async def _find_place(self, names: Sequence[str]) -> str:
+        """
+        :returns: why there is none; empty: they have one.
+        """
+        try:
+            await self._replanning.plan_for([c.name for c in wishes.servers(self._agent.state)], moved=names)
+        except TrtdisaggError as e:
+            return e.message
+        except Exception as e:  # noqa: BLE001 (a node that is gone may take files with it; the cluster goes on)
+            return f"a fault of ours: {e!r}"
+        return ""
 
     # --- the file ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from trtdisagg.config.load import load
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.control import ScaleRequest, ServersRequest
 from trtdisagg.supervisor.child import Child
-from trtdisagg.supervisor.events import Event
+from trtdisagg.supervisor.events import Event, Noticed
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.operations import Operations
@@ -40,11 +40,12 @@ class World:
     :param max_ranks: room on each node.
     """
 
-    def __init__(self, directory: Path, *, max_ranks: int = 9) -> None:
-        (directory / "c.yaml").write_text(FILE)
+    def __init__(self, directory: Path, *, max_ranks: int = 9, text: str = FILE) -> None:
+        (directory / "c.yaml").write_text(text)
         self.loaded = load(directory / "c.yaml")
         self.max_ranks = max_ranks
         self.gone: set[str] = set()
+        self.notices: list[str] = []
         self.plan = survey(self.loaded.cluster, name="c", file=self.loaded.path, nodes_of=self.nodes_of)
         self.gone = {"node02"}
         self.state = initial("run", {}, 0.0)
@@ -69,6 +70,8 @@ class World:
 
     def handle(self, event: Event) -> None:
         self.state = reduce(self.state, event)
+        if isinstance(event, Noticed):
+            self.notices.append(event.text)
 
     def replan(self, plan: Plan) -> None:
         self.plan = plan
@@ -108,3 +111,21 @@ async def test_without_room_it_is_said_what_is_missing_and_nothing_is_started(tm
         await world.operations.restart(ServersRequest(names=["context-1"], wait=False))
     assert world.state.children["context-1"].phase == "stopped"
     await world.operations.restart(ServersRequest(names=["context-0"], wait=False))
+
+
+async def test_who_cannot_move_does_not_hold_up_who_can(tmp_path: Path) -> None:
+    """context-0 is to begin on the node that is gone."""
+    text = FILE.replace("{num_instances: 2}", "{num_instances: 2, urls: ['node02:8001', 'node02:8002']}")
+    world = World(tmp_path, text=text.replace("generation_servers: {}", "generation_servers: {num_instances: 6}"))
+    assert [name for name, home in world.homes.items() if home == ["node02"]] == [
+        "context-0",
+        "context-1",
+        "generation-5",
+    ]
+    assert await world.operations.move(["context-0", "generation-5"]) == ["generation-5"]
+    assert world.homes["generation-5"] == ["node03"]
+    assert world.notices == [
+        "generation-5 goes to node03",
+        "for context-0 there is no other place: context-0 is to begin on node02 (by context_servers.urls), and that "
+        "node is gone",
+    ]

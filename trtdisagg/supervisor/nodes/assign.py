@@ -140,6 +140,8 @@ def _span(slot: Slot, rooms: Sequence[Room]) -> list[str]:
 
 def _missing(slot: Slot, allowed: Sequence[Room], rooms: Sequence[Room]) -> str:
     """Why a server fits nowhere, and what it would take."""
+    if not allowed:
+        return f"{slot.name} is to begin on {slot.host} (by {slot.path}.urls), and that node is gone"
     wanted, what = num_ranks(slot.section), _counted(slot, rooms)
     left = [room.fits(slot) for room in allowed]
     if wanted > _most(slot, [room.node for room in rooms]):
