@@ -74,14 +74,17 @@ class Party(msgspec.Struct, kw_only=True, frozen=True):
     @property
     def secret(self) -> bytes | None:
         """
-        :raises StartupError: its file cannot be read.
+        :raises StartupError: its file cannot be read, or nothing is in it.
         """
         if self.secret_file is None:
             return None
         try:
-            return Path(self.secret_file).expanduser().read_bytes().strip()
+            secret = Path(self.secret_file).expanduser().read_bytes().strip()
         except OSError as e:
             raise StartupError(f"The secret_file {self.secret_file} cannot be read: {e.strerror}") from e
+        if not secret:
+            raise StartupError(f"The secret_file {self.secret_file} is empty")
+        return secret
 
     @property
     def address(self) -> str:

@@ -144,7 +144,10 @@ def _refusal(path: str, content: bytes) -> TrtdisaggError:
 
 
 def _not_running(place: Place) -> str:
-    return f"The cluster is not running: nobody answers at {place.control_socket}"
+    return (
+        f"The cluster is not running on {socket.gethostname()}: nobody answers at {place.control_socket}; one on "
+        "several nodes is asked on its first"
+    )
 
 
 class _Connection(http.client.HTTPConnection):

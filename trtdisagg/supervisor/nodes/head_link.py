@@ -145,7 +145,7 @@ class HeadLink:
                 greeting.deadline = math.inf
                 await self._talk(stream, welcome)
         if greeting.cancelled_caught:
-            raise StreamError(f"{head.host}:{head.port} does not answer")
+            raise StreamError(f"{head.where} does not answer")
 
     async def _greet(self, stream: Stream, head: Rendezvous) -> Welcome:
         secret = self._membership.secret or bytes.fromhex(head.secret or "")
@@ -157,7 +157,7 @@ class HeadLink:
             raise
         if not self.is_let_in:
             self._on_let_in(secret)
-            self._on_event(f"the head at {head.host}:{head.port} has let {self._membership.node} in")
+            self._on_event(f"the head at {head.where} has let {self._membership.node} in")
         self._head, self._timeout_s = head, welcome.timeout_s
         return welcome
 

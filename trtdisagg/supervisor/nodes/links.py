@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from trtdisagg.errors import StartupError, TrtdisaggError
+from trtdisagg.net import join_address
 from trtdisagg.protocol.nodes import Hello, Start, ToHead, Welcome
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nodes.greeting import RefusedError, admit
@@ -136,7 +137,7 @@ class NodeLinks:
         refused = f"; one was refused: {self._last_refusal}" if self._last_refusal else ""
         raise StartupError(
             f"Within {timeout_s:g} s no node agent has come from {', '.join(self._missing())}; "
-            f"the head listens on {self.address}:{self.port}{refused}"
+            f"the head listens on {join_address(self.address, self.port)}{refused}"
         )
 
     def _missing(self) -> list[str]:

@@ -9,6 +9,7 @@ in looks again until its deadline.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from trtdisagg.errors import StartupError
+from trtdisagg.net import join_address
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.supervisor import rundir
 
@@ -31,6 +33,11 @@ class Rendezvous(msgspec.Struct, kw_only=True, frozen=True):
     port: int
     secret: str | None
     """None: it is in a file that every node reads."""
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return join_address(self.host, self.port)
 
 
 def default_directory(job_id: str, step_id: str, env: Mapping[str, str] = os.environ) -> Path:
@@ -60,23 +67,30 @@ def announced(directory: Path, rendezvous: Rendezvous) -> Iterator[None]:
 
 
 def look(directory: Path) -> Rendezvous | None:
-    """What is there now; None: nothing.
+    """What is there now; None: nothing, or what has been replaced just now.
 
     :raises StartupError: when it cannot be read, or somebody else may have written it.
     """
     file = directory / _FILE
     try:
-        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+        content, is_ours = _read(file)
     except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ESTALE):
+            return None
         raise StartupError(f"{file}, which tells where the head is, cannot be read: {e.strerror}") from e
-    with os.fdopen(fd, "rb") as opened:
-        status = os.fstat(fd)
-        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            raise StartupError(f"{file}, which tells where the head is, is not this user's alone")
-        content = opened.read()
+    if not is_ours:
+        raise StartupError(f"{file}, which tells where the head is, is not this user's alone")
     try:
         return msgspec.json.decode(content, type=Rendezvous)
     except msgspec.DecodeError as e:
         raise StartupError(f"{file}, which tells where the head is, is of another release: {e}") from e
+
+
+def _read(file: Path) -> tuple[bytes, bool]:
+    """
+    :returns: what is in it, and whether nobody else can have written or read that.
+    """
+    fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as opened:
+        status = os.fstat(fd)
+        return opened.read(), status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077

@@ -10,6 +10,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from trtdisagg.net import join_address
 from trtdisagg.protocol.frames import FrameReader, FrameTooLargeError, frame
 from trtdisagg.protocol.nodes import MAX_MESSAGE_BYTES, Envelope
 from trtdisagg.supervisor.nodes.session import GapError, Session
@@ -93,7 +94,7 @@ async def connect(host: str, port: int) -> Stream:
         with anyio.fail_after(_CONNECT_TIMEOUT_S):
             return Stream(await anyio.connect_tcp(host, port))
     except (OSError, TimeoutError) as e:
-        raise StreamError(f"{host}:{port} cannot be reached: {_words(e, 'no answer')}") from e
+        raise StreamError(f"{join_address(host, port)} cannot be reached: {_words(e, 'no answer')}") from e
 
 
 def _words(error: Exception, when_late: str) -> str:

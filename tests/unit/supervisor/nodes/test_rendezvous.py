@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -52,6 +54,21 @@ def test_what_others_may_have_written_is_not_believed(tmp_path: Path) -> None:
         file.symlink_to("/etc/passwd")
         with pytest.raises(StartupError, match="cannot be read"):
             look(tmp_path / "d")
+
+
+def test_a_file_that_was_replaced_while_it_was_read_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network file systems say so."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with announced(tmp_path / "d", HEAD):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", fail)
+            assert look(tmp_path / "d") is None
+        assert look(tmp_path / "d") == HEAD
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
