@@ -58,11 +58,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answer(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Answer:
-    """What a server says that nothing happens to."""
+def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gang]:
+    """A server that nothing happens to."""
     with server(model, "alone", tmp_path_factory.mktemp("alone")) as alone:
         alone.engine.ready()
-        return tokens(alone.engine.post(prompt=PROMPT, max_tokens=NUM_TOKENS, ignore_eos=True, **WANTED))
+        yield alone
+
+
+@pytest.fixture(scope="module")
+def answer(alone: Gang) -> Answer:
+    """What it says."""
+    return tokens(alone.engine.post(prompt=PROMPT, max_tokens=NUM_TOKENS, ignore_eos=True, **WANTED))
 
 
 @contextlib.contextmanager
@@ -174,25 +180,21 @@ def test_the_generation_server_dies_before_it_comes(model: Path, answer: Answer,
         context.engine.until_free()
 
 
-def test_no_generation_server_is_asked(model: Path, tmp_path: Path) -> None:
-    with server(model, "context", tmp_path) as context:
-        context.engine.ready()
-        params = first_leg(context)["disaggregated_params"]
-        assert context.count("kv_blocks_held") > 0
-        context.engine.release(params["encoded_opaque_state"])
-        context.engine.until_free()
+def test_no_generation_server_is_asked(alone: Gang) -> None:
+    params = first_leg(alone)["disaggregated_params"]
+    assert alone.count("kv_blocks_held") > 0
+    alone.engine.release(params["encoded_opaque_state"])
+    alone.engine.until_free()
 
 
-def test_nobody_comes(model: Path, answer: Answer, tmp_path: Path) -> None:
-    with server(model, "context", tmp_path, lease_ms=300) as context:
-        context.engine.ready()
+def test_nobody_comes_and_a_frozen_generation_server_comes_after_the_lease(
+    model: Path, answer: Answer, tmp_path: Path
+) -> None:
+    with two(model, tmp_path, lease_ms=300) as (context, generation):
         first_leg(context)
         context.engine.until_free()
         assert tokens(context.engine.post(prompt=PROMPT, max_tokens=NUM_TOKENS, ignore_eos=True, **WANTED)) == answer
 
-
-def test_a_frozen_generation_server_comes_back_after_the_lease(model: Path, answer: Answer, tmp_path: Path) -> None:
-    with two(model, tmp_path, lease_ms=300) as (context, generation):
         rest = first_leg(context)
         generation.signal(signal.SIGSTOP)
         with second_leg(generation, rest) as got:

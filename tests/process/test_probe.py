@@ -10,16 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.agents import TEST_MARK, left_over
+from tests.helpers.traces import until
 from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate
 from trtdisagg.supervisor.doctor import examine_probe, probe
 
 ROOT = Path(__file__).parents[2]
-
-
-def processes() -> list[str]:
-    """Command lines of probes that run."""
-    done = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True, timeout=10)
-    return [line for line in done.stdout.splitlines() if "trtdisagg.cache.probe --serve" in line]
 
 
 @pytest.fixture(autouse=True)
@@ -59,13 +55,13 @@ def test_a_setting_that_leaves_ucx_nothing_is_said_by_that_link_alone(monkeypatc
     assert "UCX_* variables" in (links["nixl"].error or "")
 
 
-def test_it_ends_at_its_deadline_and_leaves_nothing() -> None:
-    before = processes()
+def test_it_ends_at_its_deadline_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TEST_MARK, str(tmp_path))
     begun = time.monotonic()
     (probed,) = probe(None, timeout_s=1)
     assert time.monotonic() - begun < 10
     assert probed.error == "it did not end within 1 s"
-    assert set(processes()) <= set(before)
+    until(lambda: not left_over(str(tmp_path)), "no process is left", 5)
 
 
 def test_an_unknown_transport_is_refused() -> None:

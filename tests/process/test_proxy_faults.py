@@ -411,17 +411,17 @@ async def test_a_frozen_server_with_a_fixed_address_is_out_in_less_than_3_s(
 # --- servers that speak only upstream's protocol --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("roles", [("context-0",), ("generation-0",), ("context-0", "generation-0")])
 async def test_with_a_foreign_server_no_token_comes_twice(
-    tmp_path: Path, http: aiohttp.ClientSession, roles: tuple[str, ...], stream: bool
+    tmp_path: Path, http: aiohttp.ClientSession, roles: tuple[str, ...]
 ) -> None:
     engines = {name: ["--foreign"] if name in roles else [] for name in ("context-0", "generation-0")}
     with serving(tmp_path, engines) as cluster:
-        assert await complete(cluster, http, "abroad", 5, stream=stream) == (200, words.answer("abroad", 5), None)
-        assert await complete(cluster, http, "one", 1, stream=stream) == (200, words.answer("one", 1), None)
-        for name, leg in (("context-0", "context"), ("generation-0", "generation")):
-            assert "seam" not in cluster[name].state()["bodies"][leg]
+        for stream in (False, True):
+            assert await complete(cluster, http, "abroad", 5, stream=stream) == (200, words.answer("abroad", 5), None)
+            assert await complete(cluster, http, "one", 1, stream=stream) == (200, words.answer("one", 1), None)
+            for name, leg in (("context-0", "context"), ("generation-0", "generation")):
+                assert "seam" not in cluster[name].state()["bodies"][leg]
 
 
 @pytest.mark.parametrize("stream", [False, True])
