@@ -20,3 +20,9 @@ def proxy_notices(cluster: ClusterFile, everything: Sequence[Slot], nodes: Seque
         yield f"{', '.join(mixed)} {words}, and long prompts hold answers up: separate sets of servers are better"
     if nodes and is_loopback(cluster.hostname):
         yield f"hostname: {cluster.hostname}: only {nodes[0].name} reaches the proxy; 0.0.0.0 lets others in"
+    rules = cluster.supervision
+    if nodes and rules.node_timeout_s > rules.stall_timeout_s:
+        yield (
+            f"supervision.node_timeout_s: {rules.node_timeout_s:g} s is longer than stall_timeout_s, "
+            f"{rules.stall_timeout_s:g} s: servers of a node that is away are to be killed before it counts as lost"
+        )

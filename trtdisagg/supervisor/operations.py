@@ -157,8 +157,11 @@ class Operations:
     async def move(self, names: Sequence[str]) -> list[str]:
         """Find servers another place, because their node is gone or about to go; what they are is as before.
 
-        :returns: those that have one; where there is not room for all, the first ones that find some.
+        :returns: those that have one; where there is not room for all, the first ones that find some. Without a file
+            there is nothing to plan with.
         """
+        if not self._replanning.has_file:
+            return []
         async with self._replanning.lock:
             problems = {name: await self._find_place([name]) for name in names} if await self._find_place(names) else {}
         moved = [name for name in names if not problems.get(name)]
@@ -269,7 +272,7 @@ class Operations:
 
     def _homeless(self, names: Sequence[str]) -> list[str]:
         """Servers that do not live, and would not where they were: a node is gone."""
-        ended = [name for name in names if not self._child(name).lives]
+        ended = [name for name in names if not self._child(name).lives and self._replanning.has_file]
         return [name for name in ended if any(map(self._agent.has_left, self._agent.plan_of(name).nodes))]
 
     def _check_stays_up(self) -> None:

@@ -33,6 +33,10 @@ class Replanning:
         self._wish = wish
 
     @property
+    def has_file(self) -> bool:
+        return self._wish is not None
+
+    @property
     def wish(self) -> Wish:
         """
         :raises ConfigError: when there is no file.

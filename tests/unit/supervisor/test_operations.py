@@ -129,3 +129,9 @@ async def test_who_cannot_move_does_not_hold_up_who_can(tmp_path: Path) -> None:
         "for context-0 there is no other place: context-0 is to begin on node02 (by context_servers.urls), and that "
         "node is gone",
     ]
+
+
+async def test_without_a_file_nobody_moves_and_nothing_is_said(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    assert await Operations(world, None).move(["context-1"]) == []
+    assert world.notices == []

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from tests.helpers.plans import GIB, cluster_file, host, plan_of
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import CacheTransceiverConfig, KvCacheConfig, ServerSection
+from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor.host import Host
@@ -79,6 +80,14 @@ def test_who_reaches_the_proxy_is_told() -> None:
     files = [file(section(), section(), hostname=hostname) for hostname in ("localhost", "node01")]
     told = [plan_of(cluster, nodes=nodes(1, 1)).notices for cluster in files]
     assert [any("only node01 reaches the proxy" in line for line in notices) for notices in told] == [True, False]
+
+
+def test_a_node_that_may_be_away_for_longer_than_its_servers_is_told() -> None:
+    def told(**supervision: float) -> bool:
+        cluster = replace(file(section(), section()), supervision=SupervisionConfig(**supervision))
+        return any("longer than stall_timeout_s" in line for line in plan_of(cluster, nodes=nodes(1, 1)).notices)
+
+    assert [told(), told(node_timeout_s=21), told(node_timeout_s=21, stall_timeout_s=21)] == [False, True, False]
 
 
 def test_a_server_over_two_nodes() -> None:
