@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 from msgspec.structs import replace
 
@@ -221,6 +222,8 @@ async def test_servers_of_several_nodes_meet_at_rank_0_and_live_and_die_as_one(p
                 mine = [os.getpid(), one.process.pid]
                 assert [list(map(parent, pids)) for pids in first] == [mine, mine[::-1]]
                 await agent.until(lambda: ("context-0", "[rank 1] fake engine: rank 1 of context-0") in agent.lines)
+                sockets = psutil.Process(one.process.pid).net_connections("tcp")
+                assert [sock.status for sock in sockets] == [psutil.CONN_ESTABLISHED], "rank 0 has what it listens on"
                 for pids in first:
                     os.kill(pids[1], signal.SIGKILL)
                 await agent.until(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 
+from trtdisagg.net import join_address
 from trtdisagg.protocol.reports import Beat, Failed, Linked, Loading, Ready, Report
 from trtdisagg.supervisor.events import (
     Abandon,
@@ -67,7 +68,7 @@ def _report(report: Report) -> str | None:
         case Loading(stage=stage):
             return f"loading {stage}"
         case Ready(host=host, port=port):
-            return f"ready on {host}:{port}"
+            return f"ready on {join_address(host, port)}"
         case Failed(message=message):
             return f"failed: {message}"
         case Linked(server=server, error=str(error)):

@@ -53,5 +53,5 @@ def test_beats_are_not_kept_and_noise_is_not_told() -> None:
     journal = Journal()
     journal.add(Reported(at=0.0, name="context-0", incarnation="i", report=Beat(stats=Stats())))
     journal.add(Told(at=0.0, holder="p"))
-    journal.add(Reported(at=0.0, name="context-0", incarnation="i", report=Ready(host="h", port=7)))
-    assert [line.split(" ", 1)[1] for line in journal.last_lines(5)] == ["context-0: ready on h:7"]
+    journal.add(Reported(at=0.0, name="context-0", incarnation="i", report=Ready(host="::1", port=7)))
+    assert [line.split(" ", 1)[1] for line in journal.last_lines(5)] == ["context-0: ready on [::1]:7"]

@@ -25,6 +25,7 @@ from trtdisagg.errors import (
     TrtdisaggError,
     UnavailableError,
 )
+from trtdisagg.net import join_address
 from trtdisagg.protocol.answers import ModelCard, ModelList, encode_error
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.handover import Release, unseal
@@ -111,7 +112,7 @@ class _Routes:
             name=spec.name,
             role=self._service.role,
             model=spec.model,
-            url=f"{host}:{port}",
+            url=join_address(host, port),
             incarnation=spec.incarnation,
             wire_version=spec.wire_version,
             max_seq_len=spec.max_seq_len,

@@ -87,9 +87,7 @@ class Presence:
         self._start_failed(await self._move(names))
 
     async def _move(self, names: list[str]) -> Sequence[str]:
-        if not names or self._cluster.state.stop is not None:
-            return []
-        return await self._cluster.move(names)
+        return await self._cluster.move(names) if names else []
 
     def _back(self, node: str) -> None:
         self._start_failed(self._servers(node))
@@ -105,7 +103,7 @@ class Presence:
 
     def _staying(self, names: Iterable[str]) -> list[str]:
         """Without those that were drained or removed, or are about to be: they do not come back."""
-        children = self._cluster.state.children
+        children = self._cluster.state.children if self._cluster.state.stop is None else {}
         return [name for name in names if name in children and children[name].stays]
 
     def _servers(self, node: str) -> list[str]:

@@ -107,6 +107,8 @@ class Ranks:
         process, spec = self._processes[name], start.spec
 
         def started(pid: int) -> None:
+            if meeting_point is not None:
+                meeting_point.close()
             address = meeting_point.address if meeting_point and start.binds_gang else None
             self._say(Started(process=name, pid=pid, gang_address=address))
 

@@ -14,7 +14,7 @@ from trtdisagg.supervisor.child import Child, Leaving
 from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.presence import Presence
-from trtdisagg.supervisor.state import ClusterState, initial
+from trtdisagg.supervisor.state import ClusterState, Stop, initial
 
 pytestmark = pytest.mark.anyio
 
@@ -123,3 +123,12 @@ async def test_who_found_no_place_has_another_chance_when_its_node_is_back() -> 
     world = everybody()
     world.links.on_back("node01")
     assert [e.name for e in world.events if isinstance(e, Added)] == ["context-3"]
+
+
+async def test_a_cluster_that_goes_down_moves_nobody() -> None:
+    world = everybody()
+    world.links.on_leaving("node01", "SIGTERM")
+    world.state = replace(world.state, stop=Stop(at=0, reason="down", exit_code=0))
+    await world.settle()
+    assert (world.moved, world.events) == ([], [])
+    assert world.links._links["node01"].is_dismissed
