@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from trtdisagg.bench.advise.checks import check_cluster
+from trtdisagg.bench.advise.checks import check_cluster, check_lengths
 from trtdisagg.bench.advise.designs import designs
 from trtdisagg.bench.advise.load import Load, Targets, make_load
 from trtdisagg.bench.advise.profile import Profile
@@ -74,7 +74,8 @@ def advise(
     unit = "GPU" if measured["generation"].num_gpus else "core"
     num_units = question.num_units or measured["context"].num_units + measured["generation"].num_units
     check_cluster(cluster := load(file, overrides).cluster)
+    check_lengths(profile, asked := question.load())
     found = designs(profile, cluster, num_units)
-    rows = search(found, question.load(), question.targets, stage)
+    rows = search(found, asked, question.targets, stage)
     verdict = judge(rows, question.targets, unit)
     return Advice(question=question, unit=unit, num_units=num_units, verdict=verdict, rows=rows, profile=profile)

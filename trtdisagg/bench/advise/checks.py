@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+from trtdisagg.bench.advise.load import Load
 from trtdisagg.bench.advise.profile import Profile
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import ServerSection
@@ -29,6 +30,17 @@ def check_cluster(cluster: ClusterFile) -> None:
             )
         if not section.enable_chunked_prefill and role == "generation":
             raise ConfigError("generation_servers.enable_chunked_prefill is false: the simulation knows chunks only")
+
+
+def check_lengths(profile: Profile, load: Load) -> None:
+    """
+    :raises ConfigError: servers refuse such requests.
+    """
+    most = int((load.num_prompt + load.num_output).max())
+    if most > profile.max_seq_len:
+        raise ConfigError(
+            f"prompt and answer have up to {most} tokens, and {profile.model} takes {profile.max_seq_len}"
+        )
 
 
 def check_profile(profile: Profile, cluster: ClusterFile) -> None:

@@ -37,7 +37,8 @@ def numbers(cluster: ClusterFile, row: Row) -> list[str]:
 
 def _comment(row: Row, advice: Advice) -> str:
     outcome, profile, targets = row.outcome, advice.profile, advice.question.targets
-    rate = "" if row.request_rate is None else f" at {row.request_rate:.3g} requests/s"
+    asked_at = row.request_rate or outcome.request_throughput  # 0: no rate keeps the targets
+    rate = "" if row.request_rate is None else f" at {asked_at:.3g} requests/s"
     kept = f"Targets: {targets.words}." if targets.words else "No targets."
     return "\n".join(
         [

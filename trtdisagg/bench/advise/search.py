@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -13,6 +14,8 @@ from trtdisagg.bench.advise.outcome import Outcome
 from trtdisagg.bench.advise.simulate import Design, simulate
 
 MAX_REQUESTS = 20_000
+WORTH_IT = 1.05
+"""Less of a gain is not worth a second kind of server, and less than a simulation can promise."""
 NUM_BISECTIONS = 9
 """The rate is known to a 500th of its bound then."""
 
@@ -72,10 +75,16 @@ def evaluate(design: Design, load: Load, targets: Targets) -> Row:
 
 
 def best_first(rows: Sequence[Row]) -> list[Row]:
-    """Those that keep the targets first; by goodput of a GPU, then by the time of a token."""
-    return sorted(
-        rows, key=lambda row: (not row.is_kept, -round(row.goodput_per_unit, 6), row.outcome.tpot_ms.p50, row.num_units)
-    )
+    """Those that keep the targets first, by goodput of a GPU. What differs by less than a simulation can promise counts
+    as equal: of such clusters the one that serves more is better, then the one whose tokens come faster."""
+    most = max((row.goodput_per_unit for row in rows if row.is_kept), default=0.0)
+
+    def key(row: Row) -> tuple[bool, float, float, float, int]:
+        goodput = row.goodput_per_unit
+        steps_below = math.floor(math.log(most / goodput) / math.log(WORTH_IT)) if 0 < goodput <= most else math.inf
+        return not row.is_kept, steps_below, -row.outcome.goodput, round(row.outcome.tpot_ms.p50, 1), row.num_units
+
+    return sorted(rows, key=key)
 
 
 def search(

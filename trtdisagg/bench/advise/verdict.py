@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import msgspec
 
 from trtdisagg.bench.advise.load import Targets
-from trtdisagg.bench.advise.search import Row
+from trtdisagg.bench.advise.search import WORTH_IT, Row
 
-WORTH_IT = 1.05
-"""Less of a gain is not worth a second kind of server, and less than a simulation can promise."""
+MANY = 1e6
+"""Context servers for one of generation: it has nothing to do."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +99,7 @@ def _limit(row: Row, targets: Targets) -> str:
     ttft = f"TTFT ({outcome.ttft_share:.1%} within {targets.ttft_ms:g} ms)" if targets.ttft_ms else ""
     tpot = f"TPOT ({outcome.tpot_share:.1%} within {targets.tpot_ms:g} ms)" if targets.tpot_ms else ""
     if outcome.ttft_share == outcome.tpot_share or not (ttft and tpot):
-        what = ttft or tpot or "what it can compute"
+        what = " and ".join(filter(None, (ttft, tpot))) or "what it can compute"
     else:
         what = ttft if outcome.ttft_share < outcome.tpot_share else tpot
     return f"{row.words}: limited by {what}."
@@ -120,6 +120,11 @@ def _busy(row: Row) -> str:
         return f"{row.words}: busy {outcome.generation_utilization:.0%} of the time."
     return (
         f"{row.words}: context servers are busy {outcome.context_utilization:.0%} of the time, generation servers "
-        f"{outcome.generation_utilization:.0%}; rate matching wants {row.matching.context_per_generation:.2g} context "
-        "servers for each generation server."
+        f"{outcome.generation_utilization:.0%}; rate matching wants {_wanted(row.matching.context_per_generation)}."
     )
+
+
+def _wanted(context_per_generation: float) -> str:
+    if context_per_generation > MANY:
+        return "no generation servers: answers have no second token"
+    return f"{context_per_generation:.2g} context servers for each generation server"

@@ -132,6 +132,25 @@ def test_nothing_keeps_targets_that_are_shorter_than_a_prompt(file: Path) -> Non
     verdict = asked(file, question).verdict
     assert verdict.pays is None
     assert "Nothing that fits keeps TTFT <= 5 ms for 99 % of requests" in verdict.sentence
+    assert verdict.best.num_units == 1, "no more than it takes"
+
+
+def test_no_gpu_is_left_idle_for_a_gain_that_is_noise(file: Path) -> None:
+    """Of clusters of 1 to 3 servers, all alike for a GPU, the one that serves most."""
+    question = msgspec.structs.replace(SHORT_PROMPTS, num_requests=1000)
+    best = asked(file, question).verdict.best
+    assert (best.num_generation, best.num_context) == (3, 0)
+
+
+def test_requests_that_servers_refuse(file: Path) -> None:
+    question = msgspec.structs.replace(LONG_PROMPTS, isl="8000")
+    with pytest.raises(ConfigError, match="up to 8200 tokens, and smollm2-135m-instruct takes 8192"):
+        asked(file, question)
+
+
+def test_answers_of_one_token_want_no_generation_server(file: Path) -> None:
+    question = msgspec.structs.replace(SHORT_PROMPTS, osl="1", num_units=2)
+    assert "rate matching wants no generation servers" in " ".join(asked(file, question).verdict.reasons)
 
 
 def test_at_a_rate_fewer_gpus_that_keep_the_targets_are_better(file: Path) -> None:
