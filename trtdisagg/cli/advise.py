@@ -109,7 +109,8 @@ def _advise(path: Path, overrides: tuple[str, ...], question: Question, files: F
             return
         advice = advise(path, overrides, profile, question, say)
         write(advice)
-    console().print(advise_view(advice))
+    out = console()
+    out.print(advise_view(advice, out.width))
     if files.output:
         files.output.write_text(cluster_text(path, overrides, advice))
         say(f"{files.output} is that cluster: trtdisagg up {files.output}")

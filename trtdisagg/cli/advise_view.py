@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Collection
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -9,21 +13,34 @@ from rich.text import Text
 from trtdisagg.bench.advise.advice import Advice
 from trtdisagg.bench.advise.outcome import Spread
 from trtdisagg.bench.advise.search import Row
+from trtdisagg.cli.fitted import fitted
 
 NUM_ROWS = 12
 """The best ones; the best aggregated cluster is always among them."""
 
 
-def advise_view(advice: Advice) -> RenderableType:
+_SPARE = ("ITL\np99", "tok/s", "good")
+"""Columns that a narrow terminal does without; --json has them."""
+
+
+def advise_view(advice: Advice, width: int) -> RenderableType:
+    """:param width: of the terminal."""
+    table = fitted(functools.partial(_table, advice), _SPARE, width)
+    verdict = advice.verdict
+    return Group(table, Text(), Text(verdict.sentence, "bold"), *map(Text, verdict.reasons), _legend(advice))
+
+
+def _table(advice: Advice, spared: Collection[str]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("cluster", no_wrap=True)
-    for name in _columns(advice.unit):
+    names = _columns(advice.unit)
+    shown = [name not in spared for name in names]
+    for name in itertools.compress(names, shown):
         table.add_column(name, justify="right")
     for row in _shown(advice):
         style = "" if row.is_kept else "dim"
-        table.add_row(Text(row.words), *_cells(row), style=style)
-    verdict = advice.verdict
-    return Group(table, Text(), Text(verdict.sentence, "bold"), *map(Text, verdict.reasons), _legend(advice))
+        table.add_row(Text(row.words), *itertools.compress(_cells(row), shown), style=style)
+    return table
 
 
 def _columns(unit: str) -> list[str]:
@@ -45,17 +62,23 @@ def _cells(row: Row) -> list[str]:
     return [
         str(row.num_units),
         f"{outcome.request_throughput:.3g}",
-        f"{outcome.output_throughput:,.0f}",
+        _figure(outcome.output_throughput),
         f"{outcome.good_share:.1%}",
         f"{row.goodput_per_unit:.3g}",
         _pair(outcome.ttft_ms),
         _pair(outcome.tpot_ms),
         f"{outcome.itl_ms.p99:.1f}",
-        f"{row.matching.output_throughput_per_unit:,.0f}",
+        _figure(row.matching.output_throughput_per_unit),
     ]
 
 
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _pair(spread: Spread) -> str:
+    if not spread.p99:  # answers of one token have no time between two
+        return "-"
     digits = 0 if spread.p99 >= 100 else 1
     return f"{spread.p50:,.{digits}f} / {spread.p99:,.{digits}f}"
 

@@ -36,7 +36,8 @@ def tell_report(folders: Sequence[Folder], directory: Path) -> None:
     from trtdisagg.cli.bench.sweep_view import sweep_view
 
     results = write_report(folders, directory)
-    console().print(sweep_view(results))
+    out = console()
+    out.print(sweep_view(results, out.width))
     for one in results.series:
         for what, reason in one.failures:
             say(f"{one.label}, {what}: {reason}")
