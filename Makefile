@@ -12,8 +12,8 @@ SOURCES := $(shell find csrc CMakeLists.txt -type f 2>/dev/null)
 up: install
 	$(BIN)/trtdisagg up examples/smollm2.yaml
 
-# Three files at a time, also on two cores: most tests of processes wait. Those come first, in the order of the folders:
-# what takes long is not left for the end.
+# Three files at a time, also on two cores: most tests of processes wait. They come first, as tests/conftest.py orders
+# them: what takes long is not left for the end.
 test: install $(STAMPS)/openmpi
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 

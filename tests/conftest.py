@@ -19,6 +19,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="the same tests with large counts")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of e2e among those of process, evenly: engines of the real model are not to compute all at once,
+    while most processes wait. What takes no time comes last."""
+    paths = list(dict.fromkeys(item.path for item in items))
+    rooms = [[path for path in paths if path.parent.name == room] for room in ("e2e", "process")]
+    place = {path: i / len(room) for room in rooms for i, path in enumerate(room)}
+    items.sort(key=lambda item: place.get(item.path, 1.0))
+
+
 @pytest.fixture(scope="session")
 def num_rounds(request: pytest.FixtureRequest) -> int:
     """How often a test that can be repeated for hours does what it does."""
