@@ -104,7 +104,7 @@ def test_a_comment_is_no_change(cluster: Cluster) -> None:
 
 
 def test_logs_follow_until_the_cluster_is_down(cluster: Cluster) -> None:
-    command = [*TRTDISAGG, "logs", str(cluster.file), "-f", "-n", "0", "agent"]
+    command = [*TRTDISAGG, "logs", str(cluster.file), "-f", "-n", "100", "agent"]  # it may begin after the kill
     with subprocess.Popen(command, env=cluster.env, stdout=subprocess.PIPE, text=True) as follower:
         os.kill(cluster.server("context-0")["pid"], signal.SIGKILL)
         assert follower.stdout is not None
