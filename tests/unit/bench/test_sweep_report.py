@@ -141,6 +141,8 @@ def test_a_folder_is_never_begun_twice(tmp_path: Path) -> None:
     filled(tmp_path / "s", sweep_of("a"), {})
     with pytest.raises(ConfigError, match=r"is there already; --resume .*/s goes on"):
         Folder.create(tmp_path / "s", sweep_of("a"), {})
+    with pytest.raises(ConfigError, match="is there already; name another"):
+        Folder.create(tmp_path, sweep_of("a"), {})
 
 
 def test_what_has_a_whole_report_is_done(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ class Folder:
                     folder.cluster_file(variant.name).write_text(cluster_files[variant.name])
             write(path / _SWEEP, sweep)
         except FileExistsError:
-            raise ConfigError(f"{path} is there already; --resume {path} goes on with the sweep in it") from None
+            way_out = f"--resume {path} goes on with the sweep in it" if (path / _SWEEP).exists() else "name another"
+            raise ConfigError(f"{path} is there already; {way_out}") from None
         except OSError as e:
             raise StartupError(f"{path} cannot be written: {e.strerror}") from e
         return folder
