@@ -98,7 +98,7 @@ def test_what_is_wrong_is_said_before_anything_starts(words: str, said: str) -> 
 def test_a_folder_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     done = call("sweep", "in/sweep.yaml", "--dir", "out")
-    assert (done.exit_code, "out is there already; --resume out goes on" in done.stderr) == (2, True)
+    assert (done.exit_code, "out is there already; name another" in done.stderr) == (2, True)
 
 
 def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
