@@ -17,6 +17,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ _AT_NODE = 'mount --bind "$1" /etc/hosts && mount --bind "$2" "$3" && hostname "
 
 class Slurm:
     """
-    :param directory: for its state, keys and logs; with a short path, since sockets are in it.
+    :param directory: for its state, keys and logs.
     :param nodes: the first one is the controller's host.
     :param with_cgroups: a step sees only its own GPUs, numbered from 0, as on most clusters.
     """
@@ -285,12 +286,14 @@ class Slurm:
 
 
 @contextlib.contextmanager
-def slurm(directory: Path, num_nodes: int, *, num_gpus: int = 0, with_cgroups: bool = False) -> Iterator[Slurm]:
-    """A Slurm whose nodes are idle; gone at the end, with all that its jobs have started."""
+def slurm(num_nodes: int, *, num_gpus: int = 0, with_cgroups: bool = False) -> Iterator[Slurm]:
+    """A Slurm whose nodes are idle; gone at the end, with all that its jobs have started and written."""
     with hosts(num_nodes + 1) as made:
+        directory = Path(tempfile.mkdtemp(prefix="slurm"))  # its daemons have sockets in it: the path must be short
         one = Slurm(directory, made, num_gpus=num_gpus, with_cgroups=with_cgroups)
         try:
             one.start()
             yield one
         finally:
             one.stop()
+            shutil.rmtree(directory)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,19 +49,9 @@ wait $!
 """
 
 
-@contextlib.contextmanager
-def box_of(num_nodes: int, **options: Any) -> Iterator[Slurm]:
-    directory = Path(tempfile.mkdtemp(prefix="slurm"))  # sockets are in it, and their paths may not be long
-    try:
-        with slurm(directory, num_nodes, **options) as it:
-            yield it
-    finally:
-        shutil.rmtree(directory)
-
-
 @pytest.fixture(scope="module")
 def box() -> Iterator[Slurm]:
-    with box_of(3) as it:
+    with slurm(3) as it:
         yield it
 
 
@@ -280,7 +268,7 @@ def test_more_ranks_than_tasks_is_an_error_that_names_both(box: Slurm) -> None:
 @pytest.fixture(params=[False, True], ids=["without-cgroups", "with-cgroups"])
 def gpu_box(request: pytest.FixtureRequest, nvml_library: Path) -> Iterator[Slurm]:
     """Two nodes of four GPUs. The driver shows those that may be opened, so with control groups a step's own."""
-    with box_of(2, num_gpus=4, with_cgroups=request.param) as it:
+    with slurm(2, num_gpus=4, with_cgroups=request.param) as it:
         fake = FakeNvml(nvml_library, it.directory)
         fake.describe(*(gpu(i) for i in range(4)))
         it.env |= {**fake.env, "FAKE_NVML_DEVICES": str(it.directory / "dev")}

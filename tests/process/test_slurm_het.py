@@ -39,7 +39,7 @@ def test_unlike_parts_of_a_job_are_one_cluster(tmp_path: Path) -> None:
 #SBATCH -N2 -n2 --ntasks-per-node=1
 srun --het-group=0,1 {shlex.join(TRTDISAGG)} up --srun {file} > {log} 2>&1
 """
-    with slurm(tmp_path / "s", 3) as box:
+    with slurm(3) as box:
         job = box.submit(script)
         until(lambda: bool(ask(box, "node01", port)), "it serves", 60, lambda: log.read_text() if log.exists() else "")
         assert [len(box.processes(node, having="fakes/engine.py")) for node in box.nodes] == [1, 1, 1]

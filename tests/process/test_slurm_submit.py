@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,13 +34,9 @@ BODY = {"model": "fake-model", "prompt": "hello", "max_tokens": 40, "stream": Tr
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Slurm]:
-    directory = Path(tempfile.mkdtemp(prefix="slurm"))
-    try:
-        with slurm(directory, 2) as it:
-            (directory / "cluster.yaml").write_text(FILE)
-            yield it
-    finally:
-        shutil.rmtree(directory)
+    with slurm(2) as it:
+        (it.directory / "cluster.yaml").write_text(FILE)
+        yield it
 
 
 class Submitted:

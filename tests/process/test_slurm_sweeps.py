@@ -35,7 +35,7 @@ def test_each_variant_is_measured_in_a_job_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text(CLUSTER)
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     out = tmp_path / "out"
-    with slurm(tmp_path / "s", 2) as box:
+    with slurm(2) as box:
         words = ["sweep", str(tmp_path / "sweep.yaml"), "--dir", str(out)]
         done = box.try_(*TRTDISAGG, "slurm", *words, timeout_s=200)
         logs = "".join(f"\n--- {file}\n{file.read_text()}" for file in sorted(out.rglob("*.log")))
