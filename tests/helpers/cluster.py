@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import psutil
 
+from trtdisagg.cli.background import wait_for_answer
 from trtdisagg.supervisor import rundir
-from trtdisagg.supervisor.client import ControlClient
 
 TRTDISAGG = [sys.executable, "-m", "trtdisagg"]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -61,7 +61,7 @@ class Cluster:
         """What `status --json` prints, asked as that asks, without the start of a program each time."""
         place = rundir.find(self.file, self.env)
         assert place is not None, f"{self.file} was never up"
-        status: dict[str, Any] = msgspec.to_builtins(ControlClient(place).status())
+        status: dict[str, Any] = msgspec.to_builtins(wait_for_answer(place))
         return status
 
     def server(self, name: str) -> dict[str, Any]:

@@ -41,6 +41,14 @@ def _is_drawn(lines: list[str]) -> bool:
     return lines[0].startswith("screen ready, up") and any(line.startswith("generation-1 ") for line in lines)
 
 
+def _num_tables(lines: list[str]) -> int:
+    return sum(line.startswith("name") for line in lines)
+
+
+def _words(line: str) -> str:
+    return " ".join(line.split())
+
+
 def _is_drawn_once(lines: list[str], heading: str) -> bool:
     states = sum(line.startswith("screen ready") for line in lines)
     return states == 1 and sum(bool(re.match(heading, line)) for line in lines) == 1
@@ -56,8 +64,7 @@ def test_top_at_every_width_and_nothing_is_left_of_it(tmp_path: Path) -> None:
         assert not any("BEFORE" in line for line in narrow), "a screen of its own"
 
         term.resize(200, 30)
-        wide = term.until(lambda lines: any(" ".join(line.split()).find(_HEADINGS) > 0 for line in lines))
-        assert sum(line.startswith("name") for line in wide) == 1
+        wide = term.until(lambda lines: _num_tables(lines) == 1 and any(_HEADINGS in _words(line) for line in lines))
         assert sum(line.startswith("generation-0") for line in wide[:10]) == 1
 
         os.kill(int(cluster.server("generation-1")["pid"]), signal.SIGKILL)

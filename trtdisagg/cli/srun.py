@@ -43,7 +43,7 @@ def up_in_step(wish: Wish, run_dir: Path | None, rendezvous: Path | None, networ
         say(f"{allocation.node}: {notice}")
     directory = rendezvous or default_directory(allocation.job_id, allocation.step_id)
     party = _party(wish.loaded, allocation, homes, directory=directory, network=network)
-    with agent_of(allocation.run, allocation.node) as agent:
+    with agent_of(allocation.run, allocation.node, allocation.num_waiting) as agent:
         if not party.is_head:
             place = node_place(party, allocation.run, wish.loaded.name)
             agent.exit_code = anyio.run(run_node, party, place, functools.partial(_event, party))

@@ -49,6 +49,11 @@ class Allocation(msgspec.Struct, kw_only=True, frozen=True):
     num_tasks: int
 
     @property
+    def num_waiting(self) -> int:
+        """Tasks of this node that are not its agent."""
+        return next(node.num_tasks for node in self.nodes if node.name == self.node) - 1
+
+    @property
     def is_agent(self) -> bool:
         """Whether this task is its node's agent; the others wait for its end."""
         return self.local_id == 0

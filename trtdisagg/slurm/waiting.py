@@ -1,6 +1,7 @@
 """The tasks of a node that are not its agent: they wait for its end, and end as it does.
 
     agent     binds a socket before it does anything else, and takes nobody in
+              (and has all others by the time it ends, who may be late)
     others    connect, and read until there is an exit code, or the socket is gone with the agent: then it is 1
 
 The socket is an abstract one: nothing is left of it when the agent is killed, and it is of this machine (or container)
@@ -23,6 +24,8 @@ from trtdisagg.net import BACKLOG
 AGENT_TIMEOUT_S = 60.0
 """For the agent to be there: Slurm starts the tasks of a node together."""
 _AGAIN_S = 0.05
+LATE_S = 5.0
+"""For a task that starts after the others: an agent whose cluster cannot be ends at once, and is to be found by all."""
 _PEER = struct.Struct("3i")
 """SO_PEERCRED: pid, uid, gid."""
 _KILLED = 1
@@ -45,10 +48,11 @@ class Agent:
 
 
 @contextlib.contextmanager
-def agent_of(run: str, node: str) -> Iterator[Agent]:
+def agent_of(run: str, node: str, num_others: int) -> Iterator[Agent]:
     """Be the agent that the other tasks of a node wait for; an error's exit code is theirs, too.
 
     :param run: name of the step.
+    :param num_others: tasks of the node that wait, or are about to.
     :raises StartupError: there is an agent of this node already.
     """
     agent = Agent()
@@ -64,13 +68,13 @@ def agent_of(run: str, node: str) -> Iterator[Agent]:
             agent.exit_code = e.exit_code
             raise
         finally:
-            _tell(sock, agent.exit_code)
+            _tell(sock, agent.exit_code, num_others)
 
 
-def _tell(sock: socket.socket, exit_code: int) -> None:
-    sock.settimeout(0)
-    with contextlib.suppress(BlockingIOError):
-        while True:
+def _tell(sock: socket.socket, exit_code: int, num_others: int) -> None:
+    sock.settimeout(LATE_S)
+    with contextlib.suppress(TimeoutError):
+        for _ in range(num_others):
             waiter, _ = sock.accept()
             with waiter, contextlib.suppress(OSError):
                 waiter.send(bytes([exit_code & 0xFF]))

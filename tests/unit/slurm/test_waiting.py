@@ -20,7 +20,7 @@ from trtdisagg.slurm.waiting import agent_of, wait_for_agent
 WAITER = (
     "import sys; from trtdisagg.slurm.waiting import wait_for_agent; sys.exit(wait_for_agent(sys.argv[1], 'node01'))"
 )
-AGENT = "from trtdisagg.slurm.waiting import agent_of\nwith agent_of({run!r}, 'node01'):\n input()"
+AGENT = "from trtdisagg.slurm.waiting import agent_of\nwith agent_of({run!r}, 'node01', 3):\n input()"
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def until_waiting(run: str, made: list[subprocess.Popen[bytes]]) -> None:
 
 def test_they_end_as_the_agent_does(run: str) -> None:
     with waiters(run) as made:
-        with agent_of(run, "node01") as agent:
+        with agent_of(run, "node01", 3) as agent:
             until_waiting(run, made)
             agent.exit_code = 143
         assert [process.wait(10) for process in made] == [143] * 3
@@ -59,8 +59,17 @@ def test_they_end_as_the_agent_does(run: str) -> None:
 
 def test_the_agent_ends_with_an_error(run: str) -> None:
     with waiters(run, 1) as made:
-        with contextlib.suppress(ConfigError), agent_of(run, "node01"):
+        with contextlib.suppress(ConfigError), agent_of(run, "node01", 1):
             until_waiting(run, made)
+            raise ConfigError("wrong")
+        assert made[0].wait(10) == ConfigError.exit_code
+
+
+def test_a_task_that_is_late_finds_the_agent_that_ends_at_once(run: str) -> None:
+    with contextlib.ExitStack() as stack:
+        made: list[subprocess.Popen[bytes]] = []
+        with contextlib.suppress(ConfigError), agent_of(run, "node01", 1):
+            made = stack.enter_context(waiters(run, 1))
             raise ConfigError("wrong")
         assert made[0].wait(10) == ConfigError.exit_code
 
@@ -76,7 +85,7 @@ def test_the_agent_is_killed(run: str) -> None:
 
 def test_signals_are_for_the_agent(run: str) -> None:
     with waiters(run, 1) as made:
-        with agent_of(run, "node01") as agent:
+        with agent_of(run, "node01", 1) as agent:
             until_waiting(run, made)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 made[0].send_signal(number)
@@ -91,7 +100,7 @@ def test_the_agent_never_comes(run: str) -> None:
 
 def test_there_is_one_agent(run: str) -> None:
     with contextlib.ExitStack() as stack:
-        stack.enter_context(agent_of(run, "node01"))
-        stack.enter_context(agent_of(run, "node02"))
+        stack.enter_context(agent_of(run, "node01", 0))
+        stack.enter_context(agent_of(run, "node02", 0))
         with pytest.raises(StartupError, match="another task of node01 is its agent already"):
-            stack.enter_context(agent_of(run, "node01"))
+            stack.enter_context(agent_of(run, "node01", 0))

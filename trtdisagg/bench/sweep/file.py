@@ -36,6 +36,7 @@ class VariantEntry(Section, frozen=True):
     num_gpus: CountOrZero = 0
     """That an endpoint of a `url` runs on; of our own clusters it is known."""
     num_cores: CountOrZero = 0
+    """The same of CPU cores, where it has no GPUs."""
 
 
 class SweepFile(Section, frozen=True):
