@@ -6,12 +6,12 @@ Knows the commands by name only and imports one when it is asked for, so that `t
 from __future__ import annotations
 
 import difflib
-import importlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from trtdisagg import __version__
+from trtdisagg.cli.lazy import LazyGroup
 from trtdisagg.cli.stdout import discard_stdout
 from trtdisagg.errors import TrtdisaggError
 
@@ -52,17 +52,7 @@ _ALIASES = {"ps": "status", "disaggregated_mpi_worker": "mpi-worker"}
 _SIGPIPE_EXIT = 128 + 13
 
 
-class _Commands(click.Group):
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        name = _ALIASES.get(cmd_name, cmd_name)
-        if name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"trtdisagg.cli.{name.replace('-', '_')}").command
-        return command
-
+class _Commands(LazyGroup):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """As the library's, without an import of every command to see its help."""
         from click.shell_completion import CompletionItem
@@ -76,10 +66,6 @@ class _Commands(click.Group):
             hint = f" Did you mean {near[0]}?" if near else ""
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
-
-    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; the number it returns is the exit code."""
@@ -96,7 +82,13 @@ class _Commands(click.Group):
         ctx.exit(code or 0)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    package="trtdisagg.cli",
+    summaries=COMMANDS,
+    aliases=_ALIASES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, message="%(version)s")
 def cli() -> None:
     """Disaggregated LLM serving from one file, brought up with one command and kept up.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from trtdisagg.cli.lazy import LazyGroup
 
 COMMANDS = {
     "engine": "Measure the engine without HTTP, and the machine's limits beside it.",
@@ -15,27 +15,9 @@ COMMANDS = {
     "report": "Draw the report of sweeps again, of one or of several in one.",
     "proxy": "Measure what the proxy costs, and other proxies beside it.",
 }
-"""Name and first sentence of help; a dash in a name is an underscore in that of its module."""
+"""Name and first sentence of help."""
 
 
-class _Commands(click.Group):
-    """Imports a command when it is asked for: each needs other things."""
-
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"trtdisagg.cli.bench.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=_Commands)
+@click.group(cls=LazyGroup, package=__name__, summaries=COMMANDS)
 def command() -> None:
     """Measure how fast this machine, or any OpenAI endpoint, serves."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from trtdisagg.cli.lazy import LazyGroup
 
 COMMANDS = {
     "submit": "Submit a job that runs a cluster, and wait until it can serve.",
@@ -14,24 +14,7 @@ COMMANDS = {
 """Name and first sentence of help."""
 
 
-class _Commands(click.Group):
-    """Imports a command when it is asked for."""
-
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"trtdisagg.cli.slurm.{cmd_name}").command
-        return command
-
-    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=_Commands)
+@click.group(cls=LazyGroup, package=__name__, summaries=COMMANDS)
 def command() -> None:
     """Run a cluster as a Slurm job.
 
