@@ -7,8 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-
-from tests.helpers import nvml
+from helpers import nvml
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.helpers.cluster import REPOSITORY, TRTDISAGG, Cluster
-from tests.helpers.ports import free_port
+from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster
+from helpers.ports import free_port
 
 FAKE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py")]
 _TICKS_S = os.sysconf("SC_CLK_TCK")

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from helpers.random_decoders import EVERY_OPTION, Options, Sequences, pool_for, random_decoder
 
-from tests.helpers.random_decoders import EVERY_OPTION, Options, Sequences, pool_for, random_decoder
 from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.step import Copy, Step
 from trtdisagg.engine.torch_decoder import TorchDecoder

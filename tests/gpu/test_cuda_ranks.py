@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.families import TOKENS, VARIANTS, build, reference
+from helpers.parallel_runner import drive_loaded
 
-from tests.helpers.families import TOKENS, VARIANTS, build, reference
-from tests.helpers.parallel_runner import drive_loaded
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.interfaces import Runner

@@ -13,8 +13,9 @@ import anyio.abc
 import anyio.to_thread
 import msgspec
 import pytest
+from helpers.cluster import runtime_directory
+from helpers.plans import FAKE_ENGINE, host
 
-from tests.helpers.plans import FAKE_ENGINE, host
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.config.supervisor_keys import SupervisionConfig
@@ -148,7 +149,7 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[P
     """A place for an agent; at the end there must be no process, no descriptor and no run directory of it."""
     monkeypatch.setenv(TEST_MARK, str(directory))
     monkeypatch.setenv("XDG_STATE_HOME", str(directory / "state"))
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_directory(directory)))
     place = Place.of(str(directory), "test")
     num_fds = len(os.listdir("/proc/self/fd"))
     yield place

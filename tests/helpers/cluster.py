@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -28,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Cluster:
     """One cluster file and the commands of a user on it.
 
-    :param directory: holds the file, the runtime directory and the logs, so that clusters of tests never meet.
+    :param directory: holds the file and the logs. Clusters of two directories never meet.
     """
 
     def __init__(self, directory: Path, text: str) -> None:
@@ -102,17 +105,27 @@ class Cluster:
 
 
 def environment(directory: Path) -> dict[str, str]:
-    """An environment of its own for the program: its run and state directories are in `directory`."""
-    run = directory / "run"
-    run.mkdir(mode=0o700, exist_ok=True)
+    """An environment for the program, of this directory alone: a runtime directory, and its state in `directory`."""
     return {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
-        "XDG_RUNTIME_DIR": str(run),
+        "XDG_RUNTIME_DIR": str(runtime_directory(directory)),
         "XDG_STATE_HOME": str(directory / "state"),
         "TRTDISAGG_TEST": str(directory),
         "NO_COLOR": "1",
     }
+
+
+@functools.cache
+def runtime_directory(directory: Path) -> Path:
+    """One for whoever has this directory, removed with this process.
+
+    Near the root, as a user's is: in one whose sockets' addresses would be too long a cluster takes /tmp's, where
+    every command of every test sees it.
+    """
+    made = tempfile.mkdtemp(prefix="td")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
 
 
 @contextlib.contextmanager
@@ -126,7 +139,6 @@ def running(directory: Path, text: str) -> Iterator[Cluster]:
         down = cluster.down("-t", "20")
     assert down.returncode == 0, down.stderr + cluster.logs()
     assert cluster.left_over() == []
-    shutil.rmtree(directory / "run")
 
 
 def post(url: str, body: dict[str, Any] | bytes, timeout_s: float = 60) -> tuple[int, Any]:

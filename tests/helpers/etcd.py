@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.ports import free_port
 
-from tests.helpers.ports import free_port
 from trtdisagg.registry.etcd_gateway import Gateway
 
 needs_etcd = [pytest.mark.etcd, pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed")]

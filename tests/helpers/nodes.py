@@ -17,9 +17,9 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from helpers.agents import RunningAgent, running_agent
+from helpers.plans import FAKE_ENGINE
 
-from tests.helpers.agents import RunningAgent, running_agent
-from tests.helpers.plans import FAKE_ENGINE
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.config.supervisor_keys import SupervisionConfig

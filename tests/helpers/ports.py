@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
+import os
+import random
 import socket
+import tempfile
+from pathlib import Path
+
+_PORTS = range(10_000, 30_000)
+"""Below those that the kernel gives to connections that go out: none of them comes in between."""
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        port: int = s.getsockname()[1]
-        return port
+    """A port of the loopback address that nobody listens on, and that no other call gets while this process runs."""
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if port not in _given and _is_ours(port):
+            _given.add(port)
+            return port
+    raise AssertionError(f"none of {_PORTS} is free")
+
+
+def _is_ours(port: int) -> bool:
+    try:
+        fcntl.lockf(_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:  # another test run has it, or somebody listens
+        return False
+    return True
+
+
+@functools.cache
+def _locks() -> int:
+    """A file of all test runs on this machine, of which a process has locked a byte for each of its ports."""
+    path = Path(tempfile.gettempdir()) / f"trtdisagg-test-ports-{os.geteuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -5,8 +5,9 @@ What it knows comes from the events it made and the actions it was asked for, ne
 
 from __future__ import annotations
 
-from tests.helpers.plans import cluster_file, plan_of
-from tests.helpers.supervision import BEAT_S, Replay, role_of
+from helpers.plans import cluster_file, plan_of
+from helpers.supervision import BEAT_S, Replay, role_of
+
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.protocol.reports import Beat, Ready, Report

@@ -24,9 +24,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from tests.helpers.cluster import REPOSITORY
-from tests.helpers.netns import Host, hosts, needs_netns
+from helpers.cluster import REPOSITORY
+from helpers.netns import Host, hosts, needs_netns
 
 needs_slurm = [
     *needs_netns,

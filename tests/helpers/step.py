@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from itertools import count
 
-from tests.helpers.cluster import TRTDISAGG, Cluster
+from helpers.cluster import TRTDISAGG, Cluster, runtime_directory
 
 _JOBS = count(1)
 
@@ -42,9 +42,7 @@ class Step:
         log = self.cluster.directory / f"task-{len(self.tasks)}.log"
         env = {**self.cluster.env, **self._variables(node, local_id)}
         if node:
-            run = self.cluster.directory / f"run-{node}"
-            run.mkdir(mode=0o700, exist_ok=True)
-            env["XDG_RUNTIME_DIR"] = str(run)
+            env["XDG_RUNTIME_DIR"] = str(runtime_directory(self.cluster.directory / str(node)))
         with log.open("w") as out:
             return subprocess.Popen([*TRTDISAGG, *argv], env=env, stdout=out, stderr=subprocess.STDOUT, text=True)
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.serve_reports import serve_report
+from helpers.serve_reports import serve_report
+
 from trtdisagg.bench.sweep.folder import Folder, write
 from trtdisagg.bench.sweep.records import Machine, Ran
 from trtdisagg.bench.sweep.sweep import Sweep, Variant

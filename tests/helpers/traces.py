@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
-from helpers.cluster import Cluster
+from helpers.cluster import Cluster, runtime_directory
 
 SHM = Path("/dev/shm")
 _LOOK_AGAIN_S = 0.01
@@ -56,7 +56,7 @@ class Traces:
 
     def left(self) -> dict[str, list[str]]:
         """By kind; a cluster that has left nothing: no kind."""
-        run = self._cluster.directory / "run"
+        run = runtime_directory(self._cluster.directory)
         found = {
             "processes": self._cluster.left_over(),
             "ports": [str(port) for port in self._ports & _ports_listened_on()],

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.agents import nothing_left
 
-from tests.helpers.agents import nothing_left
 from trtdisagg.supervisor.rundir import Place
 
 

@@ -123,7 +123,7 @@ def failing(tmp_path: Path, text: str, *args: str) -> tuple[Cluster, subprocess.
     done = cluster.run("up", *args)
     assert "Traceback" not in done.stdout + done.stderr
     assert cluster.left_over() == []
-    assert cluster.run("status").returncode == 3
+    assert cluster.run("status", str(cluster.file)).returncode == 3
     return cluster, done
 
 

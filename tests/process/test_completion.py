@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.cluster import TRTDISAGG, environment
 
-from tests.helpers.cluster import TRTDISAGG, environment
 from trtdisagg.cli.main import COMMANDS
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.rundir import Place

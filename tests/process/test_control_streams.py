@@ -7,8 +7,8 @@ import json
 import anyio
 import anyio.to_thread
 import pytest
+from helpers.agents import fake_plan, running_agent
 
-from tests.helpers.agents import fake_plan, running_agent
 from trtdisagg.errors import NotRunningError
 from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.rundir import Place

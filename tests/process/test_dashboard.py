@@ -12,10 +12,9 @@ from pathlib import Path
 
 import anyio.to_thread
 import pytest
-
-from tests.helpers.browser import Page, browser_page, needs_browser
-from tests.helpers.cluster import REPOSITORY, Cluster, running
-from tests.helpers.ports import free_port
+from helpers.browser import Page, browser_page, needs_browser
+from helpers.cluster import REPOSITORY, Cluster, running
+from helpers.ports import free_port
 
 pytestmark = [pytest.mark.timeout(120)]
 

@@ -11,10 +11,10 @@ import anyio
 import anyio.to_thread
 import psutil
 import pytest
+from helpers.agents import down, fake_plan, running_agent
+from helpers.cluster import Cluster
+from helpers.plans import FAKE_ENGINE
 
-from tests.helpers.agents import down, fake_plan, running_agent
-from tests.helpers.cluster import Cluster
-from tests.helpers.plans import FAKE_ENGINE
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.control import DownRequest
 from trtdisagg.supervisor.client import ControlClient

@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from helpers.agents import RunningAgent, down, fake_plan, running_agent
 
-from tests.helpers.agents import RunningAgent, down, fake_plan, running_agent
 from trtdisagg.supervisor import links
 from trtdisagg.supervisor.rundir import Place
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from helpers import tiny_model
-from helpers.cluster import REPOSITORY, TRTDISAGG
+from helpers.cluster import REPOSITORY, TRTDISAGG, runtime_directory
 from helpers.mpi import launcher, needs_mpi
 from helpers.netns import hosts, needs_netns
 from helpers.ports import free_port
@@ -38,7 +38,12 @@ class World:
     def __init__(self, kind: str, directory: Path, prefixes: Sequence[list[str]], *args: str) -> None:
         self.log = directory / "log"
         mpirun, variables = launcher(kind)
-        environment = {**os.environ, **variables, "XDG_RUNTIME_DIR": str(directory), "PYTHONPATH": str(REPOSITORY)}
+        environment = {
+            **os.environ,
+            **variables,
+            "XDG_RUNTIME_DIR": str(runtime_directory(directory)),
+            "PYTHONPATH": str(REPOSITORY),
+        }
         argv = [*mpirun]
         for i, prefix in enumerate(prefixes):
             argv += [*([":"] if i else []), "-n", "1", *prefix, *TRTDISAGG, *args]
@@ -162,7 +167,7 @@ def test_they_serve_as_one_server_alone_does(kind: str, tmp_path: Path) -> None:
     if kind == "mpich":  # Open MPI kills its processes half a second after it was told to end
         assert code == 0, started.log.read_text()
         assert started.log.read_text().count("drained") == 2
-    assert not list(tmp_path.glob("*.gang"))
+    assert not list(runtime_directory(tmp_path).iterdir())
 
 
 def test_another_number_of_processes_does_not_start(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 import anyio
 import psutil
 import pytest
+from helpers.agents import RunningAgent, down
+from helpers.cluster import post
+from helpers.nodes import HEAD, NodeProcess, head
+from helpers.traces import is_gone
 from msgspec.structs import replace
 
-from tests.helpers.agents import RunningAgent, down
-from tests.helpers.cluster import post
-from tests.helpers.nodes import HEAD, NodeProcess, head
-from tests.helpers.traces import is_gone
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.supervisor.plan import Plan

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.agents import TEST_MARK, left_over
+from helpers.traces import until
 
-from tests.helpers.agents import TEST_MARK, left_over
-from tests.helpers.traces import until
 from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate
 from trtdisagg.supervisor.doctor import examine_probe, probe
 

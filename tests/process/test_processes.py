@@ -11,8 +11,8 @@ from pathlib import Path
 
 import anyio
 import pytest
+from helpers.agents import TEST_MARK, left_over
 
-from tests.helpers.agents import TEST_MARK, left_over
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.reports import Failed, Loading, Ready, Report
 from trtdisagg.supervisor import processes

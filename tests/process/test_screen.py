@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.helpers.cluster import REPOSITORY, TRTDISAGG, Cluster, running
-from tests.helpers.ports import free_port
-from tests.helpers.tmux import needs_tmux, terminal
+from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster, running
+from helpers.ports import free_port
+from helpers.tmux import needs_tmux, terminal
 
 pytestmark = [needs_tmux, pytest.mark.timeout(120)]
 

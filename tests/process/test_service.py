@@ -14,12 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers.agents import fake_plan, running_agent
+from helpers.cluster import TRTDISAGG, Cluster, post
+from helpers.notify import Ear, listening
+from helpers.plans import FAKE_ENGINE
+from helpers.ports import free_port
 
-from tests.helpers.agents import fake_plan, running_agent
-from tests.helpers.cluster import TRTDISAGG, Cluster, post
-from tests.helpers.notify import Ear, listening
-from tests.helpers.plans import FAKE_ENGINE
-from tests.helpers.ports import free_port
 from trtdisagg.supervisor.notify import VARIABLES
 from trtdisagg.supervisor.rundir import Place
 

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.helpers.cluster import REPOSITORY, TRTDISAGG
-from tests.helpers.ports import free_port
-from tests.helpers.slurm import Slurm, needs_slurm, slurm
-from tests.helpers.traces import until
+from helpers.cluster import REPOSITORY, TRTDISAGG
+from helpers.ports import free_port
+from helpers.slurm import Slurm, needs_slurm, slurm
+from helpers.traces import until
 
 pytestmark = [*needs_slurm, pytest.mark.timeout(300)]
 

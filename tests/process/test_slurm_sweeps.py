@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.helpers.cluster import REPOSITORY, TRTDISAGG
-from tests.helpers.slurm import needs_slurm, slurm
+from helpers.cluster import REPOSITORY, TRTDISAGG
+from helpers.slurm import needs_slurm, slurm
 
 pytestmark = [*needs_slurm, pytest.mark.timeout(300)]
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from tests.helpers.cluster import REPOSITORY, Cluster, post
-from tests.helpers.ports import free_port
-from tests.helpers.step import Step
-from tests.helpers.traces import until
+from helpers.cluster import REPOSITORY, Cluster, post
+from helpers.ports import free_port
+from helpers.step import Step
+from helpers.traces import until
 
 pytestmark = pytest.mark.timeout(120)
 

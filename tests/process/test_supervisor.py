@@ -15,8 +15,8 @@ import anyio.to_thread
 import msgspec
 import psutil
 import pytest
+from helpers.agents import down, fake_plan, left_over, running_agent
 
-from tests.helpers.agents import down, fake_plan, left_over, running_agent
 from trtdisagg.errors import (
     AlreadyRunningError,
     CrashLoopError,
@@ -263,7 +263,7 @@ async def test_a_second_agent_is_turned_away(place: Place) -> None:
 AGENT = """
 import os, sys, anyio
 from pathlib import Path
-from tests.helpers.agents import fake_plan
+from helpers.agents import fake_plan
 from trtdisagg.supervisor.run import run_agent
 from trtdisagg.supervisor.rundir import Place
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from helpers.sweeps import filled, sweep_of
 
-from tests.helpers.sweeps import filled, sweep_of
 from trtdisagg.bench.sweep.folder import Folder
 from trtdisagg.cli.main import cli
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.serve_reports import serve_report
+from helpers.sweeps import filled, sweep_of
 
-from tests.helpers.serve_reports import serve_report
-from tests.helpers.sweeps import filled, sweep_of
 from trtdisagg.bench.sweep import pictures
 from trtdisagg.bench.sweep.folder import Folder, write
 from trtdisagg.bench.sweep.labels import place

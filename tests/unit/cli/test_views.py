@@ -6,10 +6,10 @@ import io
 import re
 
 import pytest
+from helpers.statuses import BUSY
 from msgspec.structs import replace
 from rich.console import Console
 
-from tests.helpers.statuses import BUSY
 from trtdisagg.cli import views
 from trtdisagg.cli.views import cluster_view, to_svg
 from trtdisagg.protocol.control import ClusterStatus, Link

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers.random_decoder import HEADS, NUM_POSITIONS, Maker, Sequences, kv_shape
 from torch import Tensor
 
-from tests.helpers.random_decoder import HEADS, NUM_POSITIONS, Maker, Sequences, kv_shape
 from trtdisagg.cache.native import extension
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.backend import Backend

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import tiny_model
+from helpers.tiny_runner import drive, kv_shape
 
-from tests.helpers import tiny_model
-from tests.helpers.tiny_runner import drive, kv_shape
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.backend import Backend
 from trtdisagg.engine.models.decoder import Linear, Mlp

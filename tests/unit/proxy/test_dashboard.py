@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from aiohttp import web
+from helpers.browser import browser_page, needs_browser
+from helpers.statuses import BUSY
 from msgspec.structs import replace
 
-from tests.helpers.browser import browser_page, needs_browser
-from tests.helpers.statuses import BUSY
 from trtdisagg.net import open_sockets
 from trtdisagg.proxy.dashboard import open_dashboard
 from trtdisagg.proxy.dashboard_feed import NO_AGENT, DashboardFeed

@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from helpers.serve_reports import serve_report
+from helpers.slurm_players import put_players
 
-from tests.helpers.serve_reports import serve_report
-from tests.helpers.slurm_players import put_players
 from trtdisagg.bench.sweep.folder import Folder
 from trtdisagg.cli.main import cli
 from trtdisagg.slurm.commands import JobState

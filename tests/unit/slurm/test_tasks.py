@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers.plans import GIB, cluster_file, host, made_up_gpu, plan_of
 from msgspec.structs import replace
 
-from tests.helpers.plans import GIB, cluster_file, host, made_up_gpu, plan_of
 from tests.unit.slurm.test_allocation import read
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.cluster import REPOSITORY
 
-from tests.helpers.cluster import REPOSITORY
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.slurm.waiting import agent_of, wait_for_agent
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers.plans import TINY
 from msgspec.structs import replace
 
-from tests.helpers.plans import TINY
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.parallel import Parallel

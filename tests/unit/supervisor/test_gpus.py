@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import anyio
 import pytest
+from helpers.nvml import FakeNvml, gpu, mig
 
-from tests.helpers.nvml import FakeNvml, gpu, mig
 from trtdisagg.supervisor.gpus import BaseLines, Usage, read_usage
 
 MIB = 1024**2

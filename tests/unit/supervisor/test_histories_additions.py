@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from tests.helpers.supervision import up
+from helpers.supervision import up
 
 
 def test_a_new_server_starts_at_once_and_need_not_be_ready_for_the_others() -> None:

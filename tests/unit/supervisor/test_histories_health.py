@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from helpers.supervision import Replay, up
 
-from tests.helpers.supervision import Replay, up
 from trtdisagg.config.supervisor_keys import SupervisionConfig
 
 

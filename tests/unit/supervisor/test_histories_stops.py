@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.helpers.supervision import Replay, up
+from helpers.supervision import Replay, up
+
 from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.supervisor.events import StopAsked
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.helpers.supervision import Replay
+from helpers.supervision import Replay
+
 from trtdisagg.protocol.reports import Linked, Ready
 from trtdisagg.supervisor import links
 from trtdisagg.supervisor.events import Introduce

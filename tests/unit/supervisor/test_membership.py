@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.plans import cluster_file, plan_of
 from msgspec.structs import replace
 
-from tests.helpers.plans import cluster_file, plan_of
 from trtdisagg.config.supervisor_keys import DisaggCluster
 from trtdisagg.config.uri import parse_uri
 from trtdisagg.protocol.control import Member

@@ -9,8 +9,8 @@ from typing import Any
 
 import anyio
 import pytest
+from helpers.notify import Ear, listening
 
-from tests.helpers.notify import Ear, listening
 from trtdisagg.protocol.control import ClusterStatus, Member, ServerStatus
 from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor.notify import Notifier, messages, status_line, without_variables

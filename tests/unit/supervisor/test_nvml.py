@@ -7,8 +7,8 @@ from typing import Any
 
 import pynvml
 import pytest
+from helpers.nvml import TOTAL_MIB, FakeNvml, gpu, mig, uuid
 
-from tests.helpers.nvml import TOTAL_MIB, FakeNvml, gpu, mig, uuid
 from trtdisagg.supervisor.nvml import find_gpus
 
 MIB = 1024**2

@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 import pytest
+from helpers.plans import FAKE_ENGINE, host
 from msgspec.structs import replace
 
-from tests.helpers.plans import FAKE_ENGINE, host
 from trtdisagg.config.load import load
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.control import ScaleRequest, ServersRequest

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from helpers.plans import host
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.helpers.plans import host
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.supervisor.claims import Claim, Spot
 from trtdisagg.supervisor.host import Host

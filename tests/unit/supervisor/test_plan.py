@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 import pytest
+from helpers.plans import GIB, TINY, cluster_file, host, made_up_gpu, plan_of
 from msgspec.structs import replace
 
-from tests.helpers.plans import GIB, TINY, cluster_file, host, made_up_gpu, plan_of
 from trtdisagg.config.proxy_keys import ProxyConfig
 from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.server_keys import CacheTransceiverConfig, KvCacheConfig, SchedulerConfig, ServerSection

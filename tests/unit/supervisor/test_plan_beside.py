@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers.plans import GIB, TINY, cluster_file, host, made_up_gpu, plan_of
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.helpers.plans import GIB, TINY, cluster_file, host, made_up_gpu, plan_of
 from trtdisagg.config.proxy_keys import ProxyConfig
 from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.server_keys import KvCacheConfig, RouterConfig, SchedulerConfig, ServerSection

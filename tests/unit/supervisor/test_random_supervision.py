@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from helpers.random_world import NAMES, RULES, Step, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.random_world import NAMES, RULES, Step, World
 from trtdisagg.supervisor.decide import UNDEAD_S
 from trtdisagg.supervisor.events import Kill, Spawn
 

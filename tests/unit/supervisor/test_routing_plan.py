@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.helpers.plans import cluster_file, plan_of
+from helpers.plans import cluster_file, plan_of
+
 from trtdisagg.config.proxy_keys import ConditionalDisaggConfig, ProxyConfig
 from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.server_keys import RouterConfig, ServerSection

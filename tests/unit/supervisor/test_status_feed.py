@@ -7,8 +7,8 @@ import contextlib
 import anyio
 import msgspec
 import pytest
+from helpers.statuses import BUSY
 
-from tests.helpers.statuses import BUSY
 from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor.status_feed import PAUSE_S, StatusFeed
 

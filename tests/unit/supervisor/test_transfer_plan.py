@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers.plans import cluster_file, host, plan_of
 
-from tests.helpers.plans import cluster_file, host, plan_of
 from trtdisagg.config.key_types import Backend
 from trtdisagg.config.server_keys import CacheTransceiverConfig, ServerSection
 from trtdisagg.errors import ConfigError

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.plans import cluster_file, plan_of
+from helpers.supervision import Replay, up
 
-from tests.helpers.plans import cluster_file, plan_of
-from tests.helpers.supervision import Replay, up
 from trtdisagg.protocol.control import ClusterStatus, Members
 from trtdisagg.protocol.reports import Beat, Ready
 from trtdisagg.protocol.stats import Stats

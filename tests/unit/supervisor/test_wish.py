@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from helpers.supervision import Replay, up
 
-from tests.helpers.supervision import Replay, up
 from trtdisagg.errors import ConfigError
 from trtdisagg.supervisor import wish
 from trtdisagg.supervisor.state import initial

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from helpers.trained_tokenizers import trained
 from rich.console import Console
 
-from tests.helpers.trained_tokenizers import trained
 from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.workloads.core_model import CoreModelLoad, core_model_stats, dataset_load, norm_dist_load
 from trtdisagg.bench.workloads.lengths import Normal

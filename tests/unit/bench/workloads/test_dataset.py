@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.trained_tokenizers import trained
 
-from tests.helpers.trained_tokenizers import trained
 from trtdisagg.bench.serve.asked import Message
 from trtdisagg.bench.serve.load import Endpoint
 from trtdisagg.bench.workloads.dataset import read_dataset

@@ -6,9 +6,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from helpers.trained_tokenizers import KINDS, trained
 from tokenizers import processors
 
-from tests.helpers.trained_tokenizers import KINDS, trained
 from trtdisagg.bench.workloads.prompts import ExactText, PlainWords, Prompts, TokenIds
 from trtdisagg.bench.workloads.vocabulary import Vocabulary, load_vocabulary, local_vocabulary
 from trtdisagg.errors import ConfigError, StartupError

@@ -7,8 +7,8 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from helpers.trained_tokenizers import trained
 
-from tests.helpers.trained_tokenizers import trained
 from trtdisagg.bench.serve.asked import Asked, Message, Workload
 from trtdisagg.bench.serve.load import Endpoint
 from trtdisagg.bench.workloads.build import Built, Wanted, build_workload

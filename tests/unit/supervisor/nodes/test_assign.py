@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from helpers.plans import cluster_file
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.plans import cluster_file
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError

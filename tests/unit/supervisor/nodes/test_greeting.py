@@ -7,8 +7,8 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from helpers.plans import host
 
-from tests.helpers.plans import host
 from trtdisagg.protocol.nodes import Challenge, Hello, Refused, Welcome
 from trtdisagg.supervisor.nodes.greeting import RefusedError, admit, introduce
 from trtdisagg.supervisor.nodes.stream import Stream, StreamError

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from helpers.plans import host
 
-from tests.helpers.plans import host
 from trtdisagg.protocol.nodes import Ended, Hello, Leaving, Left, Line, Noticed, Signal, ToHead
 from trtdisagg.supervisor.nodes.greeting import RefusedError
 from trtdisagg.supervisor.nodes.link import Link

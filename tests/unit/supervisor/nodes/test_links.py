@@ -7,9 +7,9 @@ from pathlib import Path
 
 import anyio
 import pytest
+from helpers.nodes import head
+from helpers.plans import host
 
-from tests.helpers.nodes import head
-from tests.helpers.plans import host
 from trtdisagg.errors import CrashLoopError, StartupError
 from trtdisagg.protocol.nodes import Bye, Line, Signal, ToHead, ToNode
 from trtdisagg.supervisor.nodes.head_link import HeadLink, Membership

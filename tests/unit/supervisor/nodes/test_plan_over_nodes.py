@@ -6,11 +6,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from helpers.plans import GIB, cluster_file, host, plan_of
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.helpers.plans import GIB, cluster_file, host, plan_of
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import CacheTransceiverConfig, KvCacheConfig, ServerSection
 from trtdisagg.config.supervisor_keys import SupervisionConfig

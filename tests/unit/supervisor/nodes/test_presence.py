@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
+from helpers.nodes import HEAD
 from msgspec.structs import replace
 
-from tests.helpers.nodes import HEAD
 from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.supervisor.child import Child, Leaving
 from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed

@@ -8,9 +8,9 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from helpers.gangs import gang_spec
+from helpers.plans import host
 
-from tests.helpers.gangs import gang_spec
-from tests.helpers.plans import host
 from trtdisagg.protocol.commands import Gone
 from trtdisagg.protocol.nodes import (
     CalmDown,
