@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from helpers import nvml
+from helpers.cluster import runtime_directory
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -36,6 +37,12 @@ def num_rounds(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def short_path(tmp_path: Path) -> Path:
+    """A directory of this test for sockets, whose addresses must not be long."""
+    return runtime_directory(tmp_path)
 
 
 @pytest.fixture(scope="session")

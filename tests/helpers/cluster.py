@@ -120,10 +120,10 @@ def environment(directory: Path) -> dict[str, str]:
 def runtime_directory(directory: Path) -> Path:
     """One for whoever has this directory, removed with this process.
 
-    Near the root, as a user's is: in one whose sockets' addresses would be too long a cluster takes /tmp's, where
-    every command of every test sees it.
+    Near the root, as a user's is, wherever the directories of tests are: in one whose sockets' addresses would be too
+    long a cluster takes /tmp's, where every command of every test sees it.
     """
-    made = tempfile.mkdtemp(prefix="td")
+    made = tempfile.mkdtemp(prefix="td", dir="/tmp")
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return Path(made)
 

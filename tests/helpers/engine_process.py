@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
+from helpers.cluster import runtime_directory
 from helpers.netns import Host
 from helpers.traces import until
 
@@ -157,7 +158,7 @@ def ask_context(engine: Engine, prompt: str, max_tokens: int, *, seam: Any = Non
 @contextlib.contextmanager
 def started_gang(spec: EngineSpec, directory: Path) -> Iterator[list[Engine]]:
     """All ranks of a server; rank 0, which is asked, comes first."""
-    spec = msgspec.structs.replace(spec, gang_socket=str(directory / f"{spec.name}.gang"))
+    spec = msgspec.structs.replace(spec, gang_socket=str(runtime_directory(directory) / f"{spec.name}.gang"))
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(started(msgspec.structs.replace(spec, rank=rank), _made(directory / f"rank-{rank}")))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anyio.to_thread
+from helpers.cluster import runtime_directory
 
 
 class Ear:
@@ -52,7 +53,7 @@ class Ear:
 @contextlib.contextmanager
 def listening(directory: Path, name: str = "notify") -> Iterator[Ear]:
     """:param name: of the socket; with @ in front, one in the kernel's own space."""
-    address = name if name.startswith("@") else str(directory / name)
+    address = name if name.startswith("@") else str(runtime_directory(directory) / name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(address.replace("@", "\0", 1))
         yield Ear(sock, address)

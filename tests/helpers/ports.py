@@ -7,7 +7,6 @@ import functools
 import os
 import random
 import socket
-import tempfile
 from pathlib import Path
 
 _PORTS = range(10_000, 30_000)
@@ -36,5 +35,5 @@ def _is_ours(port: int) -> bool:
 @functools.cache
 def _locks() -> int:
     """A file of all test runs on this machine, of which a process has locked a byte for each of its ports."""
-    path = Path(tempfile.gettempdir()) / f"trtdisagg-test-ports-{os.geteuid()}"
+    path = Path(f"/tmp/trtdisagg-test-ports-{os.geteuid()}")
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

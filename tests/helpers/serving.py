@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from helpers.cluster import runtime_directory
 
 from trtdisagg.protocol.commands import Command, encode_command
 from trtdisagg.protocol.control import Member, Members, Need, Told
@@ -189,7 +190,7 @@ def serving(
     :param fields: of the proxy's spec; of all engines' specs with `engine_` before the name.
     """
     engine_fields = {k.removeprefix("engine_"): fields.pop(k) for k in list(fields) if k.startswith("engine_")}
-    socket = None if fixed else str(directory / "members.sock")
+    socket = None if fixed else str(runtime_directory(directory) / "members.sock")
     with contextlib.ExitStack() as stack:
         started = {}
         for name, flags in engines.items():

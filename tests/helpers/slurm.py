@@ -288,7 +288,8 @@ class Slurm:
 def slurm(num_nodes: int, *, num_gpus: int = 0, with_cgroups: bool = False) -> Iterator[Slurm]:
     """A Slurm whose nodes are idle; gone at the end, with all that its jobs have started and written."""
     with hosts(num_nodes + 1) as made:
-        directory = Path(tempfile.mkdtemp(prefix="slurm"))  # its daemons have sockets in it: the path must be short
+        # Its daemons have sockets in it: the path must be short.
+        directory = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
         one = Slurm(directory, made, num_gpus=num_gpus, with_cgroups=with_cgroups)
         try:
             one.start()

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from helpers import tiny_model
+from helpers.cluster import runtime_directory
 from helpers.engine_process import Engine, make_spec, started
 from helpers.serving import PROXY, Child
 
@@ -42,7 +43,7 @@ def test_a_request_over_two_servers(tmp_path: Path) -> None:
         context.ready()
         generation.ready()
         servers = [upstream(context, "context-0", "context"), upstream(generation, "generation-0", "generation")]
-        socket = str(tmp_path / "members.sock")
+        socket = str(runtime_directory(tmp_path) / "members.sock")
         spec = ProxySpec(
             cluster="c",
             port=0,

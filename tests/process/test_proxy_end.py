@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fakes import words
+from helpers.cluster import runtime_directory
 from helpers.serving import DEADLINE_S, MODEL, PROXY, Child, Serving, serving
 
 from trtdisagg.protocol.reports import Failed
@@ -95,7 +96,7 @@ async def test_sigterm_drains(tmp_path: Path, http: aiohttp.ClientSession) -> No
         cluster["generation-0"].ask("go", {})
         assert await asking == (200, words.answer("drained", 5))
         assert cluster.proxy.process.wait(DEADLINE_S) == 0
-        assert not (tmp_path / "members.sock").exists()
+        assert not (runtime_directory(tmp_path) / "members.sock").exists()
 
 
 async def test_who_is_connected_is_answered_once_more_and_told_to_go(

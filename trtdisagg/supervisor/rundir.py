@@ -34,6 +34,7 @@ from trtdisagg.supervisor import guardian
 SERVICES = Path("/run/trtdisagg")
 """Where the runtime directories of system services are, each its user's alone: a unit file of ours says so."""
 
+_TEMPORARY = Path("/tmp")  # noqa: S108 (who owns what is in it is checked)
 _MAX_SOCKET_PATH = 107
 """What Linux takes as the address of a unix socket."""
 _LONGEST_SOCKET = "members-99999.sock"
@@ -242,7 +243,7 @@ def _clear_remains(place: Place, fd: int) -> None:
 
 
 def _runtime_bases(env: Mapping[str, str]) -> list[Path]:
-    fallback = Path(f"/tmp/trtdisagg-{os.geteuid()}")  # noqa: S108 (its owner and mode are checked)
+    fallback = _TEMPORARY / f"trtdisagg-{os.geteuid()}"
     xdg = env.get("XDG_RUNTIME_DIR")
     return [Path(xdg) / "trtdisagg", fallback] if xdg and Path(xdg).is_dir() else [fallback]
 

@@ -49,8 +49,8 @@ class FakeDoor:
         return bool(lengths) and len(body) == lengths[0]
 
 
-async def test_a_change_is_told_at_once_and_renewed(tmp_path: Path) -> None:
-    door = FakeDoor(tmp_path / "s")
+async def test_a_change_is_told_at_once_and_renewed(short_path: Path) -> None:
+    door = FakeDoor(short_path / "s")
     client = MembersClient(door.path)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks, door.send, door.received:
@@ -68,8 +68,8 @@ async def test_a_change_is_told_at_once_and_renewed(tmp_path: Path) -> None:
             tasks.cancel_scope.cancel()
 
 
-async def test_a_proxy_that_comes_late_is_told(tmp_path: Path) -> None:
-    door = FakeDoor(tmp_path / "s")
+async def test_a_proxy_that_comes_late_is_told(short_path: Path) -> None:
+    door = FakeDoor(short_path / "s")
     client = MembersClient(door.path)
     client.update([MEMBER])
     with anyio.fail_after(10):
@@ -85,8 +85,8 @@ async def test_a_proxy_that_comes_late_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\nwhy", b"HTTP/1.1 204 No Content\r\n\r\n", b"", b"nonsense"]
 )
-async def test_any_other_answer_is_an_error(tmp_path: Path, answer: bytes) -> None:
-    door = FakeDoor(tmp_path / "s", answer)
+async def test_any_other_answer_is_an_error(short_path: Path, answer: bytes) -> None:
+    door = FakeDoor(short_path / "s", answer)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks, door.send, door.received:
             await tasks.start(door.serve)
@@ -95,8 +95,8 @@ async def test_any_other_answer_is_an_error(tmp_path: Path, answer: bytes) -> No
             tasks.cancel_scope.cancel()
 
 
-async def test_what_the_proxy_tells_in_return_is_passed_on(tmp_path: Path) -> None:
-    door = FakeDoor(tmp_path / "s")
+async def test_what_the_proxy_tells_in_return_is_passed_on(short_path: Path) -> None:
+    door = FakeDoor(short_path / "s")
     gone = Member(name="generation-0", role="generation", model="m", url="h:2", incarnation="g.1")
     answers = [
         Told(in_use={"g.1": 2, "h:3": 1}, others=[Member(name="x", role="both", model="m", url="h:3")]),
@@ -128,8 +128,8 @@ async def test_what_the_proxy_tells_in_return_is_passed_on(tmp_path: Path) -> No
     assert second_pause_s > 0.7, "what is in use is in the set"
 
 
-async def test_an_answer_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    door = FakeDoor(tmp_path / "s", b"HTTP/1.1 200 OK\r\n\r\nnonsense")
+async def test_an_answer_that_cannot_be_read_is_an_error(short_path: Path) -> None:
+    door = FakeDoor(short_path / "s", b"HTTP/1.1 200 OK\r\n\r\nnonsense")
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks, door.send, door.received:
             await tasks.start(door.serve)
@@ -138,16 +138,16 @@ async def test_an_answer_that_cannot_be_read_is_an_error(tmp_path: Path) -> None
             tasks.cancel_scope.cancel()
 
 
-async def test_a_proxy_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_that_does_not_answer_is_given_up(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trtdisagg.registry.client.TIMEOUT_S", 0.1)
-    async with await anyio.create_unix_listener(tmp_path / "s"):
+    async with await anyio.create_unix_listener(short_path / "s"):
         with pytest.raises(TimeoutError):
-            await put_members(str(tmp_path / "s"), Members(members=[]))
+            await put_members(str(short_path / "s"), Members(members=[]))
 
 
-async def test_a_proxy_that_ends_in_the_midst_of_what_it_is_told_is_no_fault_of_ours(tmp_path: Path) -> None:
+async def test_a_proxy_that_ends_in_the_midst_of_what_it_is_told_is_no_fault_of_ours(short_path: Path) -> None:
     """It takes the connection and is gone, while more is to be sent than the socket holds."""
-    path = tmp_path / "m.sock"
+    path = short_path / "m.sock"
     members = [Member(name=f"context-{i}", role="context", model="m" * 1000, url="127.0.0.1:1") for i in range(1000)]
     async with await anyio.create_unix_listener(path) as listener, anyio.create_task_group() as tasks:
 

@@ -7,8 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +17,8 @@ from trtdisagg.supervisor.rundir import Place
 
 
 @pytest.fixture
-def env(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The runtime directory is near the root, so that the addresses of sockets fit."""
-    with tempfile.TemporaryDirectory() as run:
-        yield {"XDG_RUNTIME_DIR": run, "XDG_STATE_HOME": str(tmp_path / "state")}
+def env(tmp_path: Path, short_path: Path) -> dict[str, str]:
+    return {"XDG_RUNTIME_DIR": str(short_path), "XDG_STATE_HOME": str(tmp_path / "state")}
 
 
 @pytest.fixture
@@ -82,7 +78,7 @@ def test_a_new_agent_waits_while_the_guardian_of_a_killed_one_clears_up(place: P
     guardian = subprocess.Popen(["sleep", "0.3"], pass_fds=[fd])
     os.close(fd)
     with rundir.hold(place, "next"):
-        assert guardian.wait(5) == 0
+        assert guardian.wait(30) == 0
         assert rundir.running_pid(place) == os.getpid()
 
 
@@ -94,7 +90,7 @@ def test_what_a_killed_run_left_is_killed(place: Place) -> None:
     place.control_socket.touch()
     left = subprocess.Popen(["sleep", "60"], env={"TRTDISAGG_RUN": "deadbeef.context-0.1"})
     with rundir.hold(place, "new"):
-        assert left.wait(5) == -9
+        assert left.wait(30) == -9
         assert not place.control_socket.exists()
 
 
@@ -132,17 +128,16 @@ def test_addresses_of_sockets_are_never_too_long(tmp_path: Path) -> None:
     assert place.run_dir.parent == Path(f"/tmp/trtdisagg-{os.geteuid()}")
 
 
-def test_the_longest_address_counts() -> None:
+def test_the_longest_address_counts(short_path: Path) -> None:
     """A proxy's socket bears the number of its incarnation."""
-    with tempfile.TemporaryDirectory() as directory:
-        base = Path(directory) / "x"
-        base.mkdir()
-        shortest = len(str(Place.of("key", "n", {"XDG_RUNTIME_DIR": str(base)}).run_dir / "control.sock"))
-        name = "n" * (107 - shortest + 1)
-        base = base.rename(Path(directory) / ("x" * len(name)))
-        place = Place.of("key", "n", {"XDG_RUNTIME_DIR": str(base)})
-        assert len(str(base / "trtdisagg" / place.run_dir.name / "control.sock")) == 107
-        assert place.run_dir.parent == Path(f"/tmp/trtdisagg-{os.geteuid()}")
+    base = short_path / "x"
+    base.mkdir()
+    shortest = len(str(Place.of("key", "n", {"XDG_RUNTIME_DIR": str(base)}).run_dir / "control.sock"))
+    name = "n" * (107 - shortest + 1)
+    base = base.rename(short_path / ("x" * len(name)))
+    place = Place.of("key", "n", {"XDG_RUNTIME_DIR": str(base)})
+    assert len(str(base / "trtdisagg" / place.run_dir.name / "control.sock")) == 107
+    assert place.run_dir.parent == Path(f"/tmp/trtdisagg-{os.geteuid()}")
 
 
 def test_private_files_are_private_from_the_first_byte(tmp_path: Path) -> None:
@@ -179,29 +174,33 @@ def test_the_name_of_a_runtime_directory_names_one_of_several(env: dict[str, str
         assert rundir.find_by_name(two.run_dir.name, env) == [two]
 
 
-def test_one_with_another_runtime_directory_is_found(env: dict[str, str], tmp_path: Path) -> None:
+def test_one_with_another_runtime_directory_is_found(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A service has none of a login's variables; then it is in /tmp, while a login's own directory is elsewhere."""
+    monkeypatch.setattr(rundir, "_TEMPORARY", tmp_path)  # in the real one every command of every test would see it
     file = tmp_path / "cluster.yaml"
     without = {"XDG_STATE_HOME": env["XDG_STATE_HOME"]}
     place = Place.of(file, "the-name", without)
     with rundir.hold(place, "run"):
-        assert place.run_dir.parent == Path(f"/tmp/trtdisagg-{os.geteuid()}")
+        assert place.run_dir.parent == tmp_path / f"trtdisagg-{os.geteuid()}"
         assert rundir.find(file, env) == place
         assert rundir.find_by_name("the-name", env) == [place]
 
 
-def test_a_service_is_found_by_its_user(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_is_found_by_its_user(
+    env: dict[str, str], tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "cluster.yaml"
-    with tempfile.TemporaryDirectory() as services:
-        monkeypatch.setattr(rundir, "SERVICES", Path(services))
-        ours = Path(services) / "one"
-        ours.mkdir(mode=0o700)
-        place = Place.of(file, "the-name", {**env, "XDG_RUNTIME_DIR": str(ours)})
-        with rundir.hold(place, "run"):
-            assert rundir.find(file, env) == place
-            assert place in rundir.find_running(env)
-            os.chown(ours, 12345, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: 12345)
-            assert rundir.find(file, env) != place, "another user's"
+    monkeypatch.setattr(rundir, "SERVICES", short_path)
+    ours = short_path / "one"
+    ours.mkdir(mode=0o700)
+    place = Place.of(file, "the-name", {**env, "XDG_RUNTIME_DIR": str(ours)})
+    with rundir.hold(place, "run"):
+        assert rundir.find(file, env) == place
+        assert place in rundir.find_running(env)
+        os.chown(ours, 12345, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        assert rundir.find(file, env) != place, "another user's"
 
 
 def test_what_runs_comes_before_what_a_killed_agent_left(env: dict[str, str], tmp_path: Path) -> None:

@@ -239,8 +239,8 @@ async def until(is_so: Callable[[], bool]) -> None:
             await anyio.sleep(0.005)
 
 
-async def test_followers_know_all_pass_on_what_they_are_asked_and_give_it_back(tmp_path: Path) -> None:
-    key, first = f"{PREFIX}workers/a", str(tmp_path / "first.sock")
+async def test_followers_know_all_pass_on_what_they_are_asked_and_give_it_back(short_path: Path) -> None:
+    key, first = f"{PREFIX}workers/a", str(short_path / "first.sock")
     source, fellows = Source(), Fellows("me")
     follower = StoreFollower(fellows, source, prefix=PREFIX, secret="sesame")  # type: ignore[arg-type]
     fellows.take([first, "me"])
@@ -268,7 +268,7 @@ async def test_followers_know_all_pass_on_what_they_are_asked_and_give_it_back(t
                     await asking.close()
                 await until(lambda: source.entries == {key: "v"})
         tasks.cancel_scope.cancel()
-    mine = str(tmp_path / "mine.sock")
+    mine = str(short_path / "mine.sock")
     async with open_members_door(mine, follower.fellow_pages):
         fellows.take([first, mine])
         held = await held_by_others(fellows)

@@ -14,11 +14,11 @@ from trtdisagg.proxy.workers.fellows import Fellows
 pytestmark = pytest.mark.anyio
 
 
-async def test_answers_come_by_socket_and_silence_is_counted(tmp_path: Path) -> None:
+async def test_answers_come_by_socket_and_silence_is_counted(short_path: Path) -> None:
     async def said(_: web.BaseRequest) -> web.Response:
         return web.Response(body=b"x" * 100_000)
 
-    answers, refuses, mute, gone = (str(tmp_path / f"{name}.sock") for name in ("a", "r", "m", "g"))
+    answers, refuses, mute, gone = (str(short_path / f"{name}.sock") for name in ("a", "r", "m", "g"))
     fellows = Fellows("me")
     fellows.take([answers, "me", refuses, mute, gone])
     with socket.socket(socket.AF_UNIX) as nobody_accepts:
