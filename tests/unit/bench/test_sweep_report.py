@@ -114,6 +114,26 @@ def test_the_page_stands_alone_and_takes_no_name_for_markup(tmp_path: Path) -> N
     assert "https://" not in text
 
 
+def test_what_was_not_seen_is_not_shown(tmp_path: Path) -> None:
+    """Answers that are not streamed have no TTFT and no TPOT: no zeros in the table, no line at the bottom."""
+    whole = {"interactivity": None, "ttft": None, "tpot": None, "itl": None, "output_throughput": 7, "e2el": 90.0}
+    folder = filled(tmp_path / "s", sweep_of("a"), {("a", "c001"): whole, ("a", "c008"): whole})
+    results = gather([folder])
+    assert results.front() == []
+    assert [(it.what, it.value) for it in best(results)] == [("most output", "7.0 tok/s")]
+    assert rows(results)[0].values == ["0.00", "7", "-", "-", "-", "-", "-", "-", "180"]
+    assert [picture.name for picture in pictures.draw(results)] == ["latency-concurrency"]
+    (axes,) = pictures.latency(results, "concurrency").axes
+    assert axes.get_ylabel() == "time of a whole answer (E2EL), ms"
+
+
+def test_goodput_of_sweeps_with_other_targets_is_not_compared(tmp_path: Path) -> None:
+    sweeps = {name: sweep_of(name, goodput={"ttft": ms}) for name, ms in (("a", 500.0), ("b", 200.0))}
+    folders = [filled(tmp_path / name, each, {(name, "c001"): {}}) for name, each in sweeps.items()]
+    assert gather(folders[:1]).goodput == {"ttft": 500}
+    assert gather(folders).goodput == {}
+
+
 def test_nothing_was_measured(tmp_path: Path) -> None:
     folder = filled(tmp_path / "s", sweep_of("a"), {})
     folder.write_failure("a", "no GPU")

@@ -107,7 +107,7 @@ class Conversations:
     def _note(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         self._num_failed += outcome.error is not None
-        self._num_tokens += outcome.num_tokens if outcome.is_completed else 0
+        self._num_tokens += (outcome.num_tokens or 0) if outcome.is_completed else 0
 
     def _progress(self, num_prompts: int) -> Progress:
         return Progress(

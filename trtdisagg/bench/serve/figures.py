@@ -1,6 +1,6 @@
 """From outcomes to the figures of a report. Knows what each figure means, and nothing of how outcomes come about.
 
-    TTFT   sent -> first token                       of streams; 0 in a report without
+    TTFT   sent -> first token                       of streams
     TPOT   (last token - first token) / (tokens - 1)
     ITL    the gap before each chunk after the first, shared evenly by its tokens: k tokens after g ms are k times g / k
     E2EL   sent -> last token
@@ -44,28 +44,29 @@ def timed(outcome: Outcome) -> Timed:
     """
     :param outcome: of a completed request.
     """
-    num_tokens, heard_at = outcome.num_tokens, outcome.heard_at
+    num_tokens, heard_at = outcome.num_tokens or 0, outcome.heard_at
     e2el = 1000 * (outcome.ended_at - outcome.sent_at)
     if not heard_at:
         return Timed(ttft=None, tpot=None, itl=np.empty(0), e2el=e2el)
     spread_ms = 1000 * (heard_at[-1] - heard_at[0])
     tpot = spread_ms / (num_tokens - 1) if num_tokens > 1 and len(heard_at) > 1 else None
-    return Timed(ttft=1000 * (heard_at[0] - outcome.sent_at), tpot=tpot, itl=_gaps(outcome), e2el=e2el)
+    return Timed(ttft=1000 * (heard_at[0] - outcome.sent_at), tpot=tpot, itl=_gaps(outcome, num_tokens), e2el=e2el)
 
 
-def _gaps(outcome: Outcome) -> Times:
+def _gaps(outcome: Outcome, num_tokens: int) -> Times:
     heard_at: Times = np.frombuffer(outcome.heard_at)
     gaps_ms: Times = 1000 * (heard_at[1:] - heard_at[:-1])
     if outcome.num_guessed:
-        return gaps_ms / max(1.0, (outcome.num_tokens - 1) / max(1, len(gaps_ms)))
+        return gaps_ms / max(1.0, (num_tokens - 1) / max(1, len(gaps_ms)))
     num_by: NDArray[np.int64] = np.frombuffer(outcome.num_by, dtype=np.int64)
     nums = num_by[1:] - num_by[:-1]
     return np.repeat(gaps_ms / nums, nums)
 
 
-def spread(name: str, values: Sequence[float] | Times) -> dict[str, float]:
-    """The figures of one kind of time, by their keys in a report; all 0 where there are no values."""
-    found = np.asarray(values if len(values) else [0.0])
-    p50, p90, p99 = np.percentile(found, [50, 90, 99])
-    figures = {"mean": found.mean(), "median": p50, "std": found.std(), "p50": p50, "p90": p90, "p99": p99}
-    return {f"{kind}_{name}_ms": round(float(value), 3) for kind, value in figures.items()}
+def spread(name: str, values: Sequence[float] | Times) -> dict[str, float | None]:
+    """The figures of one kind of time, by their keys in a report; all None where there are no values."""
+    keys = [f"{kind}_{name}_ms" for kind in ("mean", "std", "median", "p50", "p90", "p99")]
+    if not len(values):
+        return dict.fromkeys(keys)
+    found = (np.mean(values), np.std(values), *np.percentile(values, [50, 50, 90, 99]))
+    return {key: round(float(value), 3) for key, value in zip(keys, found, strict=True)}

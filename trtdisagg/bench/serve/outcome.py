@@ -48,9 +48,9 @@ class Outcome(msgspec.Struct, kw_only=True):
         return self.error is None and not self.is_cancelled
 
     @property
-    def num_tokens(self) -> int:
-        """Of the answer; where the server does not say, each chunk counts as one."""
-        return self.num_seen if self.num_output_tokens is None else self.num_output_tokens
+    def num_tokens(self) -> int | None:
+        """Of the answer; where the server does not say, each chunk counts as one. None: it has no chunks either."""
+        return (self.num_seen or None) if self.num_output_tokens is None else self.num_output_tokens
 
     @property
     def num_seen(self) -> int:

@@ -1,8 +1,9 @@
 """What came of a load: the report that is printed, written as JSON, and read by `bench sweep` and `advise`.
 
 Its keys are those of TensorRT-LLM's and vLLM's `benchmark_serving`, so that what reads theirs reads ours; what they
-have no word for comes after them. Times are in milliseconds where the name says so, in seconds otherwise; a time
-that no request has (of answers that were not streamed, or failed) is 0.
+have no word for comes after them. Times are in milliseconds where the name says so, in seconds otherwise. What cannot
+be known is null: times of nothing (TTFT of answers that were not streamed, anything where all failed), tokens that
+nobody counts, GPUs that nobody named.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ class ServeReport(msgspec.Struct, kw_only=True, frozen=True):
     failed: int
     cancelled: int
     """By the client, on purpose (`--cancel-rate`); in none of the figures."""
-    total_input_tokens: int
-    total_output_tokens: int
+    total_input_tokens: int | None
+    total_output_tokens: int | None
     request_throughput: float
-    output_throughput: float
+    output_throughput: float | None
     """Tokens a second; so are the next ones."""
-    total_token_throughput: float
-    user_throughput: float
+    total_token_throughput: float | None
+    user_throughput: float | None
     """Tokens a second of one answer, waiting for the first included: the mean over requests of tokens / E2EL."""
-    interactivity: float
+    interactivity: float | None
     """The same from its first token on: the mean over requests of 1 / TPOT."""
     output_throughput_per_gpu: float | None = None
     output_throughput_per_core: float | None = None
@@ -51,30 +52,30 @@ class ServeReport(msgspec.Struct, kw_only=True, frozen=True):
     request_goodput: float | None = None
     """Good requests a second; None: no targets were given."""
 
-    mean_ttft_ms: float
-    median_ttft_ms: float
-    std_ttft_ms: float
-    p50_ttft_ms: float
-    p90_ttft_ms: float
-    p99_ttft_ms: float
-    mean_tpot_ms: float
-    median_tpot_ms: float
-    std_tpot_ms: float
-    p50_tpot_ms: float
-    p90_tpot_ms: float
-    p99_tpot_ms: float
-    mean_itl_ms: float
-    median_itl_ms: float
-    std_itl_ms: float
-    p50_itl_ms: float
-    p90_itl_ms: float
-    p99_itl_ms: float
-    mean_e2el_ms: float
-    median_e2el_ms: float
-    std_e2el_ms: float
-    p50_e2el_ms: float
-    p90_e2el_ms: float
-    p99_e2el_ms: float
+    mean_ttft_ms: float | None
+    median_ttft_ms: float | None
+    std_ttft_ms: float | None
+    p50_ttft_ms: float | None
+    p90_ttft_ms: float | None
+    p99_ttft_ms: float | None
+    mean_tpot_ms: float | None
+    median_tpot_ms: float | None
+    std_tpot_ms: float | None
+    p50_tpot_ms: float | None
+    p90_tpot_ms: float | None
+    p99_tpot_ms: float | None
+    mean_itl_ms: float | None
+    median_itl_ms: float | None
+    std_itl_ms: float | None
+    p50_itl_ms: float | None
+    p90_itl_ms: float | None
+    p99_itl_ms: float | None
+    mean_e2el_ms: float | None
+    median_e2el_ms: float | None
+    std_e2el_ms: float | None
+    p50_e2el_ms: float | None
+    p90_e2el_ms: float | None
+    p99_e2el_ms: float | None
 
     errors: dict[str, int] = {}
     """By kind: `HTTP 429`, `timeout`, `connection refused`, ..."""
@@ -85,13 +86,13 @@ class ServeReport(msgspec.Struct, kw_only=True, frozen=True):
     warnings: list[str] = []
     """What to know before these figures are compared with others."""
 
-    input_lens: list[int] | UnsetType = UNSET
+    input_lens: list[int | None] | UnsetType = UNSET
     """From here on with `--save-detailed` only: a value for each request, in the order in which they were sent; times
     in seconds (see details.py)."""
-    output_lens: list[int] | UnsetType = UNSET
+    output_lens: list[int | None] | UnsetType = UNSET
     start_times: list[float] | UnsetType = UNSET
     """Behind the first."""
-    ttfts: list[float] | UnsetType = UNSET
+    ttfts: list[float | None] | UnsetType = UNSET
     itls: list[list[float]] | UnsetType = UNSET
     e2els: list[float] | UnsetType = UNSET
     outcomes: list[str] | UnsetType = UNSET

@@ -43,9 +43,9 @@ def summarize(ran: Ran) -> ServeReport:
     load, duration_s = ran.load, max(ran.duration_s, 1e-9)
     done = [outcome for outcome in ran.outcomes if outcome.is_completed]
     times = [timed(outcome) for outcome in done]
-    num_input = sum(outcome.num_input_tokens or 0 for outcome in done)
-    num_output = sum(outcome.num_tokens for outcome in done)
-    output_throughput = num_output / duration_s
+    num_input = _sum(outcome.num_input_tokens for outcome in done)
+    num_output = _sum(outcome.num_tokens for outcome in done)
+    output_throughput = _over(num_output, duration_s)
     return ServeReport(
         date=f"{datetime.now():%Y%m%d-%H%M%S}",
         model_id=ran.model,
@@ -64,11 +64,13 @@ def summarize(ran: Ran) -> ServeReport:
         total_output_tokens=num_output,
         request_throughput=len(done) / duration_s,
         output_throughput=output_throughput,
-        total_token_throughput=(num_input + num_output) / duration_s,
-        user_throughput=_mean(1000 * o.num_tokens / t.e2el for o, t in zip(done, times, strict=True) if t.e2el),
+        total_token_throughput=_over(_sum((num_input, num_output)), duration_s),
+        user_throughput=_mean(
+            1000 * o.num_tokens / t.e2el for o, t in zip(done, times, strict=True) if o.num_tokens and t.e2el
+        ),
         interactivity=_mean(1000 / t.tpot for t in times if t.tpot),
-        output_throughput_per_gpu=output_throughput / load.num_gpus if load.num_gpus else None,
-        output_throughput_per_core=output_throughput / load.num_cores if load.num_cores else None,
+        output_throughput_per_gpu=_over(output_throughput, load.num_gpus),
+        output_throughput_per_core=_over(output_throughput, load.num_cores),
         goodput=load.goodput,
         request_goodput=sum(t.keeps(load.goodput) for t in times) / duration_s if load.goodput else None,
         **_spreads(times),
@@ -89,9 +91,19 @@ def _spreads(times: Sequence[Timed]) -> dict[str, Any]:
     }
 
 
-def _mean(rates: Iterable[float]) -> float:
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """None: one of them is not known."""
+    found = [*counts]
+    return None if None in found else sum(count for count in found if count is not None)
+
+
+def _over(count: float | None, divisor: float) -> float | None:
+    return None if count is None or not divisor else count / divisor
+
+
+def _mean(rates: Iterable[float]) -> float | None:
     found = [*rates]
-    return sum(found) / len(found) if found else 0.0
+    return sum(found) / len(found) if found else None
 
 
 def _warnings(ran: Ran, done: Sequence[Outcome]) -> list[str]:
@@ -110,18 +122,18 @@ def _warnings(ran: Ran, done: Sequence[Outcome]) -> list[str]:
 def _about_tokens(load: Load, done: Sequence[Outcome]) -> list[str]:
     found = []
     if any(outcome.num_input_tokens is None for outcome in done):
-        found.append("neither server nor workload say how many tokens some prompts have: they count as none")
+        found.append("neither server nor workload say how many tokens some prompts have: there is no sum of them")
     if any(outcome.num_output_tokens is None for outcome in done):
         found.append(
             "the server does not say how many tokens its answers have: each chunk counts as one"
             if load.is_streamed
-            else "the server does not say how many tokens its answers have: they count as none"
+            else "the server does not say how many tokens its answers have: there is no figure of them"
         )
-    elif any(outcome.num_guessed and outcome.num_tokens > len(outcome.heard_at) for outcome in done):
+    elif any(outcome.num_guessed and (outcome.num_output_tokens or 0) > len(outcome.heard_at) for outcome in done):
         found.append(
             "chunks have several tokens, and the server does not say how many each has: ITL counts them as equal"
         )
-    num_short = sum(outcome.num_tokens < outcome.max_tokens for outcome in done)
+    num_short = sum((outcome.num_tokens or math.inf) < outcome.max_tokens for outcome in done)
     if num_short > MANY_SHORT * len(done) and not load.ignore_eos:
         found.append(f"{num_short} of {len(done)} answers ended before their limit; --ignore-eos asks for all tokens")
     return found

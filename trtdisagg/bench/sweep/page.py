@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ class Column(msgspec.Struct, frozen=True):
 
     name: str
     unit: str
-    of: Callable[[Point], float]
+    of: Callable[[Point], float | None]
     form: str = "{:.0f}"
+
+    def text(self, point: Point) -> str:
+        value = self.of(point)
+        return "-" if value is None else self.form.format(value)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -75,7 +80,7 @@ def rows(results: Results) -> list[Row]:
             point.variant,
             point.words,
             id(point) in best,
-            [column.form.format(column.of(point)) for column in shown],
+            [column.text(point) for column in shown],
             _notes(point),
         )
         for point in results.points
@@ -94,19 +99,22 @@ def _notes(point: Point) -> list[str]:
 
 
 def best(results: Results) -> list[Best]:
-    """The highest of the figures that people ask for first."""
-    if not results.points:
-        return []
+    """The best of the figures that people ask for first, as far as there are any."""
     per = "" if results.unit == "cluster" else f" per {results.unit}"
-    asked: list[tuple[str, Callable[[Point], float], str]] = [
-        (f"most output{per}", results.per_unit, "{:.1f} tok/s"),
-        ("fastest for a user", lambda p: p.figure("interactivity"), "{:.1f} tok/s"),
-        ("shortest TTFT, median", lambda p: -p.figure("p50_ttft_ms"), "{:.0f} ms"),
+    asked: list[tuple[str, Callable[[Point], float | None], str, Callable[..., tuple[float, Point]]]] = [
+        (f"most output{per}", results.per_unit, "{:.1f} tok/s", max),
+        ("fastest for a user", lambda p: p.figure("interactivity"), "{:.1f} tok/s", max),
+        ("shortest TTFT, median", lambda p: p.figure("p50_ttft_ms"), "{:.0f} ms", min),
+        (f"highest goodput{per}", lambda p: results.per_unit(p, "request_goodput"), "{:.2f} req/s", max),
     ]
-    if results.goodput:
-        asked.append((f"highest goodput{per}", lambda p: results.per_unit(p, "request_goodput"), "{:.2f} req/s"))
-    found = [(what, max(results.points, key=of), of, form) for what, of, form in asked]
-    return [Best(what, form.format(abs(of(p))), p.variant, p.words) for what, p, of, form in found]
+    if not results.goodput:
+        del asked[3]
+    found = []
+    for what, of, form, best_of in asked:
+        if there := [(value, point) for point in results.points if (value := of(point)) is not None]:
+            value, point = best_of(there, key=operator.itemgetter(0))
+            found.append(Best(what, form.format(value), point.variant, point.words))
+    return found
 
 
 def page(results: Results, pictures: Sequence[Picture]) -> str:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 _LOADS: dict[Kind, str] = {"concurrency": "requests at once", "rate": "requests/s offered"}
 _LINES: dict[Kind, str] = {"concurrency": "-", "rate": "--"}
-_TIMES = {"ttft": "time to first token (TTFT), ms", "tpot": "time per output token (TPOT), ms"}
+_TIMES = {"ttft": "time to first token (TTFT)", "tpot": "time per output token (TPOT)"}
+_WHOLE_TIME = {"e2el": "time of a whole answer (E2EL)"}
+"""Shown where there is none of the others, as nothing was streamed."""
 _P99: dict[str, Any] = {"linewidth": 1.4, "linestyle": (0, (4, 2.5)), "markersize": 4.5}
 _WHOLE: dict[str, Any] = {"linewidth": 1.8, "clip_on": False}
 """Points at zero are seen, too."""
@@ -42,12 +44,12 @@ class Picture(msgspec.Struct, kw_only=True, frozen=True):
 
 def draw(results: Results) -> Iterator[Picture]:
     """Those for which there are points."""
-    if results.points:
+    if results.front():
         yield _picture("throughput", _throughput_alt(results), throughput(results))
     for kind, words in _LOADS.items():
         if not any(point.kind == kind for point in results.points):
             continue
-        alt = f"Time to first token and time per output token over {words}, median and 99th percentile."
+        alt = f"{' and '.join(_times(results, kind).values()).capitalize()} over {words}, median and 99th percentile."
         yield _picture(f"latency-{kind}", alt, latency(results, kind))
         if results.goodput:
             alt = f"Goodput over {words}: requests a second that keep {targets(results)}."
@@ -73,14 +75,24 @@ def throughput(results: Results) -> Figure:
     if len({point.kind for point in results.points}) > 1:
         subtitle += " Dashed: requests a second."
     with look.figure("Throughput and interactivity", subtitle) as (made, (axes,)):
-        of_user = [point.figure("interactivity") for point in results.points]
+        of_user, of_unit = _xy(_places(results, results.points))
         look.from_zero(axes, "x", of_user)
-        look.from_zero(axes, "y", [results.per_unit(point) for point in results.points])
+        look.from_zero(axes, "y", of_unit)
         axes.set_xlabel("output tok/s per user")
         axes.set_ylabel("output tok/s" if results.unit == "cluster" else f"output tok/s per {results.unit}")
-        best = [_place(results, point) for point in results.front()]
-        front = axes.plot(*_xy(best), color=look.FRONT, linewidth=9, alpha=0.45, solid_capstyle="round", zorder=1)
-        handles = {one.label: _line(axes, results, i, one) for i, one in enumerate(results.series) if one.points}
+        front = axes.plot(
+            *_xy(_places(results, results.front())),
+            color=look.FRONT,
+            linewidth=9,
+            alpha=0.45,
+            solid_capstyle="round",
+            zorder=1,
+        )
+        handles = {
+            one.label: _line(axes, results, i, one)
+            for i, one in enumerate(results.series)
+            if _places(results, one.points)
+        }
         look.legend(made, [*handles.values(), *front], [*handles, "Pareto front"])
         made.draw_without_rendering()  # only now is it known where a point is
         _label_points(axes, results)
@@ -95,8 +107,8 @@ def _throughput_alt(results: Results) -> str:
     )
 
 
-def _place(results: Results, point: Point) -> tuple[float, float]:
-    return point.figure("interactivity"), results.per_unit(point)
+def _places(results: Results, points: Sequence[Point]) -> list[tuple[float, float]]:
+    return [place for point in points if (place := results.place(point))]
 
 
 def _xy(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -106,9 +118,9 @@ def _xy(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
 def _line(axes: Axes, results: Results, i: int, series: Series) -> Any:
     """One variant; loads of both kinds are a line each, and one stands for both in the legend."""
     drawn = [
-        axes.plot(*_xy([_place(results, p) for p in points]), linestyle=_LINES[kind], **_WHOLE, **look.style(i))
+        axes.plot(*_xy(places), linestyle=_LINES[kind], **_WHOLE, **look.style(i))
         for kind in _LOADS
-        if (points := series.of(kind))
+        if (places := _places(results, series.of(kind)))
     ]
     return drawn[0][0]
 
@@ -117,10 +129,11 @@ def _label_points(axes: Axes, results: Results) -> None:
     """Each point's load, in its variant's colour."""
     pixels_per_pt = axes.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
     colours = {one.label: look.style(i)["color"] for i, one in enumerate(results.series)}
-    places = [_place(results, point) for point in results.points]
+    points = [point for point in results.points if results.place(point)]
+    places = _places(results, points)
     in_pt = [tuple(axes.transData.transform(at) / pixels_per_pt) for at in places]
-    sizes = [(_LETTER_PT * len(point.label), _LINE_PT) for point in results.points]
-    for point, at, offset in zip(results.points, places, place(in_pt, sizes), strict=True):
+    sizes = [(_LETTER_PT * len(point.label), _LINE_PT) for point in points]
+    for point, at, offset in zip(points, places, place(in_pt, sizes), strict=True):
         axes.annotate(
             point.label,
             at,
@@ -139,11 +152,13 @@ def _label_points(axes: Axes, results: Results) -> None:
 def latency(results: Results, kind: Kind) -> Figure:
     """Two panels: until the first token, and between later ones."""
     subtitle = "Solid: the median. Dashed: the 99th percentile. Lower is better."
-    with look.figure("Latency over load", subtitle, panels=2) as (made, panels):
-        for axes, (time, words) in zip(panels, _TIMES.items(), strict=True):
-            handles = _percentiles(axes, results, kind, time)
+    times = _times(results, kind)
+    handles: dict[str, Any] = {}
+    with look.figure("Latency over load", subtitle, panels=len(times)) as (made, panels):
+        for axes, (time, words) in zip(panels, times.items(), strict=True):
+            handles |= _percentiles(axes, results, kind, time)
             axes.set_xlabel(_LOADS[kind])
-            axes.set_ylabel(words)
+            axes.set_ylabel(f"{words}, ms")
             if time in results.goodput:
                 look.target(axes, results.goodput[time], f"target\n{results.goodput[time]:g} ms")
         look.legend(made, list(handles.values()), list(handles))
@@ -156,9 +171,8 @@ def _percentiles(axes: Axes, results: Results, kind: Kind, time: str) -> dict[st
     values: list[float] = []
     loads: list[float] = []
     for i, one in enumerate(results.series):
-        if points := one.of(kind):
-            x = [point.value for point in points]
-            p50, p99 = ([point.figure(f"p{q}_{time}_ms") for point in points] for q in (50, 99))
+        (x, p50), (_, p99) = (_curve(one.of(kind), f"p{q}_{time}_ms") for q in (50, 99))
+        if x:
             (handles[one.label],) = axes.plot(x, p50, linewidth=1.8, **look.style(i))
             axes.plot(x, p99, **{**look.style(i), **_P99})
             values += [*p50, *p99]
@@ -166,6 +180,24 @@ def _percentiles(axes: Axes, results: Results, kind: Kind, time: str) -> dict[st
     look.chosen(axes, "x", loads)
     look.logarithmic(axes, "y", values)
     return handles
+
+
+def _times(results: Results, kind: Kind) -> dict[str, str]:
+    """Those that were seen, with their names."""
+    points = [point for point in results.points if point.kind == kind]
+    return {time: words for time, words in _TIMES.items() if _curve(points, f"p50_{time}_ms")[0]} or _WHOLE_TIME
+
+
+def _curve(points: Sequence[Point], figure: str) -> tuple[list[float], list[float]]:
+    """Load and figure of those that have it."""
+    return _xy([(point.value, value) for point in points if (value := point.figure(figure)) is not None])
+
+
+def _good(results: Results, points: Sequence[Point]) -> list[tuple[float, float]]:
+    """Load, a rate's by unit, and goodput of those that have it."""
+    found = [(point, results.per_unit(point, "request_goodput")) for point in points]
+    units = (results.num_units(point) if point.kind == "rate" else 1 for point in points)
+    return [(point.value / num, good) for (point, good), num in zip(found, units, strict=True) if good is not None]
 
 
 def goodput(results: Results, kind: Kind) -> Figure:
@@ -179,9 +211,8 @@ def goodput(results: Results, kind: Kind) -> Figure:
         loads: list[float] = []
         values: list[float] = []
         for i, one in enumerate(results.series):
-            if points := one.of(kind):
-                x = [point.value / (results.num_units(point) if kind == "rate" else 1) for point in points]
-                y = [results.per_unit(point, "request_goodput") for point in points]
+            x, y = _xy(_good(results, one.of(kind)))
+            if x:
                 (handles[one.label],) = axes.plot(x, y, **_WHOLE, **look.style(i))
                 loads += x
                 values += y

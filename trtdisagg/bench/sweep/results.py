@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from trtdisagg.bench.sweep.sweep import Cell
 Kind = Literal["concurrency", "rate"]
 Unit = Literal["GPU", "core", "cluster"]
 """What throughput is divided by."""
+T = TypeVar("T")
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -31,9 +32,10 @@ class Point(msgspec.Struct, frozen=True):
     value: float
     reports: list[ServeReport]
 
-    def figure(self, name: str) -> float:
-        """The median of all runs; nothing counts as 0."""
-        return statistics.median(getattr(report, name) or 0.0 for report in self.reports)
+    def figure(self, name: str) -> float | None:
+        """The median of all runs that have it; None: none has."""
+        found = [value for report in self.reports if (value := getattr(report, name)) is not None]
+        return statistics.median(found) if found else None
 
     @property
     def label(self) -> str:
@@ -63,7 +65,8 @@ class Results(msgspec.Struct, kw_only=True, frozen=True):
     """All that is compared.
 
     :ivar unit: per what throughput is told: GPUs where all say how many they have, or else cores.
-    :ivar goodput: the targets; of several sweeps those of the first that has some.
+    :ivar goodput: the targets; none where sweeps differ in theirs, for then goodput cannot be compared.
+    :ivar load: options of each run; none where sweeps differ in them.
     """
 
     title: str
@@ -80,16 +83,22 @@ class Results(msgspec.Struct, kw_only=True, frozen=True):
     def has_repetitions(self) -> bool:
         return any(len(point.reports) > 1 for point in self.points)
 
-    def per_unit(self, point: Point, figure: str = "output_throughput") -> float:
-        return point.figure(figure) / self.num_units(point)
+    def per_unit(self, point: Point, figure: str = "output_throughput") -> float | None:
+        value = point.figure(figure)
+        return None if value is None else value / self.num_units(point)
 
     def num_units(self, point: Point) -> int:
         return _num_units(point.reports[0], self.unit) or 1
 
     def front(self) -> list[Point]:
         """The Pareto front over tok/s of a user and of a unit, the first rising."""
-        points = self.points
-        return [points[i] for i in front([(p.figure("interactivity"), self.per_unit(p)) for p in points])]
+        there = [(point, place) for point in self.points if (place := self.place(point))]
+        return [there[i][0] for i in front([place for _, place in there])]
+
+    def place(self, point: Point) -> tuple[float, float] | None:
+        """tok/s of a user and of a unit; None: it has no such figures, as where answers were not streamed."""
+        of_user, of_unit = point.figure("interactivity"), self.per_unit(point)
+        return None if of_user is None or of_unit is None else (of_user, of_unit)
 
 
 def gather(folders: Sequence[Folder]) -> Results:
@@ -100,9 +109,14 @@ def gather(folders: Sequence[Folder]) -> Results:
         title=" and ".join(folder.path.resolve().name for folder in folders),
         series=series,
         unit=_unit(reports),
-        goodput=next((folder.sweep.goodput for folder in folders if folder.sweep.goodput), {}),
-        load=folders[0].sweep.load,
+        goodput=_common([folder.sweep.goodput for folder in folders if folder.sweep.goodput]) or {},
+        load=_common([folder.sweep.load for folder in folders]) or [],
     )
+
+
+def _common(values: Sequence[T]) -> T | None:
+    """What all are; None: they differ, or there are none."""
+    return values[0] if values and all(value == values[0] for value in values) else None
 
 
 def _variants(folder: Folder) -> list[str]:

@@ -148,9 +148,13 @@ def _runs_on(on: Ran) -> str:
 
 
 def _figures(report: ServeReport) -> str:
-    good = "" if report.request_goodput is None else f", {report.request_goodput:.3g} good req/s"
-    failed = f", {report.failed} FAILED" if report.failed else ""
-    return (
-        f"{report.output_throughput:.0f} tok/s, {report.interactivity:.1f} tok/s/user, "
-        f"TTFT p99 {report.p99_ttft_ms:.0f} ms, TPOT p99 {report.p99_tpot_ms:.1f} ms{good}{failed}"
+    figures = (
+        (report.output_throughput, "{:.0f} tok/s"),
+        (report.interactivity, "{:.1f} tok/s/user"),
+        (report.p99_ttft_ms, "TTFT p99 {:.0f} ms"),
+        (report.p99_tpot_ms, "TPOT p99 {:.1f} ms"),
+        (report.p99_e2el_ms, "E2EL p99 {:.0f} ms"),
+        (report.request_goodput, "{:.3g} good req/s"),
     )
+    told = ", ".join(form.format(value) for value, form in figures if value is not None)
+    return f"{told}, {report.failed} FAILED" if report.failed else told

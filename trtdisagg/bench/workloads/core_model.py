@@ -93,17 +93,20 @@ def _load(turns: list[Turn], num_prompts: int, source: str, *, tokens_per_word: 
     )
 
 
-def core_model_stats(report: ServeReport) -> dict[str, float]:
-    """The rows of the table, under the names that it has."""
-    num_done = max(1, report.completed)
+def core_model_stats(report: ServeReport) -> dict[str, float | None]:
+    """The rows of the table, under the names that it has; None: there is nothing to tell."""
     return {
         "Requests/Sec": report.request_throughput,
         "OP tokens/sec": report.output_throughput,
         "Avg. latency (ms)": report.mean_e2el_ms,
         "P99 latency (ms)": report.p99_e2el_ms,
         "P90 latency (ms)": report.p90_e2el_ms,
-        "Avg. IP tokens per request": report.total_input_tokens / num_done,
-        "Avg. OP tokens per request": report.total_output_tokens / num_done,
+        "Avg. IP tokens per request": _mean(report.total_input_tokens, report.completed),
+        "Avg. OP tokens per request": _mean(report.total_output_tokens, report.completed),
         "Total latency (ms)": report.duration * 1000,
         "Total requests": report.completed,
     }
+
+
+def _mean(total: int | None, number: int) -> float | None:
+    return None if total is None or not number else total / number

@@ -21,7 +21,7 @@ def core_model_view(report: ServeReport) -> Table:
     table.add_column("Stat", justify="center")
     table.add_column("Value", justify="center")
     for name, value in core_model_stats(report).items():
-        table.add_row(name, f"{value:.2f}")
+        table.add_row(name, "-" if value is None else f"{value:.2f}")
     return table
 
 

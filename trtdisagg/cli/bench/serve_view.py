@@ -35,20 +35,23 @@ def _rows(report: ServeReport) -> Iterator[tuple[str, str]]:
     if report.cancelled:
         yield "Cancelled requests", f"{report.cancelled:,}"
     yield "Benchmark duration (s)", f"{report.duration:.2f}"
-    yield "Total input tokens", f"{report.total_input_tokens:,}"
-    yield "Total generated tokens", f"{report.total_output_tokens:,}"
-    yield "Request throughput (req/s)", _rate(report.request_throughput)
+    yield "Total input tokens", _figure(report.total_input_tokens, "{:,}")
+    yield "Total generated tokens", _figure(report.total_output_tokens, "{:,}")
+    yield "Request throughput (req/s)", _figure(report.request_throughput)
     if report.request_goodput is not None:
         targets = " ".join(f"{name}:{ms:g}" for name, ms in report.goodput.items())
-        yield f"Request goodput (req/s), {targets}", _rate(report.request_goodput)
-    yield "Output token throughput (tok/s)", _rate(report.output_throughput)
-    yield "Total token throughput (tok/s)", _rate(report.total_token_throughput)
-    yield "User throughput (tok/s)", _rate(report.user_throughput)
-    yield "Interactivity, 1 / TPOT (tok/s)", _rate(report.interactivity)
+        yield f"Request goodput (req/s), {targets}", _figure(report.request_goodput)
+    yield "Output token throughput (tok/s)", _figure(report.output_throughput)
+    yield "Total token throughput (tok/s)", _figure(report.total_token_throughput)
+    yield "User throughput (tok/s)", _figure(report.user_throughput)
+    yield "Interactivity, 1 / TPOT (tok/s)", _figure(report.interactivity)
     if report.output_throughput_per_gpu is not None:
-        yield f"Output throughput per GPU (tok/s), {report.num_gpus} GPUs", _rate(report.output_throughput_per_gpu)
+        yield f"Output throughput per GPU (tok/s), {report.num_gpus} GPUs", _figure(report.output_throughput_per_gpu)
     if report.output_throughput_per_core is not None:
-        yield f"Output throughput per core (tok/s), {report.num_cores} cores", _rate(report.output_throughput_per_core)
+        yield (
+            f"Output throughput per core (tok/s), {report.num_cores} cores",
+            _figure(report.output_throughput_per_core),
+        )
 
 
 def _times(report: ServeReport) -> Table:
@@ -57,8 +60,7 @@ def _times(report: ServeReport) -> Table:
     for figure in _FIGURES:
         table.add_column(figure, justify="right")
     for name, words in _TIMES.items():
-        values = [getattr(report, f"{figure}_{name}_ms") for figure in _FIGURES]
-        table.add_row(Text(words), *(f"{value:,.2f}" if any(values) else "-" for value in values))
+        table.add_row(Text(words), *(_figure(getattr(report, f"{figure}_{name}_ms")) for figure in _FIGURES))
     return table
 
 
@@ -72,5 +74,5 @@ def _errors(report: ServeReport) -> Iterator[RenderableType]:
     yield table
 
 
-def _rate(value: float) -> str:
-    return f"{value:,.2f}"
+def _figure(value: float | None, form: str = "{:,.2f}") -> str:
+    return "-" if value is None else form.format(value)

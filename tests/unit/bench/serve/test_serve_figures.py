@@ -78,7 +78,8 @@ def test_spread() -> None:
     assert (found["mean_ttft_ms"], found["median_ttft_ms"], found["p50_ttft_ms"]) == (50, 50, 50)
     assert (found["p90_ttft_ms"], found["p99_ttft_ms"]) == (90, 99)
     assert found["std_ttft_ms"] == pytest.approx(29.155, abs=0.001)
-    assert set(spread("itl", []).values()) == {0.0}
+    assert set(spread("itl", []).values()) == {None}
+    assert found.keys() == spread("ttft", []).keys()
 
 
 def test_counts_and_rates() -> None:
@@ -121,7 +122,8 @@ def test_what_to_know_before_figures_are_compared() -> None:
     assert warned(outcome(100, 120, num_by=(1, 4))) == ""
     assert "each chunk counts as one" in warned(outcome(100, 120))
     assert "ITL counts them as equal" in warned(outcome(100, 120, num_tokens=9))
-    assert "they count as none" in warned(outcome(100, num_by=(1,), num_input_tokens=None))
+    assert "no sum of them" in warned(outcome(100, num_by=(1,), num_input_tokens=None))
+    assert "no figure of them" in warned(outcome(), is_streamed=False)
     assert "1 of 1 answers ended before" in warned(outcome(100, num_by=(1,), max_tokens=9))
     assert warned(outcome(100, num_by=(1,), max_tokens=9), ignore_eos=True) == ""
 
@@ -155,4 +157,14 @@ def test_figures_of_each_request_where_they_are_asked_for() -> None:
 
 def test_nothing_completed_is_a_report_all_the_same() -> None:
     found = report(outcome(error="timeout"), duration_s=0.0)
-    assert (found.completed, found.request_throughput, found.p99_e2el_ms) == (0, 0.0, 0.0)
+    assert (found.completed, found.request_throughput, found.output_throughput) == (0, 0.0, 0.0)
+    assert (found.p99_e2el_ms, found.user_throughput, found.interactivity) == (None, None, None)
+
+
+def test_what_nobody_counts_has_no_figure() -> None:
+    """Of one answer that is not streamed the server does not say how many tokens it has."""
+    found = report(outcome(ended_at=1.5, num_output_tokens=8), outcome(ended_at=2.0), is_streamed=False, num_gpus=1)
+    assert (found.total_output_tokens, found.output_throughput, found.output_throughput_per_gpu) == (None, None, None)
+    assert (found.total_input_tokens, found.total_token_throughput) == (20, None)
+    assert found.user_throughput == pytest.approx(16)  # of the one that is known
+    assert (found.mean_ttft_ms, found.p99_tpot_ms, found.interactivity) == (None, None, None)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from helpers.serve_reports import serve_report
 from helpers.trained_tokenizers import trained
 from rich.console import Console
 
-from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.workloads.core_model import CoreModelLoad, core_model_stats, dataset_load, norm_dist_load
 from trtdisagg.bench.workloads.lengths import Normal
 from trtdisagg.bench.workloads.vocabulary import Vocabulary
@@ -19,29 +19,16 @@ from trtdisagg.cli.bench.core_model import command
 from trtdisagg.cli.bench.core_model_view import core_model_view, stats_writing
 from trtdisagg.errors import ConfigError
 
-TIMES = {
-    f"{figure}_{name}_ms": 0.0
-    for name in ("ttft", "tpot", "itl", "e2el")
-    for figure in ("mean", "median", "std", "p50", "p90", "p99")
-}
-REPORT = ServeReport(
-    date="20261122-141500",
-    model_id="m",
-    url="u",
-    num_prompts=4,
-    request_rate="inf",
+REPORT = serve_report(
     duration=2.0,
     completed=4,
-    failed=0,
-    cancelled=0,
     total_input_tokens=514,
     total_output_tokens=82,
     request_throughput=2.0,
     output_throughput=41.0,
-    total_token_throughput=298.0,
-    user_throughput=0.0,
-    interactivity=0.0,
-    **{**TIMES, "mean_e2el_ms": 313.93, "p99_e2el_ms": 624.954, "p90_e2el_ms": 527.75},
+    mean_e2el_ms=313.93,
+    p99_e2el_ms=624.954,
+    p90_e2el_ms=527.75,
 )
 
 
