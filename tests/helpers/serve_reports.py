@@ -12,7 +12,7 @@ _WORDS = {"date": "20261122-141500", "model_id": "m", "url": "http://localhost:8
 
 
 def serve_report(**figures: Any) -> ServeReport:
-    """One with these figures; of a time, `ttft=5` is its median (None: there is none), and p99 twice that unless given."""
+    """One with these figures; of a time, `ttft=5` is its median (None: there is none); p99 is twice that."""
     for time in ("ttft", "tpot", "itl", "e2el"):
         median = figures.pop(time, 1.0)
         figures.setdefault(f"p50_{time}_ms", median)
