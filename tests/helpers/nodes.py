@@ -26,7 +26,7 @@ from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.node import Node
-from trtdisagg.supervisor.nodes.rendezvous import Rendezvous, announced
+from trtdisagg.supervisor.nodes.rendezvous import Rendezvous
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 from trtdisagg.supervisor.rundir import Place
 
@@ -165,5 +165,5 @@ async def head(directory: Path, *names: str, timeout_s: float = 10.0, secret: by
     )
     async with Relay() as relay, links:
         relay.to_port = links.port
-        with announced(directory, Rendezvous(host="127.0.0.1", port=relay.port, secret=secret.hex())):
-            yield Nodes(directory, links, relay)
+        await links.announce(directory, Rendezvous(host="127.0.0.1", port=relay.port, secret=secret.hex()))
+        yield Nodes(directory, links, relay)

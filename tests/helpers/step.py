@@ -38,9 +38,18 @@ class Step:
             for local_id in range(number):
                 self.tasks.append(self._task(node, local_id, argv))
 
-    def _task(self, node: int, local_id: int, argv: Sequence[str]) -> subprocess.Popen[str]:
+    def start_later(self, node: int, *argv: str) -> None:
+        """Start a command in a later step of the job, with one task on one node, as `srun --overlap` does."""
+        name = self.nodes[node]
+        alone = {"STEP_ID": "1", "STEP_NODELIST": name, "STEP_NUM_TASKS": "1", "STEP_TASKS_PER_NODE": "1"}
+        more = {f"SLURM_{key}": value for key, value in {**alone, "NODEID": "0", "PROCID": "0"}.items()}
+        self.tasks.append(self._task(node, 0, argv, more))
+
+    def _task(
+        self, node: int, local_id: int, argv: Sequence[str], more: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         log = self.cluster.directory / f"task-{len(self.tasks)}.log"
-        env = {**self.cluster.env, **self._variables(node, local_id)}
+        env = {**self.cluster.env, **self._variables(node, local_id), **(more or {})}
         if node:
             env["XDG_RUNTIME_DIR"] = str(runtime_directory(self.cluster.directory / str(node)))
         with log.open("w") as out:

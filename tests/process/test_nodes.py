@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import time
 import urllib.request
 from pathlib import Path
 
@@ -191,6 +192,42 @@ async def test_a_node_agent_does_not_outlive_its_head(place: Place, tmp_path: Pa
                 await agent.until_over()
 
 
+async def test_a_job_that_was_suspended_goes_on_where_it_was(place: Place, tmp_path: Path) -> None:
+    meet = tmp_path / "meet"
+    with NodeProcess("node01", meet) as one:
+        async with head(meet, "node01", timeout_s=1.5) as nodes:
+            plan = nodes.plan(await nodes.links.gather(20))
+            async with nodes.running(plan, place) as agent:
+                await agent.until_ready()
+                before = pids(agent)
+                one.signal(signal.SIGSTOP)
+                time.sleep(2)  # noqa: ASYNC251 (the head is stopped, too)
+                one.signal(signal.SIGCONT)
+                await agent.until(lambda: "node01 is back" in agent.events)
+                await agent.until_ready()
+                assert pids(agent) == before
+                await down(place, force=True)
+                assert await agent.until_over() == 0
+
+
+async def test_a_node_agent_that_was_stopped_for_too_long_ends_what_it_had(place: Place, tmp_path: Path) -> None:
+    meet = tmp_path / "meet"
+    with NodeProcess("node01", meet) as one:
+        async with head(meet, "node01", timeout_s=1.5) as nodes:
+            plan = nodes.plan(await nodes.links.gather(20), backoff_s=60)
+            async with nodes.running(plan, place) as agent:
+                await agent.until_ready()
+                there = pids(agent)
+                one.signal(signal.SIGSTOP)
+                await agent.until(lambda: "node01 is lost: no word from it for 1.5 s" in agent.events)
+                one.signal(signal.SIGCONT)
+                code, said = await one.ended()
+                assert (code, "was away for too long: what ran there counts as ended" in said) == (1, True), said
+                assert all(pid is not None and is_gone(pid) for pid in there.values())
+                await down(place, force=True)
+                await agent.until_over()
+
+
 def spanning(plan: Plan, *nodes: list[str]) -> Plan:
     """Servers of two ranks, on these nodes."""
     return replace(
@@ -245,12 +282,13 @@ async def test_servers_of_several_nodes_meet_at_rank_0_and_live_and_die_as_one(p
 async def test_who_is_not_wanted_is_refused_and_told_why(place: Place, tmp_path: Path) -> None:
     meet, elsewhere = tmp_path / "meet", tmp_path / "elsewhere"
     elsewhere.symlink_to(meet)
-    with NodeProcess("node01", meet):
-        async with head(meet, "node01") as nodes:
+    with NodeProcess("node01", meet), NodeProcess("node02", meet) as missing:
+        async with head(meet, "node01", "node02") as nodes:
             await nodes.links.gather(20)
+            missing.signal(signal.SIGKILL)
             with NodeProcess("node07", meet) as unknown:
-                assert await unknown.ended() == (1, "node07 is none of this run's nodes (node01)\n")
-            assert "a node agent was refused: node07 is none of this run's nodes (node01)" in nodes.notices
+                assert await unknown.ended() == (1, "node07 is none of this run's nodes (node01, node02)\n")
+            assert "a node agent was refused: node07 is none of this run's nodes (node01, node02)" in nodes.notices
             with NodeProcess("node01", elsewhere) as second, NodeProcess("node01", meet) as third:
                 assert await second.ended() == (1, "a node agent of node01 is here already: there can be one only\n")
                 code, said = await third.ended()

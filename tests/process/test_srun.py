@@ -57,7 +57,8 @@ def nodes_of(cluster: Cluster) -> dict[str, list[str]]:
 
 
 def test_one_cluster_over_the_nodes_of_a_step(cluster: Cluster) -> None:
-    """The first task of a node is the agent, and the other ends with it; a node that is lost takes no other along."""
+    """The first task of a node is the agent, and the other ends with it; a node that is lost takes no other along, and
+    servers come there again when its agent is started anew."""
     with serving(cluster, 2, 2) as step:
         url = (cluster.directory / "url").read_text().strip()
         done = cluster.run("scale", "generation=2")
@@ -73,8 +74,14 @@ def test_one_cluster_over_the_nodes_of_a_step(cluster: Cluster) -> None:
         assert step.tasks[3].wait(20) == 1
         until(lambda: "node02 is lost" in step.said(0), "it is told", 30, lambda: step.said(0))
         assert post(f"{url}/v1/completions", {"model": "fake-model", "prompt": "a"})[0] == 200
+        cluster.file.write_text(cluster.file.read_text() + "proxy: {max_queue_size: 9}\n")
+        step.start_later(1, "up", "--srun", str(cluster.file), "--rejoin", "0")
+        until(lambda: "node02 is there again" in step.said(0), "it is back", 30, lambda: step.said(0) + step.said(4))
+        done = cluster.run("scale", "generation=3")
+        assert done.returncode == 0, done.stderr
+        assert nodes_of(cluster)["generation-2"] == ["node02"]
         step.signal(signal.SIGTERM)
-        assert step.exit_codes() == [143, 143, -signal.SIGKILL, 1], step.said(0)
+        assert step.exit_codes() == [143, 143, -signal.SIGKILL, 1, 143], step.said(0)
     assert (cluster.directory / "exit-code").read_text() == "143\n"
     assert not list((cluster.directory / "state").rglob("head.json"))
 

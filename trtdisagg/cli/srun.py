@@ -26,16 +26,21 @@ from trtdisagg.supervisor.survey import survey
 from trtdisagg.supervisor.wish import Wish
 
 
-def up_in_step(wish: Wish, run_dir: Path | None, rendezvous: Path | None, network: str | None) -> int:
+def up_in_step(
+    wish: Wish, run_dir: Path | None, rendezvous: Path | None, network: str | None, rejoin: str | None
+) -> int:
     """Be the agent of this task's node, or wait for it.
 
     :param run_dir: the folder of the run; see `RunFiles`.
     :param rendezvous: a directory that all nodes see; None: one under the user's state directory.
     :param network: by which the nodes reach each other; see `own_address`.
+    :param rejoin: another step of this job, whose cluster runs and lacks this node's agent.
     :returns: exit code of the command, the same for all tasks of all nodes.
     :raises StartupError: this is no task of a step.
     """
     allocation = read_allocation(os.environ)
+    if rejoin is not None:
+        allocation = replace(allocation, step_id=rejoin)
     homes = homes_by_slurm(wish.loaded.cluster, allocation.nodes)
     if not allocation.is_agent:
         return wait_for_agent(allocation.run, allocation.node)
@@ -44,7 +49,7 @@ def up_in_step(wish: Wish, run_dir: Path | None, rendezvous: Path | None, networ
     directory = rendezvous or default_directory(allocation.job_id, allocation.step_id)
     party = _party(wish.loaded, allocation, homes, directory=directory, network=network)
     with agent_of(allocation.run, allocation.node, allocation.num_waiting) as agent:
-        if not party.is_head:
+        if rejoin is not None or not party.is_head:
             place = node_place(party, allocation.run, wish.loaded.name)
             agent.exit_code = anyio.run(run_node, party, place, functools.partial(_event, party))
             return agent.exit_code

@@ -50,6 +50,7 @@ from trtdisagg.supervisor.wish import Wish
     help="With --srun: where the nodes find each other; all have to see it. [default: in the state directory]",
 )
 @click.option("--network", metavar="NAME|NET", help="With --srun: what nodes reach each other by: ib0, 10.1.0.0/16.")
+@click.option("--rejoin", metavar="STEP", help="With --srun: be anew an agent that this step of the job has lost.")
 @click.option("--detached", is_flag=True, hidden=True, help="This is the background.")
 def command(
     *,
@@ -65,6 +66,7 @@ def command(
     in_step: bool,
     rendezvous: Path | None,
     network: str | None,
+    rejoin: str | None,
     detached: bool,
 ) -> int:
     """Bring a cluster up and keep it up.
@@ -76,7 +78,7 @@ def command(
     _check(
         (wait and not detach, "--wait is for -d; without it, `up` stays in the foreground"),
         (run_dir and detach, "--run-dir is for the foreground; with -d, `status` tells"),
-        ((rendezvous or network) and not in_step, "--rendezvous and --network are for --srun"),
+        ((rendezvous or network or rejoin) and not in_step, "--rendezvous, --network and --rejoin are for --srun"),
         (
             in_step and (detach or dry_run),
             "--srun stays in the foreground; `check --nodes N` says what would be where",
@@ -86,7 +88,7 @@ def command(
     if in_step:
         from trtdisagg.cli.srun import up_in_step
 
-        return up_in_step(Wish(loaded=loaded, overrides=list(overrides)), run_dir, rendezvous, network)
+        return up_in_step(Wish(loaded=loaded, overrides=list(overrides)), run_dir, rendezvous, network, rejoin)
     if running := _running_place(loaded):
         return _converge(running, overrides, dry_run=dry_run, until_ready=wait, timeout_s=wait_timeout)
     place = Place.of(loaded.path, loaded.name)

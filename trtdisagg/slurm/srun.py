@@ -31,7 +31,7 @@ from trtdisagg.supervisor.nodes.assign import assign, is_here
 from trtdisagg.supervisor.nodes.head_link import Membership
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.node import Node
-from trtdisagg.supervisor.nodes.rendezvous import Rendezvous, announced
+from trtdisagg.supervisor.nodes.rendezvous import Rendezvous
 from trtdisagg.supervisor.nodes.room import Capacity
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.run import run_agent
@@ -142,9 +142,8 @@ async def run_head(
     )
     told_secret = None if party.secret_file else secret.hex()
     async with links:
-        with announced(party.directory, Rendezvous(host=links.address, port=links.port, secret=told_secret)):
-            stopped = await _gather(links)
-        if stopped is not None:
+        await links.announce(party.directory, Rendezvous(host=links.address, port=links.port, secret=told_secret))
+        if (stopped := await _gather(links)) is not None:
             links.exit_code = 128 + stopped
             return links.exit_code
         plan = await anyio.to_thread.run_sync(plan_over, links.all_nodes)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,11 +23,13 @@ from trtdisagg.supervisor.nodes.links import BEATS_PER_TIMEOUT
 from trtdisagg.supervisor.nodes.outbox import Outbox
 from trtdisagg.supervisor.nodes.rendezvous import Rendezvous, look
 from trtdisagg.supervisor.nodes.session import Session
-from trtdisagg.supervisor.nodes.stream import Stream, StreamError, Wake, connect, exchange
+from trtdisagg.supervisor.nodes.stream import Stream, StreamError, Wake, connect, exchange, passing
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 1.0
 """Between two tries to reach the head."""
+_LOOK_S = 0.5
+"""Between two looks at the time."""
 _LAST_WORDS_S = 2.0
 """For the head to take what is still to be said."""
 
@@ -82,7 +83,7 @@ class HeadLink:
         self._head: Rendezvous | None = None
         """The one that has let this node in."""
         self._word = Wake()
-        self._heard_at = time.monotonic()
+        self._silent_s = 0.0
         self._timeout_s = membership.timeout_s
         """Without a word of the head."""
 
@@ -107,10 +108,26 @@ class HeadLink:
 
         :raises StartupError: when it was not found, or does not want this node.
         """
-        pause_s, why = _FIRST_PAUSE_S, ""
-        while (left_s := self._heard_at + self._timeout_s - time.monotonic()) > 0:
+        error: StartupError | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch_time)
             try:
-                await self._link(left_s)
+                await self._stay_in_touch()
+            except StartupError as e:
+                error = e
+            tasks.cancel_scope.cancel()
+        if error is not None:
+            raise error
+
+    async def _watch_time(self) -> None:
+        async for passed_s in passing(_LOOK_S):
+            self._silent_s += passed_s
+
+    async def _stay_in_touch(self) -> None:
+        pause_s, why = _FIRST_PAUSE_S, ""
+        while self._silent_s < self._timeout_s:
+            try:
+                await self._link(self._timeout_s - self._silent_s)
                 pause_s = _FIRST_PAUSE_S
             except StreamError as e:
                 why = str(e)
@@ -138,7 +155,8 @@ class HeadLink:
         """
         head = self._head or look(self._membership.directory)
         if head is None:
-            raise StreamError(f"there is no head.json in {self._membership.directory}")
+            where = self._membership.directory
+            raise StreamError(f"there is no head.json in {where} (a head that lacks no node has none)")
         with anyio.CancelScope(deadline=anyio.current_time() + greeting_s) as greeting:
             async with await connect(head.host, head.port) as stream:
                 welcome = await self._greet(stream, head)
@@ -181,7 +199,7 @@ class HeadLink:
         self._on_event(f"the connection to the head is gone: {why}")
 
     def _heard(self) -> None:
-        self._heard_at = time.monotonic()
+        self._silent_s = 0.0
         self._word.set()
 
     def _hello(self, stream: Stream) -> Hello:

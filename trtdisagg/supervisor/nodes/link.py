@@ -45,7 +45,7 @@ class Link:
     :param on_notice: called with what people should know of the node.
     :param on_back: called when it is there again after it was lost.
     :param on_leaving: called with the reason when it is about to go.
-    :param on_lost: called with the reason when it is gone, before what it had ends.
+    :param on_lost: called when it is gone, before what it had ends.
     :ivar node: as it came last; None: it has not come yet.
     :ivar processes: those it runs, by their names.
     """
@@ -58,7 +58,7 @@ class Link:
         on_notice: Callable[[str], None],
         on_back: Callable[[], None],
         on_leaving: Callable[[str], None],
-        on_lost: Callable[[str], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self.name = name
         self.state: State = "awaited"
@@ -167,7 +167,7 @@ class Link:
             connection.cancel()
         self.why_lost = f"{self.name} {why}"
         self._on_notice(self.why_lost)
-        self._on_lost(self.why_lost)
+        self._on_lost()
         processes, self.processes = self.processes, {}
         for process in processes.values():
             process.lost(self.why_lost)

@@ -1,6 +1,7 @@
 """The head's side of all other nodes: where their agents come to, who is there, who is lost.
 
 async with NodeLinks(...) as nodes:         listens; on exit the node agents are told to end
+    await nodes.announce(directory, ...)    where they find it, as long as one is missing
     others = await nodes.gather(timeout_s)  all have come, with what they have
     nodes.process(node, ...)                a process there
 """
@@ -8,8 +9,8 @@ async with NodeLinks(...) as nodes:         listens; on exit the node agents are
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -25,7 +26,8 @@ from trtdisagg.supervisor.nodes.greeting import RefusedError, admit
 from trtdisagg.supervisor.nodes.link import Link
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.nodes.remote import RemoteProcess
-from trtdisagg.supervisor.nodes.stream import Stream, StreamError, exchange
+from trtdisagg.supervisor.nodes.rendezvous import Rendezvous, announced
+from trtdisagg.supervisor.nodes.stream import Stream, StreamError, exchange, passing
 
 BEATS_PER_TIMEOUT = 10
 """Signs of life within the time after which a node is lost."""
@@ -48,7 +50,7 @@ class NodeLinks:
     :ivar on_notice: called with what people should know; to be set by whoever tells them.
     :ivar on_leaving: called with the name of a node that is about to go, and why; until it is set, such a node may.
     :ivar on_back: called with the name of a node that is there again after it was lost.
-    :ivar on_lost: called with the name of a node that is gone, and why, before what it had ends.
+    :ivar on_lost: called with the name of a node that is gone, before what it had ends.
     :ivar exit_code: what the node agents end with when the head does.
     """
 
@@ -70,7 +72,7 @@ class NodeLinks:
         self.on_notice: Callable[[str], None] = lambda _: None
         self.on_leaving: Callable[[str, str], None] = self.dismiss
         self.on_back: Callable[[str], None] = lambda _name: None
-        self.on_lost: Callable[[str, str], None] = lambda _name, _why: None
+        self.on_lost: Callable[[str], None] = lambda _name: None
         self.exit_code = 1
         self._digest = digest
         self._file = file
@@ -82,6 +84,7 @@ class NodeLinks:
         self._last_refusal = ""
         """Of anybody: one that does not know the secret may be a node of ours, or may not."""
         self._changed = anyio.Event()
+        self._announcing = anyio.CancelScope()
 
     def _link(self, name: str) -> Link:
         return Link(
@@ -90,7 +93,7 @@ class NodeLinks:
             on_notice=lambda text: self.on_notice(text),  # noqa: PLW0108 (it may be set later)
             on_back=lambda: self.on_back(name),
             on_leaving=lambda reason: self.on_leaving(name, reason),
-            on_lost=lambda why: self.on_lost(name, why),
+            on_lost=lambda: self.on_lost(name),
         )
 
     async def __aenter__(self) -> NodeLinks:
@@ -104,13 +107,14 @@ class NodeLinks:
         self.port = self._listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 (not Django's)
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._listener.serve, self._serve)
+        self._tasks.start_soon(self._accept)
         self._tasks.start_soon(self._watch_time)
         return self
 
     async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, TrtdisaggError):
             self.exit_code = error.exit_code
+        self._announcing.cancel()
         with anyio.CancelScope(shield=True):
             await self._say_bye("the head goes down")
         self._tasks.cancel_scope.cancel()
@@ -118,6 +122,37 @@ class NodeLinks:
             await self._tasks.__aexit__(None, None, None)
         finally:
             await anyio.aclose_forcefully(self._listener)
+
+    # --- where they find it -----------------------------------------------------------------------------------------
+
+    async def announce(self, directory: Path, where: Rendezvous) -> None:
+        """From now on, have node agents find this head whenever one is missing.
+
+        :raises StartupError: when the directory cannot be written now.
+        """
+        await self._tasks.start(self._announce, directory, where)
+
+    async def _announce(self, directory: Path, where: Rendezvous, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with self._announcing:
+            async with announced(directory, where):
+                task_status.started()
+                await self._until(lambda: self._is_complete)
+            while True:
+                await self._until(lambda: not self._is_complete)
+                try:
+                    async with announced(directory, where):
+                        await self._until(lambda: self._is_complete)
+                except StartupError as e:
+                    self.on_notice(e.message)
+                    await self._until(lambda: self._is_complete)
+
+    @property
+    def _is_complete(self) -> bool:
+        return all(link.state == "here" for link in self._links.values())
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            await self._changed.wait()
 
     # --- the nodes --------------------------------------------------------------------------------------------------
 
@@ -181,6 +216,15 @@ class NodeLinks:
 
     # --- connections ------------------------------------------------------------------------------------------------
 
+    async def _accept(self) -> None:
+        """Until cancelled, whatever becomes of one connection, or of the descriptors for a while."""
+        while True:
+            try:
+                await self._listener.serve(self._serve, self._tasks)
+            except* OSError as e:
+                self.on_notice(f"node agents cannot come in: {e.exceptions[0]}")
+            await anyio.sleep(self._beat_s)
+
     async def _serve(self, socket: anyio.abc.SocketStream) -> None:
         """One connection, from its first word to its end."""
         with anyio.CancelScope() as connection:
@@ -224,7 +268,8 @@ class NodeLinks:
         if link is None:
             raise RefusedError(f"{hello.node} is none of this run's nodes ({', '.join(self._links)})")
         try:
-            self._check_digest(hello)
+            if link.node is None:  # one that comes back carries out what is planned, whatever its file says by now
+                self._check_digest(hello)
             link.open(hello, connection)
         except RefusedError as e:
             self._refused[hello.node] = e.message
@@ -245,13 +290,10 @@ class NodeLinks:
         self._changed = anyio.Event()
 
     async def _watch_time(self) -> None:
-        """Time that this process did not live through counts against nobody."""
-        while True:
-            began_at = time.monotonic()
-            await anyio.sleep(self._beat_s)
-            passed_s = min(time.monotonic() - began_at, 2 * self._beat_s)
+        async for passed_s in passing(self._beat_s):
             for link in self._links.values():
                 link.passed(passed_s)
+            self._tell_change()
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -260,5 +302,6 @@ class NodeLinks:
         for link in self._links.values():
             link.dismiss(self.exit_code, reason)
         with anyio.move_on_after(_BYE_TIMEOUT_S):
-            while any(link.state == "here" and not link.session.has_all_arrived for link in self._links.values()):
-                await self._changed.wait()
+            await self._until(
+                lambda: all(link.state != "here" or link.session.has_all_arrived for link in self._links.values())
+            )

@@ -78,7 +78,7 @@ class Presence:
         await self._cluster.until(is_empty, time.monotonic() + drain_s + _AFTER_DRAIN_S)
         self._nodes.dismiss(node, why)
 
-    def _lost(self, node: str, _why: str) -> None:
+    def _lost(self, node: str) -> None:
         """What it had has ended, and is about to start again: by another plan, where there is one."""
         wanted = [name for name in self._staying(self._servers(node)) if not self._has_failed(name)]
         self._cluster.soon(functools.partial(self._move_all, wanted))

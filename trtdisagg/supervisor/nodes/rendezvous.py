@@ -1,6 +1,6 @@
 """How node agents find the head: a file in a directory that all nodes see.
 
-    DIR/head.json     0600, there while the head takes node agents in: where it listens, and the run's secret
+    DIR/head.json     0600, there while the head lacks a node agent: where it listens, and the run's secret
 
 What lies there from an earlier run leads nowhere, and is replaced when the head of this one comes: whoever cannot get
 in looks again until its deadline.
@@ -12,9 +12,11 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import msgspec
 
 from trtdisagg.errors import StartupError
@@ -23,6 +25,7 @@ from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.supervisor import rundir
 
 _FILE = "head.json"
+_WITHDRAW_S = 5.0
 
 
 class Rendezvous(msgspec.Struct, kw_only=True, frozen=True):
@@ -45,25 +48,35 @@ def default_directory(job_id: str, step_id: str, env: Mapping[str, str] = os.env
     return rundir.state_base(env) / "slurm" / f"{job_id}.{step_id}"
 
 
-@contextlib.contextmanager
-def announced(directory: Path, rendezvous: Rendezvous) -> Iterator[None]:
-    """Have node agents find the head; on exit they find nothing any more.
+@contextlib.asynccontextmanager
+async def announced(directory: Path, rendezvous: Rendezvous) -> AsyncIterator[None]:
+    """Have node agents find the head; on exit they find nothing any more. A file system that hangs holds nobody up.
 
     :raises StartupError: when the directory cannot be written.
     """
     file, content = directory / _FILE, msgspec.json.encode(rendezvous)
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        rundir.write_private(file, content)
-    except OSError as e:
-        raise StartupError(f"{file}, where the other nodes look for the head, cannot be written: {e.strerror}") from e
-    try:
+        try:
+            await anyio.to_thread.run_sync(_write, file, content, abandon_on_cancel=True)
+        except OSError as e:
+            what = f"{file}, where the other nodes look for the head, cannot be written"
+            raise StartupError(f"{what}: {e.strerror}") from e
         yield
     finally:
-        with contextlib.suppress(OSError):
-            if file.read_bytes() == content:
-                file.unlink()
-                directory.rmdir()
+        with anyio.move_on_after(_WITHDRAW_S, shield=True):
+            await anyio.to_thread.run_sync(_withdraw, file, content, abandon_on_cancel=True)
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    rundir.write_private(file, content)
+
+
+def _withdraw(file: Path, content: bytes) -> None:
+    with contextlib.suppress(OSError):
+        if file.read_bytes() == content:
+            file.unlink()
+            file.parent.rmdir()
 
 
 def look(directory: Path) -> Rendezvous | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
@@ -102,6 +103,17 @@ def _words(error: Exception, when_late: str) -> str:
         return when_late
     # What the system says of a connection that was reset is in the cause.
     return str(error.__cause__ or error) or "the connection was closed"
+
+
+async def passing(every_s: float) -> AsyncIterator[float]:
+    """Seconds that have passed, every so often.
+
+    Time that this process did not live through (the job was suspended, say) counts against nobody.
+    """
+    while True:
+        began_at = time.monotonic()
+        await anyio.sleep(every_s)
+        yield min(time.monotonic() - began_at, 2 * every_s)
 
 
 class Wake:

@@ -45,7 +45,7 @@ class World:
             on_notice=self.told.append,
             on_back=lambda: self.told.append("(back)"),
             on_leaving=lambda reason: self.told.append(f"(leaving: {reason})"),
-            on_lost=self.lost.append,
+            on_lost=lambda: self.lost.append(self.told[-1]),
         )
         self.process = Process()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
+import socket
 from pathlib import Path
 
 import anyio
@@ -97,7 +100,7 @@ async def test_a_file_that_leads_to_a_head_of_before_is_looked_at_again(tmp_path
     """Nobody listens there any more; the head of this run comes later."""
     node = Node(tmp_path / "meet")
     async with anyio.create_task_group() as tasks:
-        with announced(tmp_path / "meet", Rendezvous(host="127.0.0.1", port=1, secret="00")):
+        async with announced(tmp_path / "meet", Rendezvous(host="127.0.0.1", port=1, secret="00")):
             tasks.start_soon(node.link.run)
             await anyio.wait_all_tasks_blocked()
             async with head(tmp_path / "meet", "node01") as nodes:
@@ -110,6 +113,26 @@ async def test_a_file_that_leads_to_a_head_of_before_is_looked_at_again(tmp_path
 
 async def test_where_no_head_is_the_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        StartupError, match=r"there is no head.json in .*/nowhere. Is .*/nowhere on a file system that all"
+        StartupError, match=r"there is no head.json in .*/nowhere \(.*\). Is .*/nowhere on a file system that all"
     ):
         await Node(tmp_path / "nowhere", timeout_s=0.05).link.run()
+
+
+async def test_a_head_without_descriptors_takes_nodes_in_when_it_has_some_again(tmp_path: Path) -> None:
+    node = Node(tmp_path / "meet")
+    async with head(tmp_path / "meet", "node01", timeout_s=1) as nodes, anyio.create_task_group() as tasks:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket() as early:
+            used = len(os.listdir("/proc/self/fd"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used - 1, before[1]))
+            try:
+                early.connect(("127.0.0.1", nodes.links.port))
+                with anyio.fail_after(20):
+                    while not nodes.notices:
+                        await anyio.sleep(0.01)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert nodes.notices[0] == "node agents cannot come in: [Errno 24] Too many open files"
+        tasks.start_soon(node.link.run)
+        await nodes.links.gather(20)
+        tasks.cancel_scope.cancel()

@@ -112,7 +112,7 @@ async def test_who_goes_while_another_place_is_looked_for_is_let_go() -> None:
 
 async def test_who_failed_with_its_node_starts_where_there_is_room() -> None:
     world = everybody()
-    world.links.on_lost("node01", "node01 is lost")
+    world.links.on_lost("node01")
     world.put("context-0", phase="failed", incarnation=None)
     await world.settle()
     assert world.moved == ["context-0"]

@@ -47,7 +47,7 @@ class World:
             on_notice=lambda _: None,
             on_back=lambda: None,
             on_leaving=lambda _: None,
-            on_lost=lambda _: None,
+            on_lost=lambda: None,
         )
         hello = Hello(
             node="node01",
