@@ -34,12 +34,12 @@ class BlockEvents:
         self._changed: dict[bytes, bool] = {}
         """What listeners are to be told: whether a hash can be found."""
 
-    def created(self, num_blocks: int, num_host_blocks: int = 0) -> None:
+    def created(self, num_blocks: int) -> None:
         """There is nothing in any pool."""
         if self._listeners:
             self._changed.update(dict.fromkeys(self._num_pools, False))
         self._num_pools.clear()
-        self._add(Created([num_blocks, num_host_blocks]))
+        self._add(Created([num_blocks, 0]))
 
     def stored(self, parent_hash: bytes, block_hash: bytes, tokens: list[int]) -> None:
         num_pools = self._num_pools[block_hash] = self._num_pools.get(block_hash, 0) + 1

@@ -44,18 +44,19 @@ def _one_of(*values: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value.upper() in values
 
 
-def _more_than(limit: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and value > limit
+def _more_than_one(value: Any) -> bool:
+    return isinstance(value, int) and value > 1
 
 
 _ONE_WAY_FOR_EXPERTS = NoEffect("there is one implementation of experts for each kind of device")
-_GRAPHS = NoEffect("steps are not captured as CUDA graphs")
+_GRAPHS = NoEffect("on a GPU, graphs are captured for the batch sizes up to max_batch_size")
 _NO_COMPILER = NoEffect("the builtin engine compiles and tunes nothing")
 _ONE_SAMPLER = NoEffect("there is one sampler")
 _NO_OFFLOAD = NoEffect("KV blocks are not moved to host memory")
 _ITER_STATS = NoEffect("counters are always kept; see `trtdisagg status` and /metrics")
 _ADMIT_AT_ONCE = NoEffect("a request joins the running batch at the next step")
 _LORA = NotThereYet("LoRA")
+_OTHER_WEIGHTS = NotThereYet("quantized weights other than those of `quantization` and of .gguf files")
 _COMES_WITH_MODEL = NotThereYet("a tokenizer, revision or parser other than the model's own", _other_than("auto"))
 _EVENT_DRIVEN = NoEffect("the end of a transfer is an event, nothing polls for it")
 
@@ -83,7 +84,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "batched_logits_processor": NotThereYet("logits processors"),
         "build_config": NoEffect("the builtin engine runs the weights, it builds nothing from them"),
         "checkpoint_format": NoEffect("the format of the weights is seen from the files"),
-        "context_parallel_size": NotThereYet("context parallelism", _more_than(1)),
+        "context_parallel_size": NotThereYet("context parallelism", _more_than_one),
         "cp_config": NotThereYet("context parallelism"),
         "cuda_graph_batch_sizes": _GRAPHS,
         "cuda_graph_config": _GRAPHS,
@@ -102,7 +103,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "enable_trtllm_sampler": _ONE_SAMPLER,
         "free_gpu_memory_fraction": NoEffect("kv_cache_config has one of its own, and that one counts"),
         "env_overrides": NoEffect("the section has an `env` as well, and that one counts"),
-        "force_dynamic_quantization": NotThereYet("quantized weights"),
+        "force_dynamic_quantization": _OTHER_WEIGHTS,
         "garbage_collection_gen0_threshold": NoEffect("Python's own threshold is kept"),
         "gather_generation_logits": NoEffect("logits go to the requests that ask for them"),
         "gpus_per_node": NoEffect("the GPUs of the node are counted"),
@@ -111,7 +112,7 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "kv_connector_config": NotThereYet("KV connectors"),
         "load_format": NotThereYet("weights that are not the model's own", _other_than("auto", 0)),
         "lora_config": _LORA,
-        "max_beam_width": NotThereYet("beam search", _more_than(1)),
+        "max_beam_width": NotThereYet("beam search", _more_than_one),
         "max_input_len": NoEffect("max_seq_len bounds prompt and output together"),
         "max_stats_len": _ITER_STATS,
         "mm_encoder_only": NotThereYet("multimodal models"),
@@ -120,13 +121,13 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "moe_config": _ONE_WAY_FOR_EXPERTS,
         "normalize_log_probs": NotThereYet("beam search"),
         "num_postprocess_workers": NoEffect("text is made outside the engine loop already, on a thread of its own"),
-        "nvfp4_gemm_config": NotThereYet("quantized weights"),
+        "nvfp4_gemm_config": _OTHER_WEIGHTS,
         "orchestrator_type": NoEffect("the supervisor starts the ranks"),
         "otlp_traces_endpoint": NoEffect("traces are those of the proxy, which `otlp_config` of the file is for"),
         "peft_cache_config": _LORA,
         "postprocess_tokenizer_dir": NoEffect("text is made with the model's own tokenizer"),
         "print_iter_log": NoEffect("counters go to `trtdisagg status` and /metrics, not to the log"),
-        "quant_config": NotThereYet("quantized weights"),
+        "quant_config": _OTHER_WEIGHTS,
         "reasoning_parser": _COMES_WITH_MODEL,
         "request_stats_max_iterations": _ITER_STATS,
         "revision": _COMES_WITH_MODEL,
@@ -152,12 +153,12 @@ TABLE: dict[type[msgspec.Struct], dict[str, NoEffect | NotThereYet]] = {
         "dtype": NotThereYet("a KV cache of this type", _one_of("FLOAT16", "FP16", "HALF", "FP8", "INT8", "NVFP4")),
         "host_cache_size": _NO_OFFLOAD,
         "mamba_ssm_cache_dtype": NoEffect("there are no state-space models"),
-        "max_attention_window": NotThereYet("sliding-window attention"),
+        "max_attention_window": NotThereYet("windows of attention other than the model's own"),
         "max_gpu_total_bytes": NotThereYet("a KV cache bounded in bytes (max_tokens bounds it in tokens)"),
         "max_util_for_resume": NoEffect("a request that was interrupted goes on as soon as it fits"),
         "onboard_blocks": _NO_OFFLOAD,
         "secondary_offload_min_priority": _NO_OFFLOAD,
-        "sink_token_length": NotThereYet("sliding-window attention"),
+        "sink_token_length": NotThereYet("attention sinks"),
         "use_kv_cache_manager_v2": NoEffect("there is one KV cache manager"),
         "use_uvm": NoEffect("KV blocks are ordinary device memory"),
     },

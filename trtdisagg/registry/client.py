@@ -45,8 +45,6 @@ class MembersClient:
         self._on_told = on_told
         self._members = Members(members=[])
         self._changed = anyio.Event()
-        self.last_error: str | None = None
-        """Why the proxy could not be told the last time; None: it was."""
 
     def update(
         self,
@@ -81,10 +79,8 @@ class MembersClient:
         members = self._members
         try:
             told = await put_members(self._socket, members)
-        except OSError as e:
-            self.last_error = str(e) or type(e).__name__
+        except OSError:
             return RETRY_S
-        self.last_error = None
         self._on_told(members, told)
         return LEAVING_INTERVAL_S if _leaving(members, told) else INTERVAL_S
 

@@ -91,15 +91,15 @@ def find_tokenizer(name: str, *, may_download: bool) -> Path | None:
     if path.is_file():
         return path
     hub_id = alias.hub_id if alias else name
-    return _hub_file(hub_id, "tokenizer.json", may_download) if _HUB_ID.fullmatch(hub_id) else None
+    return _hub_tokenizer(hub_id, may_download) if _HUB_ID.fullmatch(hub_id) else None
 
 
-def _hub_file(hub_id: str, file: str, may_download: bool) -> Path | None:
+def _hub_tokenizer(hub_id: str, may_download: bool) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     try:
-        return Path(hf_hub_download(hub_id, file, local_files_only=not may_download))
+        return Path(hf_hub_download(hub_id, "tokenizer.json", local_files_only=not may_download))
     except (EntryNotFoundError, HfHubHTTPError, OSError):
         return None
 

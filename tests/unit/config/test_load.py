@@ -237,7 +237,7 @@ def test_values_that_ask_for_nothing_are_accepted(load_text: Load, text: str) ->
         ("cache_transceiver_config: {backend: mooncake}", "'mooncake': this transfer backend: not there yet"),
         ("cache_transceiver_config: {enable_cache_transceiver: false}", "servers without a handover"),
         ("kv_cache_config: {dtype: fp8}", "a KV cache of this type"),
-        ("kv_cache_config: {max_attention_window: [512]}", "sliding-window attention"),
+        ("kv_cache_config: {max_attention_window: [512]}", "windows of attention other than the model's own"),
     ],
 )
 def test_what_would_change_results_is_refused(load_text: Load, text: str, what: str) -> None:

@@ -14,7 +14,7 @@ from trtdisagg.protocol.control import Member
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.members.uses import Claim, Uses
 from trtdisagg.proxy.path.admission import Admission
-from trtdisagg.proxy.routing.ask import Ask, View, knows_nothing
+from trtdisagg.proxy.routing.ask import Ask, View
 from trtdisagg.proxy.routing.choose import Route, choose
 from trtdisagg.registry.members import Roster, Snapshot
 
@@ -59,7 +59,7 @@ class World:
         self.uses = Uses(self.roster)
         self.admission = Admission(self.roster, Deadlines(), max_waiting=1000)
         self.uses.watch(self.admission.has_room)
-        self.view = View(self.uses.load, knows_nothing)
+        self.view = View(self.uses.load, lambda *_: None)
         self.waiting: dict[int, tuple[str, int, int]] = {}
         """Number of the request -> model, priority and tokens."""
         self.running: dict[int, asyncio.Event] = {}

@@ -73,7 +73,3 @@ class View(NamedTuple):
 
     def model(self, name: str) -> ModelSpec:
         return self.models.get(name) or self.models.get(ANY_MODEL) or _PLAIN
-
-
-def knows_nothing(_: Member, __: Ask) -> None:
-    """A MatchOf for when nobody follows what servers have."""

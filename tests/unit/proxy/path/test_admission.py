@@ -14,7 +14,7 @@ from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.members.uses import Claim, Uses
 from trtdisagg.proxy.path import admission as admission_module
 from trtdisagg.proxy.path.admission import Admission
-from trtdisagg.proxy.routing.ask import Ask, View, knows_nothing
+from trtdisagg.proxy.routing.ask import Ask, View
 from trtdisagg.proxy.routing.choose import Route, choose
 from trtdisagg.registry.members import Roster, Snapshot
 
@@ -71,7 +71,7 @@ class Bench:
 
     def _choose(self, now: Snapshot, ask: Ask, claim: Claim) -> Route | None:
         self.num_choices += 1
-        route = choose(now, ask, View(self.uses.load, knows_nothing))
+        route = choose(now, ask, View(self.uses.load, lambda *_: None))
         if route is not None:
             claim.take(route.context, route.generation)
         return route

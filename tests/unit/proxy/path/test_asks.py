@@ -12,7 +12,7 @@ from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import ModelSpec, RouterSpec
 from trtdisagg.proxy.path.asks import Asks
 from trtdisagg.proxy.path.request import Incoming, decode_incoming
-from trtdisagg.proxy.routing.ask import Ask, Load, View, knows_nothing
+from trtdisagg.proxy.routing.ask import Ask, Load, View
 from trtdisagg.proxy.texts.texts import Reading
 from trtdisagg.registry.members import Roster
 
@@ -28,7 +28,7 @@ def incoming(**fields: Any) -> Incoming:
 def asks(**spec: Any) -> Asks:
     roster = Roster()
     roster.replace("test", [Member(name="both-0", role="both", model=m, url="h:1") for m in ("m", "n")])
-    return Asks(roster, View(lambda _: Load(), knows_nothing, {"m": ModelSpec(**spec)}))
+    return Asks(roster, View(lambda _: Load(), lambda *_: None, {"m": ModelSpec(**spec)}))
 
 
 def ask(**fields: Any) -> Ask:

@@ -11,7 +11,7 @@ from trtdisagg.errors import ContextLengthError, ModelNotFoundError, Unavailable
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec, RouterSpec
-from trtdisagg.proxy.routing.ask import Ask, Load, View, knows_nothing
+from trtdisagg.proxy.routing.ask import Ask, Load, View
 from trtdisagg.proxy.routing.choose import Route, choose, choose_successor
 from trtdisagg.registry.members import Roster, Snapshot
 
@@ -33,7 +33,7 @@ def snapshot(*names: str, foreign: tuple[str, ...] = ()) -> Snapshot:
 def view(loads: Mapping[str, Load] | None = None, matches: Mapping[str, int] | None = None, **spec: Any) -> View:
     return View(
         load_of=lambda m: (loads or {}).get(m.name, Load()),
-        match_of=knows_nothing if matches is None else lambda m, _: matches.get(m.name),
+        match_of=lambda m, _: matches.get(m.name) if matches is not None else None,
         models={"m": ModelSpec(**spec)},
     )
 
@@ -221,7 +221,7 @@ def test_a_prompt_goes_to_servers_that_can_hold_it() -> None:
 def test_a_model_that_is_not_listed_is_routed_as_any_other() -> None:
     busy = {"generation-0": Load(3)}
     any_model = View(
-        view(busy).load_of, knows_nothing, {ANY_MODEL: ModelSpec(generation_router=RouterSpec(type="load_balancing"))}
+        view(busy).load_of, lambda *_: None, {ANY_MODEL: ModelSpec(generation_router=RouterSpec(type="load_balancing"))}
     )
     servers = snapshot("generation-0", "generation-1")
     assert {chosen(servers, ask(turn), any_model).generation.name for turn in range(2)} == {"generation-1"}

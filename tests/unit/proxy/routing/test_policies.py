@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.spec import ModelSpec, RouterSpec, RouterType
-from trtdisagg.proxy.routing.ask import Ask, Load, View, knows_nothing
+from trtdisagg.proxy.routing.ask import Ask, Load, View
 from trtdisagg.proxy.routing.choose import choose
 from trtdisagg.proxy.routing.policies import pick
 from trtdisagg.registry.members import Pools, Snapshot
@@ -33,8 +33,7 @@ def view(loads: Mapping[int, Load | int] | None = None, matches: Mapping[int, in
         load = (loads or {}).get(_number(member), 0)
         return load if isinstance(load, Load) else Load(load)
 
-    known = {} if matches is None else matches
-    return View(load_of, knows_nothing if matches is None else lambda m, _: known.get(_number(m), 0))
+    return View(load_of, lambda m, _: None if matches is None else matches.get(_number(m), 0))
 
 
 def picked(router: RouterSpec, view: View, num_turns: int = 4, **fields: object) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.proxy.routing.ask import Ask, Load, View, knows_nothing
+from trtdisagg.proxy.routing.ask import Ask, Load, View
 from trtdisagg.proxy.routing.room import has_room
 
 SERVER = Member(
@@ -20,7 +20,7 @@ LIMITLESS = Member(name="g", role="generation", model="m", url="h:1")
 
 
 def room(load: Load, server: Member = SERVER, *, match: int | None = None, **fields: int) -> bool:
-    seen = View(lambda _: load, knows_nothing if match is None else lambda *_: match, kv_overcommit=2.0)
+    seen = View(lambda _: load, lambda *_: match, kv_overcommit=2.0)
     return has_room(server, Ask(model="m", **fields), seen)  # type: ignore[arg-type]
 
 
