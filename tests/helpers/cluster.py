@@ -151,3 +151,8 @@ def post(url: str, body: dict[str, Any] | bytes, timeout_s: float = 60) -> tuple
     except urllib.error.HTTPError as e:
         with e:
             return e.code, json.load(e)
+
+
+def post_fake(address: str | None, what: str, **body: int) -> None:
+    """Have a fake engine do something."""
+    urllib.request.urlopen(f"http://{address}/fake/{what}", json.dumps(body).encode(), timeout=20).close()

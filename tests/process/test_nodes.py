@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import re
 import signal
 import time
-import urllib.request
 from pathlib import Path
 
 import anyio
 import psutil
 import pytest
 from helpers.agents import RunningAgent, down
-from helpers.cluster import post
+from helpers.cluster import post, post_fake
 from helpers.nodes import HEAD, NodeProcess, head
 from helpers.traces import is_gone
 from msgspec.structs import replace
@@ -46,10 +44,6 @@ async def ask(agent: RunningAgent) -> int:
     body = {"model": "fake", "prompt": "hello", "max_tokens": 4}
     status, _ = await anyio.to_thread.run_sync(post, f"{agent.status.url}/v1/completions", body)
     return status
-
-
-def post_fake(address: str | None, what: str, **body: int) -> None:
-    urllib.request.urlopen(f"http://{address}/fake/{what}", json.dumps(body).encode(), timeout=20).close()
 
 
 async def test_servers_of_other_nodes_live_there_and_end_with_the_cluster(place: Place, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from helpers.cluster import REPOSITORY, Cluster, post
+from helpers.cluster import REPOSITORY, Cluster, post, post_fake
 from helpers.ports import free_port
 from helpers.step import Step
 from helpers.traces import until
@@ -56,6 +57,10 @@ def nodes_of(cluster: Cluster) -> dict[str, list[str]]:
     return {server["name"]: server["nodes"] for server in cluster.status()["servers"] if server["role"] != "proxy"}
 
 
+def server(cluster: Cluster, name: str) -> dict[str, Any]:
+    return next(server for server in cluster.status()["servers"] if server["name"] == name)
+
+
 def test_one_cluster_over_the_nodes_of_a_step(cluster: Cluster) -> None:
     """The first task of a node is the agent, and the other ends with it; a node that is lost takes no other along, and
     servers come there again when its agent is started anew."""
@@ -80,6 +85,13 @@ def test_one_cluster_over_the_nodes_of_a_step(cluster: Cluster) -> None:
         done = cluster.run("scale", "generation=3")
         assert done.returncode == 0, done.stderr
         assert nodes_of(cluster)["generation-2"] == ["node02"]
+        post_fake(server(cluster, "generation-2")["url"], "deafen")
+        step.tasks[4].send_signal(signal.SIGTERM)
+        until(lambda: "generation-2 goes to node01" in step.said(0), "it moves", 30, lambda: step.said(0))
+        assert nodes_of(cluster)["generation-2"] == ["node02"], "as long as it drains"
+        step.tasks[4].send_signal(signal.SIGTERM)
+        assert step.tasks[4].wait(20) == 143, step.said(4)
+        until(lambda: nodes_of(cluster)["generation-2"] == ["node01"], "it has moved", 30, lambda: step.said(0))
         step.signal(signal.SIGTERM)
         assert step.exit_codes() == [143, 143, -signal.SIGKILL, 1, 143], step.said(0)
     assert (cluster.directory / "exit-code").read_text() == "143\n"

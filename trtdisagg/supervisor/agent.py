@@ -155,7 +155,7 @@ class Agent:
         return view.status(
             self.state,
             self.plan,
-            self.plan_of,
+            self._plan_shown,
             self.place,
             now=time.monotonic(),
             agent_pid=os.getpid(),
@@ -197,6 +197,10 @@ class Agent:
     def plan_of(self, name: str) -> ChildPlan:
         """The plan of a child; an old proxy that finishes its work has that of its successor."""
         return self._plans.get(name) or self._plans[current_name(name)]
+
+    def _plan_shown(self, name: str) -> ChildPlan:
+        """The plan that a child runs by, also when it drains because it shall run by another."""
+        return self._nursery.plan_of(self.state.children[name].incarnation) or self.plan_of(name)
 
     # --- events -----------------------------------------------------------------------------------------------------
 

@@ -83,6 +83,8 @@ class Nursery:
         self._nodes = nodes
         self._children: dict[str, Gang] = {}
         """By incarnation."""
+        self._plans: dict[str, ChildPlan] = {}
+        """Likewise."""
         self._logs: dict[str, LogFile] = {}
         self._failing_logs: set[str] = set()
         self._clearing = Clearing(lambda text: on_event(Noticed(at=time.monotonic(), text=text)))
@@ -108,7 +110,7 @@ class Nursery:
             on_line=functools.partial(self._line, plan.name),
             on_report=functools.partial(self._report, plan.name, incarnation),
         )
-        self._children[incarnation] = child
+        self._children[incarnation], self._plans[incarnation] = child, plan
         self._logs.setdefault(plan.name, LogFile(self._place.log_file(plan.name)))
         return functools.partial(self._run, child, life)
 
@@ -118,6 +120,10 @@ class Nursery:
         self._failing_logs.discard(name)
         if (log := self._logs.pop(name, None)) is not None:
             log.close()
+
+    def plan_of(self, incarnation: str | None) -> ChildPlan | None:
+        """The plan that a child runs by; None: it does not run."""
+        return self._plans.get(incarnation or "")
 
     def signal(self, incarnation: str, number: signal.Signals) -> None:
         """Signal the process groups of a child; of one that is gone, nobody."""
@@ -150,7 +156,7 @@ class Nursery:
         if life.meeting_point is not None:
             life.meeting_point.close()
         self._place.gang_socket(incarnation).unlink(missing_ok=True)
-        del self._children[incarnation]
+        del self._children[incarnation], self._plans[incarnation]
         lines = list(child.last_lines)
         self._on_event(Exited(at=time.monotonic(), name=name, incarnation=incarnation, how=how, last_lines=lines))
 
