@@ -14,13 +14,13 @@ up: install
 
 # Three files at a time, also on two cores: most tests of processes wait. They come first, as tests/conftest.py orders
 # them: what takes long is not left for the end.
-test: install $(STAMPS)/openmpi
+test: install $(STAMPS)/tests $(STAMPS)/openmpi
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-soak: install $(STAMPS)/openmpi
+soak: install $(STAMPS)/tests $(STAMPS)/openmpi
 	$(BIN)/python -m pytest --soak
 
-check: install
+check: install $(STAMPS)/tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy -p trtdisagg
@@ -43,8 +43,14 @@ $(STAMPS)/torch: constraints.txt | $(STAMPS)/venv
 	@touch $@
 
 $(STAMPS)/package: pyproject.toml constraints.txt $(SOURCES) $(STAMPS)/torch
-	@echo "Building and installing trtdisagg ..."
-	$(PIP) -e '.[test]'
+	@echo "Building and installing trtdisagg (some minutes) ..."
+	$(PIP) -e '.[bench]'
+	@touch $@
+
+# Built already: pip adds what the tests need beside it.
+$(STAMPS)/tests: $(STAMPS)/package
+	@echo "Installing what the tests need ..."
+	$(PIP) 'trtdisagg[test]'
 	@touch $@
 
 # The weights of smollm2-135m-instruct; the program that comes with them is not needed.

@@ -48,7 +48,7 @@ COMMANDS = {
     "version": "Print the version.",
 }
 """Name and first sentence of help; the command is `command` in the module of that name."""
-_ALIASES = {"ps": "status", "disaggregated_mpi_worker": "mpi-worker"}
+_ALIASES = {"ps": "status", "disaggregated": "proxy", "disaggregated_mpi_worker": "mpi-worker"}
 _SIGPIPE_EXIT = 128 + 13
 
 

@@ -9,6 +9,7 @@ import click
 import msgspec
 from msgspec.structs import replace
 
+from trtdisagg.cli.no_effect import no_effect
 from trtdisagg.cli.terminal import say
 from trtdisagg.config.load import load
 from trtdisagg.config.metadata import load_metadata
@@ -22,8 +23,17 @@ from trtdisagg.supervisor.survey import survey
 
 @click.command()
 @click.option("--spec", type=click.Path(path_type=Path), metavar="FILE", help="Spec file, as the supervisor writes it.")
-@click.option("-c", "--config", metavar="FILE", help="Cluster file; its servers run already, even with a `model`.")
+@click.option(
+    "-c",
+    "--config",
+    "--config_file",
+    metavar="FILE",
+    help="Cluster file; its servers run already, even with a `model`.",
+)
 @click.option("-m", "--metadata", "--metadata_server_config_file", metavar="FILE", help="Where servers are registered.")
+@no_effect("-t", "--server_start_timeout", because="servers are taken as they come, and requests are a 503 until then")
+@no_effect("-r", "--request_timeout", because="requests have the deadlines under `proxy:` in the file")
+@no_effect("-l", "--log_level", because="there is one level of logging")
 def command(spec: Path | None, config: str | None, metadata: str | None) -> int:
     """Route requests to servers that run already.
 

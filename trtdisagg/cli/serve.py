@@ -27,6 +27,14 @@ from trtdisagg.supervisor.rundir import Place as RunPlace
 from trtdisagg.supervisor.survey import survey
 
 
+def _join_instead(_context: click.Context, _parameter: click.Parameter, uri: str | None) -> None:
+    if uri is not None:
+        raise click.UsageError(
+            f"a server that registers with a cluster is started by `trtdisagg join --cluster {uri} --role ROLE "
+            "--model MODEL`"
+        )
+
+
 @click.command()
 @click.argument("model")
 @click.option(
@@ -42,6 +50,7 @@ from trtdisagg.supervisor.survey import survey
 @click.option("--served_model_name", help="What clients ask for.")
 @click.option("--secret_file", metavar="FILE", help="The cluster's secret (0600), where others can reach the address.")
 @click.option("--metadata_server_config_file", "metadata", metavar="FILE", help="Where it registers, the older way.")
+@click.option("--disagg_cluster_uri", hidden=True, expose_value=False, callback=_join_instead)
 @click.option("--no-srun", is_flag=True, help="In a Slurm step of several tasks: a server in each, not a rank.")
 @click.option(
     "--rendezvous",

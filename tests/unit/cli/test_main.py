@@ -129,6 +129,14 @@ def test_proxy_needs_one_source() -> None:
     assert run("proxy", "--spec", "a", "-c", "b").exit_code == 2
 
 
+def test_the_command_line_of_trtllm_serve_disaggregated() -> None:
+    result = run("disaggregated", "-c", "f.yaml", "-t", "60", "-r", "100", "-l", "info")
+    assert result.exit_code == 2
+    assert result.stderr.count("no effect here") == 3
+    assert "--request_timeout: no effect here, because" in result.stderr
+    assert "f.yaml: no such file" in result.stderr
+
+
 def test_proxy_refuses_a_spec_that_is_none() -> None:
     Path("spec.json").write_text('{"cluster": 3}')
     result = run("proxy", "--spec", "spec.json")

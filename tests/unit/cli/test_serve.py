@@ -92,3 +92,27 @@ def test_two_spellings_of_one_option() -> None:
     result = CliRunner().invoke(cli, ["serve", "m", "--config", "a", "--extra_llm_api_options", "b"])
     assert result.exit_code == 2
     assert "--config and --extra_llm_api_options mean the same" in result.stderr
+
+
+def test_the_command_line_of_trtllm_serve(plans: list[Plan]) -> None:
+    """What nobody has to change: the rest has no effect, which is said, or asks for nothing."""
+    line = "--tensor_parallel_size 1 --moe_expert_parallel_size 1 --max_beam_width 1 --enable_chunked_prefill"
+    _, spec, stderr = serve(plans, *line.split(), "--num_postprocess_workers", "2", "--log_level", "info")
+    assert spec.enable_chunked_prefill
+    assert stderr.count("no effect here") == 2
+    assert "--log_level: no effect here, because" in stderr
+    assert "--num_postprocess_workers: num_postprocess_workers: no effect here" in stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--tokenizer", "other", "a tokenizer, revision or parser other than the model's own"),
+        ("--context_parallel_size", "2", "context parallelism"),
+        ("--disagg_cluster_uri", "http://localhost:8000", "trtdisagg join --cluster http://localhost:8000"),
+    ],
+)
+def test_what_trtllm_serve_has_and_we_have_not(option: str, value: str, said: str) -> None:
+    result = CliRunner().invoke(cli, ["serve", "m", option, value])
+    assert result.exit_code == 2
+    assert said in result.stderr
