@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from helpers.cluster import Cluster, post
+from helpers.cluster import Cluster, post, runtime_directory
 from helpers.http_face import parse_events
 from helpers.streams import put_together, rounded
 
@@ -97,7 +97,7 @@ def comparable(body: Any) -> Any:
 @pytest.fixture(scope="module")
 def alone(cluster: Cluster) -> Ask:
     """One server, asked without the proxy."""
-    (secret,) = cluster.directory.rglob("secret")
+    (secret,) = runtime_directory(cluster.directory).rglob("secret")
     return functools.partial(ask, f"http://{cluster.server('generation-0')['url']}", secret=secret.read_text().strip())
 
 
