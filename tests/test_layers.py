@@ -15,10 +15,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trtdisagg"
 
-_GROUND = {"errors", "net", "protocol"}
+_GROUND = {"errors", "files", "net", "protocol"}
 _SHARED = {"text", "config", *_GROUND}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "files": set(),
     "net": {"errors"},
     "protocol": {"errors"},
     "config": _GROUND,
@@ -38,6 +39,7 @@ BELOW: dict[str, set[str]] = {
 
 TORCH_FREE = (
     "errors",
+    "files",
     "net",
     "protocol",
     "config",

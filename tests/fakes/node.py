@@ -14,7 +14,7 @@ from trtdisagg.errors import TrtdisaggError
 from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.nodes.agent import run_node_agent
 from trtdisagg.supervisor.nodes.head_link import Membership
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 
 def main() -> int:

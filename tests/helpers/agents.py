@@ -22,9 +22,9 @@ from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.protocol.control import ClusterStatus, DownRequest, ServerStatus
 from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.nodes.links import NodeLinks
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 from trtdisagg.supervisor.run import run_agent
-from trtdisagg.supervisor.rundir import Place
 
 TEST_MARK = "TRTDISAGG_TEST"
 """Environment variable by which a test finds all that it started, however far down."""

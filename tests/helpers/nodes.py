@@ -27,8 +27,8 @@ from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.nodes.rendezvous import Rendezvous
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
-from trtdisagg.supervisor.rundir import Place
 
 NODE = [sys.executable, str(Path(__file__).resolve().parents[1] / "fakes" / "node.py")]
 HEAD = "node00"

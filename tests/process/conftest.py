@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.agents import nothing_left
 
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import pytest
 from helpers.cluster import TRTDISAGG, environment
 
 from trtdisagg.cli.main import COMMANDS
+from trtdisagg.files import write_whole
 from trtdisagg.supervisor import rundir
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 
 class Shell:
@@ -66,7 +67,7 @@ def shell() -> Iterator[Shell]:
         with rundir.hold(place, "run"):
             rundir.make_log_dir(place)
             for name in ("completed.context-0", "completed.context-1", "completed.generation-0", "proxy"):
-                rundir.write_private(place.spec_file(name), b"{}")
+                write_whole(place.spec_file(name), b"{}")
                 place.log_file(name).touch()
             place.log_file("agent").touch()
             rundir.make_secret(place)

@@ -11,7 +11,7 @@ from helpers.agents import fake_plan, running_agent
 
 from trtdisagg.errors import NotRunningError
 from trtdisagg.supervisor.client import ControlClient
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from helpers.plans import FAKE_ENGINE
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.control import DownRequest
 from trtdisagg.supervisor.client import ControlClient
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ import pytest
 from helpers.agents import RunningAgent, down, fake_plan, running_agent
 
 from trtdisagg.supervisor import links
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 pytestmark = pytest.mark.anyio
 

@@ -21,8 +21,8 @@ from msgspec.structs import replace
 
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.parallel import Parallel
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.rundir import Place
 
 pytestmark = pytest.mark.anyio
 

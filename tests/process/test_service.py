@@ -21,7 +21,7 @@ from helpers.plans import FAKE_ENGINE
 from helpers.ports import free_port
 
 from trtdisagg.supervisor.notify import VARIABLES
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 WATCHDOG_S = 0.6
 REQUEST = {"model": "fake", "prompt": "hello", "max_tokens": 3}

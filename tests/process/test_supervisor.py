@@ -26,7 +26,7 @@ from trtdisagg.errors import (
 )
 from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor.client import ControlClient, wait_until_gone
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 pytestmark = pytest.mark.anyio
 
@@ -265,7 +265,7 @@ import os, sys, anyio
 from pathlib import Path
 from helpers.agents import fake_plan
 from trtdisagg.supervisor.run import run_agent
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 def tell(status):
     if status.state == "ready":

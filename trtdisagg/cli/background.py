@@ -16,7 +16,7 @@ from trtdisagg.errors import NotReadyInTimeError, NotRunningError, StartupError
 from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.client import ControlClient
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 LOG_NAME = "agent"
 _NUM_LAST_LINES = 20

@@ -26,8 +26,8 @@ from trtdisagg.supervisor.doctor import (
     probe,
     runs_builtin,
 )
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.survey import survey
 
 

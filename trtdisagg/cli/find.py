@@ -12,7 +12,7 @@ from trtdisagg.cli.names import complete_cluster
 from trtdisagg.errors import ConfigError, NotRunningError
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.client import ControlClient
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 DEFAULT_FILE = Path("cluster.yaml")
 

@@ -22,9 +22,9 @@ from trtdisagg.cli.values import ROLE_STYLES
 from trtdisagg.cli.views import cluster_view
 from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor.logfile import LogFile
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.run import run_agent
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.wish import Wish
 
 _REDRAW_S = 0.25

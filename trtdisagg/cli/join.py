@@ -23,7 +23,7 @@ from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import RegistrySpec, Role
 from trtdisagg.supervisor.join_plan import Joining, check_host, plan_join
 from trtdisagg.supervisor.nearby import find_nearby, is_here
-from trtdisagg.supervisor.rundir import Place as RunPlace
+from trtdisagg.supervisor.place import Place as RunPlace
 from trtdisagg.supervisor.server_plan import registry_of
 
 

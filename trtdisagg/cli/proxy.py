@@ -15,9 +15,9 @@ from trtdisagg.config.load import load
 from trtdisagg.config.metadata import load_metadata
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import MetadataSpec, ProxySpec
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.ports import check_free
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.survey import survey
 
 

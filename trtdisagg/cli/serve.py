@@ -22,8 +22,8 @@ from trtdisagg.protocol.spec import Role
 from trtdisagg.slurm.allocation import num_tasks
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nodes.node import Node
+from trtdisagg.supervisor.place import Place as RunPlace
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.rundir import Place as RunPlace
 from trtdisagg.supervisor.survey import survey
 
 

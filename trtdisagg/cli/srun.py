@@ -19,9 +19,9 @@ from trtdisagg.slurm.srun import NodesOf, Party, digest_of, homes_by_slurm, node
 from trtdisagg.slurm.waiting import agent_of, wait_for_agent
 from trtdisagg.supervisor.doctor import before_start
 from trtdisagg.supervisor.nodes.rendezvous import default_directory
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.run_files import RunFiles
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.survey import survey
 from trtdisagg.supervisor.wish import Wish
 

@@ -22,8 +22,8 @@ from trtdisagg.slurm.allocation import Allocation, read_allocation
 from trtdisagg.slurm.srun import NodesOf, Party, digest_of, node_place, run_head, run_node
 from trtdisagg.slurm.tasks import apart, check_number, machine_of, task_names
 from trtdisagg.supervisor.nodes.rendezvous import default_directory
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import bind_host
 
 _OWN = "127.0.0.1"

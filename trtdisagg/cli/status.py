@@ -12,7 +12,7 @@ from trtdisagg.cli.terminal import console
 from trtdisagg.cli.views import WIDE, cluster_view, to_svg
 from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor.client import ControlClient
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 
 @click.command()

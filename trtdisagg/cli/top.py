@@ -15,7 +15,7 @@ from trtdisagg.cli.views import cluster_view
 from trtdisagg.errors import NotRunningError
 from trtdisagg.protocol.control import ClusterStatus
 from trtdisagg.supervisor.client import ControlClient
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 _REDRAW_S = 0.5
 _QUIT = {"q", "Q", "\x1b"}

@@ -20,9 +20,9 @@ from trtdisagg.protocol.control import ApplyRequest
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.doctor import before_start
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.run_files import RunFiles
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.survey import survey
 from trtdisagg.supervisor.wish import Wish
 

@@ -33,9 +33,9 @@ from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.nodes.rendezvous import Rendezvous
 from trtdisagg.supervisor.nodes.room import Capacity
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.run import run_agent
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.slots import slots
 from trtdisagg.supervisor.wish import Wish
 

@@ -5,7 +5,7 @@ Commands need six doors:
     survey.survey(cluster, name=)   look at this machine and the models, and make the plan of a cluster file
     doctor.before_start(plan, ...)  whether this machine can carry it
     starter.starter_file(host, ...) a first cluster file for this machine
-    rundir.Place.of(file, name)     where a cluster's sockets, lock and logs are; `rundir.find` finds one that runs
+    Place.of(file, name)     where a cluster's sockets, lock and logs are; `rundir.find` finds one that runs
     run.run_agent(plan, place)      bring it up, keep it up, take it down; returns the exit code
     client.ControlClient(place)     talk to a running agent: status, events, and the verbs
 

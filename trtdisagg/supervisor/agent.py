@@ -60,9 +60,9 @@ from trtdisagg.supervisor.notify import Notifier
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.operations import Operations
 from trtdisagg.supervisor.pace import Pace
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.reducer import reduce
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan, in_role
 from trtdisagg.supervisor.signals import Signals
 from trtdisagg.supervisor.state import PROXY, ClusterState, Stop, current_name, initial

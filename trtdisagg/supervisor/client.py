@@ -18,7 +18,7 @@ import msgspec
 from trtdisagg.errors import NotRunningError, StartupError, TrtdisaggError
 from trtdisagg.protocol.control import ClusterStatus, Done, DownRequest, Refused
 from trtdisagg.protocol.trace import Traces
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 _TIMEOUT_S = 10.0
 

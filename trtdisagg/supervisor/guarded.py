@@ -13,7 +13,7 @@ import anyio
 
 from trtdisagg.supervisor import guardian, notify
 from trtdisagg.supervisor.events import Event, Noticed
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 _PAUSE_S = 1.0
 _BYE_TIMEOUT_S = 5.0

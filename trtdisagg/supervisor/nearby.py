@@ -15,7 +15,7 @@ from trtdisagg.net import split_address
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.client import ControlClient
 from trtdisagg.supervisor.host import discover
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 
 class Nearby(msgspec.Struct, frozen=True):

@@ -27,9 +27,9 @@ from trtdisagg.supervisor.load_table import LoadTable
 from trtdisagg.supervisor.logfile import LogFile
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.meeting_point import MeetingPoint
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.processes import ChildProcess
 from trtdisagg.supervisor.rank_plan import rank_argv, rank_env, rank_spec
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.spec_files import engine_spec, with_spec_file
 

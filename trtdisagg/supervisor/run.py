@@ -23,8 +23,8 @@ from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.presence import Presence
 from trtdisagg.supervisor.nursery import Nursery
 from trtdisagg.supervisor.pace import Pace
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.state import Stop
 from trtdisagg.supervisor.wish import Wish
 

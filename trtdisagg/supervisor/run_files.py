@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trtdisagg.errors import StartupError, TrtdisaggError
+from trtdisagg.files import write_whole
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 """Addresses to listen on that are no address to go to, and what they are called on this host."""
@@ -59,9 +60,7 @@ class RunFiles:
     def _write(self, name: str, text: str) -> None:
         if self._folder is not None:
             with self._writing():
-                temporary = self._folder / f".{name}.new"
-                temporary.write_text(f"{text}\n")
-                temporary.rename(self._folder / name)
+                write_whole(self._folder / name, f"{text}\n".encode(), mode=0o666)
 
     def _remove(self, name: str) -> None:
         if self._folder is not None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
+from trtdisagg.files import write_whole
 from trtdisagg.protocol.spec import EngineSpec, ProxySpec
-from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.nodes.meeting_point import MeetingPoint
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 
 def engine_spec(
@@ -45,5 +45,5 @@ def with_spec_file(
     spec = replace(spec, secret_file=secret_file, parent_pid=os.getpid())
     rank = spec.rank if isinstance(spec, EngineSpec) else 0
     path = place.spec_file(f"{name}.rank{rank}" if rank else name)
-    rundir.write_private(path, msgspec.json.format(msgspec.json.encode(spec)))
+    write_whole(path, msgspec.json.format(msgspec.json.encode(spec)))
     return [*argv, "--spec", str(path)]

@@ -19,7 +19,7 @@ from trtdisagg.registry.client import MembersClient, get_traces
 from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor import events
 from trtdisagg.supervisor.load_table import LoadTable
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.state import Holder
 

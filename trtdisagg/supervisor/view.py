@@ -15,9 +15,9 @@ from trtdisagg.supervisor import links
 from trtdisagg.supervisor.child import Child, Meeting
 from trtdisagg.supervisor.events import Exited
 from trtdisagg.supervisor.hints import hints
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rates import rates
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import LOOPBACK

@@ -19,7 +19,8 @@ from trtdisagg.cli.terminal import console
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.probe import LinkRate
 from trtdisagg.supervisor.doctor import Finding, Probed
-from trtdisagg.supervisor.rundir import Place, hold
+from trtdisagg.supervisor.place import Place
+from trtdisagg.supervisor.rundir import hold
 
 Run = Callable[..., Result]
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from trtdisagg.cli.log_lines import Line, Tail
 from trtdisagg.cli.main import cli
 from trtdisagg.supervisor.logfile import LogFile
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 NOON = datetime.now().replace(hour=12, minute=0, second=0, microsecond=0).timestamp()
 

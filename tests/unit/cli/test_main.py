@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from trtdisagg import __version__
 from trtdisagg.cli.main import COMMANDS, cli
 from trtdisagg.supervisor import rundir
+from trtdisagg.supervisor.place import Place
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,7 @@ def test_nothing_runs_is_3(args: list[str]) -> None:
 
 
 def test_which_of_several_must_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = [rundir.Place.of(f"file {name}", name) for name in ("one", "two")]
+    places = [Place.of(f"file {name}", name) for name in ("one", "two")]
     monkeypatch.setattr(rundir, "find_running", lambda: places)
     result = run("down")
     assert result.exit_code == 2

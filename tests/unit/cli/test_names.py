@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 from trtdisagg.cli import names
 from trtdisagg.cli.names import complete_role_count, complete_server_or_file
 from trtdisagg.supervisor import rundir
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 

@@ -15,7 +15,7 @@ import pytest
 
 from trtdisagg.cli.keyboard import Keyboard
 from trtdisagg.cli.top import watch
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 
 def test_top_needs_a_terminal(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from trtdisagg.errors import AlreadyRunningError, StartupError
 from trtdisagg.supervisor import rundir
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 
 @pytest.fixture
@@ -37,16 +37,6 @@ def test_directories_are_private_and_gone_afterwards(place: Place) -> None:
         assert len(secret.read_text()) == 64
     assert not place.run_dir.exists()
     assert place.log_dir.exists()
-
-
-def test_what_somebody_else_has_put_in_place_of_a_private_file_is_not_written_to(tmp_path: Path) -> None:
-    theirs = tmp_path / "secret.new"
-    theirs.touch(0o666)
-    with theirs.open("rb") as open_by_them:
-        rundir.write_private(tmp_path / "secret", b"x")
-        assert open_by_them.read() == b""
-    assert (tmp_path / "secret").read_bytes() == b"x"
-    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
 
 def test_a_directory_for_logs_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -140,16 +130,10 @@ def test_the_longest_address_counts(short_path: Path) -> None:
     assert place.run_dir.parent == Path(f"/tmp/trtdisagg-{os.geteuid()}")
 
 
-def test_private_files_are_private_from_the_first_byte(tmp_path: Path) -> None:
-    rundir.write_private(tmp_path / "spec.json", b"{}")
-    assert stat.S_IMODE((tmp_path / "spec.json").stat().st_mode) == 0o600
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["spec.json"]
-
-
 def test_another_process_sees_the_lock(place: Place, env: dict[str, str]) -> None:
     code = (
-        "import sys; from trtdisagg.supervisor import rundir; "
-        "print(rundir.running_pid(rundir.Place.of('a key', 'my cluster')))"
+        "from trtdisagg.supervisor.place import Place; from trtdisagg.supervisor.rundir import running_pid; "
+        "print(running_pid(Place.of('a key', 'my cluster')))"
     )
     with rundir.hold(place, "run"):
         done = subprocess.run(
@@ -178,7 +162,9 @@ def test_one_with_another_runtime_directory_is_found(
     env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service has none of a login's variables; then it is in /tmp, while a login's own directory is elsewhere."""
-    monkeypatch.setattr(rundir, "_TEMPORARY", tmp_path)  # in the real one every command of every test would see it
+    monkeypatch.setattr(
+        "trtdisagg.supervisor.place._TEMPORARY", tmp_path
+    )  # in the real one every command of every test would see it
     file = tmp_path / "cluster.yaml"
     without = {"XDG_STATE_HOME": env["XDG_STATE_HOME"]}
     place = Place.of(file, "the-name", without)
@@ -192,7 +178,7 @@ def test_a_service_is_found_by_its_user(
     env: dict[str, str], tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "cluster.yaml"
-    monkeypatch.setattr(rundir, "SERVICES", short_path)
+    monkeypatch.setattr("trtdisagg.supervisor.place.SERVICES", short_path)
     ours = short_path / "one"
     ours.mkdir(mode=0o700)
     place = Place.of(file, "the-name", {**env, "XDG_RUNTIME_DIR": str(ours)})

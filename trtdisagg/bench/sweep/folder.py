@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +23,7 @@ from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.sweep.records import Failure, Ran, now
 from trtdisagg.bench.sweep.sweep import Cell, Sweep
 from trtdisagg.errors import ConfigError, StartupError
+from trtdisagg.files import write_whole
 
 _SWEEP = "sweep.json"
 _FAILURE = "failure.json"
@@ -127,9 +127,7 @@ class Folder:
 
 def write(file: Path, record: msgspec.Struct) -> None:
     """Whole or not at all."""
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    part.replace(file)
+    write_whole(file, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n", mode=0o666)
 
 
 def read(file: Path, kind: type[R]) -> R | None:

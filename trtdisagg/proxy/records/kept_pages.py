@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from trtdisagg.files import write_whole
 from trtdisagg.proxy.records.merged_metrics import Family, added, decode, encode, that_only_grow
 
 MAX_GONE = 8
@@ -42,7 +43,7 @@ class KeptPages:
         with contextlib.suppress(
             OSError
         ):  # a full disk, or a cluster that is being cleared up: it is told all the same
-            _write(self._mine, told)
+            write_whole(self._mine, told)
         return told
 
     def of_silent(self, sockets: Collection[str]) -> list[list[Family]]:
@@ -60,7 +61,7 @@ class KeptPages:
             pages = [page for path in gone if (page := _read(path)) is not None]
             if len(gone) > MAX_GONE:
                 total = added(pages)
-                _write(self._directory / _SUM, encode(total))
+                write_whole(self._directory / _SUM, encode(total))
                 for path in gone:
                     if path.name != _SUM:
                         path.unlink()
@@ -80,12 +81,6 @@ class KeptPages:
 
 def _page_of(socket: str) -> Path:
     return Path(socket).with_suffix(".page")
-
-
-def _write(path: Path, content: bytes) -> None:
-    new = path.with_suffix(".new-page")
-    new.write_bytes(content)
-    new.rename(path)
 
 
 def _read(path: Path) -> list[Family] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from trtdisagg.errors import StartupError
 from trtdisagg.supervisor.doctor.examine import examine
 from trtdisagg.supervisor.doctor.look import look, raise_open_files
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.rundir import Place
 
 
 def before_start(plan: Plan, place: Place) -> list[str]:

@@ -20,9 +20,9 @@ from trtdisagg.supervisor.doctor.facts import Disk, Facts
 from trtdisagg.supervisor.doctor.gpu_facts import ask_driver
 from trtdisagg.supervisor.doctor.surroundings import PREFIXES
 from trtdisagg.supervisor.host import discover
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.ports import check_free
-from trtdisagg.supervisor.rundir import Place
 
 _CAP_IPC_LOCK = 14
 _CAP_SYS_PTRACE = 19

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import anyio
 
 from trtdisagg.errors import StartupError
+from trtdisagg.files import write_whole
 from trtdisagg.protocol.nodes import Bye, Leaving, Left, ToNode
 from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.events import Event, Noticed
@@ -25,7 +26,7 @@ from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.nodes.head_link import HeadLink, Membership
 from trtdisagg.supervisor.nodes.ranks import Ranks
 from trtdisagg.supervisor.pace import Pace
-from trtdisagg.supervisor.rundir import Place
+from trtdisagg.supervisor.place import Place
 
 _LISTEN_S = 0.5
 """Between two looks at what processes that are ready report."""
@@ -70,7 +71,7 @@ class NodeAgent:
             membership,
             run_id,
             handle=self._handle,
-            on_let_in=lambda secret: rundir.write_private(place.secret_file, secret),
+            on_let_in=lambda secret: write_whole(place.secret_file, secret),
             on_event=self._tell,
         )
         self._ranks = Ranks(place, run_id, groups=guardian, pace=self._pace.wait, say=self._link.say)

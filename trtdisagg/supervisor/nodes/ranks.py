@@ -27,8 +27,8 @@ from trtdisagg.protocol.nodes import (
 from trtdisagg.protocol.reports import Report
 from trtdisagg.supervisor.clearing import Clearing
 from trtdisagg.supervisor.nodes.meeting_point import MeetingPoint
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.processes import ChildProcess, Groups
-from trtdisagg.supervisor.rundir import Place
 from trtdisagg.supervisor.spec_files import engine_spec, with_spec_file
 
 _END_TIMEOUT_S = 15.0

@@ -20,9 +20,10 @@ import anyio.to_thread
 import msgspec
 
 from trtdisagg.errors import StartupError
+from trtdisagg.files import write_whole
 from trtdisagg.net import join_address
 from trtdisagg.protocol import WIRE_VERSION
-from trtdisagg.supervisor import rundir
+from trtdisagg.supervisor.place import state_base
 
 _FILE = "head.json"
 _WITHDRAW_S = 5.0
@@ -45,7 +46,7 @@ class Rendezvous(msgspec.Struct, kw_only=True, frozen=True):
 
 def default_directory(job_id: str, step_id: str, env: Mapping[str, str] = os.environ) -> Path:
     """Of a step of a Slurm job, under the user's state directory, which clusters usually share."""
-    return rundir.state_base(env) / "slurm" / f"{job_id}.{step_id}"
+    return state_base(env) / "slurm" / f"{job_id}.{step_id}"
 
 
 @contextlib.asynccontextmanager
@@ -69,7 +70,7 @@ async def announced(directory: Path, rendezvous: Rendezvous) -> AsyncIterator[No
 
 def _write(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    rundir.write_private(file, content)
+    write_whole(file, content)
 
 
 def _withdraw(file: Path, content: bytes) -> None:

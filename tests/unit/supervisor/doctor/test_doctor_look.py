@@ -15,8 +15,9 @@ from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import StartupError
 from trtdisagg.supervisor.doctor import before_start, cgroups, look
 from trtdisagg.supervisor.doctor.look import has_capability
+from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.rundir import Place, hold
+from trtdisagg.supervisor.rundir import hold
 
 
 @pytest.fixture
