@@ -17,12 +17,14 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 from helpers.agents import RunningAgent, running_agent
-from helpers.plans import FAKE_ENGINE
+from helpers.plans import FAKE_ENGINE, host
 
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.config.supervisor_keys import SupervisionConfig
+from trtdisagg.protocol.nodes import Hello
 from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.node import Node
@@ -149,6 +151,24 @@ class Nodes:
     async def running(self, plan: Plan, place: Place) -> AsyncIterator[RunningAgent]:
         async with running_agent(plan, place, self.links) as agent:
             yield agent
+
+
+def hello(**changes: Any) -> Hello:
+    """What a node agent says of itself."""
+    facts: dict[str, Any] = {
+        "node": "node01",
+        "address": "10.0.0.1",
+        "host": msgspec.Raw(msgspec.msgpack.encode(host(2))),
+        "digest": "",
+        "file": "",
+        "session": "s",
+        "is_new": True,
+        "received": 0,
+        "pid": 1,
+        "nonce": b"",
+        "proof": b"",
+    }
+    return Hello(**{**facts, **changes})
 
 
 @contextlib.asynccontextmanager

@@ -180,7 +180,7 @@ def test_verbs_on_the_first_node_are_for_all(box: Slurm) -> None:
         assert job.complete()[0] == 200
 
 
-def test_a_node_is_lost_and_its_server_goes_to_another(box: Slurm) -> None:
+def test_a_node_is_lost_and_its_server_goes_to_another_and_the_node_comes_back(box: Slurm) -> None:
     lost = box.nodes["node03"]
     with Job(box, file_of(2, 1), nodes=3) as job:
         job.until_ready()
@@ -193,6 +193,12 @@ def test_a_node_is_lost_and_its_server_goes_to_another(box: Slurm) -> None:
             until(lambda: not box.processes("node03", having="fakes/engine.py"))  # it has lost the head
         finally:
             lost.mend()
+        srun = f"srun --overlap --jobid={job.id} --nodelist=node03 --ntasks=1 --cpu-bind=none"
+        box.ask("bash", "-c", f"{srun} trtdisagg up --srun --rejoin 0 {job.file} > {box.directory}/again.log 2>&1 &")
+        job.until("back", lambda status: any("node03 is there again" in event for event in status["events"]))
+        done = box.try_("trtdisagg", "scale", "generation=2", on="node01")
+        assert done.returncode == 0, done.stderr
+        assert nodes_of(job.until_ready())["generation-1"] == ["node03"]
 
 
 def test_a_task_of_several_on_a_node_is_the_agent_and_the_others_end_with_it(box: Slurm) -> None:

@@ -76,7 +76,8 @@ class Presence:
             )
 
         await self._cluster.until(is_empty, time.monotonic() + drain_s + _AFTER_DRAIN_S)
-        self._nodes.dismiss(node, why)
+        if self._nodes.has_left(node):  # else another agent of it has come meanwhile
+            self._nodes.dismiss(node, why)
 
     def _lost(self, node: str) -> None:
         """What it had has ended, and is about to start again: by another plan, where there is one."""
@@ -84,7 +85,11 @@ class Presence:
         self._cluster.soon(functools.partial(self._move_all, wanted))
 
     async def _move_all(self, names: list[str]) -> None:
-        self._start_failed(await self._move(names))
+        """All but those whose node is back already: they start where they were."""
+        self._start_failed(await self._move([name for name in names if self._has_to_move(name)]))
+
+    def _has_to_move(self, name: str) -> bool:
+        return any(map(self._nodes.has_left, self._cluster.plan_of(name).nodes))
 
     async def _move(self, names: list[str]) -> Sequence[str]:
         return await self._cluster.move(names) if names else []

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from helpers.plans import host
+from helpers.nodes import hello
 
 from trtdisagg.protocol.nodes import Challenge, Hello, Refused, Welcome
 from trtdisagg.supervisor.nodes.greeting import RefusedError, admit, introduce
@@ -41,23 +41,6 @@ def connection() -> tuple[End, End]:
     to_b, from_a = anyio.create_memory_object_stream[bytes](8)
     to_a, from_b = anyio.create_memory_object_stream[bytes](8)
     return End(to_b, from_b), End(to_a, from_a)
-
-
-def hello(**changes: Any) -> Hello:
-    facts: dict[str, Any] = {
-        "node": "node01",
-        "address": "10.0.0.1",
-        "host": msgspec.Raw(msgspec.msgpack.encode(host(2))),
-        "digest": "",
-        "file": "",
-        "session": "s",
-        "is_new": True,
-        "received": 0,
-        "pid": 1,
-        "nonce": b"",
-        "proof": b"",
-    }
-    return Hello(**{**facts, **changes})
 
 
 async def meet(head_secret: bytes, node_secret: bytes, **changes: Any) -> tuple[object, object]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 import pytest
-from helpers.plans import host
+from helpers.nodes import hello
 
-from trtdisagg.protocol.nodes import Ended, Hello, Leaving, Left, Line, Noticed, Signal, ToHead
+from trtdisagg.protocol.nodes import Ended, Leaving, Left, Line, Noticed, Signal, ToHead
 from trtdisagg.supervisor.nodes.greeting import RefusedError
 from trtdisagg.supervisor.nodes.link import Link
 from trtdisagg.supervisor.processes import LostError
@@ -51,10 +48,7 @@ class World:
 
     def come(self, session: str = "one", *, is_new: bool = True, received: int = 0) -> Connection:
         connection = Connection()
-        facts: dict[str, Any] = {"node": "node01", "address": "10.0.0.1", "digest": "", "file": "", "pid": 1}
-        raw = msgspec.Raw(msgspec.msgpack.encode(host(2)))
-        hello = Hello(host=raw, session=session, is_new=is_new, received=received, nonce=b"", proof=b"", **facts)
-        self.link.open(hello, connection)
+        self.link.open(hello(session=session, is_new=is_new, received=received), connection)
         self.link.session.reopened(received)
         self.link.processes.setdefault("p", self.process)
         return connection

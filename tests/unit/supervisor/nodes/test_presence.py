@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import anyio
 import pytest
-from helpers.nodes import HEAD
+from helpers.nodes import HEAD, hello
 from msgspec.structs import replace
 
 from trtdisagg.config.supervisor_keys import SupervisionConfig
+from trtdisagg.protocol.nodes import Leaving as Going
 from trtdisagg.supervisor.child import Child, Leaving
 from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed
 from trtdisagg.supervisor.nodes.links import NodeLinks
@@ -41,7 +44,15 @@ class World:
         self.tasks: list[Callable[[], Coroutine[None, None, None]]] = []
         self.moved: list[str] = []
         self.links = NodeLinks(HEAD, [HEAD, "node01"], address="::1", secret=b"s", digest="", file="")
+        self.link = self.links._links["node01"]
+        self.come("one")
         Presence(self, self.links).watch()
+
+    def come(self, session: str) -> None:
+        """An agent of node01."""
+        connection = anyio.CancelScope()
+        self.link.open(hello(session=session), connection)
+        self.close = functools.partial(self.link.closed, connection, "reset")
 
     def handle(self, event: Event) -> None:
         if not isinstance(event, Noticed):
@@ -84,19 +95,19 @@ def everybody() -> World:
 
 async def test_who_was_drained_or_is_being_removed_does_not_come_back_elsewhere() -> None:
     world = everybody()
-    world.links.on_leaving("node01", "SIGTERM")
+    world.link.handle(Going(reason="SIGTERM"))
     await world.settle()
     assert world.moved == ["context-0", "context-3"]
     assert [(e.name, e.then) for e in world.events if isinstance(e, LeaveAsked)] == [
         ("context-0", "restart"),
         ("context-3", "restart"),
     ]
-    assert world.links._links["node01"].is_dismissed
+    assert world.link.is_dismissed
 
 
 async def test_who_goes_while_another_place_is_looked_for_is_let_go() -> None:
     world = World(child("context-0"))
-    world.links.on_leaving("node01", "SIGTERM")
+    world.link.handle(Going(reason="SIGTERM"))
     (leave,) = world.tasks
     world.tasks.clear()
     move = world.move
@@ -112,7 +123,7 @@ async def test_who_goes_while_another_place_is_looked_for_is_let_go() -> None:
 
 async def test_who_failed_with_its_node_starts_where_there_is_room() -> None:
     world = everybody()
-    world.links.on_lost("node01")
+    world.link.passed(99)
     world.put("context-0", phase="failed", incarnation=None)
     await world.settle()
     assert world.moved == ["context-0"]
@@ -121,14 +132,37 @@ async def test_who_failed_with_its_node_starts_where_there_is_room() -> None:
 
 async def test_who_found_no_place_has_another_chance_when_its_node_is_back() -> None:
     world = everybody()
-    world.links.on_back("node01")
+    world.link.passed(99)
+    world.come("two")
     assert [e.name for e in world.events if isinstance(e, Added)] == ["context-3"]
 
 
 async def test_a_cluster_that_goes_down_moves_nobody() -> None:
     world = everybody()
-    world.links.on_leaving("node01", "SIGTERM")
+    world.link.handle(Going(reason="SIGTERM"))
     world.state = replace(world.state, stop=Stop(at=0, reason="down", exit_code=0))
     await world.settle()
     assert (world.moved, world.events) == ([], [])
-    assert world.links._links["node01"].is_dismissed
+    assert world.link.is_dismissed
+
+
+async def test_who_is_to_start_on_a_node_that_is_back_already_starts_there() -> None:
+    world = everybody()
+    world.close()
+    world.come("two")
+    await world.settle()
+    assert world.moved == []
+
+
+async def test_an_agent_that_comes_while_the_one_before_drains_may_stay() -> None:
+    world = everybody()
+
+    async def until(*_: object) -> bool:
+        world.close()
+        world.come("two")
+        return True
+
+    world.until = until  # type: ignore[method-assign]
+    world.link.handle(Going(reason="SIGTERM"))
+    await world.settle()
+    assert world.link.is_staying

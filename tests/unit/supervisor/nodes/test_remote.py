@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 from helpers.gangs import gang_spec
-from helpers.plans import host
+from helpers.nodes import hello
 
 from trtdisagg.protocol.commands import Gone
 from trtdisagg.protocol.nodes import (
@@ -17,7 +17,6 @@ from trtdisagg.protocol.nodes import (
     Cleared,
     Commanded,
     Ended,
-    Hello,
     Line,
     Reported,
     Signal,
@@ -49,20 +48,7 @@ class World:
             on_leaving=lambda _: None,
             on_lost=lambda: None,
         )
-        hello = Hello(
-            node="node01",
-            address="10.0.0.1",
-            host=msgspec.Raw(msgspec.msgpack.encode(host(2))),
-            digest="",
-            file="",
-            session="s",
-            is_new=True,
-            received=0,
-            pid=1,
-            nonce=b"",
-            proof=b"",
-        )
-        self.link.open(hello, anyio.CancelScope())
+        self.link.open(hello(), anyio.CancelScope())
         self.start = Start(process="p", spec=gang_spec(tmp_path, Parallel()), argv=["engine"])
         self.process = RemoteProcess(
             self.link,
