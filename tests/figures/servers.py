@@ -17,8 +17,9 @@ from helpers.traces import until
 
 from trtdisagg.protocol.commands import Meet
 from trtdisagg.protocol.parallel import Parallel
+from trtdisagg.protocol.proxy_spec import ProxySpec, UpstreamServer
 from trtdisagg.protocol.reports import Linked
-from trtdisagg.protocol.spec import Dtype, EngineSpec, PeerAddress, ProxySpec, TransferSpec, UpstreamServer
+from trtdisagg.protocol.spec import Dtype, EngineSpec, PeerAddress, TransferSpec
 from trtdisagg.text.model_files import resolve_model
 
 MODEL = "smollm2-135m-instruct"

@@ -8,7 +8,7 @@ from typing import Any
 from helpers.records import CONTEXT, GENERATION, handed_over, record
 from prometheus_client.parser import text_string_to_metric_families
 
-from trtdisagg.protocol.spec import BreakerSpec
+from trtdisagg.protocol.proxy_spec import BreakerSpec
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.index.gauges import CacheGauges
 from trtdisagg.proxy.index.index import Followed

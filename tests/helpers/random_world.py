@@ -13,6 +13,7 @@ from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.protocol.reports import Beat, Ready, Report
 from trtdisagg.supervisor import view
 from trtdisagg.supervisor.child import NUM_CANARIES_MISSED, STALE_S, Child
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.decide import next_wake
 from trtdisagg.supervisor.events import (
     Abandon,
@@ -27,7 +28,6 @@ from trtdisagg.supervisor.events import (
     Terminate,
     Told,
 )
-from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.state import PROXY
 
 Step = tuple[float, str, str, int]

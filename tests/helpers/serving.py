@@ -21,8 +21,9 @@ from helpers.cluster import runtime_directory
 
 from trtdisagg.protocol.commands import Command, encode_command
 from trtdisagg.protocol.control import Member, Members, Need, Told
+from trtdisagg.protocol.proxy_spec import ProxySpec, UpstreamServer
 from trtdisagg.protocol.reports import Ready, Report, decode_report
-from trtdisagg.protocol.spec import EngineSpec, ProxySpec, UpstreamServer
+from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.registry.client import put_body
 
 REPOSITORY = Path(__file__).resolve().parents[2]

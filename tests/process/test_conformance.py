@@ -19,7 +19,8 @@ from helpers.conformance import PERSON, WEATHER, Wish, comparable
 from helpers.engine_process import Engine, make_spec, started
 from helpers.serving import PROXY, Child
 
-from trtdisagg.protocol.spec import ProxySpec, Role, UpstreamServer
+from trtdisagg.protocol.proxy_spec import ProxySpec, UpstreamServer
+from trtdisagg.protocol.spec import Role
 
 pytestmark = pytest.mark.timeout(300)
 

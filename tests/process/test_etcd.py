@@ -14,7 +14,7 @@ from helpers.etcd import Etcd, etcd, needs_etcd
 
 from trtdisagg.errors import ConfigError, RegistryError
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import RegistrySpec
+from trtdisagg.protocol.proxy_spec import RegistrySpec
 from trtdisagg.registry import etcd_gateway
 from trtdisagg.registry.etcd import EtcdStore, encode, follow
 from trtdisagg.registry.etcd_gateway import Access, EtcdError, Gateway

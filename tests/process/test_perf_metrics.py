@@ -15,7 +15,7 @@ from helpers.cluster import runtime_directory
 from helpers.engine_process import Engine, make_spec, started
 from helpers.serving import PROXY, Child
 
-from trtdisagg.protocol.spec import ProxySpec, UpstreamServer
+from trtdisagg.protocol.proxy_spec import ProxySpec, UpstreamServer
 from trtdisagg.protocol.trace import Trace
 from trtdisagg.registry.client import get_traces
 

@@ -17,8 +17,8 @@ from fakes import words
 from helpers.cluster import runtime_directory
 from helpers.serving import DEADLINE_S, MODEL, PROXY, Child, Serving, serving
 
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.protocol.reports import Failed
-from trtdisagg.protocol.spec import ProxySpec
 
 pytestmark = pytest.mark.anyio
 

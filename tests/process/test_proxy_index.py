@@ -17,7 +17,7 @@ from helpers import tiny_tokenizer
 from helpers.cluster import post
 from helpers.serving import DEADLINE_S, MODEL, FakeEngine, Serving, serving
 
-from trtdisagg.protocol.spec import ModelSpec, RouterSpec
+from trtdisagg.protocol.proxy_spec import ModelSpec, RouterSpec
 from trtdisagg.text.model_files import files_at
 from trtdisagg.text.tokenizer import Tokenizer, load_tokenizer
 

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 
 from trtdisagg.config.api_keys import ApiKey, make_api_key
 from trtdisagg.errors import RegistryError
+from trtdisagg.protocol.proxy_spec import ProxySpec, RegistrySpec, TlsSpec
 from trtdisagg.protocol.reports import Failed
-from trtdisagg.protocol.spec import ProxySpec, RegistrySpec, TlsSpec
 from trtdisagg.registry.open import ask_about
 
 pytestmark = pytest.mark.anyio

@@ -19,8 +19,8 @@ import pytest
 from fakes import words
 from helpers.serving import DEADLINE_S, MODEL, PROXY, REPOSITORY, Child, Serving, serving
 
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.protocol.reports import Beat, Failed, Ready
-from trtdisagg.protocol.spec import ProxySpec
 
 pytestmark = pytest.mark.anyio
 

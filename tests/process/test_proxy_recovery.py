@@ -16,7 +16,7 @@ from fakes import words
 from helpers.serving import MODEL, Serving, serving
 from msgspec.structs import replace
 
-from trtdisagg.protocol.spec import BreakerSpec
+from trtdisagg.protocol.proxy_spec import BreakerSpec
 
 pytestmark = pytest.mark.anyio
 

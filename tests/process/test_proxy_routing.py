@@ -16,8 +16,8 @@ from helpers.overload import come
 from helpers.serving import DEADLINE_S, MODEL, Serving, serving
 from msgspec.structs import replace
 
+from trtdisagg.protocol.proxy_spec import ModelSpec, RouterSpec
 from trtdisagg.protocol.reports import Beat
-from trtdisagg.protocol.spec import ModelSpec, RouterSpec
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from helpers import tiny_model
 from helpers.engine_process import Engine, make_spec, started
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ModelSpec, RouterSpec
+from trtdisagg.protocol.proxy_spec import ModelSpec, RouterSpec
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.index.index import Index

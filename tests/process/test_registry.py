@@ -18,7 +18,7 @@ from helpers.etcd import Etcd, etcd, with_etcd
 from helpers.ports import free_port
 from helpers.serving import DEADLINE_S, MODEL, PROXY, Child, FakeEngine
 
-from trtdisagg.protocol.spec import MetadataSpec, ProxySpec, RegistrySpec
+from trtdisagg.protocol.proxy_spec import MetadataSpec, ProxySpec, RegistrySpec
 from trtdisagg.registry.etcd import EtcdStore
 from trtdisagg.registry.open import open_metadata_registrar, open_registrar, open_store
 from trtdisagg.registry.records import entries_of

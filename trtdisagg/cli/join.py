@@ -20,11 +20,12 @@ from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.sections import SECTIONS
 from trtdisagg.config.uri import ClusterUri, parse_uri
 from trtdisagg.errors import ConfigError
-from trtdisagg.protocol.spec import RegistrySpec, Role
+from trtdisagg.protocol.proxy_spec import RegistrySpec
+from trtdisagg.protocol.spec import Role
 from trtdisagg.supervisor.join_plan import Joining, check_host, plan_join
 from trtdisagg.supervisor.nearby import find_nearby, is_here
 from trtdisagg.supervisor.place import Place as RunPlace
-from trtdisagg.supervisor.server_plan import registry_of
+from trtdisagg.supervisor.proxy_plan import registry_of
 
 
 @click.command()

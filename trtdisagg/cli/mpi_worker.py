@@ -19,11 +19,12 @@ from trtdisagg.config.load import Loaded, load
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.mpi import WorldServer, WorldSpec
 from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.host import discover
 from trtdisagg.supervisor.mpi_world import Seat, check_number, my_gpu, part_of, seats
 from trtdisagg.supervisor.nvml import Gpu
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import AMONG_RANKS, ChildPlan
+from trtdisagg.supervisor.server_plan import AMONG_RANKS
 from trtdisagg.supervisor.survey import survey
 
 _DEPRECATED = (

@@ -19,8 +19,8 @@ from trtdisagg.cli.values import ROLE_STYLES, parallel_words, place_words
 from trtdisagg.config.load import Loaded
 from trtdisagg.config.overrides import SetValue
 from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)(API_?|ACCESS_?)?KEY($|_)", re.IGNORECASE)
 """Environment variables whose values are nobody's business."""

@@ -14,7 +14,7 @@ from trtdisagg.cli.terminal import say
 from trtdisagg.config.load import load
 from trtdisagg.config.metadata import load_metadata
 from trtdisagg.errors import ConfigError
-from trtdisagg.protocol.spec import MetadataSpec, ProxySpec
+from trtdisagg.protocol.proxy_spec import MetadataSpec, ProxySpec
 from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.ports import check_free

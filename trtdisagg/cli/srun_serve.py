@@ -24,7 +24,7 @@ from trtdisagg.slurm.tasks import apart, check_number, machine_of, task_names
 from trtdisagg.supervisor.nodes.rendezvous import default_directory
 from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import bind_host
+from trtdisagg.supervisor.slots import bind_host
 
 _OWN = "127.0.0.1"
 """Where tasks of one machine reach each other."""

@@ -19,7 +19,7 @@ from trtdisagg.config.located import Located, read
 from trtdisagg.config.strict import convert
 from trtdisagg.errors import ConfigError
 from trtdisagg.net import join_address
-from trtdisagg.protocol.spec import MetadataSpec
+from trtdisagg.protocol.proxy_spec import MetadataSpec
 
 MISSPELLED = "refersh_interval"
 """As TensorRT-LLM's own documentation spells it."""

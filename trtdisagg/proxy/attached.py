@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.proxy.dashboard import open_dashboard
 from trtdisagg.proxy.http.client_connection import Handler
 from trtdisagg.proxy.http.pages import Pages, json_page

@@ -9,7 +9,7 @@ import socket
 import time
 import zlib
 
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 
 _EPOCH_MS = 1_704_067_200_000
 """2024-01-01; 39 bits of milliseconds reach to 2041."""

@@ -7,7 +7,7 @@ from typing import Self
 
 import msgspec
 
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.ids import DisaggIds, process_of

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.net import open_sockets
 from trtdisagg.protocol.parent import end_with_parent
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.protocol.reports import Beat, Failed, Ready, Reporter
-from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.proxy.app import App
 from trtdisagg.proxy.attached import attached
 from trtdisagg.proxy.completions import Completions

@@ -10,7 +10,7 @@ from pathlib import Path
 from trtdisagg.config.uri import parse_uri
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import MetadataSpec, RegistrySpec
+from trtdisagg.protocol.proxy_spec import MetadataSpec, RegistrySpec
 from trtdisagg.registry.etcd import EtcdStore, list_entries
 from trtdisagg.registry.etcd_gateway import Access, Gateway
 from trtdisagg.registry.http_store import About, HttpStore

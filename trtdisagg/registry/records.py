@@ -18,7 +18,8 @@ import msgspec
 from trtdisagg import __version__
 from trtdisagg.net import join_address, split_address
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import Role, UpstreamServer
+from trtdisagg.protocol.proxy_spec import UpstreamServer
+from trtdisagg.protocol.spec import Role
 
 METADATA_PREFIX = "trtllm/"
 

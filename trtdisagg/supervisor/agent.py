@@ -26,12 +26,13 @@ import msgspec
 
 from trtdisagg.protocol.commands import Gone, Meet, SwitchRole
 from trtdisagg.protocol.control import ClusterStatus, DownRequest
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.protocol.reports import Beat, Linked
-from trtdisagg.protocol.spec import ProxySpec
 from trtdisagg.registry.registrar import Registrar
 from trtdisagg.supervisor import view
 from trtdisagg.supervisor.autoscaler import Autoscaler
 from trtdisagg.supervisor.canaries import Canaries
+from trtdisagg.supervisor.child_plan import ChildPlan, in_role
 from trtdisagg.supervisor.control import ControlServer
 from trtdisagg.supervisor.decide import decide, next_wake
 from trtdisagg.supervisor.door import Door
@@ -63,7 +64,6 @@ from trtdisagg.supervisor.pace import Pace
 from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.reducer import reduce
-from trtdisagg.supervisor.server_plan import ChildPlan, in_role
 from trtdisagg.supervisor.signals import Signals
 from trtdisagg.supervisor.state import PROXY, ClusterState, Stop, current_name, initial
 from trtdisagg.supervisor.status_feed import StatusFeed

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from trtdisagg.errors import ConfigError
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.spec import EngineSpec
-from trtdisagg.supervisor.server_plan import ChildPlan, dtype_of
+from trtdisagg.supervisor.child_plan import ChildPlan
+from trtdisagg.supervisor.server_plan import dtype_of
 from trtdisagg.supervisor.slots import Slot
 from trtdisagg.supervisor.state import PROXY
 

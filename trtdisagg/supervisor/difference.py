@@ -9,8 +9,8 @@ import msgspec
 from trtdisagg.config.load import Loaded
 from trtdisagg.supervisor import wish as wishes
 from trtdisagg.supervisor.child import Child
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.state import ClusterState
 
 

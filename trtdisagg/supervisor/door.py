@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from trtdisagg.net import open_sockets
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.supervisor.state import PROXY
 
 

@@ -10,10 +10,12 @@ from msgspec.structs import replace
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
-from trtdisagg.protocol.spec import EngineSpec, RegistrySpec, Role
+from trtdisagg.protocol.proxy_spec import RegistrySpec
+from trtdisagg.protocol.spec import EngineSpec, Role
 from trtdisagg.supervisor.checks import check_addresses
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan, bind_host
+from trtdisagg.supervisor.slots import bind_host
 from trtdisagg.supervisor.survey import survey
 
 

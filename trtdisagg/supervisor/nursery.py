@@ -16,8 +16,10 @@ from msgspec.structs import replace
 
 from trtdisagg.protocol.commands import Command
 from trtdisagg.protocol.nodes import Start
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.protocol.reports import Report
-from trtdisagg.protocol.spec import EngineSpec, ProxySpec
+from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.clearing import Clearing
 from trtdisagg.supervisor.door import Door
 from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawned
@@ -30,7 +32,6 @@ from trtdisagg.supervisor.nodes.meeting_point import MeetingPoint
 from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.processes import ChildProcess
 from trtdisagg.supervisor.rank_plan import rank_argv, rank_env, rank_spec
-from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.spec_files import engine_spec, with_spec_file
 
 

@@ -18,16 +18,10 @@ from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.supervisor_keys import AutoscaleConfig, SupervisionConfig
 from trtdisagg.net import is_loopback
 from trtdisagg.protocol.control import Need
-from trtdisagg.protocol.spec import (
-    EngineSpec,
-    MetadataSpec,
-    ModelSpec,
-    RegistrySpec,
-    Role,
-    SamplingDefaults,
-    UpstreamServer,
-)
+from trtdisagg.protocol.proxy_spec import MetadataSpec, ModelSpec, RegistrySpec, UpstreamServer
+from trtdisagg.protocol.spec import EngineSpec, Role, SamplingDefaults
 from trtdisagg.supervisor.checks import check_addresses, check_slots, check_transports
+from trtdisagg.supervisor.child_plan import ChildPlan, in_role
 from trtdisagg.supervisor.claims import Spot
 from trtdisagg.supervisor.division import Divided, num_ranks, parallel_of
 from trtdisagg.supervisor.host import Host
@@ -37,19 +31,10 @@ from trtdisagg.supervisor.nodes.spots import find_spots
 from trtdisagg.supervisor.notices import proxy_notices
 from trtdisagg.supervisor.pools import Beside, pool_notices, rank_weights, size_pools
 from trtdisagg.supervisor.profiling import check_profiled, profile_of
+from trtdisagg.supervisor.proxy_plan import plan_proxy, proxy_workers, registry_of
 from trtdisagg.supervisor.routing_plan import plan_routing
-from trtdisagg.supervisor.server_plan import (
-    ChildPlan,
-    ServerFacts,
-    bind_host,
-    in_role,
-    plan_proxy,
-    plan_server,
-    proxy_workers,
-    registry_of,
-    server_settings,
-)
-from trtdisagg.supervisor.slots import Slot, slots
+from trtdisagg.supervisor.server_plan import ServerFacts, plan_server, server_settings
+from trtdisagg.supervisor.slots import Slot, bind_host, slots
 from trtdisagg.supervisor.transfer_plan import transfer_notices
 from trtdisagg.text.dimensions import ModelDimensions
 

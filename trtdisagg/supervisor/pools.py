@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.claims import Memory, Spot
 from trtdisagg.supervisor.division import Divided
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.memory import Pool, Room, size_pool
-from trtdisagg.supervisor.server_plan import ChildPlan, dtype_of
+from trtdisagg.supervisor.server_plan import dtype_of
 from trtdisagg.supervisor.slots import Slot
 
 _GIB = 1024**3

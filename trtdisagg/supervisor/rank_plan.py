@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from trtdisagg.protocol.spec import EngineSpec, ProxySpec
-from trtdisagg.supervisor.server_plan import ChildPlan
+from trtdisagg.protocol.proxy_spec import ProxySpec
+from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.supervisor.child_plan import ChildPlan
 
 
 def rank_spec(child: ChildPlan, rank: int) -> EngineSpec | ProxySpec:

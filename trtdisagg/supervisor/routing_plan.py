@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.server_keys import ServerSection
-from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec, RouterSpec
+from trtdisagg.protocol.proxy_spec import ANY_MODEL, ModelSpec, RouterSpec
 
 
 def plan_routing(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from trtdisagg.errors import CrashLoopError, NotReadyInTimeError, StartupError, TrtdisaggError
 from trtdisagg.protocol.control import ClusterStatus
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.supervisor import ports, rundir
 from trtdisagg.supervisor.agent import Agent
 from trtdisagg.supervisor.door import Door

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol
 
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.events import Event
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.state import ClusterState
 
 

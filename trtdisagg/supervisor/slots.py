@@ -98,3 +98,8 @@ def _entries(
 def section_settings(section: ServerSection) -> ServerSection:
     """What a section says about each of its servers, whatever their number and addresses."""
     return replace(section, urls=[], num_instances=1)
+
+
+def bind_host(host: str) -> str:
+    """`localhost` may mean two addresses, on which a free port need not be the same."""
+    return LOOPBACK if host == "localhost" else host

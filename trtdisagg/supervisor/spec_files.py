@@ -9,7 +9,8 @@ import msgspec
 from msgspec.structs import replace
 
 from trtdisagg.files import write_whole
-from trtdisagg.protocol.spec import EngineSpec, ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
+from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor.nodes.meeting_point import MeetingPoint
 from trtdisagg.supervisor.place import Place
 

@@ -15,13 +15,13 @@ from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.otlp import check_installed
 from trtdisagg.protocol.spec import Role
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.host import Host, discover
 from trtdisagg.supervisor.membership import with_whole_paths
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 from trtdisagg.supervisor.profiling import with_whole_path
 from trtdisagg.supervisor.proxy_files import with_checked_files
-from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import Slot, slots
 from trtdisagg.text.dimensions import read_dimensions
 from trtdisagg.text.model_files import resolve_model

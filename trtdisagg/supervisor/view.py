@@ -9,17 +9,18 @@ import msgspec
 
 from trtdisagg.net import join_address
 from trtdisagg.protocol.control import ClusterStatus, Link, Member, Members, Need, ServerStatus
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.protocol.reports import Linked
-from trtdisagg.protocol.spec import EngineSpec, ProxySpec
+from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor import links
 from trtdisagg.supervisor.child import Child, Meeting
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.events import Exited
 from trtdisagg.supervisor.hints import hints
 from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rates import rates
 from trtdisagg.supervisor.server_name import parse_name
-from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import LOOPBACK
 from trtdisagg.supervisor.state import PROXY, ClusterState
 

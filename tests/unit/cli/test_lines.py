@@ -12,9 +12,9 @@ import pytest
 
 from trtdisagg.cli.foreground import Lines, hint
 from trtdisagg.config.supervisor_keys import SupervisionConfig
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
 
 PLAN = Plan(
     cluster="c",

@@ -8,7 +8,7 @@ import pytest
 
 from trtdisagg.config.metadata import load_metadata
 from trtdisagg.errors import ConfigError
-from trtdisagg.protocol.spec import MetadataSpec
+from trtdisagg.protocol.proxy_spec import MetadataSpec
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from trtdisagg.errors import BodyTooLargeError
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.proxy.app import App
 from trtdisagg.proxy.completions import Completions
 from trtdisagg.proxy.http.http_server import serving

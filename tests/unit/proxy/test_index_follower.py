@@ -13,7 +13,7 @@ import pytest
 from trtdisagg.protocol.control import Member
 from trtdisagg.protocol.frames import frame
 from trtdisagg.protocol.kv_events import KvChange, KvSnapshot
-from trtdisagg.protocol.spec import ModelSpec, RouterSpec
+from trtdisagg.protocol.proxy_spec import ModelSpec, RouterSpec
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.index import follower as follower_module

@@ -11,7 +11,8 @@ from helpers.plans import FAKE_ENGINE
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
-from trtdisagg.protocol.spec import EngineSpec, RegistrySpec, Role
+from trtdisagg.protocol.proxy_spec import RegistrySpec
+from trtdisagg.protocol.spec import EngineSpec, Role
 from trtdisagg.supervisor.join_plan import Joining, check_host, plan_join
 from trtdisagg.supervisor.plan import Plan
 

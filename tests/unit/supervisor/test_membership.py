@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from trtdisagg.config.supervisor_keys import DisaggCluster
 from trtdisagg.config.uri import parse_uri
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import MetadataSpec, RegistrySpec
+from trtdisagg.protocol.proxy_spec import MetadataSpec, RegistrySpec
 from trtdisagg.supervisor.membership import _is_for_others, registrar_for, with_whole_paths
 
 

@@ -13,13 +13,13 @@ from trtdisagg.config.load import load
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.control import ScaleRequest, ServersRequest
 from trtdisagg.supervisor.child import Child
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.events import Event, Noticed
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.operations import Operations
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.reducer import reduce
-from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.state import ClusterState, initial
 from trtdisagg.supervisor.survey import survey
 from trtdisagg.supervisor.wish import Wish

@@ -14,7 +14,8 @@ from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.server_keys import CacheTransceiverConfig, KvCacheConfig, SchedulerConfig, ServerSection
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.parallel import Parallel
-from trtdisagg.protocol.spec import EngineSpec, ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
+from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.supervisor.plan import ModelFacts, Plan
 
 

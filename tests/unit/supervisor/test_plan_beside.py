@@ -15,10 +15,11 @@ from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.server_keys import KvCacheConfig, RouterConfig, SchedulerConfig, ServerSection
 from trtdisagg.config.supervisor_keys import AutoscaleConfig, DisaggCluster, MinimalInstances, SupervisionConfig
 from trtdisagg.errors import ConfigError, StartupError
-from trtdisagg.protocol.spec import EngineSpec, ProxySpec, RegistrySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec, RegistrySpec
+from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.slots import slots
 
 

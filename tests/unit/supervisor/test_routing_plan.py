@@ -7,7 +7,7 @@ from helpers.plans import cluster_file, plan_of
 from trtdisagg.config.proxy_keys import ConditionalDisaggConfig, ProxyConfig
 from trtdisagg.config.schema import ClusterFile, ModelEntry
 from trtdisagg.config.server_keys import RouterConfig, ServerSection
-from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec, ProxySpec, RouterSpec
+from trtdisagg.protocol.proxy_spec import ANY_MODEL, ModelSpec, ProxySpec, RouterSpec
 
 
 def proxy_of(file: ClusterFile) -> ProxySpec:

@@ -10,8 +10,8 @@ from trtdisagg.protocol.control import ClusterStatus, Members
 from trtdisagg.protocol.reports import Beat, Ready
 from trtdisagg.protocol.stats import Stats
 from trtdisagg.supervisor import view
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.place import Place
-from trtdisagg.supervisor.server_plan import ChildPlan
 
 PLAN = plan_of(cluster_file())
 PLACE = Place(Path("/run/x"), Path("/state/x/logs"))

@@ -23,7 +23,7 @@ import psutil
 from trtdisagg.bench.program import MeasureError, last_words
 from trtdisagg.bench.proxy.requests import MODEL, PATH
 from trtdisagg.bench.proxy.scripts import make_script
-from trtdisagg.protocol.spec import ModelSpec, ProxySpec, RouterSpec, UpstreamServer
+from trtdisagg.protocol.proxy_spec import ModelSpec, ProxySpec, RouterSpec, UpstreamServer
 
 if TYPE_CHECKING:
     from trtdisagg._load import Worker

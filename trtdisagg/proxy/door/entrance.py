@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from trtdisagg.config.api_keys import read_api_keys
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.proxy.door.cors import Cors
 from trtdisagg.proxy.door.guard import Guard
 from trtdisagg.proxy.door.keys import Keys

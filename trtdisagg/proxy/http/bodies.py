@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 
 from trtdisagg.errors import BodyTimeoutError, BodyTooLargeError
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.proxy.deadlines import Deadlines
 
 BODY_TIMEOUT_S = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from trtdisagg.errors import StartupError
-from trtdisagg.protocol.spec import TlsSpec
+from trtdisagg.protocol.proxy_spec import TlsSpec
 
 
 class Tls:

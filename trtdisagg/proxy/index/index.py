@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec
+from trtdisagg.protocol.proxy_spec import ANY_MODEL, ModelSpec
 from trtdisagg.proxy.deadlines import Deadlines
 from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.index.blocks import Blocks, Root

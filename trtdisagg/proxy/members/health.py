@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from trtdisagg.protocol.control import Member, Need
-from trtdisagg.protocol.spec import UpstreamServer
+from trtdisagg.protocol.proxy_spec import UpstreamServer
 from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.members.probe import Outcome, Prober
 from trtdisagg.registry.members import Roster

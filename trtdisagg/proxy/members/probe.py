@@ -14,7 +14,7 @@ import msgspec
 
 from trtdisagg.protocol.answers import ModelList
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import UpstreamServer
+from trtdisagg.protocol.proxy_spec import UpstreamServer
 from trtdisagg.proxy.http.pool import Pool, UnreachableError
 from trtdisagg.proxy.http.upstream import BrokenError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from trtdisagg.net import split_address
 from trtdisagg.protocol.control import Member, Need
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.registry.members import Pools, Roster, Snapshot
 
 NEEDS: tuple[Need, ...] = ("context", "generation")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from trtdisagg.config.uri import parse_uri
 from trtdisagg.errors import ConfigError, RegistryError, StartupError
-from trtdisagg.protocol.spec import MetadataSpec, ProxySpec, RegistrySpec
+from trtdisagg.protocol.proxy_spec import MetadataSpec, ProxySpec, RegistrySpec
 from trtdisagg.proxy.http.pages import Pages
 from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.members.probe import Prober

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from trtdisagg.errors import AuthenticationError, BodyTooLargeError, RequestError
 from trtdisagg.net import is_loopback
-from trtdisagg.protocol.spec import RegistrySpec
+from trtdisagg.protocol.proxy_spec import RegistrySpec
 from trtdisagg.proxy.http.client_connection import Handler
 from trtdisagg.proxy.http.pages import Pages, json_page
 from trtdisagg.proxy.http.whole_answer import AnyAnswer

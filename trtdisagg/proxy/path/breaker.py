@@ -17,7 +17,7 @@ from collections import deque
 from typing import Literal
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import BreakerSpec
+from trtdisagg.protocol.proxy_spec import BreakerSpec
 from trtdisagg.registry.members import Roster
 
 State = Literal["closed", "open", "half_open"]

@@ -9,7 +9,7 @@ from typing import Self
 
 import msgspec
 
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.proxy.records.access_log import AccessLog
 from trtdisagg.proxy.records.recent import Recent
 from trtdisagg.proxy.records.records import Reader

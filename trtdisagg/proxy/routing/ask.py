@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec
+from trtdisagg.protocol.proxy_spec import ANY_MODEL, ModelSpec
 
 _PLAIN = ModelSpec()
 

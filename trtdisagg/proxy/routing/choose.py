@@ -14,7 +14,7 @@ from typing import NamedTuple
 from trtdisagg.errors import ModelNotFoundError, UnavailableError
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ModelSpec
+from trtdisagg.protocol.proxy_spec import ModelSpec
 from trtdisagg.proxy.records.record import Path
 from trtdisagg.proxy.routing.ask import Ask, View
 from trtdisagg.proxy.routing.policies import Pick, pick

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import RouterSpec
+from trtdisagg.protocol.proxy_spec import RouterSpec
 from trtdisagg.proxy.routing.ask import Ask, View
 
 MIN_SHARE = 0.5

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from trtdisagg.protocol.control import Members
-from trtdisagg.protocol.spec import ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.proxy.http.client_connection import Handler
 from trtdisagg.proxy.http.pages import Pages, json_page
 from trtdisagg.proxy.means import Means

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.doctor import needs
 from trtdisagg.supervisor.doctor.facts import Facts, GpuState
 from trtdisagg.supervisor.doctor.finding import Finding, size_words
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.pools import on_place
-from trtdisagg.supervisor.server_plan import ChildPlan
 
 PROCESS_BYTES = 350 * 2**20
 """Of an engine process beside weights and pool: Python, torch, activations of a small model."""

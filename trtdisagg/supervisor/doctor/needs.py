@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from trtdisagg.protocol.spec import EngineSpec, ProxySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec
+from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
 
 
 def servers(plan: Plan | None) -> list[ChildPlan]:

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.probe import Layouts, ProbeLine, decode_probe_line
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.doctor import needs, ucx
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.text.dimensions import kv_layout, read_dimensions
 from trtdisagg.text.model_files import files_at
 

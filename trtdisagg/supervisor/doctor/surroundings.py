@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.doctor import needs
 from trtdisagg.supervisor.doctor.facts import Facts
 from trtdisagg.supervisor.doctor.finding import Finding
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
 
 PREFIXES = ("UCX_", "NIXL_", "NCCL_", "CUDA_", "OMP_", "TRTLLM_")
 """Of the variables that matter to servers."""

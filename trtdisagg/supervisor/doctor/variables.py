@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.doctor import needs
 from trtdisagg.supervisor.doctor.facts import Facts
 from trtdisagg.supervisor.doctor.finding import Finding
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
 
 _YES = {"y", "yes", "1", "on", "true"}
 

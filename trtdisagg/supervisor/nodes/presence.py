@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Protocol
 
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed, Then
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.plan import Plan
-from trtdisagg.supervisor.server_plan import ChildPlan
 from trtdisagg.supervisor.state import ClusterState
 
 _AFTER_DRAIN_S = 60.0

@@ -16,7 +16,7 @@ from aiohttp import web
 from helpers.certificates import make_certificate, needs_openssl
 
 from trtdisagg.errors import StartupError
-from trtdisagg.protocol.spec import TlsSpec
+from trtdisagg.protocol.proxy_spec import TlsSpec
 from trtdisagg.proxy.door.watched import Watched, watch
 from trtdisagg.proxy.http import http_server
 from trtdisagg.proxy.http.http_server import serving

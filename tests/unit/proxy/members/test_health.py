@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import UpstreamServer
+from trtdisagg.protocol.proxy_spec import UpstreamServer
 from trtdisagg.proxy.members.health import Judgement, Outcome, needs_of
 
 

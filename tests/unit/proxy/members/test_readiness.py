@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ProxySpec, RegistrySpec
+from trtdisagg.protocol.proxy_spec import ProxySpec, RegistrySpec
 from trtdisagg.proxy.members.readiness import cluster_info, health
 from trtdisagg.registry.members import Roster
 

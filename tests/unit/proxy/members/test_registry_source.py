@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import UpstreamServer
+from trtdisagg.protocol.proxy_spec import UpstreamServer
 from trtdisagg.proxy.members import registry_source
 from trtdisagg.proxy.members.probe import Outcome
 from trtdisagg.proxy.members.registry_source import Pace, RegistrySource

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from trtdisagg.errors import RegistryError, TrtdisaggError
-from trtdisagg.protocol.spec import RegistrySpec
+from trtdisagg.protocol.proxy_spec import RegistrySpec
 from trtdisagg.proxy.http.http_server import serving
 from trtdisagg.proxy.members import store_door
 from trtdisagg.proxy.members.members_door import open_members_door

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ModelSpec, RouterSpec
+from trtdisagg.protocol.proxy_spec import ModelSpec, RouterSpec
 from trtdisagg.proxy.path.asks import Asks
 from trtdisagg.proxy.path.request import Incoming, decode_incoming
 from trtdisagg.proxy.routing.ask import Ask, Load, View

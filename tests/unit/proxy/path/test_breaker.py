@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import BreakerSpec
+from trtdisagg.protocol.proxy_spec import BreakerSpec
 from trtdisagg.proxy.path.breaker import Breaker, Breakers
 from trtdisagg.registry.members import Roster
 

@@ -10,7 +10,7 @@ import pytest
 from trtdisagg.errors import ContextLengthError, ModelNotFoundError, UnavailableError
 from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ANY_MODEL, ModelSpec, RouterSpec
+from trtdisagg.protocol.proxy_spec import ANY_MODEL, ModelSpec, RouterSpec
 from trtdisagg.proxy.routing.ask import Ask, Load, View
 from trtdisagg.proxy.routing.choose import Route, choose, choose_successor
 from trtdisagg.registry.members import Roster, Snapshot

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trtdisagg.protocol.control import Member
-from trtdisagg.protocol.spec import ModelSpec, RouterSpec, RouterType
+from trtdisagg.protocol.proxy_spec import ModelSpec, RouterSpec, RouterType
 from trtdisagg.proxy.routing.ask import Ask, Load, View
 from trtdisagg.proxy.routing.choose import choose
 from trtdisagg.proxy.routing.policies import pick

@@ -16,11 +16,11 @@ from trtdisagg.config.server_keys import CacheTransceiverConfig, KvCacheConfig, 
 from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.protocol.spec import EngineSpec
+from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.rank_plan import rank_env
-from trtdisagg.supervisor.server_plan import ChildPlan
 
 
 def node(i: int, machine: Host, **facts: Any) -> Node:
