@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,19 @@ def test_options_that_are_wrong(args: list[str], words: str) -> None:
         assert not endpoint.asked
     assert done.exit_code == 2, done.output
     assert words in done.stderr
+
+
+def test_a_key_may_come_through_a_pipe() -> None:
+    with answering(streamed()) as endpoint:
+        for key, exit_code in (("sk-1\n", 0), ("two words", 2)):
+            reading, writing = os.pipe()
+            os.write(writing, key.encode())
+            os.close(writing)
+            done = call("--url", endpoint.url, "--num-prompts", 1, "--api-key-file", f"/dev/fd/{reading}")
+            os.close(reading)
+            assert done.exit_code == exit_code, done.output
+        assert endpoint.headers["Authorization"] == "Bearer sk-1"
+    assert "holds no key" in done.stderr
 
 
 def test_forms_of_goodput() -> None:

@@ -74,7 +74,7 @@ class Client:
         except LostError as e:
             _fail(outcome, "cut off" if outcome.heard_at else "connection lost", str(e))
         except OSError as e:
-            _fail(outcome, _kind(e), e.strerror or str(e))
+            _fail(outcome, _kind(e), words_of(e))
         return ""
 
     async def page(self, path: str) -> tuple[int, bytes]:
@@ -171,6 +171,12 @@ def _parts(url: str) -> SplitResult:
 
 def _fail(outcome: Outcome, kind: str, message: str) -> None:
     outcome.error, outcome.message, outcome.ended_at = kind, message, time.monotonic()
+
+
+def words_of(error: OSError) -> str:
+    text = error.strerror or str(error)
+    is_unknown = isinstance(error, ssl.SSLCertVerificationError)
+    return f"{text}; SSL_CERT_FILE=FILE names certificates to trust" if is_unknown else text
 
 
 def _kind(error: OSError) -> str:

@@ -23,6 +23,7 @@ class Conversations:
     """
     :ivar outcomes: of requests, in the order of their ends.
     :ivar num_unfinished: requests on their way when it was stopped.
+    :ivar held_s: longest time that one was due, and waited for another to end.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Conversations:
     ) -> None:
         self.outcomes: list[Outcome] = []
         self.num_unfinished = 0
+        self.held_s = 0.0
         self._load = load
         self._workload = workload
         self._client = client
@@ -67,6 +69,7 @@ class Conversations:
                 if self._room is not None:
                     await self._room.acquire()
                     could_begin_at = time.monotonic()
+                    self.held_s = max(self.held_s, could_begin_at - begun_at - due)
                 if index % MANY == MANY - 1:
                     await asyncio.sleep(0)
                 self._num_begun += 1

@@ -7,7 +7,7 @@ import msgspec
 from trtdisagg.bench.program import MeasureError
 from trtdisagg.bench.serve.asked import Asked
 from trtdisagg.bench.serve.bodies import PATHS, Bodies
-from trtdisagg.bench.serve.client import Client
+from trtdisagg.bench.serve.client import Client, words_of
 from trtdisagg.bench.serve.load import Load
 from trtdisagg.bench.serve.outcome import Outcome
 from trtdisagg.bench.serve.reception import message_of
@@ -67,7 +67,7 @@ async def only_model(client: Client, url: str) -> str:
     try:
         status, body = await client.page("/v1/models")
     except OSError as e:
-        raise MeasureError(f"{url} does not answer: {e.strerror or e}") from e
+        raise MeasureError(f"{url} does not answer: {words_of(e)}") from e
     if status != 200:
         way_out = _NO_KEY if status in _FORBIDDEN else "; name a model with --model"
         raise MeasureError(f"{url}/v1/models: HTTP {status}: {message_of(body)}{way_out}")
@@ -81,7 +81,7 @@ async def only_model(client: Client, url: str) -> str:
 
 
 def _way_out(load: Load, error: str | None) -> str:
-    if error in [f"HTTP {status}" for status in _FORBIDDEN] and load.api_key_file is None:
+    if error in [f"HTTP {status}" for status in _FORBIDDEN] and load.api_key is None:
         return _NO_KEY
     other = "chat" if load.endpoint == "completions" else "completions"
     return f"; there is --endpoint {other}" if error == "HTTP 404" else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -54,7 +53,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of each request, as they are."""
     is_detailed: bool = False
     """The report has the figures of each request, too."""
-    api_key_file: Path | None = None
+    api_key: str | None = None
+    """Of a client."""
     num_gpus: int = 0
     num_cores: int = 0
     """What the endpoint runs on, for the figures per GPU or core; 0: nobody said."""

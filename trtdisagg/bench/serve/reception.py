@@ -123,9 +123,10 @@ class Streamed:
                     self._texts.append(choice.text or (choice.delta and choice.delta.content) or "")
             if choice.finish_reason is not None:
                 self._is_finished = True
-        if piece.usage is not None and piece.usage.completion_tokens is not None:
-            self._count(piece.usage.completion_tokens, piece, at, has_tokens=has_tokens)
+        if piece.usage is not None:
             self._outcome.num_input_tokens = piece.usage.prompt_tokens
+        if piece.usage is not None and piece.usage.completion_tokens:  # some say 0 until they know
+            self._count(piece.usage.completion_tokens, piece, at, has_tokens=has_tokens)
         elif has_tokens:
             self._arrived(self._outcome.num_seen + 1, at, is_told=False)
 

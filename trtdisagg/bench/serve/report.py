@@ -81,6 +81,8 @@ class ServeReport(msgspec.Struct, kw_only=True, frozen=True):
     """By kind: `HTTP 429`, `timeout`, `connection refused`, ..."""
     client_busy: float = 0.0
     """Share of the time that the load client's own core was busy."""
+    client_late_ms: float = 0.0
+    """99th percentile of how late it looked at what came: times may be off by as much."""
     is_client_bound: bool = False
     """The client could not keep up, so these are its figures rather than the server's."""
     warnings: list[str] = []

@@ -24,7 +24,6 @@ from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.serve.self_watch import SelfWatch
 from trtdisagg.bench.serve.stopping import unless_stopped
 from trtdisagg.bench.serve.summary import Ran, summarize
-from trtdisagg.errors import ConfigError
 
 SPARE_FILES = 64
 """Beside connections."""
@@ -40,13 +39,13 @@ async def run_load(
     :param watch: told a few times a second how far it is.
     :param stop: set: nothing more is asked, clients leave, and what is complete is reported.
     :raises MeasureError: the endpoint does not answer the first words, so nothing was measured.
-    :raises ConfigError: the endpoint does not take such prompts; the URL or the API key is none.
+    :raises ConfigError: the endpoint does not take such prompts; the URL is none.
     """
-    client = Client(load.url, _api_key(load))
+    client = Client(load.url, load.api_key)
     stop = stop or asyncio.Event()
     watch = watch or _nobody
     with _many_files(load), _spared_collector(), contextlib.closing(client):
-        model, bodies = await _greeted(client, load, stop)
+        model, bodies = await _greeted(client, load, watch, stop)
         openings = await _openings(workload, load.num_prompts + load.num_warmups, stop)
         measured, warmups = openings[: load.num_prompts], openings[load.num_prompts :]
         if not measured:
@@ -68,6 +67,7 @@ async def run_load(
                 duration_s=max(0.0, ended_at - begun_at),
                 health=self_watch.health(),
                 num_unfinished=run.num_unfinished,
+                held_s=run.held_s,
                 num_missing=load.num_prompts - len(measured),
             )
         )
@@ -80,17 +80,18 @@ async def find_model(load: Load) -> str:
     """
     if load.model is not None:
         return load.model
-    with contextlib.closing(Client(load.url, _api_key(load))) as client:
+    with contextlib.closing(Client(load.url, load.api_key)) as client:
         return await only_model(client, load.url)
 
 
-async def _greeted(client: Client, load: Load, stop: asyncio.Event) -> tuple[str, Bodies]:
+async def _greeted(client: Client, load: Load, watch: Watch, stop: asyncio.Event) -> tuple[str, Bodies]:
     found: list[tuple[str, Bodies]] = []
 
     async def meet() -> None:
         found.append(await greet(client, load))
 
-    await unless_stopped(meet(), stop, lambda: None)
+    nothing = Progress(num_prompts=load.num_prompts, num_begun=0, num_ended=0, num_failed=0, num_tokens=0)
+    await unless_stopped(meet(), stop, lambda: watch(nothing))
     if not found:
         raise MeasureError("stopped before anything was measured")
     return found[0]
@@ -109,18 +110,6 @@ async def _openings(workload: Workload, count: int, stop: asyncio.Event) -> list
 
 def _nobody(_progress: Progress) -> None:
     """Looks on."""
-
-
-def _api_key(load: Load) -> str | None:
-    if load.api_key_file is None:
-        return None
-    try:
-        key = load.api_key_file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"--api-key-file {load.api_key_file} cannot be read: {e}") from e
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(f"--api-key-file {load.api_key_file} holds no key: one line without spaces is one")
-    return key
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from trtdisagg.bench.serve.outcome import Outcome
 from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.serve.self_watch import Health
 
+LONG_HELD_S = 0.1
 MANY_SHORT = 0.05
 """Share of answers that end early, from which on it is worth a word."""
 
@@ -35,6 +36,8 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float
     health: Health = Health()
     num_unfinished: int = 0
+    held_s: float = 0.0
+    """By which a conversation began too late, as there were as many as may be."""
     num_missing: int = 0
     """Conversations that the workload did not have."""
 
@@ -76,6 +79,7 @@ def summarize(ran: Ran) -> ServeReport:
         **_spreads(times),
         errors=dict(Counter(outcome.error for outcome in ran.outcomes if outcome.error is not None)),
         client_busy=round(ran.health.busy, 3),
+        client_late_ms=round(ran.health.late_ms, 3),
         is_client_bound=bool(ran.health.complaints()),
         warnings=[*_warnings(ran, done), *_first_of_each_error(ran.outcomes)],
         **(details(ran.outcomes) if load.is_detailed else {}),
@@ -114,6 +118,11 @@ def _warnings(ran: Ran, done: Sequence[Outcome]) -> list[str]:
         )
     if ran.num_unfinished:
         found.append(f"stopped with {ran.num_unfinished} requests on their way, which are in none of the figures")
+    if ran.held_s > LONG_HELD_S and not math.isinf(ran.load.request_rate):
+        found.append(
+            f"the rate was not kept: conversations waited up to {ran.held_s:.1f} s for others of the "
+            f"{ran.load.concurrency} at once to end, which no time counts"
+        )
     if ran.num_missing:
         found.append(f"the workload has {ran.num_missing} conversations less than were asked for")
     return [*found, *_about_tokens(ran.load, done)]

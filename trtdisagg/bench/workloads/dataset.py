@@ -56,12 +56,15 @@ def _text(file: Path) -> str:
         raise ConfigError(f"{file}, line {line}: no UTF-8 (byte {e.start} of the file)") from e
 
 
+# Split at \n alone: prompts and JSON may hold other characters that end lines.
+
+
 def _lines(_file: Path, text: str) -> _Found:
-    return "a prompt a line", [Entry(prompt=line) for line in text.splitlines() if line.strip()]
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    return "a prompt a line", [Entry(prompt=line) for line in lines if line.strip()]
 
 
 def _json_lines(file: Path, text: str) -> _Found:
-    # Split at \n alone: JSON may hold other characters that end lines.
     lines = [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
     entries = [_entry(f"{file}, line {i}", _read_line, line) for i, line in lines]
     return "JSON lines", entries

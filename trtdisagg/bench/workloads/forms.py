@@ -117,7 +117,7 @@ def _conversation(said: list[tuple[str, str]]) -> Entry | None:
     system = [words for who, words in said if who == "system"][:1]
     turns: list[tuple[str, str | None]] = []
     for who, words in said:
-        if who in _ASKS:
+        if who in _ASKS and words.strip():
             turns.append((words, None))
         elif who in _ANSWERS and turns and turns[-1][1] is None:
             turns[-1] = (turns[-1][0], words)

@@ -17,6 +17,18 @@ from trtdisagg.cli.bench.serve_target import find_target
 DEFAULT_CONCURRENCY = 16
 DEFAULT_NUM_PROMPTS = 100
 
+
+def _api_key(file: Path) -> str:
+    """Read once: what is no file on a disk is gone then."""
+    try:
+        key = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise click.UsageError(f"--api-key-file {file} cannot be read: {e}") from e
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise click.UsageError(f"--api-key-file {file} holds no key: one line without spaces is one")
+    return key
+
+
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 _OPTIONS = [
     click.option("--url", metavar="URL", help="Of the endpoint. [default: the cluster here, or http://localhost:8000]"),
@@ -87,8 +99,10 @@ _OPTIONS = [
     click.option("--save-detailed", "is_detailed", is_flag=True, help="Have --json tell of each request, too."),
     click.option(
         "--api-key-file",
+        "api_key",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="With the key of a client in it.",
+        callback=lambda _context, _option, file: file and _api_key(file),
+        help="With the key of a client in it; may be <(printenv NAME).",
     ),
     click.option(
         "--num-gpus",

@@ -79,6 +79,13 @@ def test_usage_at_the_end_says_how_many_there_were_and_is_no_token(last: bytes) 
     assert (found.num_tokens, found.num_guessed) == (6, 2)
 
 
+def test_who_says_0_until_the_end_is_not_believed() -> None:
+    found, _ = received(
+        data(said("a", **used(0))), data(said("b", **used(0))), data(said("", "stop"), used(7), "[DONE]")
+    )
+    assert (found.heard_at.tolist(), found.num_tokens, found.num_guessed) == ([0, 1], 7, 2)
+
+
 def test_choices_may_be_null() -> None:
     """As some servers have it in the chunk that tells the usage."""
     found, _ = received(data(said("a")), data({"choices": None, **used(1)}), data("[DONE]"))

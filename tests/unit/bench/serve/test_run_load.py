@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import resource
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +111,16 @@ async def test_the_rate_is_kept() -> None:
         report = await run(endpoint, num_prompts=11, request_rate=50.0, arrivals="constant")
     assert report.duration >= 10 / 50
     assert report.request_rate == 50.0
+
+
+async def test_a_rate_that_is_not_kept_is_told() -> None:
+    async def answer(body: dict[str, Any], connection: Any) -> Any:
+        await asyncio.sleep(0.06)
+        return await streamed(1)(body, connection)
+
+    async with Endpoint(answer) as endpoint:
+        report = await run(endpoint, num_prompts=4, request_rate=1000.0, concurrency=1)
+    assert "the rate was not kept: conversations waited up to 0." in "".join(report.warnings)
 
 
 async def test_conversations_hold_the_answers() -> None:
@@ -263,15 +272,10 @@ async def test_an_endpoint_that_refuses_the_first_words(status: int, words: str)
         assert not endpoint.asked
 
 
-async def test_the_key_is_read_and_sent(tmp_path: Path) -> None:
-    file = tmp_path / "key"
+async def test_the_key_is_sent() -> None:
     async with Endpoint(streamed()) as endpoint:
-        file.write_text("sk-123\n")
-        await run(endpoint, api_key_file=file)
+        await run(endpoint, api_key="sk-123")
         assert endpoint.headers["Authorization"] == "Bearer sk-123"
-        file.write_text("two words")
-        with pytest.raises(ConfigError, match="holds no key"):
-            await run(endpoint, api_key_file=file)
 
 
 @pytest.mark.parametrize(

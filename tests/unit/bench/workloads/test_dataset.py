@@ -28,7 +28,7 @@ SHAREGPT = [
             {"from": "gpt", "value": "the lazy dog"},
         ],
     },
-    {"id": "b", "conversations": []},
+    {"id": "b", "conversations": [{"from": "human", "value": " "}, {"from": "gpt", "value": "what?"}]},
     {"id": "c", "conversations": [{"from": "system", "value": "be kind"}, {"from": "human", "value": "three"}]},
 ]
 CORE_MODEL = [{"input": "a story", "instruction": "sum it up", "output": "it was a long story of ten words or so"}]
@@ -51,6 +51,8 @@ def test_a_prompt_a_line(tmp_path: Path) -> None:
     dataset = read_dataset(written(tmp_path, "first\n\n  second one \r\nthird"))
     assert dataset.form == "a prompt a line"
     assert [e.prompt for e in dataset.entries] == ["first", "  second one ", "third"]
+    (entry,) = read_dataset(written(tmp_path, "a \u2028 b \x0c c\n")).entries
+    assert entry.prompt == "a \u2028 b \x0c c"
 
 
 def test_lines_that_look_like_json_are_text_in_a_txt(tmp_path: Path) -> None:
