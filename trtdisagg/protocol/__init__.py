@@ -6,7 +6,7 @@
     peers     server  <-> server             the stream that goes with a KV transfer
     helping   rank    <-> rank of another    KV that is packed on its way
     movers    rank 0  <-> rank of its own    what the movers of a server are told
-    spec      agent    -> child              the file it is started with; `parallel`: how ranks divide a model
+    spec, proxy_spec   agent -> child        the file it is started with; `parallel`: how ranks divide a model
     reports, commands                        what it says, what it is told; `stats`, `latencies`: what it has counted
     control   agent   <-> commands, proxy    status, events, membership
 

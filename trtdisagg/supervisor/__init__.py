@@ -5,23 +5,23 @@ Commands need six doors:
     survey.survey(cluster, name=)   look at this machine and the models, and make the plan of a cluster file
     doctor.before_start(plan, ...)  whether this machine can carry it
     starter.starter_file(host, ...) a first cluster file for this machine
-    Place.of(file, name)     where a cluster's sockets, lock and logs are; `rundir.find` finds one that runs
+    place.Place.of(file, name)      where a cluster's sockets, lock and logs are; `rundir.find` finds one that runs
     run.run_agent(plan, place)      bring it up, keep it up, take it down; returns the exit code
     client.ControlClient(place)     talk to a running agent: status, events, and the verbs
 
 From a file to processes:
 
     ClusterFile -> survey -> slots -> division, nodes (which one), placement, pools
-      -> server_plan, transfer_plan, checks -> plan
+      -> server_plan, transfer_plan, proxy_plan, checks -> plan
       -> run -> agent
 
 What becomes of a wish, as `scale generation=3`:
 
     command -> client -> control            the socket, and who may use it
-      -> operations                         what has to change: wish, difference; replanning finds the places
+      -> operations                         what has to change: meant, wish, difference; replanning finds the places
       -> events -> reducer, transitions     the state after it: state, child
       -> decide                             what the state calls for now, and when to look again
-      -> agent -> nursery -> gang           done: the processes of each child are started, signalled
+      -> agent -> nursery -> gang -> processes   each child is started, heard (pipes), signalled
       -> events                             of what they say: hearing
     patience waits until the state shows that the wish has come true
 

@@ -13,6 +13,7 @@ import anyio
 
 from trtdisagg.supervisor import guardian, notify
 from trtdisagg.supervisor.events import Event, Noticed
+from trtdisagg.supervisor.pipes import until_ended
 from trtdisagg.supervisor.place import Place
 
 _PAUSE_S = 1.0
@@ -57,11 +58,7 @@ class Guardian:
         """See to it that there is one, until cancelled."""
         while True:
             assert self._process is not None
-            pidfd = os.pidfd_open(self._process.pid)
-            try:
-                await anyio.wait_readable(pidfd)
-            finally:
-                os.close(pidfd)
+            await until_ended(self._process.pid)
             self._process.wait()
             self._close_pipe()
             self._on_event(Noticed(at=time.monotonic(), text="the guardian was killed; another one is started"))

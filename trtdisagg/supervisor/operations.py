@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from trtdisagg.errors import ConfigError, StartupError, TrtdisaggError
 from trtdisagg.protocol.control import ApplyRequest, Done, ScaleRequest, ServersRequest, SwitchRequest
+from trtdisagg.supervisor import meant
 from trtdisagg.supervisor import wish as wishes
 from trtdisagg.supervisor.child import Child
 from trtdisagg.supervisor.difference import Difference
@@ -19,11 +20,8 @@ from trtdisagg.supervisor.events import Added, Event, LeaveAsked, Noticed, RollA
 from trtdisagg.supervisor.patience import Patience
 from trtdisagg.supervisor.replanning import Replanning
 from trtdisagg.supervisor.running import Running
-from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.state import PROXY, ClusterState, is_replaced
 from trtdisagg.supervisor.wish import Wish
-
-ALL = "all"
 
 
 class Operations:
@@ -59,13 +57,13 @@ class Operations:
         :raises ConfigError: there is no such server, or no place for one whose node is gone.
         :raises StartupError: one did not come back in time.
         """
-        self._check_stays_up()
-        names = self._names(request.names, with_proxy=True)
+        meant.check_stays_up(self._agent.state)
+        names = meant.several(self._agent.state, request.names, with_proxy=True)
         if homeless := self._homeless(names):
             async with self._replanning.lock:
                 everybody = [c.name for c in wishes.servers(self._agent.state)]
                 await self._replanning.plan_for(everybody, moved=homeless)
-        before = {name: self._child(name).incarnation for name in names}
+        before = {name: meant.one(self._agent.state, name).incarnation for name in names}
         if request.rolling:
             self._handle(RollAsked, names=names, timeout_s=self._timeout_s(request.timeout_s), reason="restarts")
         else:
@@ -83,8 +81,8 @@ class Operations:
         :raises ConfigError: there is no such server, or it would leave its role empty.
         :raises StartupError: it is not ready, or did not get free in time.
         """
-        self._check_stays_up()
-        child = self._child(request.name)
+        meant.check_stays_up(self._agent.state)
+        child = meant.one(self._agent.state, request.name)
         if child.role == PROXY:
             raise ConfigError("the proxy has no other role")
         if child.role == request.role:
@@ -92,7 +90,7 @@ class Operations:
         if child.phase != "ready":
             raise StartupError(f"{child.name} is {child.phase}; only a server that is ready can be switched")
         if request.role == "context":
-            self._check_generates_without([child.name])
+            meant.check_generates_without(self._agent.state, [child.name])
         self._ask(child.name, "switch", request.timeout_s, f"becomes a {request.role} server", role=request.role)
         if request.wait:
             await self._end_switch(child, request)
@@ -121,9 +119,9 @@ class Operations:
             raise StartupError(f"{child.name} did not become a {request.role} server: see `trtdisagg events`")
 
     async def _leave(self, request: ServersRequest, then: Then, word: str) -> Done:
-        self._check_stays_up()
-        names = self._names(request.names, with_proxy=False)
-        self._check_generates_without(names)
+        meant.check_stays_up(self._agent.state)
+        names = meant.several(self._agent.state, request.names, with_proxy=False)
+        meant.check_generates_without(self._agent.state, names)
         for name in names:
             self._ask(name, then, request.timeout_s, "drains")
         if request.wait:
@@ -139,9 +137,9 @@ class Operations:
         :raises StartupError: there is no room for more, or one did not get ready.
         """
         async with self._replanning.lock:
-            self._check_stays_up()
+            meant.check_stays_up(self._agent.state)
             scaling = wishes.scaling(self._agent.state, request.counts, self._replanning.groups)
-            self._check_generates_without(scaling.removed, new=[*scaling.new, *scaling.revived])
+            meant.check_generates_without(self._agent.state, scaling.removed, new=[*scaling.new, *scaling.revived])
             names = [c.name for c in wishes.servers(self._agent.state) if c.name not in scaling.removed]
             await self._replanning.plan_for([*names, *scaling.new], moved=self._homeless(scaling.revived))
         self._add([*scaling.new, *scaling.revived], after=[])
@@ -192,7 +190,7 @@ class Operations:
         :raises StartupError: there is no room, or a server did not come back.
         """
         async with self._replanning.lock:
-            self._check_stays_up()
+            meant.check_stays_up(self._agent.state)
             wish, plan = await self._replanning.read(request.overrides)
             state, before = self._agent.state, self._replanning.wish.loaded
             difference = Difference.of(before, wish.loaded, state, self._agent.plan_of, plan)
@@ -247,53 +245,10 @@ class Operations:
     def _timeout_s(self, asked_s: float | None) -> float:
         return self._agent.plan.supervision.drain_timeout_s if asked_s is None else asked_s
 
-    # --- looking ----------------------------------------------------------------------------------------------------
-
-    def _child(self, name: str) -> Child:
-        child = self._agent.state.children.get(name)
-        if child is None:
-            there = ", ".join(self._agent.state.children)
-            raise ConfigError(f"there is no server {name!r}; there are: {there}")
-        return child
-
-    def _names(self, names: Sequence[str], *, with_proxy: bool) -> list[str]:
-        """All processes of the proxy can be meant with `proxy`, too."""
-        proxies = wishes.proxies(self._agent.state)
-        several = {PROXY: [child.name for child in proxies]}
-        if ALL not in names:
-            given = [one for name in names for one in several.get(name, [name])]
-            found = [self._child(name) for name in dict.fromkeys(given)]
-        else:
-            found = [*wishes.servers(self._agent.state), *(proxies if with_proxy else [])]
-        for child in found:
-            if child.role == PROXY and (not with_proxy or is_replaced(child)):
-                raise ConfigError(f"{child.name} goes with the cluster: `trtdisagg down` ends it")
-        return [child.name for child in found]
-
     def _homeless(self, names: Sequence[str]) -> list[str]:
         """Servers that do not live, and would not where they were: a node is gone."""
-        ended = [name for name in names if not self._child(name).lives and self._replanning.has_file]
+        ended = [name for name in names if not meant.one(self._agent.state, name).lives and self._replanning.has_file]
         return [name for name in ended if any(map(self._agent.has_left, self._agent.plan_of(name).nodes))]
-
-    def _check_stays_up(self) -> None:
-        """
-        :raises StartupError: when the cluster is going down.
-        """
-        if (stop := self._agent.state.stop) is not None:
-            reason = stop.reason.partition("\n")[0]
-            raise StartupError(f"the cluster is going down ({reason}); when it is down, `up` brings it back")
-
-    def _check_generates_without(self, names: Sequence[str], *, new: Sequence[str] = ()) -> None:
-        """
-        :param new: those that come.
-        :raises ConfigError: when no server of a model would be left that generates.
-        """
-        there = [c for c in wishes.servers(self._agent.state) if c.stays and c.phase != "failed"]
-        left = {parse_name(c.name).model for c in there if c.name not in names and c.role in ("generation", "both")}
-        for model in {parse_name(name).model for name in names} - {parse_name(name).model for name in new}:
-            if model not in left:
-                of = f" for {model}" if model else ""
-                raise ConfigError(f"then no server would be left that generates{of}; `trtdisagg down` ends the cluster")
 
 
 def _done(request: ScaleRequest | ServersRequest | SwitchRequest, names: Sequence[str], done: str, begun: str) -> Done:

@@ -16,7 +16,7 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import anyio
@@ -27,10 +27,9 @@ from trtdisagg.protocol import WIRE_VERSION
 from trtdisagg.protocol.commands import Command, Gone, encode_command
 from trtdisagg.protocol.reports import Failed, Linked, Ready, Report, decode_report
 from trtdisagg.supervisor import guardian, notify
+from trtdisagg.supervisor.pipes import lines, pipe, until_ended
 
 NUM_LAST_LINES = 10
-_MAX_LINE_BYTES = 64 * 1024
-_READ_BYTES = 64 * 1024
 _END_OF_PIPES_S = 1.0
 """From the end of a child and all it started to the end of its pipes."""
 _SWEEP_TIMEOUT_S = 10.0
@@ -156,8 +155,8 @@ class ChildProcess:
     def _start(self, fds: contextlib.ExitStack) -> tuple[int, int]:
         """:returns: our ends of the pipes, for output and reports."""
         with contextlib.ExitStack() as theirs:
-            output, output_theirs = _pipe(fds, theirs)
-            reports, reports_theirs = _pipe(fds, theirs)
+            output, output_theirs = pipe(fds, theirs)
+            reports, reports_theirs = pipe(fds, theirs)
             commands_theirs, self._commands_fd = os.pipe()
             fds.callback(os.close, self._commands_fd)
             theirs.callback(os.close, commands_theirs)
@@ -179,11 +178,7 @@ class ChildProcess:
     async def _ended(self) -> None:
         """Wait for the end of the process, and kill what is left of its group while its number is still taken."""
         assert self._process is not None
-        pidfd = os.pidfd_open(self._process.pid)
-        try:
-            await anyio.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
+        await until_ended(self._process.pid)
         self.signal(signal.SIGKILL)
         self._process.wait()
         self._on_end()
@@ -202,12 +197,12 @@ class ChildProcess:
     # --- what it says -----------------------------------------------------------------------------------------------
 
     async def _read_lines(self, fd: int) -> None:
-        async for line in _lines(fd):
+        async for line in lines(fd):
             self.last_lines.append(line.decode(errors="replace").rstrip())
             self._on_line(line)
 
     async def _read_reports(self, fd: int) -> None:
-        async for line in _lines(fd, self._until_due):
+        async for line in lines(fd, self._until_due):
             report = _report(line)
             if isinstance(report, Ready):
                 self.calm_down()
@@ -223,15 +218,6 @@ class ChildProcess:
             await anyio.wait_readable(fd)
 
 
-def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
-    """A pipe whose reading end, ours, does not block."""
-    read, write = os.pipe()
-    ours.callback(os.close, read)
-    theirs.callback(os.close, write)
-    os.set_blocking(read, False)
-    return read, write
-
-
 def _report(line: bytes) -> Report:
     """A report that cannot be understood is a failure: whatever sent it is not of our kind."""
     try:
@@ -242,30 +228,3 @@ def _report(line: bytes) -> Report:
         message = f"speaks wire version {report.wire_version}, this supervisor {WIRE_VERSION}: they are of two releases"
         return Failed(message=message, fatal=True)
     return report
-
-
-_Wait = Callable[[int], Awaitable[None]]
-
-
-async def _lines(fd: int, wait: _Wait = anyio.wait_readable) -> AsyncIterator[bytes]:
-    """Lines with their ends from a pipe that does not block; one that is too long comes in pieces.
-
-    :param wait: called with the pipe before each look at it.
-    """
-    rest = b""
-    while chunk := await _read(fd, wait):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line + b"\n"
-        if len(rest) >= _MAX_LINE_BYTES:
-            yield rest + b"\n"
-            rest = b""
-    if rest:
-        yield rest + b"\n"
-
-
-async def _read(fd: int, wait: _Wait) -> bytes:
-    while True:
-        await wait(fd)
-        with contextlib.suppress(BlockingIOError):
-            return os.read(fd, _READ_BYTES)
