@@ -98,7 +98,7 @@ def _only(places: list[Place], what: str) -> Place:
 def cluster_file(words: tuple[str | None, ...]) -> Path:
     """The file that `up` and `check` are about, by argument or option.
 
-    :raises ConfigError: two files were given, or none and there is no cluster.yaml here.
+    :raises ConfigError: two files were given, or none and there is no cluster.yaml here, or something like a model.
     """
     given = {word for word in words if word is not None}
     if len(given) > 1:
@@ -107,4 +107,7 @@ def cluster_file(words: tuple[str | None, ...]) -> Path:
         raise ConfigError(
             f"there is no {DEFAULT_FILE} here; name a file, or let `trtdisagg init` write one for this machine"
         )
-    return Path(given.pop()) if given else DEFAULT_FILE
+    file = Path(given.pop()) if given else DEFAULT_FILE
+    if not file.suffix and not file.exists():
+        raise ConfigError(f"{file}: no such file; a cluster file for a model: `trtdisagg init --model {file}`")
+    return file

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from trtdisagg.cli.server_options import given, section_of, server_options
 from trtdisagg.cli.terminal import say
+from trtdisagg.cli.upstream_options import UNDERSCORES_TOO
 from trtdisagg.config.load import assemble, load, of_one_model
 from trtdisagg.config.located import Located, Place
 from trtdisagg.config.schema import ClusterFile
@@ -28,7 +29,7 @@ from trtdisagg.supervisor.place import Place as RunPlace
 from trtdisagg.supervisor.proxy_plan import registry_of
 
 
-@click.command()
+@click.command(context_settings=UNDERSCORES_TOO)
 @click.option(
     "--cluster", "uri", required=True, metavar="URI", help="http(s)://HOST:PORT of its proxy, or etcd://HOST."
 )

@@ -17,10 +17,12 @@ from trtdisagg.cli.names import complete_log
 from trtdisagg.cli.terminal import wants_colour
 from trtdisagg.cli.values import name_style
 from trtdisagg.errors import ConfigError, NotRunningError
+from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.rundir import running_pid
 from trtdisagg.supervisor.server_name import parse_name
 from trtdisagg.supervisor.state import PROXY
 
+_AGENT = "agent"
 _LOOK_AGAIN_S = 0.2
 _NUM_LINES = 100
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -45,7 +47,7 @@ def _unix_time(_ctx: click.Context, _param: click.Parameter, value: str | None) 
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[FILE] [NAME]...", shell_complete=complete_log)
+@click.argument("words", nargs=-1, metavar="[FILE|CLUSTER] [NAME]...", shell_complete=complete_log)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the cluster is down.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), help="Begin with the last so many of each.  [default: 100]")
 @click.option("--since", callback=_unix_time, metavar="10m|TIME", help="Begin with what came since then.")
@@ -57,17 +59,19 @@ def command(
     """Show what servers and proxy wrote.
 
     NAME is that of a server, `proxy` (all its processes) or one of them, or `agent` for the supervisor itself; without
-    one, all are shown, in the order in which the lines came. FILE is the cluster file; without it, cluster.yaml in this
-    directory or the only cluster that runs.
+    one, all are shown, in the order in which the lines came.
+
+    The cluster is that of FILE, the one called CLUSTER, that of cluster.yaml in this directory, or the only one that
+    runs.
     """
     if as_json and no_prefix:
         raise click.UsageError("--json has no prefix that --no-prefix could leave out")
-    files = [word for word in words if Path(word).suffix in (".yaml", ".yml")]
-    if len(files) > 1:
-        raise ConfigError(f"one cluster file, please, not {' and '.join(files)}")
-    place = find_cluster(files[0] if files else None)
+    clusters = [word for word in words if _is_cluster(word)]
+    if len(clusters) > 1:
+        raise ConfigError(f"one cluster, please, not {' and '.join(clusters)}")
+    place = find_cluster(clusters[0] if clusters else None)
     num_lines = _NUM_LINES if lines is None and since is None else lines
-    with _Reader(place.log_dir, {word for word in words if word not in files}) as reader:
+    with _Reader(place.log_dir, {word for word in words if word not in clusters}) as reader:
         show = _as_json if as_json else _as_it_is if no_prefix else _Prefixed(reader.names())
         reader.show_past(show, num_lines, since)
         while follow:
@@ -76,6 +80,11 @@ def command(
             if not is_up:
                 return
             time.sleep(_LOOK_AGAIN_S)
+
+
+def _is_cluster(word: str) -> bool:
+    """Its file, or the name of one that runs; what every cluster has is never taken for a name."""
+    return Path(word).suffix in (".yaml", ".yml") or (word not in (PROXY, _AGENT) and bool(rundir.find_by_name(word)))
 
 
 class _Reader:
@@ -137,9 +146,9 @@ class _Prefixed:
 
     def __call__(self, name: str, line: Line) -> None:
         # The supervisor's own lines have their time in them; those of old releases have it nowhere else.
-        text = _OWN_TIME.sub("", line.text, count=1) if name == "agent" and line.at else line.text
+        text = _OWN_TIME.sub("", line.text, count=1) if name == _AGENT and line.at else line.text
         self._width = max(self._width, len(name))
-        prefix = click.style(f"{name:<{self._width}}", fg=name_style(name), bold=name == "agent")
+        prefix = click.style(f"{name:<{self._width}}", fg=name_style(name), bold=name == _AGENT)
         click.echo(f"{self._time(line.at)}{prefix} | {text}", color=self._colour)
 
     def _time(self, at: float) -> str:

@@ -34,9 +34,9 @@ def complete_server_or_file(_ctx: click.Context, _param: click.Parameter, incomp
 
 
 def complete_log(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Whose log there is, and cluster files."""
+    """Whose log there is, and the clusters as of `complete_cluster`."""
     logs = [path.stem for place in rundir.find_running() for path in place.log_dir.glob("*.log")]
-    return [_FILES, *_beginning(logs, incomplete)]
+    return [*complete_cluster(_ctx, _param, incomplete), *_beginning(logs, incomplete)]
 
 
 def complete_role_count(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

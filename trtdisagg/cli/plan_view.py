@@ -33,15 +33,18 @@ def plan_view(plan: Plan, overrides: Sequence[SetValue] = ()) -> RenderableType:
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     are_divided = any(child.num_ranks > 1 for child in plan.children)
-    ranks = ["ranks"] if are_divided else []
-    for heading in ("name", "role", "model", "address", *ranks, "on", "threads", "KV cache", "command"):
-        table.add_column(heading, overflow="fold")
+    of_others = any(child.argv[:2] != [sys.executable, "-m"] for child in plan.children)
+    ranks, commands = ["ranks"] * are_divided, ["command"] * of_others
+    for heading in ("name", "role", "model", "address", *ranks, "on", "threads", "KV cache", *commands):
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("name", "role"))
     for child in plan.children:
-        table.add_row(Text(child.name, ROLE_STYLES[child.role]), *_child_cells(child, with_ranks=are_divided))
+        command = [shlex.join("python" if word == sys.executable else word for word in child.argv)] * of_others
+        name = Text(child.name, ROLE_STYLES[child.role])
+        table.add_row(name, *_child_cells(child, with_ranks=are_divided), *command)
     for server in plan.upstream:
         name = Text(server.name, ROLE_STYLES[server.role])
-        dashes = ["-"] * (3 + are_divided)
-        table.add_row(name, server.role, server.model or "-", server.url, *dashes, "(runs already)")
+        dashes = ["-"] * are_divided
+        table.add_row(name, server.role, server.model or "-", server.url, *dashes, "(runs already)", "-", "-")
     return Group(Text(plan.cluster, "bold"), table, *map(_override_line, overrides))
 
 
@@ -88,7 +91,6 @@ def _child_cells(child: ChildPlan, *, with_ranks: bool) -> Iterator[str]:
     yield place_words(child.gpus, child.cores)
     yield _each(str(spec.num_threads), child.num_ranks) if isinstance(spec, EngineSpec) else "-"
     yield _kv_words(spec, child) if isinstance(spec, EngineSpec) else "-"
-    yield shlex.join("python" if word == sys.executable else word for word in child.argv)
 
 
 def _kv_words(spec: EngineSpec, child: ChildPlan) -> str:

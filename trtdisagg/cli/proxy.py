@@ -9,8 +9,8 @@ import click
 import msgspec
 from msgspec.structs import replace
 
-from trtdisagg.cli.no_effect import no_effect
 from trtdisagg.cli.terminal import say
+from trtdisagg.cli.upstream_options import UNDERSCORES_TOO, no_effect
 from trtdisagg.config.load import load
 from trtdisagg.config.metadata import load_metadata
 from trtdisagg.errors import ConfigError
@@ -21,7 +21,7 @@ from trtdisagg.supervisor.ports import check_free
 from trtdisagg.supervisor.survey import survey
 
 
-@click.command()
+@click.command(context_settings=UNDERSCORES_TOO)
 @click.option("--spec", type=click.Path(path_type=Path), metavar="FILE", help="Spec file, as the supervisor writes it.")
 @click.option(
     "-c",

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from trtdisagg.cli.proxy import read_metadata
 from trtdisagg.cli.server_options import section_of, server_options
 from trtdisagg.cli.terminal import say
+from trtdisagg.cli.upstream_options import UNDERSCORES_TOO
 from trtdisagg.config.key_types import Backend
 from trtdisagg.config.load import Assembled, assemble
 from trtdisagg.config.located import Located, Place
@@ -35,7 +36,7 @@ def _join_instead(_context: click.Context, _parameter: click.Parameter, uri: str
         )
 
 
-@click.command()
+@click.command(context_settings=UNDERSCORES_TOO)
 @click.argument("model")
 @click.option(
     "--role",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from trtdisagg.cli.no_effect import no_effect
+from trtdisagg.cli.upstream_options import no_effect
 from trtdisagg.config.located import Located, Place
 
 _UPSTREAM = (

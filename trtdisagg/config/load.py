@@ -26,6 +26,8 @@ from trtdisagg.config.sections import SECTIONS, complete, of_sections
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.errors import ConfigError
 
+_SWEEP_KEYS = {"variants", "grid", "concurrencies", "request_rates"}
+"""Of the other kind of file that is about clusters."""
 _WORDING = {
     "`": "",
     "Expected": "expected",
@@ -82,6 +84,8 @@ def load(
     """
     path = Path(path)
     root, given = read(path), parse(overrides)
+    if "cluster" in root.children and not _SWEEP_KEYS.isdisjoint(root.children):
+        raise ConfigError(f"{path} says how to measure clusters: it is for `trtdisagg bench sweep`, not a cluster file")
     made = assemble(root, path.parent, given, only_routes=only_routes, elsewhere=elsewhere, env=env)
     return Loaded(
         cluster=made.cluster,

@@ -39,8 +39,15 @@ def test_servers_that_are_ours() -> None:
     assert [name for name in table if name.startswith("context-")] == ["context-0", "context-1"]
     row = " ".join(table["generation-0"])
     assert "generation smollm2-135m-instruct 127.0.0.1 any port cpu " in row
-    assert "1024 blocks of 32 tokens, 720 MiB, max utilization python -m trtdisagg.engine" in row
-    assert "python -m trtdisagg proxy" in " ".join(table["proxy"])
+    assert row.endswith("1024 blocks of 32 tokens, 720 MiB, max utilization")
+
+
+def test_programs_of_others_are_shown(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: mine\ngeneration_servers: {command: [numactl, '-l', x], max_seq_len: 64}\n")
+    table = rows(CliRunner().invoke(cli, ["check", str(file)]))
+    assert table["generation-0"][-3:] == ["numactl", "-l", "x"]
+    assert table["proxy"][-4:] == ["python", "-m", "trtdisagg", "proxy"]
 
 
 @pytest.mark.real_model

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from trtdisagg.cli.log_lines import Line, Tail
 from trtdisagg.cli.main import cli
+from trtdisagg.supervisor import rundir
 from trtdisagg.supervisor.logfile import LogFile
 from trtdisagg.supervisor.place import Place
 
@@ -121,6 +122,13 @@ def test_a_name_without_log(log_dir: Path) -> None:
     result = logs("generation-0")
     assert result.exit_code == 3
     assert "no log of generation-0; there are: context-0, proxy" in result.stderr
+
+
+def test_the_name_of_a_cluster_that_runs(log_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [Place.of(Path("cluster.yaml"), "c"), Place.of(Path("proxy.yaml"), "proxy")]
+    monkeypatch.setattr(rundir, "find_running", lambda *_: places)
+    assert logs("c", "proxy", "--no-prefix").output == "p1\np2\n", "every cluster has a proxy"
+    assert logs("c", "c").exit_code == 2
 
 
 def test_two_files(log_dir: Path) -> None:

@@ -105,6 +105,19 @@ def test_no_file_here_says_what_to_do() -> None:
     assert "let `trtdisagg init` write one" in result.stderr
 
 
+def test_a_model_in_place_of_a_file() -> None:
+    result = run("up", "organization/name")
+    assert result.exit_code == 2
+    assert "no such file; a cluster file for a model: `trtdisagg init --model organization/name`" in result.stderr
+
+
+def test_a_cluster_file_in_place_of_a_sweep_file() -> None:
+    Path("cluster.yaml").write_text("model: smollm2-135m-instruct\n")
+    result = run("bench", "sweep", "cluster.yaml")
+    assert result.exit_code == 2
+    assert "cluster.yaml is a cluster file; `--cluster cluster.yaml` measures variants of it" in result.stderr
+
+
 def test_two_files_are_one_too_many() -> None:
     assert "one cluster file, please" in run("up", "a.yaml", "-f", "b.yaml").stderr
 

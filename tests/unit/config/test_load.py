@@ -350,6 +350,10 @@ def test_a_wrong_file_is_told_where_it_is_wrong(load_text: Load, text: str, mess
     ("text", "message"),
     [
         ("", "c.yaml: no servers"),
+        (
+            "cluster: x.yaml\nconcurrencies: [1]",
+            "c.yaml says how to measure clusters: it is for `trtdisagg bench sweep`",
+        ),
         ("model:", "c.yaml:1: model: names no model"),
         ("models: []", "c.yaml:1: models: names no model"),
         ("models: [{model: m}]", "c.yaml:1: models[0]: missing required field name"),

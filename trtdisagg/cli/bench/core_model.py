@@ -15,14 +15,12 @@ from trtdisagg.cli.bench.files import writing
 from trtdisagg.cli.bench.measuring import measure
 from trtdisagg.cli.bench.serve_target import find_target
 from trtdisagg.cli.terminal import console, say
+from trtdisagg.cli.upstream_options import UNDERSCORES_TOO
 
 if TYPE_CHECKING:
     from trtdisagg.bench.workloads.core_model import CoreModelLoad
 
 DEFAULT_NUM_REQUESTS = 30_000
-_UNDERSCORES_TOO = {"token_normalize_func": lambda token: token.replace("_", "-")}
-"""`--num_requests`, `token_norm_dist` and `exponential_dist` are how its users know them."""
-
 
 _GAPS: dict[str, Literal["gamma", "constant"]] = {"exponential_dist": "gamma", "constant": "constant"}
 
@@ -50,7 +48,7 @@ def _limits(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--num-requests", type=positive, metavar="N", help=words)(function)
 
 
-@click.group(context_settings=_UNDERSCORES_TOO)
+@click.group(context_settings=UNDERSCORES_TOO)
 @click.option(
     "-i",
     "--protocol",

@@ -38,6 +38,7 @@ _OPTIONS = [
     click.option("--goodput", multiple=True, metavar="NAME=MS", help="What a good request keeps, as ttft=500."),
     click.option("--repetitions", metavar="N", help="Of each load; the median is shown."),
 ]
+_CLUSTER_KEYS = {"model", "models", "context_servers", "generation_servers"}
 _OURS = ("url", "concurrency", "request_rate", "goodput", "json", "num_gpus", "num_cores")
 """Options of `bench serve` that the sweep gives it."""
 
@@ -53,6 +54,8 @@ def read_sweep(file: Path | None, said: dict[str, Any]) -> Sweep:
     :raises ConfigError: what does not hold together.
     """
     root = read(file) if file else Located({}, Place("the sweep"))
+    if file and not _CLUSTER_KEYS.isdisjoint(root.children):
+        raise ConfigError(f"{file} is a cluster file; `--cluster {file}` measures variants of it")
     given = {key: _located(key, said[key]) for key in shape.keys(SweepFile) if said.get(key)}
     both = {key: _over(root.children.get(key), child) for key, child in given.items()}
     root = root.replace({**root.children, **both})

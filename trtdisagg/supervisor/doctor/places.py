@@ -12,6 +12,7 @@ from trtdisagg.supervisor.plan import Plan
 
 NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "9p", "fuse.")
 MIN_HUB_BYTES = 2**30
+MIN_RUNTIME_BYTES = 2**20
 
 
 def ports(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
@@ -21,7 +22,10 @@ def ports(plan: Plan | None, facts: Facts) -> Iterator[Finding]:
         return
     for child in fixed:
         if why := facts.busy.get(child.name):
-            remedy = "End that process, or give another port (`--set port=...`; of servers, `urls`)"
+            mine = "End that process, or give another port (`--set port=...`; of servers, `urls`)"
+            remedy = (
+                mine if "in use" in why else "Give an address of this host (`--set hostname=...`; of servers, `urls`)"
+            )
             yield Finding(topic="ports", severity="error", found=why, remedy=remedy)
     if free := [child.url for child in fixed if child.name not in facts.busy]:
         yield Finding(topic="ports", found=f"free: {', '.join(free)}")
@@ -32,6 +36,9 @@ def runtime(_plan: Plan | None, facts: Facts) -> Iterator[Finding]:
     found = f"{disk.path} ({disk.filesystem or 'unknown'})"
     if not disk.is_writable:
         yield _unwritable("runtime directory", disk, "set XDG_RUNTIME_DIR to a directory of yours")
+    elif disk.free_bytes < MIN_RUNTIME_BYTES:
+        remedy = "Free some space, or set XDG_RUNTIME_DIR to a directory that has some"
+        yield Finding(topic="runtime directory", severity="error", found=f"{found} is full", remedy=remedy)
     elif _is_remote(disk):
         remedy = "Sockets and locks need a file system of this host: set XDG_RUNTIME_DIR to a tmpfs"
         yield Finding(topic="runtime directory", severity="warning", found=found, remedy=remedy)

@@ -1,6 +1,6 @@
-"""Options of TensorRT-LLM's commands that change nothing here: taken and said, as such keys of its files are.
+"""Options as TensorRT-LLM's commands have them: with either spelling, and some that change nothing here.
 
-Knows how that is said, not which options there are.
+Knows how such options are taken, not which there are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import Any
 import click
 
 from trtdisagg.cli.terminal import say
+
+UNDERSCORES_TOO = {"token_normalize_func": lambda token: token.replace("_", "-")}
+"""Of a command: `--server_role` is `--server-role`; so are the words of a choice."""
 
 
 def no_effect(*names: str, because: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
