@@ -43,8 +43,6 @@ SPELLINGS = [["--role", "context"], ["--server_role", "CONTEXT"], ["--server-rol
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-    "spelling", [["--role", "context"], ["--server_role", "CONTEXT"], ["--server-role", "context"]]
-)
 def test_a_context_server(plans: list[Plan], spelling: list[str]) -> None:
     _, spec, _ = serve(plans, *spelling, "--port", "8101", "--max_seq_len", "512", "--dtype", "float32")
     assert (spec.role, spec.host, spec.port) == ("context", "127.0.0.1", 8101)
