@@ -33,10 +33,17 @@ def designs(profile: Profile, cluster: ClusterFile, num_units: int) -> list[Desi
             handover_s,
             fetch_token_s,
             overcommit,
+            profile.neighbours,
         )
 
     found = [
-        Design(None, servers._replace(num=num), profile.proxy_s, kv_overcommit=overcommit)
+        Design(
+            None,
+            servers._replace(num=num),
+            profile.proxy_s,
+            kv_overcommit=overcommit,
+            neighbours=profile.neighbours,
+        )
         for servers in _alone(profile, cluster, generation)
         for num in range(1, num_units // servers.num_units + 1)
     ]

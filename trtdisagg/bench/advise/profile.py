@@ -72,6 +72,18 @@ class Handover(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class Neighbours(msgspec.Struct, frozen=True):
+    """How many times as long something takes while another server of the machine computes all the time.
+
+    On a CPU servers have cores of their own and share the memory's bandwidth; GPUs share nothing.
+    """
+
+    prefill_by_prefill: float = 1.0
+    prefill_by_decode: float = 1.0
+    decode_by_prefill: float = 1.0
+    decode_by_decode: float = 1.0
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Of one model on one machine."""
 
@@ -89,6 +101,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     handovers: list[Handover]
     proxy_s: float
     """That the way through the proxy adds to the time to first token."""
+    neighbours: Neighbours = Neighbours()
     transport: str = ""
     """That KV moved with."""
 

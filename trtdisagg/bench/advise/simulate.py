@@ -12,7 +12,9 @@ import numpy as np
 
 from trtdisagg.bench.advise.cost import Cost
 from trtdisagg.bench.advise.load import Load, Targets
+from trtdisagg.bench.advise.neighbours import Busy, slowed
 from trtdisagg.bench.advise.outcome import Outcome, Spread, Times, outcome_of, spread_of_counts
+from trtdisagg.bench.advise.profile import Neighbours
 from trtdisagg.bench.program import MeasureError
 
 if TYPE_CHECKING:
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 ROOM_BATCHES = 1.25
 """That may be on a generation server, as the proxy counts (proxy/routing/room.py)."""
+
+MAX_PASSES = 8
+STEADY = 0.01
+"""Servers, of those that are busy on average: then another pass would change nothing."""
 
 
 class Servers(NamedTuple):
@@ -53,6 +59,7 @@ class Design(NamedTuple):
     """For each token's KV; a generation server fetches for one request after the other."""
     kv_overcommit: float = 2.0
     """Tokens that are promised for each token of KV (`proxy.kv_overcommit`)."""
+    neighbours: Neighbours = Neighbours()
 
     @property
     def num_units(self) -> int:
@@ -87,6 +94,20 @@ def simulate(design: Design, load: Load, targets: Targets) -> Outcome:
 
 def run(design: Design, load: Load) -> tuple[Times, NativeOutcome]:
     """The times of each request."""
+    times, found = _run(design, load)
+    if design.neighbours == Neighbours():
+        return times, found
+    beside, busy = design, Busy(0.0, 0.0)
+    for _ in range(MAX_PASSES):
+        before, busy = busy, _busy(beside, load, times, found)
+        if max(abs(now - then) for now, then in zip(busy, before, strict=True)) < STEADY:
+            break
+        beside = _beside(design, busy)
+        times, found = _run(beside, load)
+    return times, found
+
+
+def _run(design: Design, load: Load) -> tuple[Times, NativeOutcome]:
     if find_spec("trtdisagg._sim") is None:
         raise MeasureError("trtdisagg was installed without its C++ extension; a compiler is needed (Debian: g++)")
     from trtdisagg._sim import simulate as simulate_native
@@ -102,6 +123,33 @@ def run(design: Design, load: Load) -> tuple[Times, NativeOutcome]:
     )
     arrived, first, end = (np.frombuffer(data) for data in (found.arrived, found.first, found.end))
     return Times(arrived, first, end, load.num_output), found
+
+
+def _busy(design: Design, load: Load, times: Times, found: NativeOutcome) -> Busy:
+    """How many servers do what."""
+    generation = found.generation_busy_s / times.duration_s
+    if design.context:
+        return Busy(found.context_busy_s / times.duration_s, generation)
+    prompts_s = sum(design.generation.cost.prompt_s(int(num)) for num in load.num_prompt)
+    share = min(1.0, prompts_s / found.generation_busy_s)
+    return Busy(share * generation, (1 - share) * generation)
+
+
+def _beside(design: Design, busy: Busy) -> Design:
+    """With servers as slow as the others make them."""
+    context, generation = design.context, design.generation
+
+    def among(servers: Servers, others: Busy) -> Servers:
+        return servers._replace(cost=slowed(servers.cost, design.neighbours, others))
+
+    prefilling, decoding = busy
+    others = 1 - 1 / generation.num
+    if context is None:
+        return design._replace(generation=among(generation, Busy(prefilling * others, decoding * others)))
+    return design._replace(
+        context=among(context, Busy(prefilling * (1 - 1 / context.num), decoding)),
+        generation=among(generation, Busy(prefilling, decoding * others)),
+    )
 
 
 def _check(servers: Servers, load: Load, design: Design) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import time
@@ -17,8 +18,9 @@ import numpy as np
 from trtdisagg.bench.advise.checks import check_cluster, sections_of
 from trtdisagg.bench.advise.measure.asking import Asking
 from trtdisagg.bench.advise.measure.cluster import Running, brought_up
+from trtdisagg.bench.advise.measure.neighbours import neighbours
 from trtdisagg.bench.advise.measure.points import MAX_STEPS, SHORT, Budget, Sizes, decodes, handovers, mixed, prefills
-from trtdisagg.bench.advise.profile import Prefill, Profile, ServerProfile
+from trtdisagg.bench.advise.profile import Neighbours, Prefill, Profile, ServerProfile
 from trtdisagg.config.load import load
 from trtdisagg.config.server_keys import ServerSection
 from trtdisagg.protocol.control import ServerStatus
@@ -126,9 +128,14 @@ async def _both(
     proxy = _asking(session, running.status.url, generation)
     await proxy.ask(SHORT, NUM_ANSWER)
     left = Budget(wanted.seconds - part.seconds * (1 if alike else 2))
-    handed, firsts = await handovers(proxy, wanted.sizes(generation), left)
+    handed, firsts = await handovers(proxy, wanted.sizes(generation), left if generation.gpus else left.part(0.5))
     direct = _asking(session, _url(context), context)
     alone = [(await direct.ask(SHORT, 1)).first_s for _ in firsts]
+    beside = Neighbours()
+    if not generation.gpus:
+        stage("both servers at work")
+        other, prompts = _asking(session, _url(generation), generation), servers["generation"].prefills
+        beside = await neighbours(direct, other, part.sizes(generation), functools.partial(interpolated, prompts), left)
     links = [link for link in running.status.links if link.is_open]
     return Profile(
         date=time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -139,6 +146,7 @@ async def _both(
         servers=servers,
         handovers=handed,
         proxy_s=max(0.0, median(firsts) - median(alone)),
+        neighbours=beside,
         transport=links[0].transport if links else "",
     )
 
@@ -153,7 +161,7 @@ async def _server(
     stage(f"{server.name}: prompts of up to {sizes.max_prompt} tokens")
     prompts = await prefills(asking, sizes, budget.part(0.45))
     stage(f"{server.name}: up to {sizes.max_streams} streams at once")
-    streams = await decodes(asking, sizes, budget.part(0.7), lambda num_tokens: interpolated(prompts, num_tokens))
+    streams = await decodes(asking, sizes, budget.part(0.7), functools.partial(interpolated, prompts))
     stage(f"{server.name}: prompts beside streams")
     beside = await mixed(asking, sizes, budget)
     parallel = server.parallel
