@@ -136,3 +136,20 @@ async def test_a_head_without_descriptors_takes_nodes_in_when_it_has_some_again(
         tasks.start_soon(node.link.run)
         await nodes.links.gather(20)
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, b"\0\0\0\x01", b"\0\0\0\x02\xc0\xc0"], ids=repr
+)
+async def test_whoever_comes_and_says_something_else_keeps_nobody_out(tmp_path: Path, said: bytes) -> None:
+    """Nothing, another protocol, a message that is too large, half a message, one that means nothing."""
+    node = Node(tmp_path / "meet")
+    async with head(tmp_path / "meet", "node01") as nodes, anyio.create_task_group() as tasks:
+        async with await anyio.connect_tcp("127.0.0.1", nodes.links.port) as stranger:
+            await stranger.receive()  # the challenge
+            if said:
+                await stranger.send(said)
+            tasks.start_soon(node.link.run)
+            await nodes.links.gather(20)
+        assert nodes.notices == []
+        tasks.cancel_scope.cancel()
