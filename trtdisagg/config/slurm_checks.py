@@ -26,6 +26,7 @@ _KEYS = {
 _OURS = {
     "--array": "a job runs one cluster",
     "--chdir": "the run's folder is where the job's files go",
+    "--clusters": "submit it on a machine of that cluster; other clusters' jobs are not waited for",
     "--error": "the run's folder has a log for each task",
     "--export": "the job has the environment of who submits it, and slurm.env",
     "--gpus-per-task": "the agent of a node divides its GPUs among the servers",

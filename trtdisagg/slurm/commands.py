@@ -14,6 +14,7 @@ from trtdisagg.errors import StartupError
 
 _SPELT = {"array": "SBATCH_ARRAY_INX", "mem": "SBATCH_MEM_PER_NODE", "time": "SBATCH_TIMELIMIT"}
 """Options whose variables are called otherwise."""
+_CONFIGURATION = "SLURM_CONF"
 _TIMEOUT_S = 60.0
 """Slurm's controller may be busy; its own commands give up after some 100 s."""
 
@@ -25,6 +26,11 @@ class JobState(msgspec.Struct, frozen=True):
     """PENDING, RUNNING, ...; empty: Slurm does not list it any more."""
     reason: str = ""
     """Why it does not run."""
+
+    @property
+    def words(self) -> str:
+        reason = f" ({self.reason})" if self.state == "PENDING" and self.reason not in ("", "None") else ""
+        return self.state.lower() + reason
 
 
 def submit(script: Path) -> str:
@@ -55,10 +61,16 @@ def job_state(job_id: str) -> JobState:
 
 def without_overrides(env: Mapping[str, str], script: str) -> dict[str, str]:
     """An environment without the variables that to sbatch mean more than what stands in a script: of sites' defaults,
-    `SBATCH_PARTITION`, those stay for which it asks for nothing else."""
+    `SBATCH_PARTITION`, those stay for which it asks for nothing else. Nor has it those of a job that this is part of,
+    which would be options of `srun` in the new one (`SLURM_LABELIO`)."""
     options = {*re.findall(r"^#SBATCH --([a-z-]+)", script, flags=re.MULTILINE), "array", "requeue", "wait"}
     spelt = {_SPELT.get(option, f"SBATCH_{option.upper().replace('-', '_')}") for option in options}
-    return {name: value for name, value in env.items() if name not in spelt}
+    of_a_job = ("SLURM_", "SLURMD_", "SRUN_") if "SLURM_JOB_ID" in env else ()
+    return {
+        name: value
+        for name, value in env.items()
+        if name == _CONFIGURATION or not (name in spelt or name.startswith(of_a_job))
+    }
 
 
 def _run(*argv: str, env: Mapping[str, str] | None = None) -> str:
@@ -72,5 +84,6 @@ def _run(*argv: str, env: Mapping[str, str] | None = None) -> str:
     except subprocess.TimeoutExpired:
         raise StartupError(f"{argv[0]} has not answered in {_TIMEOUT_S:g} s; does Slurm's controller run?") from None
     if done.returncode != 0:
-        raise StartupError(f"{argv[0]}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+        said = done.stderr.strip().removeprefix(f"{argv[0]}: error: ")
+        raise StartupError(f"{argv[0]}: {said or f'exit code {done.returncode}'}")
     return done.stdout

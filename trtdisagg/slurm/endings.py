@@ -40,8 +40,7 @@ def endings(
                     raise StartupError(f"{e}; jobs may go on: {', '.join(left.values())}") from e
                 continue
             if now.state and now != told.get(name):
-                reason = f" ({now.reason})" if now.state == "PENDING" and now.reason not in ("", "None") else ""
-                say(f"{name}: job {job_id} is {now.state.lower()}{reason}")
+                say(f"{name}: job {job_id} is {now.words}")
             told[name] = now
             if not now.state:
                 del left[name]

@@ -12,6 +12,7 @@ OUTPUT_DIR/NAME-001/
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -76,10 +77,10 @@ def job_id(folder: Path) -> str | None:
 def put_logs_aside(folder: Path) -> None:
     """Make room for those of another job of the same run: what is there becomes `logs-1`, `logs-2`, ..."""
     logs = folder / "logs"
-    if any(logs.iterdir()):
+    if any(logs.glob("*")):
         number = 1 + sum(1 for _ in folder.glob("logs-*"))
         logs.rename(folder / f"logs-{number}")
-        logs.mkdir()
+    logs.mkdir(exist_ok=True)
 
 
 def url(folder: Path) -> str | None:
@@ -96,10 +97,8 @@ def exit_code(folder: Path) -> int | None:
 def _said(folder: Path, name: str) -> str | None:
     """What the cluster has told: the list of files is looked at first, because network file systems remember for a
     while that a file was not there."""
-    if name not in {path.name for path in folder.iterdir()}:
-        return None
     try:
-        return (folder / name).read_text().strip()
+        return (folder / name).read_text().strip() if name in os.listdir(folder) else None
     except FileNotFoundError:  # gone just now
         return None
 

@@ -47,7 +47,7 @@ def wait_until_it_serves(
         if not now.state or folders.exit_code(folder) is not None:
             raise StartupError(_how_it_ended(folder, job_id))
         if now != told:
-            say(_in_words(job_id, now))
+            say(f"job {job_id}: {now.words}")
             told = now
         if deadline is not None and time.monotonic() > deadline:
             how = f"Job {job_id} cannot serve after {timeout_s:g} s ({now.state})"
@@ -55,13 +55,13 @@ def wait_until_it_serves(
         sleep(_LOOK_S)
 
 
-def _in_words(job_id: str, now: JobState) -> str:
-    reason = f": {now.reason}" if now.state == "PENDING" and now.reason not in ("", "None") else ""
-    return f"job {job_id}: {now.state.lower()}{reason}"
-
-
 def _how_it_ended(folder: Path, job_id: str) -> str:
     code = folders.exit_code(folder)
     how = "" if code is None else f" with exit code {code}"
-    lines = "".join(f"\n  {line}" for line in folders.last_lines(folder))
-    return f"Job {job_id} has ended{how} before it could serve; its logs are in {folder / 'logs'}{lines}"
+    said, logs = f"Job {job_id} has ended{how} before it could serve", folder / "logs"
+    if lines := folders.last_lines(folder):
+        return f"{said}; its logs are in {logs}" + "".join(f"\n  {line}" for line in lines)
+    return (
+        f"{said}, and nothing was written to {logs}: it was cancelled before it began, or its nodes do not see that"
+        " folder, which has to be on a file system that all share (slurm.output_dir)"
+    )

@@ -4,6 +4,7 @@ Slurm's ways of ending a job, and what becomes of each:
 
     scancel --batch --signal=TERM JOB   the script alone gets SIGTERM, and asks the cluster to drain
     time limit                          the same, so long before the limit as draining takes and Slurm may be early
+    scancel --signal=TERM JOB           the tasks alone get SIGTERM
     scancel JOB                         script and tasks get SIGTERM at once, SIGKILL after KillWait (often 30 s)
     a node is lost, or its task         the others go on (--no-kill, --kill-on-bad-exit=0, --wait=0)
 
@@ -49,7 +50,6 @@ drain() {{
     interrupted=yes
     kill -0 "$cluster" 2> /dev/null || return
     {down}[ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = COMPLETING ] && return
-    drained=yes
     scancel --signal=TERM "$SLURM_JOB_ID.0"
 }}
 trap drain TERM
@@ -71,8 +71,8 @@ if ! ended=$(cat "$folder/exit-code" 2> /dev/null); then
     echo "The first task has not said how the cluster ended: it was killed. srun: exit code $code" >&2
     ended=$((code ? code : 1))
 fi
-# SIGTERM is how a cluster is asked to drain: one that was, and did, has ended well.
-[ "$ended" = 143 ] && [ "$drained" = yes ] && ended=0
+# SIGTERM is how a cluster is asked to drain: one that did has ended well.
+[ "$ended" = 143 ] && ended=0
 {exit}
 """
 
@@ -128,16 +128,18 @@ def pattern(path: Path) -> str:
 
 
 def _directives(options: Iterable[str]) -> str:
-    return "".join(f"#SBATCH {option}\n" for option in options)
+    """sbatch reads quotes as a shell does."""
+    parts = (option.partition("=") for option in options)
+    return "".join(f"#SBATCH {name}{equals}{value and shlex.quote(value)}\n" for name, equals, value in parts)
 
 
 def _resources(job: Job) -> Iterator[str]:
     settings = job.settings
-    yield f"--job-name={shlex.quote(job.name)}"
-    yield f"--output={shlex.quote(pattern(job.logs / 'job.log'))}"
+    yield f"--job-name={job.name}"
+    yield f"--output={pattern(job.logs / 'job.log')}"
     for option in ("partition", "account", "qos", "time"):
         if (value := getattr(settings, option)) is not None:
-            yield f"--{option}={shlex.quote(value)}"
+            yield f"--{option}={value}"
     yield f"--nodes={job.num_nodes}"
     yield "--ntasks-per-node=1"
     if settings.cpus_per_task is None:

@@ -145,8 +145,8 @@ def _refusal(path: str, content: bytes) -> TrtdisaggError:
 
 def _not_running(place: Place) -> str:
     return (
-        f"The cluster is not running on {socket.gethostname()}: nobody answers at {place.control_socket}; one on "
-        "several nodes is asked on its first"
+        f"The cluster is not running on {socket.gethostname()}: nobody answers at {place.control_socket}. A "
+        "cluster on several nodes, or of a Slurm job, is asked on its first node"
     )
 
 

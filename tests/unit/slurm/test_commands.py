@@ -16,3 +16,12 @@ def test_what_the_file_says_means_more_than_variables(tmp_path: Path) -> None:
     kept = {"SBATCH_PARTITION": "theirs", "SBATCH_CONSTRAINT": "ib", "HOME": "/me"}
     script = render_job(make_job(tmp_path, more='slurm: {account: mine, time: "60"}\n'))
     assert without_overrides({**theirs, **kept}, script) == kept
+
+
+def test_a_job_that_is_submitted_in_another_has_nothing_of_it() -> None:
+    """Else srun in the new one would take them for its options."""
+    theirs = {"SLURM_JOB_ID": "7", "SLURM_LABELIO": "1", "SLURM_MEM_PER_CPU": "50", "SRUN_DEBUG": "3"}
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "HOME": "/me"}
+    assert without_overrides({**theirs, **kept}, "") == kept
+    own = {"SLURM_MPI_TYPE": "pmix"}
+    assert without_overrides(own, "") == own, "what somebody has said outside of jobs"

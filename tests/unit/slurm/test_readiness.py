@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def ends(folder: Path) -> None:
 def test_each_change_is_told_once(tmp_path: Path) -> None:
     story = Story(tmp_path, PENDING, PENDING, JobState("PENDING", "Resources"), RUNNING, RUNNING, serves, RUNNING)
     assert story.wait() == "http://node01:8000"
-    assert story.said == ["job 7: pending: Priority", "job 7: pending: Resources", "job 7: running"]
+    assert story.said == ["job 7: pending (Priority)", "job 7: pending (Resources)", "job 7: running"]
 
 
 @pytest.mark.parametrize("after", [RUNNING, GONE], ids=["while its job goes on", "with its job"])
@@ -64,9 +65,13 @@ def test_a_cluster_that_ends_is_an_error_with_its_last_lines(tmp_path: Path, aft
     )
 
 
-def test_a_job_that_is_gone_without_a_word(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="Job 7 has ended before it could serve"):
-        Story(tmp_path, PENDING, GONE).wait()
+@pytest.mark.parametrize("then", [lambda _: None, shutil.rmtree], ids=["no file system of all nodes", "no folder"])
+def test_a_job_that_is_gone_without_a_word(tmp_path: Path, then: Callable[[Path], object]) -> None:
+    words = (
+        "Job 7 has ended before it could serve, and nothing was written to .*/logs: it was cancelled before it began"
+    )
+    with pytest.raises(StartupError, match=words):
+        Story(tmp_path, PENDING, then, GONE).wait()
 
 
 def test_the_deadline(tmp_path: Path) -> None:
@@ -78,7 +83,7 @@ def test_slurm_may_be_silent_for_a_while(tmp_path: Path) -> None:
     silent = StartupError("squeue: no answer")
     story = Story(tmp_path, PENDING, *4 * [silent], PENDING, *4 * [silent], serves, RUNNING)
     assert story.wait() == "http://node01:8000"
-    assert story.said == ["job 7: pending: Priority"]
+    assert story.said == ["job 7: pending (Priority)"]
 
 
 def test_but_not_for_ever(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ slurm:
   job_name: mine
   gpus_per_node: h200:8
   cpus_per_task: 16
-  extra_args: [--constraint=ib, --mem=64G]
+  extra_args: [--constraint=ib&fast, --mem=64G, '--comment=it is # mine', --contiguous]
   mpi: pmix
   setup: [module load cuda, 'echo "it''s $HOME"']
   env: {A: "b 'c' $d"}
@@ -68,8 +68,10 @@ def test_every_key_is_used(tmp_path: Path) -> None:
         "--no-kill",
         "--no-requeue",
         "--signal=B:TERM@100",
-        "--constraint=ib",
+        "--constraint='ib&fast'",
         "--mem=64G",
+        "--comment='it is # mine'",
+        "--contiguous",
     ]
     assert "program=(trtdisagg)\n" in text, "in a container it is the image's"
 
@@ -112,6 +114,12 @@ def test_shellcheck_has_nothing_to_say(tmp_path: Path, load_command: list[str]) 
         ["shellcheck", "--severity=warning", str(job.script)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == ""
+
+
+def test_what_slurm_takes_for_no_name_of_a_file(tmp_path: Path) -> None:
+    """Behind a backslash it leaves % as it is."""
+    with pytest.raises(ConfigError, match=r"slurm.output_dir: Slurm takes no '\\\\' in names of files, as in '/"):
+        make_job(tmp_path / "back\\slash")
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("8", 8), ("h200:4", 4)])

@@ -37,7 +37,10 @@ PLAYERS = {
     "sbatch": """\
 echo "sbatch $*" >> "$here/log"
 folder=$(dirname "${@: -1}")
-if [ "$(basename "$folder")" = "$(cat "$here/good")" ]; then
+if grep --quiet "partition=none" "$folder/job.sbatch"; then
+    echo "invalid partition" >&2
+    exit 1
+elif [ "$(basename "$folder")" = "$(cat "$here/good")" ]; then
     mkdir "$folder/c004" && cp "$here/report.json" "$folder/c004/report.json"
 else
     echo "trtdisagg: error: there is no model m" > "$folder/logs/0.log"
@@ -111,6 +114,25 @@ def test_a_job_that_is_there_still_is_not_submitted_again(players: Path, tmp_pat
     assert done.exit_code == 0, done.output
     assert "one: job 41" in done.stderr
     assert len((players / "log").read_text().splitlines()) == 1
+
+
+def test_what_slurm_refuses_is_told_and_the_others_go_on(players: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        SWEEP.replace("name: one", "name: bad, set: {slurm.partition: none}}\n- {name: one")
+    )
+    done = call("sweep.yaml", "--dir", "out", "--only", "bad", "--only", "one")
+    assert done.exit_code == 1, done.output
+    assert "\nbad: sbatch: invalid partition\none: job 42\none: done\n" in done.stderr
+    assert "bad, all that is missing: sbatch: invalid partition" in done.stderr
+    assert call("--resume", "out", "--only", "bad", "--no-wait").exit_code == 1
+
+
+def test_a_job_that_slurm_refuses_leaves_no_folder(players: Path, tmp_path: Path) -> None:
+    words = ["slurm", "submit", "cluster.yaml", "--partition", "none"]
+    done = CliRunner().invoke(cli, words)
+    assert (done.exit_code, done.stdout) == (1, ""), done.output
+    assert done.stderr.endswith("error: sbatch: invalid partition\n")
+    assert list((tmp_path / "slurm-runs").iterdir()) == []
 
 
 @pytest.mark.parametrize(

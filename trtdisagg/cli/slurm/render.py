@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -26,5 +27,5 @@ def command(file: str | None, overrides: tuple[str, ...], **options: Any) -> Non
 def render(loaded: Loaded) -> None:
     job = job_for(loaded, next_folder(loaded))
     click.echo(f"### {job.file}\n{submitted(loaded)}\n### {job.script}\n{render_job(job)}\n### the command")
-    click.echo(f"sbatch --parsable {job.script}")
+    click.echo(f"sbatch --parsable {shlex.quote(str(job.script))}")
     say(*loaded.no_effect, *surprises(loaded))

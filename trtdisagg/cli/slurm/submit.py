@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import click
@@ -10,7 +11,9 @@ from msgspec.structs import replace
 from trtdisagg.cli.slurm.asked import about_a_job, job_for, loaded_for, surprises
 from trtdisagg.cli.slurm.render import render
 from trtdisagg.cli.terminal import say
+from trtdisagg.errors import StartupError
 from trtdisagg.slurm import commands, folders
+from trtdisagg.slurm.job import Job
 from trtdisagg.slurm.readiness import wait_until_it_serves
 
 
@@ -43,7 +46,7 @@ def command(
     job = replace(job, folder=folders.make_folder(loaded))
     folders.fill(job, loaded)
     say(*loaded.no_effect, *surprises(loaded))
-    job_id = commands.submit(job.script)
+    job_id = _submitted(job)
     folders.keep_job_id(job.folder, job_id)
     say(f"job {job_id}: {job.folder}")
     if no_wait:
@@ -52,5 +55,17 @@ def command(
     try:
         click.echo(wait_until_it_serves(job.folder, job_id, timeout_s=wait_timeout, say=say))
     except KeyboardInterrupt:
-        say(f"job {job_id} goes on; `scancel {job_id}` ends it")
+        say(f"job {job_id} goes on, and {job.folder / 'url'} will say where clients go; `scancel {job_id}` ends it")
+        raise
+
+
+def _submitted(job: Job) -> str:
+    """
+    :returns: its id.
+    :raises StartupError: Slurm refuses it, and there is no folder of it.
+    """
+    try:
+        return commands.submit(job.script)
+    except StartupError:
+        shutil.rmtree(job.folder, ignore_errors=True)  # a job that was taken, and nobody told, ends without it
         raise

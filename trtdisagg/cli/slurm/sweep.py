@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from trtdisagg.cli.slurm.asked import job_for
 from trtdisagg.cli.slurm.options import overrides_of, slurm_options
 from trtdisagg.cli.terminal import say
 from trtdisagg.config.load import Loaded
-from trtdisagg.errors import ConfigError
+from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.slurm import commands, folders
 from trtdisagg.slurm.endings import endings
 from trtdisagg.slurm.job import Job, num_gpus
@@ -76,8 +77,12 @@ def command(
             return 0
         folder = _create(planned)
     say(f"in {folder.path}")
-    ids = _submitted(folder, [v.name for v in folder.sweep.variants if not only or v.name in only])
-    return 0 if no_wait else _collect(folder, ids)
+    names = [v.name for v in folder.sweep.variants if not only or v.name in only]
+    ids = _submitted(folder, names)
+    if not no_wait:
+        _collect(folder, ids)
+    measured_later = ids if no_wait else {}
+    return 1 if any(folder.missing(name) and name not in measured_later for name in names) else 0
 
 
 class _Planned(NamedTuple):
@@ -148,29 +153,32 @@ def _measured_by(variant: Variant, job: Job, loaded: Loaded) -> Variant:
 def _submitted(folder: Folder, names: list[str]) -> dict[str, str]:
     """
     :param names: of variants.
-    :returns: by those that are not done, ids of jobs: of one that is there still, the same.
+    :returns: by those that are not done, ids of jobs: of one that is there still, the same. Those that Slurm refuses
+        have failed, and the others go on.
     """
     ids = {}
     for name in names:
         if not folder.missing(name):
             say(f"{name}: done before")
             continue
-        before = folders.job_id(folder.of(name))
-        if before is None or not commands.job_state(before).state:
+        job_id = folders.job_id(folder.of(name))
+        if job_id is None or not commands.job_state(job_id).state:
             folder.write_failure(name, None)
             folders.put_logs_aside(folder.of(name))
-            before = commands.submit(folder.of(name) / "job.sbatch")
-            folders.keep_job_id(folder.of(name), before)
-        say(f"{name}: job {before}")
-        ids[name] = before
+            try:
+                job_id = commands.submit(folder.of(name) / "job.sbatch")
+            except StartupError as e:
+                folder.write_failure(name, e.message)
+                say(f"{name}: {e}")
+                continue
+            folders.keep_job_id(folder.of(name), job_id)
+        say(f"{name}: job {job_id}")
+        ids[name] = job_id
     return ids
 
 
-def _collect(folder: Folder, ids: Mapping[str, str]) -> int:
-    """Wait for all jobs, and draw the report.
-
-    :returns: exit code: whether everything was measured.
-    """
+def _collect(folder: Folder, ids: Mapping[str, str]) -> None:
+    """Wait for all jobs, and draw the report."""
     try:
         for name in endings(ids, say=say):
             missing = folder.missing(name)
@@ -178,10 +186,10 @@ def _collect(folder: Folder, ids: Mapping[str, str]) -> int:
                 folder.write_failure(name, f"job {ids[name]} ended early{_last_words(folder.of(name))}")
             say(f"{name}: {f'{len(missing)} loads were not measured' if missing else 'done'}")
     except KeyboardInterrupt:
-        say(f"the jobs go on; --resume {folder.path} waits for them, `scancel {' '.join(ids.values())}` ends them")
+        resume = f"--resume {shlex.quote(str(folder.path))}"
+        say(f"the jobs go on; {resume} waits for them, `scancel {' '.join(ids.values())}` ends them")
         raise
     tell_report([folder], folder.path)
-    return 1 if any(map(folder.missing, ids)) else 0
 
 
 def _last_words(run: Path) -> str:
