@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,12 @@ from helpers.cluster import runtime_directory
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 """How long an example takes says nothing on a machine that others use."""
+
+for name in filter(
+    re.compile(r"(SLURM|PMI|OMPI)|(?i:.*_proxy)$|(COLUMNS|LINES|FORCE_COLOR|NOTIFY_SOCKET)$").match, [*os.environ]
+):
+    del os.environ[name]
+"""Wherever the tests are run: in a step of Slurm, in a service, behind a proxy, in a narrow terminal."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

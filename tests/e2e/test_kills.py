@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from helpers.cluster import Cluster, running
 from helpers.streams import put_together
-from helpers.traces import until
+from helpers.waiting import until
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 

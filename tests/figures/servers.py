@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from helpers.engine_process import TIMEOUT_S, Engine, ask_context, started_gang
+from helpers.engine_process import Engine, ask_context, started_gang
 from helpers.serving import PROXY, Child
-from helpers.traces import until
+from helpers.waiting import DEADLINE_S, until
 
 from trtdisagg.protocol.commands import Meet
 from trtdisagg.protocol.parallel import Parallel
@@ -70,7 +70,7 @@ class Servers(NamedTuple):
             told.extend(json.loads(self.generation.get("/perf_metrics")))
             return len(told) >= num_requests
 
-        until(are_there, f"{num_requests} requests are told of", TIMEOUT_S)
+        until(are_there, f"{num_requests} requests are told of", DEADLINE_S)
         return [one["perf_metrics"]["timing_metrics"] for one in told]
 
     @contextlib.contextmanager

@@ -13,8 +13,10 @@ import anyio.abc
 import anyio.to_thread
 import msgspec
 import pytest
-from helpers.cluster import runtime_directory
+from helpers.cluster import TEST_MARK, left_over, runtime_directory
 from helpers.plans import FAKE_ENGINE, host
+from helpers.traces import open_fds
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.config.schema import ClusterFile
 from trtdisagg.config.server_keys import ServerSection
@@ -25,9 +27,6 @@ from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 from trtdisagg.supervisor.run import run_agent
-
-TEST_MARK = "TRTDISAGG_TEST"
-"""Environment variable by which a test finds all that it started, however far down."""
 
 
 def fake_plan(
@@ -44,7 +43,7 @@ def fake_plan(
         port=0,
         context_servers=one,
         generation_servers=one if with_proxy else None,
-        supervision=SupervisionConfig(**{"backoff_s": 0.1, "kill_timeout_s": 5, "drain_timeout_s": 5, **supervision}),
+        supervision=SupervisionConfig(**{"backoff_s": 0.1, "kill_timeout_s": 60, "drain_timeout_s": 60, **supervision}),
     )
     facts = {"fake": ModelFacts(path="fake", served_name="fake", dimensions=None)}
     machine = host(num_cores=2, cores=sorted(os.sched_getaffinity(0)))
@@ -93,7 +92,7 @@ class RunningAgent:
     def server(self, name: str) -> ServerStatus:
         return next(server for server in self.status.servers if server.name == name)
 
-    async def until(self, is_so: Callable[[], bool], timeout_s: float = 30) -> None:
+    async def until(self, is_so: Callable[[], bool], timeout_s: float = DEADLINE_S) -> None:
         """Wait until something holds; looked at whenever the agent tells of a change."""
         await self._wait(lambda: self.outcome is not None or (self._status is not None and is_so()), timeout_s)
         assert self._status is not None, repr(self.outcome)
@@ -102,7 +101,7 @@ class RunningAgent:
     async def until_ready(self) -> None:
         await self.until(lambda: self.status.state == "ready")
 
-    async def until_over(self, timeout_s: float = 30) -> int | Exception:
+    async def until_over(self, timeout_s: float = DEADLINE_S) -> int | Exception:
         """
         :returns: the outcome.
         """
@@ -133,17 +132,6 @@ async def down(place: Place, **request: float | bool) -> None:
     await anyio.to_thread.run_sync(ControlClient(place).down, msgspec.convert(request, DownRequest))
 
 
-def left_over(mark: str) -> list[str]:
-    """Command lines of all processes that a test started and that still run."""
-    found = []
-    for directory in Path("/proc").iterdir():
-        if directory.name.isdigit() and int(directory.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if f"{TEST_MARK}={mark}".encode() in (directory / "environ").read_bytes().split(b"\0"):
-                    found.append((directory / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
-
-
 @contextlib.contextmanager
 def nothing_left(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[Place]:
     """A place for an agent; at the end there must be no process, no descriptor and no run directory of it."""
@@ -151,8 +139,8 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[P
     monkeypatch.setenv("XDG_STATE_HOME", str(directory / "state"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_directory(directory)))
     place = Place.of(str(directory), "test")
-    num_fds = len(os.listdir("/proc/self/fd"))
+    fds = open_fds(os.getpid())
     yield place
     assert left_over(str(directory)) == []
     assert not place.run_dir.exists()
-    assert len(os.listdir("/proc/self/fd")) == num_fds
+    assert open_fds(os.getpid()) <= fds

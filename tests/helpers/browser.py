@@ -14,10 +14,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from helpers.waiting import DEADLINE_S
 
 _NAMES = ("chromium", "chromium-headless-shell", "google-chrome")
 _PROGRAM = next((program for program in map(shutil.which, _NAMES) if program), None)
-_START_TIMEOUT_S = 30.0
 _LOOK_AGAIN_S = 0.05
 
 needs_browser = pytest.mark.skipif(_PROGRAM is None, reason="Chromium is not installed")
@@ -50,7 +50,7 @@ class Page:
         number = next(self._numbers)
         self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
-        said = await asyncio.wait_for(self._answers[number], 20)
+        said = await asyncio.wait_for(self._answers[number], DEADLINE_S)
         assert "error" not in said, said
         result: dict[str, Any] = said["result"]
         return result
@@ -61,7 +61,7 @@ class Page:
         await self.look(width, height, dark=dark)
         self._loaded.clear()
         await self.call("Page.navigate", url=url)
-        await asyncio.wait_for(self._loaded.wait(), 20)
+        await asyncio.wait_for(self._loaded.wait(), DEADLINE_S)
 
     async def look(self, width: int, height: int, *, dark: bool = False) -> None:
         await self.call(
@@ -75,7 +75,7 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    async def until(self, expression: str, timeout_s: float = 20) -> None:
+    async def until(self, expression: str, timeout_s: float = DEADLINE_S) -> None:
         """Wait until an expression of the page is true."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -109,7 +109,7 @@ async def browser_page(directory: Path) -> AsyncIterator[Page]:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        port = await asyncio.wait_for(_debugging_port(process), _START_TIMEOUT_S)
+        port = await asyncio.wait_for(_debugging_port(process), DEADLINE_S)
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{port}/json") as answer:
                 (target,) = [t for t in await answer.json(content_type=None) if t["type"] == "page"]

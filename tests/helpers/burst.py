@@ -23,7 +23,7 @@ async def send(url: str, count: int) -> Counter[int]:
             await answer.read()
             return answer.status
 
-    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=60)
+    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as http:
         return Counter(await asyncio.gather(*map(one, range(count))))
 

@@ -18,10 +18,9 @@ import msgspec
 from helpers.cluster import Cluster
 from helpers.follow import Follower, Told
 from helpers.load import Load
-from helpers.traces import num_threads, open_fds, until
+from helpers.traces import num_threads, open_fds
+from helpers.waiting import DEADLINE_S, until
 
-BACK_TIMEOUT_S = 60.0
-NOTICE_TIMEOUT_S = 15.0
 SPARE_THREADS = 8
 """Threads of a pool come with the first use and go when they have been idle."""
 
@@ -70,7 +69,7 @@ class Scene:
         self._following.close()
         self.events = self._following.enter_context(Follower(self.cluster, "events", "-f", "--json"))
         self.statuses = self._following.enter_context(Follower(self.cluster, "status", "--watch", "--json"))
-        self._wait_ready({}, NOTICE_TIMEOUT_S)
+        self._wait_ready({})
         for server in self.status["servers"]:  # all that has happened so far is read
             self.event(0, "reported", server["name"], "ready on")
         self.agent_pid: int = self.status["agent_pid"]
@@ -91,7 +90,7 @@ class Scene:
             is_of = not name or event.get("name") == name
             return event["event"] == kind and is_of and text in (entry["text"] or "")
 
-        entry = self.events.wait(is_it, since=since, timeout_s=NOTICE_TIMEOUT_S)
+        entry = self.events.wait(is_it, since=since, timeout_s=DEADLINE_S)
         assert entry is not None, f"no {kind} {name} {text}: {[e['text'] for e in self.events.told[since:]]}"
         return entry
 
@@ -104,7 +103,7 @@ class Scene:
         """
         num_problems, began = len(self.load.problems), time.monotonic()
         cost = fault(self)
-        self._wait_ready(cost.replaced, BACK_TIMEOUT_S)
+        self._wait_ready(cost.replaced)
         self.back_s[name].append(time.monotonic() - began)
         self.load.until(self.load.num_clients * 2)
         self.num_faults[name] += 1
@@ -126,18 +125,17 @@ class Scene:
         until(
             lambda: open_fds(self.agent_pid) <= allowed,
             "no more descriptors of the agent than",
-            10,
-            lambda: f"{allowed}: {open_fds(self.agent_pid) - allowed}",
+            instead=lambda: f"{allowed}: {open_fds(self.agent_pid) - allowed}",
         )
         assert num_threads(self.agent_pid) <= self._threads + SPARE_THREADS
 
-    def _wait_ready(self, replaced: dict[str, int], timeout_s: float) -> None:
+    def _wait_ready(self, replaced: dict[str, int]) -> None:
         def is_back(status: Told) -> bool:
             others = all(_row(status, name)["pid"] not in (None, pid) for name, pid in replaced.items())
             return status["state"] == "ready" and others and all(s["state"] == "ready" for s in status["servers"])
 
         last = max(0, len(self.statuses.told) - 1)
-        is_there = self.statuses.wait(is_back, since=last, timeout_s=timeout_s)
+        is_there = self.statuses.wait(is_back, since=last, timeout_s=DEADLINE_S)
         assert is_there, f"not ready again: {self.statuses.told[-1:]}, {self.last_events()}"
 
     def summary(self) -> str:
@@ -198,7 +196,6 @@ def freeze(name: str) -> Fault:
         pid, since, at = scene.server(name)["pid"], len(scene.events.told), time.time()
         os.kill(pid, signal.SIGSTOP)
         stalled = scene.event(since, "stall", name)
-        assert stalled["time"] - at < 3, f"{name} was routed to for {stalled['time'] - at:.1f} s"
         scene.event(since, "kill", name, "no sign of life")
         return Cost(noticed_s=stalled["time"] - at, replaced={name: pid}, may_tell=may_tell(name))
 

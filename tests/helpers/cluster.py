@@ -20,12 +20,15 @@ from typing import Any
 
 import msgspec
 import psutil
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.cli.background import wait_for_answer
 from trtdisagg.supervisor import rundir
 
 TRTDISAGG = [sys.executable, "-m", "trtdisagg"]
 REPOSITORY = Path(__file__).resolve().parents[2]
+TEST_MARK = "TRTDISAGG_TEST"
+"""Environment variable by which a test finds all that it started, however far down."""
 
 
 class Cluster:
@@ -70,7 +73,7 @@ class Cluster:
     def server(self, name: str) -> dict[str, Any]:
         return next(s for s in self.status()["servers"] if s["name"] == name)
 
-    def wait_events(self, *texts: str, timeout_s: float = 30) -> None:
+    def wait_events(self, *texts: str, timeout_s: float = DEADLINE_S) -> None:
         """Wait until events with these texts have come, in this order, from the start of the cluster on."""
         command = [*TRTDISAGG, "events", "-f", str(self.file)]
         with subprocess.Popen(command, cwd=self.directory, env=self.env, stdout=subprocess.PIPE, text=True) as events:
@@ -99,9 +102,13 @@ class Cluster:
 
     def left_over(self) -> list[str]:
         """Processes that carry this cluster's environment and still run."""
-        mark = self.env["TRTDISAGG_TEST"]
-        processes = [p.info for p in psutil.process_iter(["cmdline", "environ"])]
-        return [" ".join(p["cmdline"] or []) for p in processes if (p["environ"] or {}).get("TRTDISAGG_TEST") == mark]
+        return left_over(self.env[TEST_MARK])
+
+
+def left_over(mark: str) -> list[str]:
+    """Command lines of all processes that a test started and that still run."""
+    found = [p.info for p in psutil.process_iter(["cmdline", "environ"]) if p.pid != os.getpid()]
+    return [" ".join(p["cmdline"] or []) for p in found if (p["environ"] or {}).get(TEST_MARK) == mark]
 
 
 def environment(directory: Path) -> dict[str, str]:
@@ -111,7 +118,7 @@ def environment(directory: Path) -> dict[str, str]:
         "PYTHONPATH": str(REPOSITORY),
         "XDG_RUNTIME_DIR": str(runtime_directory(directory)),
         "XDG_STATE_HOME": str(directory / "state"),
-        "TRTDISAGG_TEST": str(directory),
+        TEST_MARK: str(directory),
         "NO_COLOR": "1",
     }
 
@@ -141,7 +148,7 @@ def running(directory: Path, text: str) -> Iterator[Cluster]:
     assert cluster.left_over() == []
 
 
-def post(url: str, body: dict[str, Any] | bytes, timeout_s: float = 60) -> tuple[int, Any]:
+def post(url: str, body: dict[str, Any] | bytes, timeout_s: float = DEADLINE_S) -> tuple[int, Any]:
     """POST JSON; returns status and decoded body, errors too."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})

@@ -16,14 +16,13 @@ from typing import IO, Any
 import msgspec
 from helpers.cluster import runtime_directory
 from helpers.netns import Host
-from helpers.traces import until
+from helpers.waiting import DEADLINE_S, until
 
 from trtdisagg.protocol.commands import Command, encode_command
 from trtdisagg.protocol.reports import Failed, Ready, Report, decode_report
 from trtdisagg.protocol.spec import EngineSpec, TransferSpec
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 90
 
 
 def make_spec(model: Path, name: str, **changes: Any) -> EngineSpec:
@@ -71,7 +70,7 @@ class Engine:
         return report
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=DEADLINE_S) as answer:
             text: bytes = answer.read()
             return text
 
@@ -89,7 +88,7 @@ class Engine:
             values = self.metrics()
             return {name: values[name] for name in names if values[name]}
 
-        until(lambda: not owned(), "no block is in use", TIMEOUT_S, owned)
+        until(lambda: not owned(), "no block is in use", instead=owned)
 
     def post(self, **fields: Any) -> Any:
         return json.loads(self._post("/v1/completions", {"model": "tiny", "temperature": 0, **fields}))
@@ -101,7 +100,7 @@ class Engine:
     def _post(self, path: str, body: dict[str, Any]) -> bytes:
         headers = {"Authorization": f"Bearer {self.secret}"} if self.secret else {}
         request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
             text: bytes = answer.read()
             return text
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from helpers.ports import free_port
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.registry.etcd_gateway import Gateway
 
@@ -28,9 +29,6 @@ def with_etcd(test: Any) -> Any:
     for mark in needs_etcd:
         test = mark(test)
     return test
-
-
-START_TIMEOUT_S = 20.0
 
 
 class Etcd:
@@ -65,10 +63,10 @@ class Etcd:
         """Start it, or bring it back, and wait until it serves."""
         with (self._directory / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen([*self._inside, *self._argv], stdout=log, stderr=log)
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + DEADLINE_S
         while not self._is_healthy():
             assert self._process.poll() is None, (self._directory / "etcd.log").read_text()
-            assert time.monotonic() < deadline, "etcd is not healthy in time"
+            assert time.monotonic() < deadline, (self._directory / "etcd.log").read_text()
             time.sleep(0.02)
 
     def kill(self) -> None:
@@ -76,7 +74,7 @@ class Etcd:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(DEADLINE_S)
 
     def freeze(self) -> None:
         assert self._process is not None
@@ -92,14 +90,14 @@ class Etcd:
     def ask(self, path: str, body: dict[str, Any]) -> Any:
         """A call as of another program."""
         request = urllib.request.Request(self._url + path, json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
             return json.load(answer)
 
     def _is_healthy(self) -> bool:
         code = f"import urllib.request; print(urllib.request.urlopen({self._url + '/health'!r}, timeout=1).read())"
         if self._inside:
             argv = [*self._inside, sys.executable, "-c", code]
-            return b"true" in subprocess.run(argv, capture_output=True, check=False, timeout=10).stdout
+            return b"true" in subprocess.run(argv, capture_output=True, check=False, timeout=DEADLINE_S).stdout
         try:
             trust = ssl.create_default_context(cafile=str(self.ca_file)) if self._tls else None
             with urllib.request.urlopen(f"{self._url}/health", timeout=1, context=trust) as answer:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import aiohttp
 from fakes import words
+from helpers.waiting import DEADLINE_S
 
 NUM_TOKENS = 6
-TIMEOUT_S = 60.0
 
 
 class Load:
@@ -49,7 +49,7 @@ class Load:
         """Wait until so many more have been answered."""
         with self._answered:
             goal = self.num_answered + num_answered
-            there = self._answered.wait_for(lambda: self.num_answered >= goal, TIMEOUT_S)
+            there = self._answered.wait_for(lambda: self.num_answered >= goal, DEADLINE_S)
             assert there, f"{self.num_answered} of {goal} answers, problems: {self.problems[:3]}"
 
     @contextlib.contextmanager
@@ -61,11 +61,11 @@ class Load:
             yield self
         finally:
             self._over.set()
-            thread.join(TIMEOUT_S + 5)
+            thread.join(DEADLINE_S + 5)
             assert not thread.is_alive(), "a request hangs"
 
     async def _run(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
         connector = aiohttp.TCPConnector(limit=0)
         async with (
             aiohttp.ClientSession(timeout=timeout, connector=connector) as session,

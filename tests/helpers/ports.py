@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fcntl
-import functools
 import os
 import random
 import socket
-from pathlib import Path
 
 _PORTS = range(10_000, 30_000)
 """Below those that the kernel gives to connections that go out: none of them comes in between."""
+_LOCKS = os.open(
+    f"/tmp/trtdisagg-test-ports-{os.geteuid()}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+)
+"""A file of all test runs on this machine, of which a process has locked a byte for each of its ports."""
 _given: set[int] = set()
 
 
@@ -25,15 +27,8 @@ def free_port() -> int:
 
 def _is_ours(port: int) -> bool:
     try:
-        fcntl.lockf(_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        fcntl.lockf(_LOCKS, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
         socket.create_server(("127.0.0.1", port)).close()
     except OSError:  # another test run has it, or somebody listens
         return False
     return True
-
-
-@functools.cache
-def _locks() -> int:
-    """A file of all test runs on this machine, of which a process has locked a byte for each of its ports."""
-    path = Path(f"/tmp/trtdisagg-test-ports-{os.geteuid()}")
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 from helpers.cluster import runtime_directory
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.protocol.commands import Command, encode_command
 from trtdisagg.protocol.control import Member, Members, Need, Told
@@ -30,7 +31,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py")]
 PROXY = [sys.executable, "-m", "trtdisagg", "proxy"]
 MODEL = "fake-model"
-DEADLINE_S = 30.0
 
 
 class Child:

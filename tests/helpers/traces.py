@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 from helpers.cluster import Cluster, runtime_directory
+from helpers.waiting import until
 
 SHM = Path("/dev/shm")
-_LOOK_AGAIN_S = 0.01
-
-
-def until(is_so: Callable[[], bool], what: str, timeout_s: float, instead: Callable[[], object] = str) -> None:
-    """Wait for what nothing tells about.
-
-    :param instead: called for what is so when the deadline has passed.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what} {instead()}"
-        time.sleep(_LOOK_AGAIN_S)
 
 
 @contextlib.contextmanager
@@ -39,8 +27,8 @@ def leaving_nothing(cluster: Cluster, ports: set[int]) -> Iterator[Cluster]:
         yield cluster
     finally:
         down = cluster.down("-t", "20")
-    assert down.returncode == 0, down.stderr
-    until(lambda: not traces.left(), "nothing is left over", 10, traces.left)
+    assert down.returncode == 0, down.stderr + cluster.logs()
+    until(lambda: not traces.left(), "nothing is left over", instead=traces.left)
 
 
 class Traces:

@@ -16,8 +16,6 @@ from trtdisagg.bench.advise.measure.cluster import Running
 from trtdisagg.bench.advise.measure.measure import measure_profile
 from trtdisagg.bench.program import MeasureError
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def cluster_file(directory: Path, *misbehaviour: str) -> Path:
     section = msgspec.json.encode({"command": [*FAKE_ENGINE, *misbehaviour], "max_seq_len": 2048}).decode()

@@ -22,7 +22,6 @@ AIPERF = shutil.which("aiperf")
 
 pytestmark = [
     pytest.mark.aiperf,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(AIPERF is None, reason="there is no aiperf (pip install aiperf, in an environment of its own)"),
 ]
 

@@ -6,12 +6,10 @@ import sys
 import urllib.request
 from pathlib import Path
 
-import pytest
 from helpers.cluster import REPOSITORY, Cluster, running
 from helpers.load import Load
 from helpers.ports import free_port
-
-pytestmark = pytest.mark.timeout(120)
+from helpers.waiting import DEADLINE_S
 
 FAKE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py"), "--hold-generation"]
 NUM_CLIENTS = 12
@@ -36,7 +34,7 @@ def go(cluster: Cluster) -> None:
     for server in cluster.status()["servers"]:
         if server["role"] == "generation":
             request = urllib.request.Request(f"http://{server['url']}/fake/go", b"", method="POST")
-            urllib.request.urlopen(request, timeout=10).close()
+            urllib.request.urlopen(request, timeout=DEADLINE_S).close()
 
 
 def names(cluster: Cluster) -> list[str]:

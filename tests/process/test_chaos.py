@@ -18,10 +18,11 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers.chaos import BACK_TIMEOUT_S, CUT, TOLD, Cost, Fault, Scene, freeze, kill, may_tell, scene
+from helpers.chaos import CUT, TOLD, Cost, Fault, Scene, freeze, kill, may_tell, scene
 from helpers.cluster import REPOSITORY, Cluster, post
 from helpers.ports import free_port
-from helpers.traces import guardian_of, is_gone, leaving_nothing, until
+from helpers.traces import guardian_of, is_gone, leaving_nothing
+from helpers.waiting import until
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -91,7 +92,7 @@ def kill_guardian(scene: Scene) -> Cost:
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     entry = scene.event(since, "noticed", text="the guardian was killed; another one is started")
-    until(lambda: guardian_of(scene.agent_pid) not in (None, pid), "another guardian", BACK_TIMEOUT_S)
+    until(lambda: guardian_of(scene.agent_pid) not in (None, pid), "another guardian")
     return Cost(noticed_s=entry["time"] - at)
 
 
@@ -138,8 +139,7 @@ def steal_port(name: str) -> Fault:
 
     def fault(scene: Scene) -> Cost:
         server, since, at = scene.server(name), len(scene.events.told), time.time()
-        os.kill(server["pid"], signal.SIGKILL)
-        with taken(int(server["url"].rpartition(":")[2])):
+        with taken(scene, server):
             killed = scene.event(since, "exited", name, "killed by SIGKILL")
             entry = scene.event(since, "exited", name, "exit status")
             assert "address already in use" in " ".join(entry["event"]["last_lines"])
@@ -149,12 +149,18 @@ def steal_port(name: str) -> Fault:
 
 
 @contextlib.contextmanager
-def taken(port: int) -> Iterator[None]:
-    """Listen on a port as soon as it is free, before the next incarnation can."""
+def taken(scene: Scene, server: dict[str, Any]) -> Iterator[None]:
+    """Kill a server and listen on its port, before the next incarnation can: the agent is held up meanwhile."""
+    port = int(server["url"].rpartition(":")[2])
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        until(lambda: _binds(thief, port), f"port {port} is free", 5)
-        thief.listen()
+        os.kill(scene.agent_pid, signal.SIGSTOP)
+        try:
+            os.kill(server["pid"], signal.SIGKILL)
+            until(lambda: _binds(thief, port), f"port {port} is free")
+            thief.listen()
+        finally:
+            os.kill(scene.agent_pid, signal.SIGCONT)
         yield
 
 
@@ -236,4 +242,4 @@ def test_a_full_disk_of_the_logs(cluster: Cluster) -> None:
         it.suffer("full", full_disk("generation-0"))
         log = Path(it.server("generation-0")["log_file"])
         tell_fake(it.server("generation-0"), "print", num_bytes=4096)
-        until(lambda: log.stat().st_size >= 4096, "room for what it prints then", 10)
+        until(lambda: log.stat().st_size >= 4096, "room for what it prints then")

@@ -18,10 +18,9 @@ import msgspec
 import pytest
 from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster, post, running
 from helpers.ports import free_port
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.protocol.control import ClusterStatus
-
-pytestmark = pytest.mark.timeout(240)
 
 FAKE = REPOSITORY / "tests" / "fakes" / "engine.py"
 
@@ -111,7 +110,7 @@ def test_logs_follow_until_the_cluster_is_down(cluster: Cluster) -> None:
         assert "killed by SIGKILL" in next(line for line in follower.stdout if "context-0: ended" in line)
         cluster.down()
         assert "generation-0: ended" in follower.stdout.read()
-        assert follower.wait(20) == 0
+        assert follower.wait(DEADLINE_S) == 0
     cluster.up()  # for the fixture, which takes it down
 
 
@@ -147,7 +146,7 @@ def test_a_server_that_keeps_dying(tmp_path: Path) -> None:
         next(line for line in up.stdout if "context-0: given up" in line)
         assert cluster.server("generation-0")["state"] == "ready", "one that can do without the other goes on"
         assert post(url, body)[0] >= 500
-        stderr = up.communicate(timeout=30)[1]
+        stderr = up.communicate(timeout=DEADLINE_S)[1]
     assert up.returncode == 5
     assert "trtdisagg: error: generation-0" in stderr
     assert cluster.left_over() == []
@@ -179,9 +178,9 @@ def test_a_port_in_use_names_who_has_it(tmp_path: Path) -> None:
 # --- in the foreground ----------------------------------------------------------------------------------------------
 
 
-def until(master: int, text: bytes, seen: bytes = b"", timeout_s: float = 30) -> bytes:
+def until(master: int, text: bytes, seen: bytes = b"") -> bytes:
     """Read a terminal until some text comes."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + DEADLINE_S
     while text not in seen:
         assert select.select([master], [], [], max(0, deadline - time.monotonic()))[0], seen
         seen += os.read(master, 65536)
@@ -210,7 +209,7 @@ def test_a_terminal_gets_the_table_and_ctrl_c_takes_the_cluster_down(tmp_path: P
     assert b"restarts" in seen
     os.killpg(process.pid, signal.SIGINT)
     seen = until(master, b"stopping", seen)
-    assert process.wait(30) == 130
+    assert process.wait(DEADLINE_S) == 130
     os.close(master)
     assert cluster.left_over() == []
 
@@ -224,7 +223,7 @@ def test_a_terminal_that_goes_away(tmp_path: Path, how: list[str]) -> None:
     assert not re.search(rb"\x1b\[[0-9;]*3\dm", seen), "NO_COLOR is set"
     os.close(master)
     os.kill(process.pid, signal.SIGHUP)  # as the kernel sends where the terminal is the controlling one
-    assert process.wait(30) == 128 + signal.SIGHUP
+    assert process.wait(DEADLINE_S) == 128 + signal.SIGHUP
     assert cluster.left_over() == []
 
 
@@ -238,7 +237,7 @@ def test_lines_into_a_pipe(tmp_path: Path) -> None:
             lines.append(line)
             if "curl" in line:
                 process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
+        assert process.wait(DEADLINE_S) == 128 + signal.SIGTERM
     assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} (agent|proxy|context-0|generation-0) +\| ", line) for line in lines)
     assert any("context-0    | fake engine: context-0 serves" in line for line in lines)
     assert cluster.left_over() == []

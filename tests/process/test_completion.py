@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.cluster import TRTDISAGG, environment
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.cli.main import COMMANDS
 from trtdisagg.files import write_whole
@@ -46,7 +47,7 @@ class Shell:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE_S,
             check=True,
         )
         assert done.stderr == ""
@@ -108,7 +109,8 @@ def test_a_command_that_is_not_there_is_no_traceback(shell: Shell) -> None:
 
 @pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])
 def test_each_shell_has_a_script(kind: str) -> None:
-    done = subprocess.run([*TRTDISAGG, "completion", kind], capture_output=True, text=True, timeout=60, check=True)
+    command = [*TRTDISAGG, "completion", kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     assert f"_TRTDISAGG_COMPLETE={kind}_complete" in done.stdout
     assert done.stderr == ""
 
@@ -118,5 +120,5 @@ def test_the_answer_loads_nothing_heavy() -> None:
         "import sys; from trtdisagg.cli.names import complete_cluster; complete_cluster(None, None, ''); "
         "print(sorted({'torch', 'aiohttp', 'rich', 'asyncio', 'yaml', 'psutil', 'anyio'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     assert done.stdout == "[]\n"

@@ -18,11 +18,10 @@ from helpers import chat_templates, tiny_model
 from helpers.conformance import PERSON, WEATHER, Wish, comparable
 from helpers.engine_process import Engine, make_spec, started
 from helpers.serving import PROXY, Child
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.protocol.proxy_spec import ProxySpec, UpstreamServer
 from trtdisagg.protocol.spec import Role
-
-pytestmark = pytest.mark.timeout(300)
 
 NUM_REQUESTS = 200
 MAX_SEQ_LEN = 2048
@@ -39,7 +38,7 @@ class Servers:
         url = f"http://{self.proxy.url}" if name == "proxy" else self.engines[name].url
         request = urllib.request.Request(url + wish.path, json.dumps({**wish.body}).encode())
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
                 return comparable(answer.status, answer.read().decode(), stream=wish.stream)
         except urllib.error.HTTPError as e:
             with e:

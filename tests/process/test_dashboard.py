@@ -15,8 +15,7 @@ import pytest
 from helpers.browser import Page, browser_page, needs_browser
 from helpers.cluster import REPOSITORY, Cluster, running
 from helpers.ports import free_port
-
-pytestmark = [pytest.mark.timeout(120)]
+from helpers.waiting import DEADLINE_S
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ generation_servers: {{num_instances: 2}}
 def states_of(url: str, count: int) -> list[dict[str, object]]:
     """The first events of the page's stream."""
     found = []
-    with urllib.request.urlopen(f"{url}/dashboard/events", timeout=20) as stream:
+    with urllib.request.urlopen(f"{url}/dashboard/events", timeout=DEADLINE_S) as stream:
         assert stream.headers["Content-Type"] == "text/event-stream"
         assert stream.headers["X-Request-Id"]
         while len(found) < count:
@@ -48,7 +47,7 @@ def states_of(url: str, count: int) -> list[dict[str, object]]:
 
 
 def test_the_page_allows_nothing_but_itself_and_the_stream_tells_no_paths(cluster: Cluster) -> None:
-    with urllib.request.urlopen(f"{cluster.url}/dashboard", timeout=20) as answer:
+    with urllib.request.urlopen(f"{cluster.url}/dashboard", timeout=DEADLINE_S) as answer:
         policy = answer.headers["Content-Security-Policy"]
         page = answer.read().decode()
     assert "default-src 'none'" in policy

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from helpers import tiny_model
-from helpers.engine_process import TIMEOUT_S, Engine, ask_context, make_spec, started
+from helpers.engine_process import Engine, ask_context, make_spec, started
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.protocol.commands import SwitchRole
 from trtdisagg.protocol.reports import Beat, Failed, Loading, Ready
@@ -34,23 +35,24 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_requests_over_two_engines_the_last_while_the_context_server_drains(model: Path, tmp_path: Path) -> None:
     keys = {"enable_block_reuse": False, "perf_metrics_max_requests": 8}
+    core = min(os.sched_getaffinity(0))
     with (
         started(make_spec(model, "context-0", **keys), tmp_path) as context,
-        started(make_spec(model, "generation-0", cores=[0], **keys), tmp_path) as generation,
+        started(make_spec(model, "generation-0", cores=[core], **keys), tmp_path) as generation,
     ):
         for engine in (context, generation):
             assert engine.report(Loading) is not None
             ready = engine.ready()
             assert (ready.max_seq_len, ready.num_blocks, ready.dtype) == (128, 32, "float32")
-        assert os.sched_getaffinity(generation.process.pid) == {0}
+        assert os.sched_getaffinity(generation.process.pid) == {core}
 
         whole = context.post(prompt="x" * 50, max_tokens=20, ignore_eos=True)["choices"][0]["text"]
         rest = generation.post(**ask_context(context, "x" * 50, 20))
         assert rest["choices"][0]["text"] == whole
         assert rest["usage"]["completion_tokens"] == 20
-        while not (stats := generation.report(Beat).stats).num_transfers_total:
+        while not (stats := generation.report(Beat).stats).num_transfers_total or stats.num_used_blocks:
             pass
-        assert (stats.num_transfer_failures_total, stats.num_used_blocks) == (0, 0)
+        assert stats.num_transfer_failures_total == 0
         assert stats.num_transfer_bytes_total > 0
         assert sum(stats.transfer_seconds_counts) == 1
         assert stats.num_transfer_descriptors_total > 0
@@ -62,12 +64,12 @@ def test_requests_over_two_engines_the_last_while_the_context_server_drains(mode
             pass
         assert context.process.poll() is None  # it drains: what it holds is still to be had
         assert generation.post(**rest)["choices"][0]["text"] == whole
-        assert context.process.wait(TIMEOUT_S) == 0
+        assert context.process.wait(DEADLINE_S) == 0
         while (stats := generation.report(Beat).stats).num_transfers_total < 2:
             pass
         assert stats.num_transfer_failures_total == 0
         generation.process.send_signal(signal.SIGTERM)
-        assert generation.process.wait(TIMEOUT_S) == 0
+        assert generation.process.wait(DEADLINE_S) == 0
 
 
 def _check_times(context: Engine, generation: Engine) -> None:
@@ -103,9 +105,10 @@ def test_a_server_in_the_other_role_keeps_weights_blocks_and_answers(model: Path
             assert engine.get("/health_generate") == b'{"status":"ok"}'
         texts.append(one.post(**ask_context(other, "x" * 50, 9))["choices"][0]["text"])
         assert texts[0] == texts[1]
-        while not (stats := one.report(Beat).stats).num_transfers_total:
+        while not sum((stats := one.report(Beat).stats).per_token_counts):  # told at a request's end
             pass
-        assert (stats.num_transfer_failures_total, stats.transfer_seconds_total > 0) == (0, True)
+        assert (stats.num_transfers_total, stats.num_transfer_failures_total) == (1, 0)
+        assert stats.transfer_seconds_total > 0
         assert sum(stats.first_token_counts) == 2
         assert sum(stats.per_token_counts) == 1
 
@@ -123,7 +126,7 @@ def test_no_model_is_one_clear_message(tmp_path: Path) -> None:
     with started(make_spec(tmp_path / "nothing", "context-0"), tmp_path) as engine:
         failed = engine.report(Failed)
         assert "There is no model at" in failed.message
-        assert engine.process.wait(TIMEOUT_S) == 1
+        assert engine.process.wait(DEADLINE_S) == 1
 
 
 def test_port_in_use_is_found_before_anything_is_loaded(model: Path, tmp_path: Path) -> None:
@@ -133,7 +136,7 @@ def test_port_in_use_is_found_before_anything_is_loaded(model: Path, tmp_path: P
             report = engine.report(Loading, Failed)
             assert isinstance(report, Failed)
             assert f"in use by pid {os.getpid()}" in report.message
-            assert engine.process.wait(TIMEOUT_S) == 1
+            assert engine.process.wait(DEADLINE_S) == 1
 
 
 def test_spec_that_does_not_fit_the_model(model: Path, tmp_path: Path) -> None:
@@ -141,4 +144,4 @@ def test_spec_that_does_not_fit_the_model(model: Path, tmp_path: Path) -> None:
         failed = engine.report(Failed)
         assert failed.fatal
         assert "knows 256 positions" in failed.message
-        assert engine.process.wait(TIMEOUT_S) == 2
+        assert engine.process.wait(DEADLINE_S) == 2

@@ -15,11 +15,11 @@ import msgspec
 import pytest
 from fakes.kv_server import ONE, SEED, digest
 from helpers.kv import random_cache
+from helpers.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 20.0
 CACHE = random_cache(ONE, SEED)
 
 
@@ -44,13 +44,15 @@ class Process:
     async def said(self, key: str) -> Any:
         """The next line with this key."""
         assert self.process.stdout
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(DEADLINE_S):
             while True:
                 for line in self._said:
                     if key in line:
                         self._said.remove(line)
                         return line[key] if len(line) == 1 else line
-                self._said.append(msgspec.json.decode(await self.process.stdout.readline()))
+                line = await self.process.stdout.readline()
+                assert line, f"it has ended: {await self.process.wait()}"
+                self._said.append(msgspec.json.decode(line))
 
     async def hold(self, request_id: int, blocks: list[int], **more: Any) -> Any:
         await self.do("hold", request_id=request_id, blocks=blocks, **more)
@@ -77,7 +79,6 @@ class Process:
 
 @asynccontextmanager
 async def started(name: str, incarnation: str, *, two: bool, **settings: Any) -> AsyncIterator[Process]:
-    settings = {"keepalive_s": 0.5, **settings}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "fakes.kv_server", name, incarnation, msgspec.json.encode(settings)),
         *(["--two"] if two else []),
@@ -156,7 +157,7 @@ async def test_a_context_server_killed_during_a_transfer_and_started_anew_on_the
 
 
 async def test_a_generation_server_frozen_past_the_lease_uses_nothing_of_what_it_reads() -> None:
-    async with both(lease_ms=300, keepalive_s=60) as (context, generation):
+    async with both(lease_ms=4000) as (context, generation):
         assert await generation.claim(await context.hold(1, [3])) is None
         await generation.fetch_until_it_reads([0])
         generation.process.send_signal(signal.SIGSTOP)

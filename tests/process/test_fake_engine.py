@@ -78,8 +78,12 @@ def test_progress_while_it_answers_and_counts_latencies(tmp_path: Path) -> None:
     with started(tmp_path, "--token-delay-ms", "100") as engine:
         with ask(engine, max_tokens=10) as answer:
             answer.read()
-        working = [b for b in (beat(engine), beat(engine), beat(engine)) if b.is_working]
-        assert len({b.progress for b in working}) == len(working) > 0
+        while not (first := beat(engine)).is_working:
+            pass
+        working = [first]
+        while (latest := beat(engine)).is_working:
+            working.append(latest)
+        assert len({b.progress for b in working}) == len(working)
         while sum((stats := beat(engine).stats).per_token_counts) < 9:
             pass
         assert sum(stats.first_token_counts) == 1

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from helpers import tiny_model
-from helpers.engine_process import TIMEOUT_S, Engine, ask_context, make_spec, started_across
+from helpers.engine_process import Engine, ask_context, make_spec, started_across
 from helpers.netns import Host, hosts, needs_netns
 from helpers.python_api import greedy
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.api import EngineOptions, open_executor
 from trtdisagg.protocol.commands import Meet
@@ -20,7 +21,7 @@ from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.reports import Beat, Failed, Linked
 from trtdisagg.protocol.spec import EngineSpec, PeerAddress, TransferSpec
 
-pytestmark = [*needs_netns, pytest.mark.timeout(120)]
+pytestmark = needs_netns
 PROMPT = [(7 * i) % 200 + 1 for i in range(50)]
 NUM_TOKENS = 20
 
@@ -38,7 +39,9 @@ def expected(model: Path) -> list[int]:
         executor.enqueue_request(greedy(1, PROMPT, max_tokens=NUM_TOKENS))
         tokens: list[int] = []
         while len(tokens) < NUM_TOKENS:
-            tokens += [token for output in executor.await_responses(1, timeout_s=60) for token in output.new_token_ids]
+            outputs = executor.await_responses(1, timeout_s=DEADLINE_S)
+            assert outputs, "no output in time"
+            tokens += [token for output in outputs for token in output.new_token_ids]
         return tokens
 
 
@@ -90,7 +93,7 @@ def test_kv_comes_from_a_server_of_one_host_until_a_host_vanishes(
         two[1].cut()
         failed = generation.report(Failed)
         assert failed.message.startswith(f"rank 1 of generation-0 on {two[1].address} cannot be ")
-        assert [rank.process.wait(TIMEOUT_S) for rank in ranks] == [1, 1], "the other end sees it, too"
+        assert [rank.process.wait(DEADLINE_S) for rank in ranks] == [1, 1], "the other end sees it, too"
 
 
 def test_a_host_vanishes_in_the_middle_of_a_step(
@@ -109,5 +112,5 @@ def test_a_host_vanishes_in_the_middle_of_a_step(
         assert failed.message == (
             f"rank 1 of both-0 on {two[1].address} cannot be reached any more: Connection timed out"
         )
-        assert [rank.process.wait(TIMEOUT_S) for rank in ranks] == [1, 1]
+        assert [rank.process.wait(DEADLINE_S) for rank in ranks] == [1, 1]
         assert asking.exception() is not None

@@ -14,6 +14,7 @@ import pytest
 from helpers.agents import down, fake_plan, running_agent
 from helpers.cluster import Cluster
 from helpers.plans import FAKE_ENGINE
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.control import DownRequest
@@ -71,7 +72,7 @@ async def test_a_rank_that_cannot_start_is_named(place: Place) -> None:
 
 
 async def test_a_frozen_rank_is_a_silent_server(place: Place) -> None:
-    async with running_agent(gang_plan(stall_timeout_s=4), place) as agent:
+    async with running_agent(gang_plan(stall_timeout_s=300), place) as agent:
         await agent.until_ready()
         frozen = agent.server("context-0").pids[1]
         os.kill(frozen, signal.SIGSTOP)
@@ -115,7 +116,7 @@ def test_users_see_the_ranks_and_nothing_outlives_a_killed_supervisor(
         assert "KV local (pull), 10.0 GB/s, 1 link" in shown
         guard = [psutil.Process(pid) for server in status["servers"] for pid in server["pids"]]
         os.kill(status["agent_pid"], signal.SIGKILL)
-        _, alive = psutil.wait_procs(guard, timeout=30)
+        _, alive = psutil.wait_procs(guard, timeout=DEADLINE_S)
         assert alive == []
     finally:
         cluster.down("--force")
@@ -126,7 +127,7 @@ def test_users_see_the_ranks_and_nothing_outlives_a_killed_supervisor(
 def wait_until_nobody_holds(cluster: Cluster) -> None:
     """The guardian ends when it has cleared up."""
     guardians = [p for p in psutil.process_iter(["environ"]) if is_of(p, cluster)]
-    _, alive = psutil.wait_procs(guardians, timeout=30)
+    _, alive = psutil.wait_procs(guardians, timeout=DEADLINE_S)
     assert alive == []
 
 

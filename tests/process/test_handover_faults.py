@@ -16,13 +16,11 @@ import aiohttp
 import pytest
 from helpers import tiny_model
 from helpers.engine_process import Engine, ask_context, make_spec, started_gang
-from helpers.traces import until
+from helpers.waiting import DEADLINE_S, until
 
 from trtdisagg.protocol.commands import Gone
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import TransferSpec
-
-pytestmark = pytest.mark.timeout(240)
 
 NUM_TOKENS = 12
 PROMPT = "x" * 50
@@ -137,9 +135,9 @@ def test_the_context_server_dies_before_it_has_confirmed_what_was_read(
         rest = first_leg(context)
         context.signal(signal.SIGSTOP)
         with second_leg(generation, rest) as got:
-            until(lambda: generation.count("kv_blocks_used") > 0, "the request is there", timeout_s=30)
+            until(lambda: generation.count("kv_blocks_used") > 0, "the request is there")
             context.signal(signal.SIGKILL)
-            assert got.result(60) == answer
+            assert got.result(DEADLINE_S) == answer
         generation.engine.until_free()
         assert generation.count("kv_transfers_total") == 2
         assert generation.count("kv_transfer_failures_total") == 1
@@ -148,9 +146,9 @@ def test_the_context_server_dies_before_it_has_confirmed_what_was_read(
 def test_the_context_server_dies_after_the_transfer(model: Path, answer: Answer, tmp_path: Path) -> None:
     with two(model, tmp_path) as (context, generation):
         with second_leg(generation, first_leg(context)) as got:
-            until(lambda: generation.count("kv_transfers_total") > 0, "the KV is there", timeout_s=30)
+            until(lambda: generation.count("kv_transfers_total") > 0, "the KV is there")
             context.signal(signal.SIGKILL)
-            assert got.result(60) == answer
+            assert got.result(DEADLINE_S) == answer
         generation.engine.until_free()
         assert generation.count("kv_transfer_failures_total") == 0
 
@@ -161,11 +159,11 @@ def test_the_generation_server_dies_while_it_fetches(model: Path, answer: Answer
         rest = ask_context(context.engine, PROMPT, NUM_TOKENS, seam=SEAM, **WANTED)
         context.signal(signal.SIGSTOP)
         with contextlib.suppress(OSError), second_leg(generation, rest) as got:
-            until(lambda: generation.count("kv_blocks_used") > 0, "the request is there", timeout_s=30)
+            until(lambda: generation.count("kv_blocks_used") > 0, "the request is there")
             generation.signal(signal.SIGKILL)
             context.engine.command(GONE)
             context.signal(signal.SIGCONT)
-            got.result(60)
+            got.result(DEADLINE_S)
         context.engine.until_free()  # long before the lease would have ended
         assert tokens(context.engine.post(prompt=PROMPT, max_tokens=NUM_TOKENS, ignore_eos=True, **WANTED)) == answer
 
@@ -200,7 +198,7 @@ def test_nobody_comes_and_a_frozen_generation_server_comes_after_the_lease(
         with second_leg(generation, rest) as got:
             context.engine.until_free()
             generation.signal(signal.SIGCONT)
-            assert got.result(60) == answer
+            assert got.result(DEADLINE_S) == answer
         generation.engine.until_free()
         assert generation.count("kv_transfer_failures_total") == 1
 

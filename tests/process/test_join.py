@@ -9,9 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ import pytest
 from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster, post, running
 from helpers.etcd import Etcd, etcd, with_etcd
 from helpers.ports import free_port
+from helpers.waiting import DEADLINE_S, until
 
-pytestmark = pytest.mark.timeout(120)
 FAKE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py")]
-DEADLINE_S = 30.0
 BODY = {"model": "fake-model", "prompt": "hello", "max_tokens": 3}
 
 
-def cluster_text(port: int, uri: str, *misbehaviour: str, num_generation: int = 1) -> str:
+def cluster_text(port: int, uri: str, *misbehaviour: str, num_generation: int = 1, inactive_s: int = 60) -> str:
     return f"""\
 name: joined
 model: fake-model
@@ -38,7 +36,7 @@ generation_servers: {{num_instances: {num_generation}}}
 disagg_cluster:
   cluster_uri: {uri}
   heartbeat_interval_sec: 0.5
-  inactive_timeout_sec: 2
+  inactive_timeout_sec: {inactive_s}
   minimal_instances: {{context_servers: 1, generation_servers: 1}}
 """
 
@@ -92,28 +90,20 @@ def join(cluster: Cluster, *args: str) -> Iterator[Join]:
 
 
 def workers(url: str, role: str = "generation") -> list[dict[str, Any]]:
-    with urllib.request.urlopen(f"{url}/cluster_info", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/cluster_info", timeout=DEADLINE_S) as answer:
         found: list[dict[str, Any]] = json.load(answer)["current_workers"][f"{role}_servers"]
         return found
-
-
-def until(is_so: Callable[[], bool], why: Callable[[], str] = str) -> None:
-    """Poll what other processes find out for themselves."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < deadline, why()
-        time.sleep(0.05)
 
 
 def test_from_another_terminal(tmp_path: Path) -> None:
     """One leaves in order; one is killed, is missed when its leases end, and leaves nothing behind."""
     port = free_port()
     uri = f"http://localhost:{port}"
-    with running(tmp_path, cluster_text(port, uri)) as cluster:
+    with running(tmp_path, cluster_text(port, uri, inactive_s=8)) as cluster:
         url = cluster.url
         assert len(workers(url)) == 1
         with join(cluster, "--cluster", uri, "--role", "generation", "--num", "2") as one:
-            until(lambda: len(workers(url)) == 3, lambda: one.output)
+            until(lambda: len(workers(url)) == 3, "both have joined", instead=lambda: one.output)
             names = {worker["worker_id"] for worker in workers(url)}
             assert "generation-0" in names
             assert len([name for name in names if name.startswith("generation-")]) == 3
@@ -125,16 +115,16 @@ def test_from_another_terminal(tmp_path: Path) -> None:
         assert log.count(" is removed") == 2
         assert post(url + "/v1/completions", BODY)[0] == 200
         with join(cluster, "--cluster", uri, "--role", "both", "--name", "extra") as one:
-            until(lambda: len(workers(url)) == 2, lambda: one.output)
+            until(lambda: len(workers(url)) == 2, "it has joined", instead=lambda: one.output)
             assert {worker["worker_id"] for worker in workers(url)} == {"generation-0", "extra-0"}
             one.kill()
-            until(lambda: len(workers(url)) == 1)
+            until(lambda: len(workers(url)) == 1, "it is missed")
         assert [post(url + "/v1/completions", BODY)[0] for _ in range(4)] == [200] * 4
 
 
 def in_use(url: str, secret: str) -> dict[str, int]:
     request = urllib.request.Request(f"{url}/in_use", headers={"Authorization": f"Bearer {secret}"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
         found: dict[str, int] = json.load(answer)
         return found
 
@@ -152,16 +142,19 @@ def test_who_leaves_finishes_what_runs(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("sesame")
     secret.chmod(0o600)
-    text = cluster_text(port, uri, "--token-delay-ms", "100", num_generation=0) + f"secret_file: {secret}\n"
+    text = cluster_text(port, uri, "--hold-generation", num_generation=0) + f"secret_file: {secret}\n"
     with running(tmp_path, text) as cluster:
         url = cluster.url
         with join(cluster, "--cluster", uri, "--role", "generation") as one, ThreadPoolExecutor(1) as asking:
-            until(lambda: len(workers(url)) == 1, lambda: one.output)
-            answer = asking.submit(stream, url, {**BODY, "max_tokens": 20, "stream": True})
-            until(lambda: [".generation-" in name for name in in_use(url, "sesame")] == [True])
+            until(lambda: len(workers(url)) == 1, "it has joined", instead=lambda: one.output)
+            (joined,) = workers(url)
+            answer = asking.submit(stream, url, {**BODY, "stream": True})
+            until(lambda: any(".generation-" in name for name in in_use(url, "sesame")), "it is asked")
             one.interrupt()
-            until(lambda: not workers(url))
+            until(lambda: not workers(url), "it has left", instead=lambda: one.output)
             assert not answer.done(), "it left before the answer was whole"
+            url_of_joined = f"http://{joined['host']}:{joined['port']}"
+            urllib.request.urlopen(f"{url_of_joined}/fake/go", b"", timeout=DEADLINE_S).close()
             assert answer.result(DEADLINE_S).endswith("data: [DONE]\n\n")
             assert one.wait() == 130, one.output
         assert post(url + "/v1/completions", BODY)[0] == 503
@@ -180,7 +173,7 @@ def test_over_etcd(tmp_path: Path, one_etcd: Etcd) -> None:
     with running(tmp_path, cluster_text(port, one_etcd.uri)) as cluster:
         url = cluster.url
         with join(cluster, "--cluster", one_etcd.uri, "--role", "context") as one:
-            until(lambda: len(workers(url, "context")) == 2, lambda: one.output)
+            until(lambda: len(workers(url, "context")) == 2, "it has joined", instead=lambda: one.output)
             assert len(workers(url, "generation")) == 1
             keys = one_etcd.ask("/v3/kv/range", {"key": "Lw==", "range_end": "MA==", "count_only": True})
             assert int(keys["count"]) == 6, "two keys for each of three servers"
@@ -195,16 +188,20 @@ def test_a_proxy_of_several_processes(tmp_path: Path) -> None:
     """All know who joined, whichever of them it spoke to; the one with the store is killed, and nobody is forgotten."""
     port = free_port()
     uri = f"http://localhost:{port}"
+
+    def all_know(number: int) -> bool:
+        return all(len(workers(uri)) == number for _ in range(12))
+
     text = cluster_text(port, uri) + "proxy: {num_workers: 2}\nsupervision: {backoff_s: 0.2}\n"
     with running(tmp_path, text) as cluster:
         with join(cluster, "--cluster", uri, "--role", "generation", "-f", str(cluster.file)) as one:
-            until(lambda: all(len(workers(uri)) == 2 for _ in range(12)), lambda: one.output)
+            until(lambda: all_know(2), "it has joined", instead=lambda: one.output)
             store = cluster.server("proxy-0")["pid"]
             os.kill(store, signal.SIGKILL)
-            until(lambda: cluster.server("proxy-0")["pid"] not in (None, store))
-            until(lambda: cluster.server("proxy-0")["state"] == "ready")
-            until(lambda: all(len(workers(uri)) == 2 for _ in range(12)), lambda: one.output)
+            until(lambda: cluster.server("proxy-0")["pid"] not in (None, store), "another proxy")
+            until(lambda: cluster.server("proxy-0")["state"] == "ready", "it is ready")
+            until(lambda: all_know(2), "nobody is forgotten", instead=lambda: one.output)
             assert [post(f"{uri}/v1/completions", BODY)[0] for _ in range(6)] == [200] * 6
             one.interrupt()
             assert one.wait() == 130, one.output
-        until(lambda: all(len(workers(uri)) == 1 for _ in range(12)), lambda: one.output)
+        until(lambda: all_know(1), "it has left", instead=lambda: one.output)

@@ -18,7 +18,8 @@ import pytest
 from helpers.chaos import Scene, kill, scene
 from helpers.cluster import REPOSITORY, Cluster
 from helpers.ports import free_port
-from helpers.traces import leaving_nothing, open_fds, until
+from helpers.traces import leaving_nothing, open_fds
+from helpers.waiting import DEADLINE_S, until
 from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.timeout(600)
@@ -26,8 +27,6 @@ pytestmark = pytest.mark.timeout(600)
 SEED = 20261122
 NUM_TOKENS = 20
 FAKE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py"), "--token-delay-ms"]
-IDLE_S = 45.0
-"""A proxy keeps connections to servers for 30 s after their last use."""
 
 
 def cluster_text(port: int, num_servers: int, token_delay_ms: int) -> str:
@@ -63,7 +62,7 @@ def test_nobody_sees_that_servers_are_killed(tmp_path: Path, request: pytest.Fix
         print(f"{num_kills} kills, {it.load.num_answered} streams, {moved:g} went on elsewhere")
         if soak:
             assert moved > num_kills
-            until(lambda: open_fds(proxy.pid) <= fds, "the proxy holds no more than before", IDLE_S)
+            until(lambda: open_fds(proxy.pid) <= fds, "connections are kept for 30 s after their last use")
 
 
 def victim(it: Scene, rng: random.Random) -> str:
@@ -88,8 +87,8 @@ def check_baseline(cluster: Cluster, proxy: psutil.Process, port: int) -> None:
         in_flight = now["trtdisagg_proxy_requests_in_flight"] + now["trtdisagg_proxy_server_requests_in_flight"]
         return idle and in_flight == now["trtdisagg_proxy_requests_waiting"] == 0
 
-    until(is_quiet, "nothing is in flight", 40)
-    until(lambda: not clients_of(proxy, port), "no client is connected", 10)
+    until(is_quiet, "nothing is in flight")
+    until(lambda: not clients_of(proxy, port), "no client is connected")
 
 
 def clients_of(proxy: psutil.Process, port: int) -> list[Any]:
@@ -100,7 +99,7 @@ def clients_of(proxy: psutil.Process, port: int) -> list[Any]:
 def metrics(url: str) -> Counter[str]:
     """Each summed over its labels."""
     sums: Counter[str] = Counter()
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=DEADLINE_S) as answer:
         for family in text_string_to_metric_families(answer.read().decode()):
             for sample in family.samples:
                 sums[sample.name] += sample.value  # type: ignore[assignment]
@@ -108,5 +107,5 @@ def metrics(url: str) -> Counter[str]:
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url if "//" in url else f"http://{url}", timeout=10) as answer:
+    with urllib.request.urlopen(url if "//" in url else f"http://{url}", timeout=DEADLINE_S) as answer:
         return json.load(answer)

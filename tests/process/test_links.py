@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from helpers.agents import RunningAgent, down, fake_plan, running_agent
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.supervisor import links
 from trtdisagg.supervisor.place import Place
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 async def seen_by(agent: RunningAgent, name: str) -> dict[str, Any]:
     def ask() -> Any:
-        with urllib.request.urlopen(f"http://{agent.server(name).url}/fake/state", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{agent.server(name).url}/fake/state", timeout=DEADLINE_S) as answer:
             return json.load(answer)
 
     found: dict[str, Any] = await anyio.to_thread.run_sync(ask)

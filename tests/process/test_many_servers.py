@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.cluster import running
 from helpers.load import Load
+from helpers.waiting import DEADLINE_S
 from measure_supervisor import many
-
-pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def num_servers(request: pytest.FixtureRequest) -> int:
 
 def num_legs(address: str) -> int:
     """How many legs of requests a server has had."""
-    with urllib.request.urlopen(f"http://{address}/fake/state", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/fake/state", timeout=DEADLINE_S) as answer:
         counters = json.load(answer)
     return int(counters["context"] + counters["generation"] + counters["aggregated"])
 

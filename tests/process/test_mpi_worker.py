@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ from helpers.cluster import REPOSITORY, TRTDISAGG, runtime_directory
 from helpers.mpi import launcher, needs_mpi
 from helpers.netns import hosts, needs_netns
 from helpers.ports import free_port
-from helpers.traces import until
+from helpers.waiting import DEADLINE_S, until
 
-pytestmark = [needs_mpi, pytest.mark.timeout(240)]
-TIMEOUT_S = 90
+pytestmark = needs_mpi
 BODY = {"model": "tiny", "prompt": "x" * 50, "max_tokens": 12, "temperature": 0, "ignore_eos": True}
 
 
@@ -57,14 +56,15 @@ class World:
             assert self.process.poll() is None, self.log.read_text()
             return [name for name in names if f"{name} serves" not in self.log.read_text()]
 
-        until(lambda: not missing(), "all serve", TIMEOUT_S, self.log.read_text)
+        until(lambda: not missing(), "all serve", instead=self.log.read_text)
 
     def shared_memory(self) -> list[str]:
         """What its processes have mapped of MPICH's."""
-        maps = [
-            Path(f"/proc/{p.pid}/maps").read_text() for p in psutil.Process(self.process.pid).children(recursive=True)
-        ]
-        return [line for text in maps for line in text.splitlines() if "mpich_shm_" in line]
+        lines: list[str] = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                lines += Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+        return [line for line in lines if "mpich_shm_" in line]
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -76,7 +76,7 @@ class World:
                 self.process.wait()
 
 
-@contextmanager
+@contextlib.contextmanager
 def world(kind: str, directory: Path, prefixes: Sequence[list[str]], *args: str) -> Iterator[World]:
     """
     :param prefixes: what each process is run by.
@@ -88,7 +88,7 @@ def world(kind: str, directory: Path, prefixes: Sequence[list[str]], *args: str)
         started.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def proxy(directory: Path, file: Path) -> Iterator[None]:
     with (directory / "proxy.log").open("wb") as log:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -98,12 +98,12 @@ def proxy(directory: Path, file: Path) -> Iterator[None]:
         yield
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(TIMEOUT_S)
+        process.wait(DEADLINE_S)
 
 
 def post(url: str, body: dict[str, Any], secret: str = "") -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Authorization": f"Bearer {secret}"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+    with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
         return json.load(answer)
 
 
@@ -115,14 +115,14 @@ def text_of(port: int) -> str:
 
 def is_healthy(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=DEADLINE_S) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
 
 
 def moved(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=TIMEOUT_S) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE_S) as answer:
         lines = [line for line in answer.read().decode().splitlines() if line.startswith("trtdisagg_kv_transfer")]
     return {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines if "_bucket" not in line}
 
@@ -154,7 +154,7 @@ def test_they_serve_as_one_server_alone_does(kind: str, tmp_path: Path) -> None:
         started.until_serves("context-0", "generation-0")
         assert all("(deleted)" in line for line in started.shared_memory()), "nothing is left, however they end"
         with proxy(tmp_path, file):
-            until(lambda: is_healthy(port), "the proxy routes", TIMEOUT_S)
+            until(lambda: is_healthy(port), "the proxy routes")
             handed_over = text_of(port)
         counts = moved(generation)
         assert (counts["trtdisagg_kv_transfers_total"], counts["trtdisagg_kv_transfer_failures_total"]) == (1, 0)
@@ -163,7 +163,7 @@ def test_they_serve_as_one_server_alone_does(kind: str, tmp_path: Path) -> None:
         assert log.count("mpi-worker is deprecated") == 1
         assert "comes by mpi" in log
         started.process.terminate()
-        code = started.process.wait(TIMEOUT_S)
+        code = started.process.wait(DEADLINE_S)
     if kind == "mpich":  # Open MPI kills its processes half a second after it was told to end
         assert code == 0, started.log.read_text()
         assert started.log.read_text().count("drained") == 2
@@ -173,7 +173,7 @@ def test_they_serve_as_one_server_alone_does(kind: str, tmp_path: Path) -> None:
 def test_another_number_of_processes_does_not_start(tmp_path: Path) -> None:
     file, _ = write_file(tmp_path)
     with world("mpich", tmp_path, [[]] * 3, "mpi-worker", "-c", str(file)) as started:
-        assert started.process.wait(TIMEOUT_S) == 2
+        assert started.process.wait(DEADLINE_S) == 2
     log = started.log.read_text()
     assert "has started 3 processes, and the file has 2 ranks" in log
     assert log.count("trtdisagg: error:") == 1
@@ -186,7 +186,7 @@ def test_processes_that_mpi_knows_nothing_of_are_told_so(tmp_path: Path) -> None
     step |= {"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
     environment = {**os.environ, **launcher("mpich").variables, **step, "PYTHONPATH": str(REPOSITORY)}
     argv = [*TRTDISAGG, "mpi-worker", "-c", str(file)]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == 1
     assert "2 processes were started, and MPI (MPICH" in done.stderr
     assert "finds 1: mpirun must be that of the same MPI, and srun needs --mpi=pmix" in done.stderr

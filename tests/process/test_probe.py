@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.agents import TEST_MARK, left_over
-from helpers.traces import until
+from helpers.waiting import until
 
 from trtdisagg.protocol.probe import Library, LinkRate, MemoryRate
 from trtdisagg.supervisor.doctor import examine_probe, probe

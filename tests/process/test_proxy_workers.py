@@ -16,7 +16,7 @@ import pytest
 from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster, running
 from helpers.load import Load
 from helpers.ports import free_port
-from helpers.traces import until
+from helpers.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -10,7 +10,7 @@ import pytest
 from helpers.cluster import REPOSITORY, TRTDISAGG
 from helpers.ports import free_port
 from helpers.slurm import Slurm, needs_slurm, slurm
-from helpers.traces import until
+from helpers.waiting import until
 
 pytestmark = [*needs_slurm, pytest.mark.timeout(300)]
 

@@ -15,7 +15,7 @@ import pytest
 from helpers.cluster import REPOSITORY, Cluster, post, post_fake
 from helpers.ports import free_port
 from helpers.step import Step
-from helpers.traces import until
+from helpers.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 

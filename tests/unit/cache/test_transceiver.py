@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import torch
 from helpers.kv import LAYOUT, SOMEBODY, GatedTransport, server
-from helpers.traces import until
+from helpers.waiting import until
 
 from trtdisagg.cache.greeting import introduce
 from trtdisagg.cache.streams import PeerLostError, PeerStream
