@@ -2,8 +2,8 @@
 
     python tests/fakes/runner_engine.py --spec FILE
 
-A prompt that begins with LONG makes the next step a long one that shows progress; one with BLOCK blocks the step until
-SIGUSR2. SIGUSR1 blocks the event loop for a while.
+A prompt that begins with LONG makes the next step a long one that shows progress; one with BLOCK blocks the step;
+SIGUSR1 blocks the event loop. Each until SIGUSR2.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from trtdisagg.engine.step import Step
 from trtdisagg.protocol.spec import EngineSpec
 
 LONG, BLOCK = 7, 8
-LONG_S = 3.0
 VOCAB_SIZE = 512
 
 
@@ -48,15 +47,18 @@ class SlowRunner(FakeRunner):
     def run(self, step: Step) -> Tensor:
         beginnings = {chunk.tokens[0] for chunk in step.chunks if chunk.start == 0}
         if LONG in beginnings:
-            end = time.monotonic() + LONG_S
-            while time.monotonic() < end:
-                time.sleep(0.05)
-                self.progress.tick()
+            self.hold(self.progress.tick)
         if BLOCK in beginnings:
-            self.may_go_on.clear()
-            self.may_go_on.wait()
+            self.hold()
         del self.steps[:]
         return super().run(step)
+
+    def hold(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """In small sleeps: a thread that waits for the event could not run the signal's handler that sets it."""
+        self.may_go_on.clear()
+        while not self.may_go_on.is_set():
+            time.sleep(0.05)
+            meanwhile()
 
 
 @asynccontextmanager
@@ -67,9 +69,8 @@ async def open_engine(
     tokenizer = make_tokenizer()
     progress = Progress()
     runner = SlowRunner(spec.tokens_per_block, progress)
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR1, time.sleep, LONG_S)
-    loop.add_signal_handler(signal.SIGUSR2, runner.may_go_on.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, runner.hold)
+    signal.signal(signal.SIGUSR2, lambda *_: runner.may_go_on.set())  # also while the loop is held
     limits = Limits(
         max_batch_size=spec.max_batch_size,
         max_num_tokens=spec.max_num_tokens,
