@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import urllib.error
@@ -18,8 +19,9 @@ from typing import Any
 import psutil
 import pytest
 from helpers import tiny_model
-from helpers.engine_process import TIMEOUT_S, Engine, make_spec, started_gang
+from helpers.engine_process import Engine, make_spec, started_gang
 from helpers.python_api import greedy
+from helpers.waiting import DEADLINE_S
 
 from trtdisagg.api import EngineOptions, open_executor
 from trtdisagg.errors import ConfigError, StartupError
@@ -50,7 +52,7 @@ def _answer(executor: Any, request_id: int, prompt: list[int]) -> list[int]:
     executor.enqueue_request(greedy(request_id, prompt, max_tokens=NUM_TOKENS))
     tokens: list[int] = []
     while len(tokens) < NUM_TOKENS:
-        outputs = executor.await_responses(request_id, timeout_s=TIMEOUT_S)
+        outputs = executor.await_responses(request_id, timeout_s=DEADLINE_S)
         assert outputs, "no output in time"
         tokens += [token for output in outputs for token in output.new_token_ids]
     return tokens
@@ -74,18 +76,18 @@ def leave(engine: Engine, prompt: list[int]) -> None:
     """Begin to stream an answer and hang up."""
     host, port = engine.url.removeprefix("http://").split(":")
     body = f'{{"model": "tiny", "prompt": {prompt}, "max_tokens": 90, "ignore_eos": true, "stream": true}}'
-    with socket.create_connection((host, int(port)), TIMEOUT_S) as client:
+    with socket.create_connection((host, int(port)), DEADLINE_S) as client:
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         client.sendall((head + body).encode())
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 def ends_of(ranks: list[Engine]) -> list[int]:
-    return [rank.process.wait(TIMEOUT_S) for rank in ranks]
+    return [rank.process.wait(DEADLINE_S) for rank in ranks]
 
 
 def is_healthy(engine: Engine) -> bool:
-    with urllib.request.urlopen(f"{engine.url}/health", timeout=TIMEOUT_S) as answer:
+    with urllib.request.urlopen(f"{engine.url}/health", timeout=DEADLINE_S) as answer:
         return answer.status == 200
 
 
@@ -141,10 +143,17 @@ def test_without_rank_0_the_others_end(model: Path, tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-0", "rank-1"]
 
 
+def children() -> set[psutil.Process]:
+    return set(psutil.Process().children())
+
+
 def test_an_executor_of_a_program_starts_its_ranks_and_ends_with_them(
     model: Path, tmp_path: Path, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    others = children()
+    temporary = tmp_path / ("long" * 20)  # too long for the address of a socket
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     options = EngineOptions(
         model=str(model),
         dtype="float32",
@@ -154,29 +163,32 @@ def test_an_executor_of_a_program_starts_its_ranks_and_ends_with_them(
         transports=["local"],
     )
     with open_executor(options, secret=b"secret") as (executor, _):
-        [rank_1] = psutil.Process().children()
+        [rank_1] = children() - others
+        directory = Path(rank_1.cmdline()[-1]).parent
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         assert b"secret" not in Path(f"/proc/{rank_1.pid}/cmdline").read_bytes()
         assert _answer(executor, 1, PROMPTS[1]) == expected[1]
         rank_1.kill()
         executor.enqueue_request(greedy(2, PROMPTS[2]))
         outputs: list[Any] = []
         while not outputs:
-            outputs = executor.await_responses(2, timeout_s=TIMEOUT_S)
+            outputs = executor.await_responses(2, timeout_s=DEADLINE_S)
         assert (outputs[-1].finish_reason, outputs[-1].error) == (
             "error",
             "The engine is broken: rank 1 of executor has ended",
         )
         assert "rank 1 of executor has ended" in str(executor.health())
-    assert psutil.Process().children() == []
-    assert list(tmp_path.iterdir()) == []
+    assert children() == others
+    assert not directory.exists()
 
 
 def test_an_executor_whose_rank_cannot_start_does_not_open(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = children()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     options = EngineOptions(model=str(model), dtype="float32", max_kv_tokens=256, pipeline_parallel_size=2)
     with pytest.raises(StartupError, match="rank 1 has ended with exit code 1"), open_executor(options):
         pass
-    assert psutil.Process().children() == []
+    assert children() == others
 
 
 @pytest.mark.parametrize(

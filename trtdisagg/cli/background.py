@@ -67,7 +67,7 @@ def wait_for(
     """Wait until the agent answers, or until its cluster can serve. The agent itself sees to it that this has an end.
 
     :param background: the agent, where it was started here.
-    :raises NotReadyInTimeError: after `timeout_s`; the cluster goes on starting.
+    :raises NotReadyInTimeError: after `timeout_s`; the cluster goes on starting, and can be asked.
     :raises StartupError: the cluster goes down instead.
     """
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
@@ -85,7 +85,7 @@ def wait_for(
             and (failed := [s.name for s in status.servers if s.state == "failed"])
         ):
             raise StartupError(f"{', '.join(failed)} failed, the others serve; see `trtdisagg status`")
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline + (0.0 if status else _ANSWER_TIMEOUT_S):
             raise NotReadyInTimeError(f"not ready after {timeout_s:g} s; it goes on starting, see `trtdisagg status`")
         time.sleep(_LOOK_AGAIN_S)
 

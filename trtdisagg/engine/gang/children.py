@@ -20,6 +20,8 @@ from trtdisagg.protocol.spec import EngineSpec
 
 END_TIMEOUT_S = 10.0
 """For a rank that has been let go; then it is killed."""
+_LONGEST_TMPDIR = 80
+"""There is a socket in our directory, whose address must fit into 107 bytes."""
 
 
 class Children:
@@ -100,7 +102,8 @@ async def open_children(specs: Sequence[EngineSpec], secret: bytes) -> AsyncIter
 
     :param specs: of all ranks, in order.
     """
-    with tempfile.TemporaryDirectory(prefix="trtdisagg-") as directory:
+    place = None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TMPDIR else "/tmp"  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="trtdisagg-", dir=place) as directory:
         children = Children(specs, secret, Path(directory))
         try:
             yield children
