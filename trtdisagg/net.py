@@ -10,6 +10,8 @@ from trtdisagg.errors import StartupError
 
 BACKLOG = 1024
 """Clients that wait to be accepted."""
+_DISCARD = 9
+"""Any port."""
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -49,6 +51,29 @@ def holder(port: int) -> str:
         return f"pid {pid} ({' '.join(process.cmdline())[:80] or process.name()})"
     except psutil.Error:
         return f"pid {pid}"
+
+
+def address_towards(other: str) -> str:
+    """Our address on the way to another.
+
+    :raises OSError: there is no way.
+    """
+    with socket.socket(_family(other), socket.SOCK_DGRAM) as probe:
+        probe.connect((other, _DISCARD))  # sends nothing: the kernel only chooses an address
+        return str(probe.getsockname()[0])
+
+
+def listen_anywhere(host: str) -> socket.socket:
+    """Listen on any free port of a host.
+
+    :raises OSError: it is none of ours.
+    """
+    address = str(socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][4][0])
+    return socket.create_server((address, 0), family=_family(address))
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def open_sockets(host: str, port: int, *, stuck_timeout_s: float, who: str | None = None) -> list[socket.socket]:

@@ -279,7 +279,10 @@ anyio.run(lambda: run_agent(fake_plan(*flags), Place(Path(run_dir), Path(log_dir
 def agent_process(place: Place, *flags: str) -> subprocess.Popen[str]:
     """An agent in a process of its own, ready."""
     process = subprocess.Popen(
-        [sys.executable, "-c", AGENT, str(place.run_dir), str(place.log_dir), *flags], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", AGENT, str(place.run_dir), str(place.log_dir), *flags],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

@@ -1,6 +1,4 @@
-"""The stream between two servers, or ranks of them: frames of bounded size.
-
-    4 bytes, big endian: length of the body | body: one message of protocol/peers.py as msgpack
+"""The stream between two servers, or ranks of them: messages of protocol/peers.py in frames of bounded size.
 
 Both asyncio and uvloop set TCP_NODELAY by themselves, so a message leaves when it is sent.
 
@@ -11,7 +9,6 @@ business of whoever has the stream.
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
@@ -20,6 +17,7 @@ import msgspec
 
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError
+from trtdisagg.protocol.frames import LENGTH_BYTES, FrameTooLargeError, frame, read_length
 from trtdisagg.protocol.peers import Ping
 
 MAX_FRAME_BYTES = 1 << 20
@@ -29,7 +27,6 @@ KEEPALIVE_S = 3.0
 SILENT_BEATS = 4
 """A side that hears nothing for so many of them takes the other for gone."""
 
-_LENGTH = struct.Struct(">I")
 Incoming = TypeVar("Incoming")
 
 
@@ -65,9 +62,7 @@ class PeerStream(Generic[Incoming]):
         """
         try:
             async with asyncio.timeout(timeout_s):
-                (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-                if length > MAX_FRAME_BYTES:
-                    raise PeerLostError(f"the peer sent a frame of {length} bytes")
+                length = read_length(await self._reader.readexactly(LENGTH_BYTES), MAX_FRAME_BYTES)
                 return self._decoder.decode(await self._reader.readexactly(length))
         except (OSError, asyncio.IncompleteReadError) as e:
             if isinstance(e, TimeoutError) and e.errno is None:  # ours, not the kernel's
@@ -76,7 +71,7 @@ class PeerStream(Generic[Incoming]):
             lost = PeerLostError(f"the connection to the peer was lost{why}")
             lost.has_ended = isinstance(e, (asyncio.IncompleteReadError, ConnectionResetError))
             raise lost from e
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        except (FrameTooLargeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             raise PeerLostError(f"the peer sent what is not of our protocol: {e}") from e
 
     def send(self, message: msgspec.Struct) -> None:
@@ -87,7 +82,7 @@ class PeerStream(Generic[Incoming]):
         body = msgspec.msgpack.encode(message)
         assert len(body) <= MAX_FRAME_BYTES
         if not self._writer.is_closing():  # uvloop raises where asyncio says nothing
-            self._writer.write(_LENGTH.pack(len(body)) + body)
+            self._writer.write(frame(body))
 
     @asynccontextmanager
     async def kept_alive(self, every_s: float) -> AsyncIterator[None]:

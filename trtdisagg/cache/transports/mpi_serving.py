@@ -24,6 +24,7 @@ from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports.mpi_library import MEET_TIMEOUT_S, Bytes, Library, Peer
 from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream, Unable
 from trtdisagg.errors import HandoverError
+from trtdisagg.net import listen_anywhere
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +146,7 @@ class Server:
         """
         :return: the port where we listen.
         """
-        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
-        self._listener = socket.create_server((host, 0), family=family)
+        self._listener = listen_anywhere(host)
         self._thread = threading.Thread(target=self._listen, name="mpi-listen", daemon=True)
         self._thread.start()
         return int(self._listener.getsockname()[1])

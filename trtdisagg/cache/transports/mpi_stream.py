@@ -10,7 +10,7 @@ MPI itself could only be asked again and again, and says nothing of a peer that 
        | <= the runs, packed, as an MPI message =    |   in the order of the wishes
        | <------------------------ Unable(error)     |   and the end
 
-Frames are msgpack behind their length, 4 bytes.
+Frames are those of `protocol.frames`, with msgpack in them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import struct
 from typing import TypeVar
 
 import msgspec
 
 from trtdisagg.errors import HandoverError
+from trtdisagg.protocol.frames import LENGTH_BYTES, FrameTooLargeError, frame, read_length
 
 FRAME_TIMEOUT_S = 10.0
 """What has begun must be there then."""
 _MAX_FRAME_BYTES = 1 << 20
-_LENGTH = struct.Struct("<I")
 
 
 class Greeting(msgspec.Struct, tag="greeting", frozen=True):
@@ -76,8 +75,7 @@ class Stream:
         """
         :raises HandoverError: when the peer is gone, or takes nothing.
         """
-        body = msgspec.msgpack.encode(message)
-        self.send_raw(_LENGTH.pack(len(body)) + body)
+        self.send_raw(frame(msgspec.msgpack.encode(message)))
 
     def send_raw(self, data: bytes) -> None:
         try:
@@ -89,12 +87,10 @@ class Stream:
         """
         :raises HandoverError: when the peer is gone, says that it cannot, or sends something else.
         """
-        (length,) = _LENGTH.unpack(self.receive_raw(_LENGTH.size))
-        if length > _MAX_FRAME_BYTES:
-            raise HandoverError(f"mpi: the peer sent a frame of {length} bytes")
         try:
+            length = read_length(self.receive_raw(LENGTH_BYTES), _MAX_FRAME_BYTES)
             message: Message | Unable = msgspec.msgpack.decode(self.receive_raw(length), type=kind | Unable)
-        except msgspec.MsgspecError as e:
+        except (FrameTooLargeError, msgspec.MsgspecError) as e:
             raise HandoverError(f"mpi: the peer sent what is no {kind.__name__}: {e}") from e
         if isinstance(message, Unable):
             raise HandoverError(f"mpi: the peer cannot: {message.error}")

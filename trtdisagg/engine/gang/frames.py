@@ -1,23 +1,20 @@
-"""Messages over one blocking socket, for threads that wait for nothing else.
-
-4 bytes, big endian: length of the body | body: one message of gang/messages.py as msgpack
-"""
+"""Messages of gang/messages.py over one blocking socket, for threads that wait for nothing else."""
 
 from __future__ import annotations
 
 import errno
 import socket
-import struct
+from collections import deque
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from trtdisagg.engine.gang.messages import FromFollower, FromLeader
+from trtdisagg.protocol.frames import FrameReader, FrameTooLargeError, frame
 
 MAX_FRAME_BYTES = 1 << 28
 """A step that names a million blocks fits 50 times; what is longer is no message of ours."""
 
-_LENGTH = struct.Struct(">I")
 Incoming = TypeVar("Incoming")
 
 
@@ -36,39 +33,7 @@ def encode(message: FromLeader | FromFollower) -> bytes:
     """The frame of a message, to be sent to one rank or to several."""
     body = msgspec.msgpack.encode(message)
     assert len(body) <= MAX_FRAME_BYTES
-    return _LENGTH.pack(len(body)) + body
-
-
-class Unframed(Generic[Incoming]):
-    """Puts messages together from whatever pieces of a stream come."""
-
-    def __init__(self, kinds: Any, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(kinds)
-        self._unread = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        self._unread += data
-
-    def take(self) -> Incoming | None:
-        """The next message that is complete.
-
-        :raises StreamEndedError: when it is none of ours.
-        """
-        if len(self._unread) < _LENGTH.size:
-            return None
-        (length,) = _LENGTH.unpack_from(self._unread)
-        if length > self._max_bytes:
-            raise StreamEndedError(f"a frame of {length} bytes came")
-        end = _LENGTH.size + length
-        if len(self._unread) < end:
-            return None
-        body = bytes(self._unread[_LENGTH.size : end])
-        del self._unread[:end]
-        try:
-            return self._decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            raise StreamEndedError(f"what came is not of our protocol: {e}") from e
+    return frame(body)
 
 
 class Frames(Generic[Incoming]):
@@ -80,15 +45,18 @@ class Frames(Generic[Incoming]):
 
     def __init__(self, sock: socket.socket, kinds: Any, max_bytes: int = MAX_FRAME_BYTES) -> None:
         self.sock = sock
-        self._unframed: Unframed[Incoming] = Unframed(kinds, max_bytes)
+        self._reader = FrameReader(max_bytes)
+        self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(kinds)
+        self._bodies: deque[bytes] = deque()
+        """That have come, and nobody has taken."""
 
-    def send(self, frame: bytes) -> None:
+    def send(self, framed: bytes) -> None:
         """
-        :param frame: of `encode`.
+        :param framed: of `encode`.
         :raises StreamEndedError: when it cannot be sent within the socket's timeout.
         """
         try:
-            self.sock.sendall(frame)
+            self.sock.sendall(framed)
         except OSError as e:
             raise self._ended(e, "was taken") from e
 
@@ -97,26 +65,35 @@ class Frames(Generic[Incoming]):
 
         :raises StreamEndedError: when none comes within the socket's timeout or ever, or it cannot be read.
         """
-        while (message := self._unframed.take()) is None:
-            self._unframed.feed(self._read())
-        return message
+        while not self._bodies:
+            self._read()
+        return self._take()
 
-    def _read(self) -> bytes:
+    def _read(self) -> None:
         try:
             data = self.sock.recv(1 << 16)
         except OSError as e:
             raise self._ended(e, "came") from e
         if not data:
             raise StreamEndedError("the connection has ended")
-        return data
+        try:
+            self._bodies.extend(self._reader.feed(data))
+        except FrameTooLargeError as e:
+            raise StreamEndedError(f"what came is not of our protocol: {e}") from e
+
+    def _take(self) -> Incoming:
+        try:
+            return self._decoder.decode(self._bodies.popleft())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+            raise StreamEndedError(f"what came is not of our protocol: {e}") from e
 
     def received(self) -> list[Incoming]:
         """All that has come, without waiting; to be called when there is something to read.
 
         :raises StreamEndedError: when nothing more comes, or it cannot be read.
         """
-        self._unframed.feed(self._read())
-        return list(iter(self._unframed.take, None))
+        self._read()
+        return [self._take() for _ in range(len(self._bodies))]
 
     def close(self) -> None:
         self.sock.close()

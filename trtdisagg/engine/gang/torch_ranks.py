@@ -9,7 +9,6 @@ the hosts of one server has to be trusted.
 from __future__ import annotations
 
 import datetime
-import socket
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from trtdisagg.engine.gang.messages import Store
 from trtdisagg.engine.gang.trial import try_all
 from trtdisagg.errors import StartupError
+from trtdisagg.net import listen_anywhere
 from trtdisagg.protocol.parallel import Parallel
 
 CONNECT_TIMEOUT_S = 60.0
@@ -34,7 +34,7 @@ def open_store(host: str, num_ranks: int) -> tuple[Any, Store]:
     :param host: address to listen on.
     :return: the store, and where the other ranks reach it.
     """
-    listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener = listen_anywhere(host)
     port = listener.getsockname()[1]
     store = dist.TCPStore(
         host,

@@ -7,7 +7,7 @@ import ipaddress
 import socket
 
 from trtdisagg.errors import ConfigError, StartupError
-from trtdisagg.net import BACKLOG, holder, is_loopback
+from trtdisagg.net import BACKLOG, address_towards, holder, is_loopback
 
 
 def open_socket(host: str, port: int, *, has_secret: bool) -> socket.socket:
@@ -42,13 +42,10 @@ def reachable(host: str) -> str:
     address = ipaddress.ip_address(resolve(host)[1][0])
     if not address.is_unspecified:
         return host
-    family, elsewhere = (socket.AF_INET, "192.0.2.1") if address.version == 4 else (socket.AF_INET6, "2001:db8::1")
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((elsewhere, 9))  # sends nothing: the kernel only chooses an address
-        except OSError as e:
-            raise StartupError(f"no address of this machine can be reached by others: {e.strerror or e}") from e
-        return str(probe.getsockname()[0])
+    try:
+        return address_towards("192.0.2.1" if address.version == 4 else "2001:db8::1")
+    except OSError as e:
+        raise StartupError(f"no address of this machine can be reached by others: {e.strerror or e}") from e
 
 
 def resolve(host: str, port: int = 0) -> tuple[socket.AddressFamily, tuple[str, int]]:

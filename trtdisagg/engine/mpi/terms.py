@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from msgspec.structs import replace
 from trtdisagg.engine.http.listen import resolve
 from trtdisagg.engine.mpi.world import World
 from trtdisagg.errors import ConfigError, StartupError
-from trtdisagg.net import is_loopback, join_address
+from trtdisagg.net import address_towards, is_loopback, join_address, listen_anywhere
 from trtdisagg.protocol.mpi import WorldSpec, first_ranks
 from trtdisagg.protocol.spec import EngineSpec
 
@@ -134,12 +133,11 @@ def _open(engine: EngineSpec, *, spans_hosts: bool) -> EngineSpec:
     if not spans_hosts:
         directory = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
         return replace(engine, gang_socket=f"{directory}/trtdisagg-{secrets.token_hex(8)}.gang")
-    family, (address, _) = resolve(engine.host)
     try:
-        listener = socket.create_server((address, 0), family=family)
+        listener = listen_anywhere(engine.host)
     except OSError as e:
         raise StartupError(f"rank 0 of {engine.name} cannot listen on {engine.host}: {e.strerror or e}") from e
-    place = join_address(address, listener.getsockname()[1])
+    place = join_address(*listener.getsockname()[:2])
     return replace(engine, gang_address=place, gang_fd=listener.detach())
 
 
@@ -147,13 +145,11 @@ def _join(engine: EngineSpec, place: str, *, spans_hosts: bool) -> EngineSpec:
     """Another rank: come there, and be reached at the address by which we reach it."""
     if not spans_hosts:
         return replace(engine, gang_socket=place)
-    family, address = resolve(engine.host, 9)
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(address)  # sends nothing: the kernel only chooses an address
-        except OSError as e:
-            raise StartupError(f"rank 0 of {engine.name} cannot be reached at {engine.host}: {e.strerror or e}") from e
-        return replace(engine, gang_address=place, host=str(probe.getsockname()[0]))
+    address = resolve(engine.host)[1][0]
+    try:
+        return replace(engine, gang_address=place, host=address_towards(address))
+    except OSError as e:
+        raise StartupError(f"rank 0 of {engine.name} cannot be reached at {engine.host}: {e.strerror or e}") from e
 
 
 def _name_of_host() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Iterator, Sequence
@@ -9,10 +10,7 @@ from collections.abc import Iterator, Sequence
 import psutil
 
 from trtdisagg.errors import ConfigError, StartupError
-from trtdisagg.net import is_loopback
-
-_DISCARD = 9
-"""Any port: nothing is sent there."""
+from trtdisagg.net import address_towards, is_loopback
 
 
 def own_address(here: str, others: Sequence[str], network: str | None = None) -> str:
@@ -72,11 +70,6 @@ def _meanings(name: str) -> Iterator[str]:
 def _on_the_way(other: str) -> str | None:
     """Our address on the way to another node."""
     for address in _meanings(other):
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            try:
-                sock.connect((address, _DISCARD))
-            except OSError:
-                continue
-            return str(sock.getsockname()[0])
+        with contextlib.suppress(OSError):
+            return address_towards(address)
     return None
