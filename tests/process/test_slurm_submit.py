@@ -99,4 +99,4 @@ def test_a_cluster_whose_first_task_is_killed_has_failed(box: Slurm) -> None:
     assert job.until_over() == "FAILED", job.logs()
     assert "exit-code" not in job.there()
     assert "url" not in job.there()
-    assert "it was killed. srun: exit code 137" in job.logs()
+    assert "it was killed, or never began. srun: exit code 137" in job.logs()

@@ -68,7 +68,7 @@ finish() {{
 finish "$cluster"
 rm -f "$folder/url"
 if ! ended=$(cat "$folder/exit-code" 2> /dev/null); then
-    echo "The first task has not said how the cluster ended: it was killed. srun: exit code $code" >&2
+    echo "The first task has not said how the cluster ended: it was killed, or never began. srun: exit code $code" >&2
     ended=$((code ? code : 1))
 fi
 # SIGTERM is how a cluster is asked to drain: one that did has ended well.

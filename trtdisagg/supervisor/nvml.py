@@ -41,9 +41,7 @@ def find_gpus(env: Mapping[str, str]) -> tuple[list[Gpu], list[str]]:
     """The GPUs that children of this process may use, in order, and what to tell people of the others."""
     try:
         with session() as nvml:
-            if nvml is None:
-                return [], []
-            gpus, lost = _everything(nvml)
+            gpus, lost = ([], {}) if nvml is None else _everything(nvml)
     except _error() as e:
         return [], [f"The GPUs cannot be used: {e}"]
     visible = env.get("CUDA_VISIBLE_DEVICES")

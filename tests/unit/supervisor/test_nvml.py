@@ -122,6 +122,12 @@ def test_no_driver_is_no_news(fake_nvml: FakeNvml) -> None:
     assert find_gpus({}) == ([], [])
 
 
+def test_but_for_gpus_that_were_given(fake_nvml: FakeNvml) -> None:
+    """As Slurm does it; a container may be without the driver."""
+    said = "GPU 0 of CUDA_VISIBLE_DEVICES=0,1 is left out, and all that follow: there is none"
+    assert find_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}) == ([], [said])
+
+
 def test_no_library_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml, "nvmlInit", _raising(pynvml.NVMLError_LibraryNotFound()))
     assert find_gpus({}) == ([], [])
