@@ -90,8 +90,10 @@ def _default() -> Place:
 
 def _only(places: list[Place], what: str) -> Place:
     if len(places) > 1:
-        names = ", ".join(sorted(place.run_dir.name for place in places))
-        raise ConfigError(f"several {what} run: {names}; name the one you mean, or its file")
+        names = {place.run_dir.name.rpartition("-")[0] for place in places}
+        if len(names) < len(places):
+            names = {place.run_dir.name for place in places}
+        raise ConfigError(f"several {what} run: {', '.join(sorted(names))}; name the one you mean, or its file")
     return places[0]
 
 

@@ -152,7 +152,9 @@ class Completions:
         self._running.discard(deadline)
         if not self._running:
             self.idle.set()
-        if not record.status:
+        if not record.status and client.is_complete:  # many leave at the end mark, before the connection's own end
+            record.status = client.response.status
+        elif not record.status:
             record.status, record.error = CLIENT_LEFT, "client_left"
         record.num_events = client.num_events
         self._means.records.add(record)

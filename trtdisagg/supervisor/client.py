@@ -144,9 +144,10 @@ def _refusal(path: str, content: bytes) -> TrtdisaggError:
 
 
 def _not_running(place: Place) -> str:
+    name = place.run_dir.name.rpartition("-")[0]
     return (
-        f"The cluster is not running on {socket.gethostname()}: nobody answers at {place.control_socket}. A "
-        "cluster on several nodes, or of a Slurm job, is asked on its first node"
+        f"{name} is not running on {socket.gethostname()}: nobody answers at {place.control_socket}. A cluster on "
+        "several nodes, or of a Slurm job, is asked on its first node"
     )
 
 

@@ -88,7 +88,9 @@ def test_which_of_several_must_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rundir, "find_running", lambda: places)
     result = run("down")
     assert result.exit_code == 2
-    assert "several clusters run: one-" in result.stderr
+    assert "several clusters run: one, two; name the one you mean" in result.stderr
+    places[1] = rundir.Place.of("file three", "one")
+    assert "several clusters run: one-" in run("down").stderr
 
 
 def test_a_wrong_file_is_2_and_one_line() -> None:

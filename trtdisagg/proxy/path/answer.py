@@ -96,6 +96,8 @@ class Answer:
                 raise
             # How the connection ends behind the last event is of no interest to the client.
         finally:
+            if self._client.is_complete and leg.record.outcome == "cancelled":
+                leg.record.outcome = "done"
             if self.said is not None:
                 self._client.num_events = self.said.num_events
         await self._client.end()
