@@ -18,4 +18,4 @@ def serve_report(**figures: Any) -> ServeReport:
         figures.setdefault(f"p50_{time}_ms", median)
         figures.setdefault(f"p99_{time}_ms", median and 2 * median)
     needed = [f for f in msgspec.structs.fields(ServeReport) if f.required]
-    return ServeReport(**{**{f.name: 0 for f in needed}, **_WORDS, **figures})
+    return ServeReport(**{**{f.name: 0 for f in needed}, **_WORDS, "completed": 100, **figures})

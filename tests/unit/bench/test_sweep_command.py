@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -114,6 +115,18 @@ def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
         "sweep.json",
         "throughput.png",
     ]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path / "out", sweep_of("a"), {})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Folder, "write_failure", full)
+    done = call("sweep", "--resume", "out")
+    assert done.exit_code == 1, done.output
+    assert "error: out: No space left on device; --resume out goes on once that is mended" in done.stderr
 
 
 def test_a_report_of_several_sweeps_needs_a_place(tmp_path: Path) -> None:

@@ -68,11 +68,14 @@ def test_throughput_is_told_per_what_all_have(tmp_path: Path, ours: Any, theirs:
 
 
 def test_of_repetitions_the_median_counts(tmp_path: Path) -> None:
-    runs = {("a", cell): {"output_throughput": total} for cell, total in (("c001", 1), ("c001-2", 9), ("c001-3", 2))}
+    runs = {
+        ("a", cell): {"output_throughput": total, "completed": completed}
+        for cell, total, completed in (("c001", 1, 90), ("c001-2", 9, 90), ("c001-3", 2, 8))
+    }
     results = gather([filled(tmp_path / "s", sweep_of("a", concurrencies=[1], repetitions=3), runs)])
     (point,) = results.points
     assert point.figure("output_throughput") == 2
-    assert rows(results)[0].notes == ["3 runs"]
+    assert rows(results)[0].notes == ["of 8 answers only, so the percentiles say little", "3 runs"]
 
 
 def test_variants_of_several_sweeps_are_told_apart(tmp_path: Path) -> None:
@@ -152,6 +155,26 @@ def test_labels_cover_neither_points_nor_each_other() -> None:
     for i, (left, bottom, right, top) in enumerate(boxes):
         assert not any(left < x < right and bottom < y < top for x, y in points)
         assert not any(left < r and right > s and bottom < t and top > b for s, b, r, t in boxes[i + 1 :])
+
+
+def test_labels_do_not_cover_what_is_taken() -> None:
+    ((_, dy),) = place([(100.0, 100.0)], [(16.0, 9.0)])
+    assert dy > 0
+    ((_, dy),) = place([(100.0, 100.0)], [(16.0, 9.0)], [(0.0, 101.0, 200.0, 120.0)])
+    assert dy < 0
+
+
+def test_many_points_are_told_apart_all_the_same(tmp_path: Path) -> None:
+    """Of many points the front and the ends of lines have labels; ticks that are near each other have one for both."""
+    names, loads = [f"variant-{i}" for i in range(10)], [1, 2, 4, 96, 128]
+    cells = {(name, f"c{c:03d}"): figures(100 - c / 2, c * (i + 1)) for i, name in enumerate(names) for c in loads}
+    results = gather([filled(tmp_path / "s", sweep_of(*names, concurrencies=loads), cells)])
+    (axes,) = pictures.throughput(results).axes
+    assert sorted(text.get_text() for text in axes.texts)[:-1] == sorted(["1", "128"] * 10 + ["2", "4", "96"])
+    styles = [(line.get_color(), line.get_marker()) for line in axes.lines[1:]]
+    assert len({*styles}) == 10
+    ticks = pictures.latency(results, "concurrency").axes[0].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == ["1", "2", "4", "96", ""]
 
 
 # --- the folder -----------------------------------------------------------------------------------------------------

@@ -14,12 +14,15 @@ _PLACES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
 """Directions, the best first."""
 
 
-def place(points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def place(
+    points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], taken: Sequence[Box] = ()
+) -> list[tuple[float, float]]:
     """
     :param sizes: of the words at each point.
+    :param taken: where else nothing is to stand.
     :returns: the middle of each word as seen from its point: where it covers least.
     """
-    taken: list[Box] = [(x - _POINT, y - _POINT, x + _POINT, y + _POINT) for x, y in points]
+    taken = [*taken, *((x - _POINT, y - _POINT, x + _POINT, y + _POINT) for x, y in points)]
     found = []
     for (x, y), (width, height) in zip(points, sizes, strict=True):
         tried = [_middle(direction, width, height) for direction in _PLACES]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,10 +34,14 @@ _DARK = {
 }
 """On a dark ground: what stands in place of each colour."""
 _MARKERS = "osD^vPX*"
+_TICK_SHARE = 0.07
+"""Of an axis, that a tick's word takes."""
 _WIDE_RANGE = 8.0
 """From here on an axis is logarithmic, where it may be."""
 _DPI = 150
 _SIZE_IN = (10.4, 5.2)
+_ROW_IN = 0.21
+"""Of a legend; the first two have room."""
 Which = Literal["x", "y"]
 _SHORT = 24
 """Letters of a name, so that four fit in a line."""
@@ -86,18 +91,24 @@ def figure(title: str, subtitle: str, *, panels: int = 1) -> Iterator[tuple[Figu
         axes[0].set_title(title, loc="left", fontsize=14, fontweight="bold", pad=30)
         axes[0].annotate(
             subtitle, (0, 1), (0, 14), xycoords="axes fraction", textcoords="offset points", fontsize=9.5, color=QUIET
-        )
+        ).set_in_layout(False)  # else its length would move the panels apart
         yield made, axes
 
 
 def style(i: int) -> dict[str, Any]:
-    """Colour and marker of the i-th series."""
-    return {"color": SERIES[i % len(SERIES)], "marker": _MARKERS[i % len(_MARKERS)], "markersize": 6.5}
+    """Colour and marker of the i-th series; where colours come again, with another marker."""
+    return {
+        "color": SERIES[i % len(SERIES)],
+        "marker": _MARKERS[(i + i // len(SERIES)) % len(_MARKERS)],
+        "markersize": 6.5,
+    }
 
 
 def legend(made: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """Below the axes, where it covers nothing."""
     columns = 4 if max(map(len, labels)) < _SHORT else 2
+    rows = math.ceil(len(labels) / columns)
+    made.set_size_inches(_SIZE_IN[0], _SIZE_IN[1] + _ROW_IN * max(0, rows - 2))
     made.legend(handles, labels, loc="outside lower left", ncols=min(len(handles), columns), frameon=False)
 
 
@@ -139,8 +150,22 @@ def chosen(axes: Axes, which: Which, values: Sequence[float]) -> None:
     else:
         from_zero(axes, which, there)
     axis = _axis(axes, which)
-    axis.set_ticks(there, [f"{value:g}" for value in there])
+    axis.set_ticks(there, _words(there, [*axis.get_transform().transform(there)]))
     axis.set_minor_locator(NullLocator())
+
+
+def _words(values: Sequence[float], places: Sequence[float]) -> list[str]:
+    """Of ticks; none where it would stand in the one before.
+
+    :param places: along the axis, rising.
+    """
+    gap = _TICK_SHARE * (places[-1] - places[0])
+    words, last = [], -math.inf
+    for value, at in zip(values, places, strict=True):
+        is_free = at - last >= gap
+        words.append(f"{value:g}" if is_free else "")
+        last = at if is_free else last
+    return words
 
 
 def target(axes: Axes, value: float | None, words: str) -> None:

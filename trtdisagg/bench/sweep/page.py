@@ -14,6 +14,8 @@ import msgspec
 from trtdisagg.bench.sweep.pictures import Picture, targets
 from trtdisagg.bench.sweep.results import Point, Results
 
+_FEW = 30
+"""Answers."""
 _TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -93,6 +95,8 @@ def _notes(point: Point) -> list[str]:
     notes = [f"{failed} requests failed"] if failed else []
     if any(report.is_client_bound for report in point.reports):
         notes.append("the load client was the bottleneck")
+    if (fewest := min(report.completed for report in point.reports)) < _FEW:
+        notes.append(f"of {fewest} answers only, so the percentiles say little")
     if len(point.reports) > 1:
         notes.append(f"{len(point.reports)} runs")
     return notes + [warning for report in point.reports[:1] for warning in report.warnings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ _WHOLE_TIME = {"e2el": "time of a whole answer (E2EL)"}
 _P99: dict[str, Any] = {"linewidth": 1.4, "linestyle": (0, (4, 2.5)), "markersize": 4.5}
 _WHOLE: dict[str, Any] = {"linewidth": 1.8, "clip_on": False}
 """Points at zero are seen, too."""
+_MANY = 40
+"""Points; their labels would cover each other."""
+_TICKS_PT = 20.0
+"""Height of what stands below an axis."""
 _LETTER_PT, _LINE_PT = 5.6, 9.0
 """About what a letter of a label takes."""
 
@@ -126,14 +131,16 @@ def _line(axes: Axes, results: Results, i: int, series: Series) -> Any:
 
 
 def _label_points(axes: Axes, results: Results) -> None:
-    """Each point's load, in its variant's colour."""
+    """The loads of points, in the colours of their variants."""
     pixels_per_pt = axes.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
     colours = {one.label: look.style(i)["color"] for i, one in enumerate(results.series)}
-    points = [point for point in results.points if results.place(point)]
+    points = [point for point in _told(results) if results.place(point)]
     places = _places(results, points)
     in_pt = [tuple(axes.transData.transform(at) / pixels_per_pt) for at in places]
     sizes = [(_LETTER_PT * len(point.label), _LINE_PT) for point in points]
-    for point, at, offset in zip(points, places, place(in_pt, sizes), strict=True):
+    left, bottom = axes.transAxes.transform((0, 0)) / pixels_per_pt
+    ticks = (left, bottom - _TICKS_PT, math.inf, bottom)
+    for point, at, offset in zip(points, places, place(in_pt, sizes, [ticks]), strict=True):
         axes.annotate(
             point.label,
             at,
@@ -146,12 +153,20 @@ def _label_points(axes: Axes, results: Results) -> None:
         )
 
 
+def _told(results: Results) -> list[Point]:
+    """Points that have a label: all, or where they are many the front and the ends of lines."""
+    if len(results.points) <= _MANY:
+        return results.points
+    ends = [point for one in results.series for point in (*one.points[:1], *one.points[1:][-1:])]
+    return [*results.front(), *(point for point in ends if point not in results.front())]
+
+
 # --- over load ------------------------------------------------------------------------------------------------------
 
 
 def latency(results: Results, kind: Kind) -> Figure:
     """Two panels: until the first token, and between later ones."""
-    subtitle = "Solid: the median. Dashed: the 99th percentile. Lower is better."
+    subtitle = "Solid, large: the median. Dashed, small: the 99th percentile. Lower is better."
     times = _times(results, kind)
     handles: dict[str, Any] = {}
     with look.figure("Latency over load", subtitle, panels=len(times)) as (made, panels):

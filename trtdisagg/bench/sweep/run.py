@@ -22,6 +22,7 @@ from trtdisagg.bench.sweep.cluster import ask, running
 from trtdisagg.bench.sweep.folder import Folder
 from trtdisagg.bench.sweep.records import Ran
 from trtdisagg.bench.sweep.sweep import Cell, Variant
+from trtdisagg.errors import StartupError
 from trtdisagg.protocol.control import ClusterStatus
 
 Check = Callable[[], None]
@@ -35,10 +36,11 @@ async def run_sweep(folder: Folder, only: Sequence[str], say: Callable[[str], No
     :param say: told what is done, line by line.
     :returns: exit code: 0, 1 when something failed, 128+N after signal N, when everything is down. A second signal ends
         this process at once, and with it whatever it has started.
-    :raises StartupError: another sweep works on one of the variants.
+    :raises StartupError: another sweep works on one of the variants, or the folder cannot be written.
     """
     wanted = [variant for variant in folder.sweep.variants if not only or variant.name in only]
     exit_code = 0
+    broken: OSError | None = None
     with contextlib.ExitStack() as stack:
         for variant in wanted:
             stack.enter_context(folder.held(variant.name))
@@ -50,9 +52,15 @@ async def run_sweep(folder: Folder, only: Sequence[str], say: Callable[[str], No
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(listen)
-            num_failed = sum([await _run_variant(folder, variant, say, url) for variant in wanted])
-            exit_code = 1 if num_failed else 0
+            try:
+                num_failed = sum([await _run_variant(folder, variant, say, url) for variant in wanted])
+                exit_code = 1 if num_failed else 0
+            except OSError as e:
+                broken = e
             tasks.cancel_scope.cancel()
+    if broken is not None:
+        where = broken.filename or folder.path
+        raise StartupError(f"{where}: {broken.strerror}; --resume {folder.path} goes on once that is mended")
     return exit_code
 
 

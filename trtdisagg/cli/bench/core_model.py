@@ -186,9 +186,11 @@ def _measure(said: _Said, asked: CoreModelLoad, words: str) -> int:
     built = Built(asked.workload, f"{asked.num_prompts:,} requests, {words}")
     with writing(said.json) as write, stats_writing(said.op_stats_csv) as write_stats:
         report, signum = measure(load, lambda _: built)
-        write(report)
-        write_stats(report)
-    console().print(core_model_view(report))
+        try:
+            write(report)
+            write_stats(report)
+        finally:
+            console().print(core_model_view(report))
     if signum:
         return 128 + signum
     return 0 if report.completed else 1

@@ -33,19 +33,26 @@ def writing(file: Path | None, option: str = "--json") -> Iterator[Callable[[msg
     if file is None:
         yield lambda _: None
         return
-    try:
+    with _told(file, option):
         descriptor, name = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}.")
-    except OSError as e:
-        raise ConfigError(f"{option} {file} cannot be written: {e.strerror or e}") from e
     temporary = Path(name)
 
     def write(report: msgspec.Struct) -> None:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-        temporary.chmod(0o644)
-        temporary.replace(file)
+        with _told(file, option):
+            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+            temporary.chmod(0o644)
+            temporary.replace(file)
 
     os.close(descriptor)
     try:
         yield write
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _told(file: Path, option: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise ConfigError(f"{option} {file} cannot be written: {e.strerror or e}") from e

@@ -37,8 +37,10 @@ def command(*, wanted: Wanted, file: Path | None, words: tuple[str, ...], goodpu
     load = load_of(goodput=goodput_of(goodput, words), **said)
     with writing(file) as write:
         report, signum = measure(load, functools.partial(_build, wanted))
-        write(report)
-    _show(report)
+        try:
+            write(report)
+        finally:  # the disk may be full by now
+            _show(report)
     if signum:
         return 128 + signum
     return 0 if report.completed else 1
