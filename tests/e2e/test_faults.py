@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from helpers.cluster import Cluster
+from helpers.traces import until
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 
@@ -18,8 +18,5 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, in_float32: str) -
     cluster.up()
     assert len(cluster.left_over()) >= 4
     os.kill(cluster.status()["agent_pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 15
-    while (left := cluster.left_over()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == []
+    until(lambda: cluster.left_over() == [], "nothing is left", instead=cluster.left_over)
     assert cluster.run("status", str(cluster.file)).returncode == 3

@@ -49,13 +49,19 @@ def test_no_token_is_another_one(tmp_path: Path, in_float32: str, request: pytes
         url = cluster.url
         for name in names:
             expected = said(ask(cluster, url, ASKED[name]))
-            until(lambda: all_ready(cluster), "all servers are ready", 120)
-            kill_behind = rng.randint(1, len(expected["tokens"]) // 2)
-            broken = said(ask(cluster, url, ASKED[name], kill_behind=kill_behind))
-            assert broken.pop("logprobs") == pytest.approx(expected.pop("logprobs"), abs=1e-3)
-            assert broken == expected, f"{name}, broken behind {kill_behind} events"
-        log = next(cluster.directory.rglob("proxy.log")).read_text()
-        assert log.count("WARNING trtdisagg.proxy.path.relay") >= len(names)
+            kill_behind, before = rng.randint(1, len(expected["tokens"]) // 2), num_broken(cluster)
+            logprobs_expected = expected.pop("logprobs")
+            while num_broken(cluster) == before:  # a client that is slow may have killed what had said all
+                until(lambda: all_ready(cluster), "all servers are ready", 120)
+                broken = said(ask(cluster, url, ASKED[name], kill_behind=kill_behind))
+                assert broken.pop("logprobs") == pytest.approx(logprobs_expected, abs=1e-3)
+                assert broken == expected, f"{name}, broken behind {kill_behind} events"
+
+
+def num_broken(cluster: Cluster) -> int:
+    """How many answers have broken off."""
+    log = next(cluster.directory.rglob("proxy.log")).read_text()
+    return log.count("WARNING trtdisagg.proxy.path.relay")
 
 
 def ask(cluster: Cluster, url: str, asked: dict[str, Any], *, kill_behind: int | None = None) -> list[Any]:

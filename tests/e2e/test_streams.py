@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import anyio
 import openai
 import pytest
@@ -46,6 +44,13 @@ def used_blocks(cluster: Cluster) -> dict[str, int]:
     return {s["name"]: s["stats"]["num_used_blocks"] for s in cluster.status()["servers"] if s["role"] != "proxy"}
 
 
+async def until_unused(cluster: Cluster) -> None:
+    with anyio.move_on_after(60):
+        while any(used_blocks(cluster).values()):
+            await anyio.sleep(0.2)
+    assert not any(used_blocks(cluster).values()), cluster.status()
+
+
 async def test_64_at_once(cluster: Cluster, num_rounds: int) -> None:
     async with openai.AsyncOpenAI(base_url=cluster.url + "/v1", api_key="-", max_retries=0) as client:
         alone = {n: await stream(client, n) for n in (0, 310, 630)}
@@ -55,10 +60,7 @@ async def test_64_at_once(cluster: Cluster, num_rounds: int) -> None:
             for number, text in answers.items():
                 assert str(number + 3) in text, f"{number} got {text!r}"
 
-    deadline = time.monotonic() + 10
-    while any(used := used_blocks(cluster).values()) and time.monotonic() < deadline:
-        await anyio.sleep(0.2)
-    assert not any(used), cluster.status()
+    await until_unused(cluster)
 
 
 async def test_a_client_that_leaves_frees_both_sides(cluster: Cluster) -> None:
@@ -70,7 +72,4 @@ async def test_a_client_that_leaves_frees_both_sides(cluster: Cluster) -> None:
         async for _ in chunks:
             break
         await chunks.close()
-    deadline = time.monotonic() + 5
-    while any(used := used_blocks(cluster).values()) and time.monotonic() < deadline:
-        await anyio.sleep(0.2)
-    assert not any(used), cluster.status()
+    await until_unused(cluster)

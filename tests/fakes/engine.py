@@ -5,7 +5,7 @@
 What it says comes from words.py. Beside the routes of an engine it has some for tests:
 
     GET  /fake/state                                counters, held tickets, role, the last body of each leg
-    GET  /fake/wait?name=cancelled&at_least=1       the same, once that counter is so high (or 504 after 20 s)
+    GET  /fake/wait?name=cancelled&at_least=1       the same, once that counter is so high (or 504 after 50 s)
     POST /fake/hold /fake/go                        stop before the next token of generation, go on
     POST /fake/stick /fake/unstick                  be stuck: work to do, no progress, all else as before; go on
     POST /fake/flags {"cut_at_token": 3}            misbehave as with these flags from now on
@@ -119,8 +119,6 @@ class FakeEngine:
             own_session = bool(flags.spawn_grandchild)
             self.server.grandchild = subprocess.Popen(["sleep", "3600"], start_new_session=own_session).pid
             print(f"grandchild {self.server.grandchild}", flush=True)
-        if flags.die_after is not None:
-            loop.call_later(flags.die_after, die, "after the time asked for")
         if flags.freeze_after is not None:
             loop.call_later(flags.freeze_after, time.sleep, 3600)
         if flags.stuck_after is not None:
@@ -136,6 +134,8 @@ class FakeEngine:
         self.condition.ready = True
         self.reporter.send(self.condition.readiness())
         print(f"fake engine: {self.spec.name} serves on port {self.condition.port}", flush=True)
+        if self.flags.die_after is not None:
+            asyncio.get_running_loop().call_later(self.flags.die_after, die, "after the time asked for")
 
     def _obey(self) -> None:
         for command in self.commands.receive():
@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", required=True, help="file with an EngineSpec")
     parser.add_argument("--ready-after", type=float, default=0.0, metavar="S")
-    parser.add_argument("--die-after", type=float, metavar="S", help="exit 1, counted from the start")
+    parser.add_argument("--die-after", type=float, metavar="S", help="exit 1, so long after it was ready")
     parser.add_argument("--die-at-token", type=int, metavar="N", help="exit 1 instead of token N (from 0) of a request")
     parser.add_argument("--cut-at-token", type=int, metavar="N", help="cut the connection at token N")
     parser.add_argument("--cut", choices=("before", "within", "behind"), default="before", help="where, of its event")

@@ -143,7 +143,7 @@ class Legs:
         ticket = unseal(sealed, self.condition.secret.encode())
         body = b'{"request_id":%d}' % ticket.request_id
         try:
-            return await post(ticket.host, ticket.port, "/fake/release", body, timeout_s=5) == 200
+            return await post(ticket.host, ticket.port, "/fake/release", body, timeout_s=30) == 200
         except OSError:
             return False
 

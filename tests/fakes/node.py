@@ -27,7 +27,7 @@ def main() -> int:
         directory=Path(directory),
         secret=secret[0].encode() if secret else None,
         address=address,
-        timeout_s=20,
+        timeout_s=60,
     )
     say = functools.partial(print, flush=True)
     try:

@@ -129,7 +129,7 @@ class Server:
     async def _wait(self, request: Request) -> Response:
         name, at_least = request.query["name"], int(request.query.get("at_least", "1"))
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(50):
                 while getattr(self.condition.counters, name) < at_least:
                     await self.condition.changed.wait()
         except TimeoutError:

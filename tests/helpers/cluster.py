@@ -43,16 +43,19 @@ class Cluster:
         self.file.write_text(text)
         self.env = environment(directory)
 
-    def run(self, *args: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*TRTDISAGG, *args],
-            cwd=self.directory,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+    def run(self, *args: str, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                [*TRTDISAGG, *args],
+                cwd=self.directory,
+                env=self.env,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as e:
+            raise AssertionError(f"{e}: {e.stdout!r} {e.stderr!r}\n{self.logs()}") from e
 
     def up(self) -> None:
         done = self.run("up", str(self.file), "-d", "--wait")
@@ -162,4 +165,4 @@ def post(url: str, body: dict[str, Any] | bytes, timeout_s: float = DEADLINE_S) 
 
 def post_fake(address: str | None, what: str, **body: int) -> None:
     """Have a fake engine do something."""
-    urllib.request.urlopen(f"http://{address}/fake/{what}", json.dumps(body).encode(), timeout=20).close()
+    urllib.request.urlopen(f"http://{address}/fake/{what}", json.dumps(body).encode(), timeout=DEADLINE_S).close()

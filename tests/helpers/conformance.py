@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from helpers.http_face import parse_events
-from helpers.streams import put_together, rounded
+from helpers.streams import nearly, put_together
 
 NUM_VOCABULARY = 261
 WORDS = "the quick brown fox jumps over a lazy dog and then says hé 日本 again to all of them".split()  # noqa: SIM905
@@ -197,7 +197,7 @@ def comparable(status: int, text: str, *, stream: bool) -> Any:
     choices = sorted(body["choices"], key=lambda choice: choice["index"])
     usage = {k: v for k, v in body["usage"].items() if k != "prompt_tokens_details"}
     kept = {k: body[k] for k in ("object", "model", "prompt_logprobs", "prompt_token_ids") if k in body}
-    return rounded({**kept, "choices": [_without_ids(choice) for choice in choices], "usage": usage})
+    return nearly({**kept, "choices": [_without_ids(choice) for choice in choices], "usage": usage})
 
 
 def _without_ids(choice: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ _FETCH = """
 import json, sys, urllib.request, urllib.error
 url, body = sys.argv[1], sys.argv[2].encode() or None
 try:
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=20) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
         print(json.dumps([answer.status, json.load(answer)]))
 except urllib.error.HTTPError as e:
     print(json.dumps([e.code, json.load(e)]))
@@ -74,7 +74,7 @@ class Host:
     def fetch(self, url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
         """Ask from this host; status 0: there was no answer."""
         argv = [*self.prefix, sys.executable, "-c", _FETCH, url, json.dumps(body) if body else ""]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=40, check=True)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=90, check=True)
         status, answer = json.loads(done.stdout)
         return status, answer
 
@@ -114,5 +114,5 @@ def _add(names: list[str], name: str) -> None:
 
 def _ip(*words: str) -> None:
     argv: Sequence[str] = ["ip", *words]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"

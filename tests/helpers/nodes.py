@@ -35,7 +35,7 @@ from trtdisagg.supervisor.plan import ModelFacts, Plan, make_plan
 NODE = [sys.executable, str(Path(__file__).resolve().parents[1] / "fakes" / "node.py")]
 HEAD = "node00"
 SECRET = b"5ec4e7" * 8
-_END_TIMEOUT_S = 20.0
+_END_TIMEOUT_S = 60.0
 
 
 class NodeProcess:
@@ -51,7 +51,7 @@ class NodeProcess:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def ended(self, timeout_s: float = 30) -> tuple[int, str]:
+    async def ended(self, timeout_s: float = 60) -> tuple[int, str]:
         """Wait for its end: exit code, and what it has said."""
         said, _ = await anyio.to_thread.run_sync(lambda: self.process.communicate(timeout=timeout_s))
         return self.process.returncode, said.decode()
@@ -172,7 +172,7 @@ def hello(**changes: Any) -> Hello:
 
 
 @contextlib.asynccontextmanager
-async def head(directory: Path, *names: str, timeout_s: float = 10.0, secret: bytes = SECRET) -> AsyncIterator[Nodes]:
+async def head(directory: Path, *names: str, timeout_s: float = 30.0, secret: bytes = SECRET) -> AsyncIterator[Nodes]:
     """A head that takes these nodes in."""
     links = NodeLinks(
         HEAD,

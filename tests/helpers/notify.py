@@ -23,7 +23,7 @@ class Ear:
         self.heard: list[str] = []
         self._sock = sock
 
-    def until(self, start: str, timeout_s: float = 30) -> str:
+    def until(self, start: str, timeout_s: float = 60) -> str:
         """The next line that begins so."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -37,7 +37,7 @@ class Ear:
                 if line.startswith(start):
                     return line
 
-    async def hear(self, start: str, timeout_s: float = 30) -> str:
+    async def hear(self, start: str, timeout_s: float = 60) -> str:
         """The same for a test whose loop has to go on."""
         return await anyio.to_thread.run_sync(self.until, start, timeout_s)
 

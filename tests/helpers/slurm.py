@@ -32,8 +32,8 @@ needs_slurm = [
     pytest.mark.slurm,
     pytest.mark.skipif(shutil.which("slurmctld") is None or shutil.which("munged") is None, reason="no slurm-wlm here"),
 ]
-START_TIMEOUT_S = 30.0
-END_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 90.0
+END_TIMEOUT_S = 90.0
 KILL_WAIT_S = 4
 """Slurm's own is 30."""
 NODE_TIMEOUT_S = 10
@@ -70,14 +70,14 @@ class Slurm:
 
     # --- what a user does -------------------------------------------------------------------------------------------
 
-    def ask(self, *argv: str, timeout_s: float = 60, env: Mapping[str, str] | None = None) -> str:
+    def ask(self, *argv: str, timeout_s: float = 120, env: Mapping[str, str] | None = None) -> str:
         """Run a command on the controller's host; it has to go well."""
         done = self.try_(*argv, timeout_s=timeout_s, env=env)
         assert done.returncode == 0, f"{' '.join(argv)}: rc {done.returncode}\n{done.stdout}{done.stderr}{self.logs()}"
         return done.stdout
 
     def try_(
-        self, *argv: str, timeout_s: float = 60, env: Mapping[str, str] | None = None, on: str | None = None
+        self, *argv: str, timeout_s: float = 120, env: Mapping[str, str] | None = None, on: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the controller's host, or as a user who has logged in to a node."""
         where = self._at(on) if on else self._controller.prefix

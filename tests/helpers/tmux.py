@@ -29,7 +29,7 @@ class Terminal:
 
     def tmux(self, *args: str) -> str:
         return subprocess.run(
-            ["tmux", "-L", self._name, "-f", "/dev/null", *args], check=True, capture_output=True, text=True, timeout=20
+            ["tmux", "-L", self._name, "-f", "/dev/null", *args], check=True, capture_output=True, text=True, timeout=60
         ).stdout
 
     def screen(self) -> list[str]:
@@ -44,7 +44,7 @@ class Terminal:
     def resize(self, width: int, height: int) -> None:
         self.tmux("resize-window", "-t", "s", "-x", str(width), "-y", str(height))
 
-    def until(self, is_so: Callable[[list[str]], bool], timeout_s: float = 30) -> list[str]:
+    def until(self, is_so: Callable[[list[str]], bool], timeout_s: float = 60) -> list[str]:
         """:returns: the screen on which it was so."""
         deadline = time.monotonic() + timeout_s
         while not is_so(screen := self.screen()):

@@ -28,13 +28,13 @@ def start(*argv: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("between", [[], [sys.executable, "-c", MIDDLE]], ids=["directly", "below another"])
 def test_it_lives_while_its_parent_does(between: list[str]) -> None:
     with start(*between, sys.executable, "-c", CHILD, str(os.getpid())) as child:
-        out, _ = child.communicate("", timeout=20)
+        out, _ = child.communicate("", timeout=60)
     assert (out, child.returncode) == ("lives\n", 0)
 
 
 def test_one_whose_parent_is_gone_ends_at_once() -> None:
     with subprocess.Popen(["true"]) as gone:
-        gone.wait(20)
+        gone.wait(60)
     with start(sys.executable, "-c", CHILD, str(gone.pid)) as child:
-        out, _ = child.communicate("", timeout=20)
+        out, _ = child.communicate("", timeout=60)
     assert (out, child.returncode) == ("", 1)

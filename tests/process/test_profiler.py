@@ -6,10 +6,7 @@ import sys
 from pathlib import Path
 
 import psutil
-import pytest
 from helpers.cluster import REPOSITORY, Cluster
-
-pytestmark = pytest.mark.timeout(60)
 
 FILE = f"""\
 name: profiled

@@ -12,7 +12,7 @@ import aiohttp
 import openai
 import pytest
 from fakes import words
-from helpers.serving import MODEL, Serving, serving
+from helpers.serving import DEADLINE_S, MODEL, Serving, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -172,7 +172,7 @@ async def test_the_first_chunk_does_not_wait_for_generation(cluster: Serving, ht
     generation = cluster["generation-0"]
     generation.ask("hold", {})
     body = {"model": MODEL, "prompt": "first", "max_tokens": 3, "stream": True}
-    async with asyncio.timeout(20), http.post(f"{cluster.url}/v1/completions", json=body) as answer:
+    async with asyncio.timeout(DEADLINE_S), http.post(f"{cluster.url}/v1/completions", json=body) as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"
         line = await answer.content.readline()
         assert json.loads(line[6:])["choices"][0]["text"] == words.answer("first", 1)
@@ -193,7 +193,7 @@ async def test_64_streams_at_once_are_not_mixed_up(cluster: Serving, http: aioht
         text = "".join(json.loads(line[6:])["choices"][0]["text"] for line in lines[:-2])
         assert text == words.answer(prompt, num_tokens)
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE_S):
         await asyncio.gather(*(one(i) for i in range(64)))
 
 
@@ -203,7 +203,7 @@ async def test_an_http_1_0_client_is_streamed_to_without_chunks(cluster: Serving
     host, port = cluster.proxy.url.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"POST /v1/completions HTTP/1.0\r\n%bContent-Length: %d\r\n\r\n%b" % (wish, len(body), body))
-    head, _, text = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")
+    head, _, text = (await asyncio.wait_for(reader.read(), DEADLINE_S)).partition(b"\r\n\r\n")
     writer.close()
     await writer.wait_closed()
     assert b"chunked" not in head
@@ -215,7 +215,7 @@ async def test_a_client_that_asks_before_it_sends_its_body(cluster: Serving) -> 
     body = json.dumps({"model": MODEL, "prompt": "may I", "max_tokens": 2}).encode()
     host, port = cluster.proxy.url.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\n"
         writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body))
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"

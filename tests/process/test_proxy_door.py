@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from helpers.serving import MODEL, Serving, serving
+from helpers.serving import DEADLINE_S, MODEL, Serving, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 @pytest.fixture
 async def http(cluster: Serving) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(cluster.url, timeout=aiohttp.ClientTimeout(total=30)) as session:
+    async with aiohttp.ClientSession(cluster.url, timeout=aiohttp.ClientTimeout(total=DEADLINE_S)) as session:
         yield session
 
 

@@ -55,6 +55,11 @@ async def until_unused(cluster: Serving, incarnation: str, *members: Member, com
         await asyncio.sleep(0.02)
 
 
+async def until_all_unused(cluster: Serving, *members: Member) -> None:
+    while (await tell(cluster, *members)).in_use:
+        await asyncio.sleep(0.02)
+
+
 async def until_num_waiting(cluster: Serving, number: int) -> None:
     def look() -> None:
         while not (isinstance(report := cluster.proxy.next_report(), Beat) and report.stats.num_waiting == number):
@@ -69,18 +74,20 @@ async def until_num_waiting(cluster: Serving, number: int) -> None:
 async def test_a_request_counts_on_its_servers_until_they_are_done_with_it(
     tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:
-    engines = {"context-0": ["--token-delay-ms=200"], "generation-0": ["--token-delay-ms=50"]}
-    with serving(tmp_path, engines) as cluster:
+    with serving(tmp_path, {"context-0": [], "generation-0": ["--token-delay-ms=500"]}) as cluster:
         members = [engine.member for engine in cluster.engines.values()]
+        cluster["context-0"].ask("stick", {})
         fields = {"model": MODEL, "prompt": "counted", "max_tokens": 50, "stream": True}
         asking = asyncio.ensure_future(http.post(f"{cluster.url}/v1/completions", json=fields))
         await cluster["context-0"].wait("running")
         assert (await tell(cluster, *members)).in_use == {CONTEXT: 1, GENERATION: 1}
+        cluster["context-0"].ask("unstick", {})
         async with await asking as answer:
-            events = [await answer.content.readuntil(b"\n\n") for _ in range(3)]
+            events = [await answer.content.readuntil(b"\n\n") for _ in range(2)]
             assert (await tell(cluster, *members)).in_use == {GENERATION: 1}, events
+            cluster["generation-0"].ask("flags", {"token_delay_ms": 0})
             assert (await answer.read()).endswith(b"[DONE]\n\n")
-        assert (await tell(cluster, *members)).in_use == {}
+        await until_all_unused(cluster, *members)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -88,7 +95,7 @@ async def test_a_server_that_has_left_is_removed_when_nothing_counts_on_it(
     tmp_path: Path, http: aiohttp.ClientSession, stream: bool
 ) -> None:
     engines = {"context-0": [], "generation-0": ["--hold-generation"], "generation-1": []}
-    with serving(tmp_path, engines, idle_timeout_s=1.0) as cluster:
+    with serving(tmp_path, engines) as cluster:
         left, stays = cluster["generation-0"], [cluster[n].member for n in ("context-0", "generation-1")]
         line = f"Server {left.url} is removed"
         asking = [asyncio.create_task(complete(cluster, http, f"p{i}", stream=stream)) for i in range(2)]
@@ -97,19 +104,20 @@ async def test_a_server_that_has_left_is_removed_when_nothing_counts_on_it(
         assert line not in cluster.proxy.log.read_text()
         left.ask("go", {})
         assert await asyncio.gather(*asking) == [(200, words.answer(f"p{i}", 4)) for i in range(2)]
-        assert (await tell(cluster, *stays)).in_use == {}
+        await until_all_unused(cluster, *stays)
         assert cluster.proxy.log.read_text().count(line) == 1
 
 
 async def test_a_request_whose_generation_server_leaves_meanwhile_goes_to_it(
     tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:
-    engines = {"context-0": ["--token-delay-ms=300"], "generation-0": [], "generation-1": []}
-    with serving(tmp_path, engines) as cluster:
+    with serving(tmp_path, {"context-0": [], "generation-0": [], "generation-1": []}) as cluster:
+        cluster["context-0"].ask("stick", {})
         asking = asyncio.create_task(complete(cluster, http, "still", 6))
         await cluster["context-0"].wait("running")
         told = await tell(cluster, cluster["context-0"].member)
         (chosen,) = told.in_use.keys() - {CONTEXT}
+        cluster["context-0"].ask("unstick", {})
         assert await asking == (200, words.answer("still", 6))
         assert cluster[chosen.removesuffix(".1")].state()["fetched"] == 1
         assert cluster["context-0"].state()["context"] == 1

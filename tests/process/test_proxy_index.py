@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fakes import words
 from helpers import tiny_tokenizer
 from helpers.cluster import post
 from helpers.serving import DEADLINE_S, MODEL, FakeEngine, Serving, serving
+from helpers.traces import until
 
 from trtdisagg.protocol.proxy_spec import ModelSpec, RouterSpec
 from trtdisagg.text.model_files import files_at
@@ -44,16 +44,13 @@ def cluster(directory: Path, model: Path, flags: Sequence[str] = (), **fields: A
     engines = dict.fromkeys([*CONTEXTS, "generation-0"], flags)
     with serving(directory, engines, models={MODEL: spec}) as found:
         if not flags:
-            until(lambda: all(found[name].state()["num_followers"] for name in CONTEXTS))
+            until(lambda: all_followed(found), "all are followed", DEADLINE_S, found.proxy.log.read_text)
             assert post(f"{found.url}/tokenize", {"model": MODEL, "prompt": "a"})[0] == 200  # it is there
         yield found
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def all_followed(cluster: Serving) -> bool:
+    return all(cluster[name].state()["num_followers"] for name in CONTEXTS)
 
 
 def ask(cluster: Serving, prompt: str = PROMPT, **fields: Any) -> str:
@@ -118,7 +115,7 @@ def test_a_server_that_starts_again_has_nothing(tmp_path: Path, model: Path) -> 
         with contextlib.closing(FakeEngine(tmp_path, owner, incarnation=f"{owner}.2")) as again:
             again.wait_ready()
             c.tell(*(engine.member for engine in others), again.member)
-            until(lambda: bool(again.state()["num_followers"]))
+            until(lambda: bool(again.state()["num_followers"]), "it is followed", DEADLINE_S)
             for _ in range(3):
                 ask(c)
             assert (warm.state()["context"], again.state()["context"]) == (4, 0)
@@ -132,13 +129,13 @@ def test_a_proxy_that_starts_again_learns_what_is_where(tmp_path: Path, model: P
         c.proxy.process.kill()
         c.proxy.process.wait()
         reader.wait(DEADLINE_S)  # it ends with its proxy
-        until(lambda: not any(c[name].state()["num_followers"] for name in CONTEXTS))
+        until(lambda: not any(c[name].state()["num_followers"] for name in CONTEXTS), "none is followed", DEADLINE_S)
         spec = ModelSpec(model_path=str(model), context_router=AWARE)
         members = [c[name].member for name in [*CONTEXTS, "generation-0"]]
         (tmp_path / "again").mkdir()
         with serving(tmp_path / "again", {}, models={MODEL: spec}) as again:
             again.tell(*members)
-            until(lambda: all(c[name].state()["num_followers"] for name in CONTEXTS))
+            until(lambda: all_followed(c), "all are followed again", DEADLINE_S)
             for _ in range(3):
                 ask(again)
         assert c[owner].state()["context"] == 4
@@ -156,7 +153,7 @@ def test_a_prompt_that_generation_has_needs_no_context_server(
     tmp_path: Path, model: Path, tokenizer: Tokenizer
 ) -> None:
     with cluster(tmp_path, model, max_local_prefill_length=40) as c:
-        until(lambda: bool(c["generation-0"].state()["num_followers"]))
+        until(lambda: bool(c["generation-0"].state()["num_followers"]), "it is followed", DEADLINE_S)
         assert ask(c) == words.answer(tokenizer.encode(PROMPT), 3)
         assert sum(prefills(c)) == 1
         longer = PROMPT + "and more"
@@ -182,7 +179,8 @@ def test_without_events_load_decides(tmp_path: Path, model: Path) -> None:
         for _ in range(6):
             ask(c)
         assert prefills(c) == [2, 2, 2]
-        until(lambda: c.proxy.log.read_text().count("tells nothing of its cache") == 3)
+        words, log = "tells nothing of its cache", c.proxy.log
+        until(lambda: log.read_text().count(words) == 3, words, DEADLINE_S, log.read_text)
         assert metric(c, "server_cache_known", "context-0") == 0
 
 

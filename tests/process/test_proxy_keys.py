@@ -15,7 +15,7 @@ import msgspec
 import openai
 import pytest
 from helpers.certificates import make_certificate, needs_openssl
-from helpers.serving import MODEL, PROXY, Child, Serving, serving
+from helpers.serving import DEADLINE_S, MODEL, PROXY, Child, Serving, serving
 from msgspec.structs import replace
 
 from trtdisagg.config.api_keys import ApiKey, make_api_key
@@ -67,7 +67,7 @@ def cluster(directory: Path) -> Iterator[Serving]:
 
 @pytest.fixture
 async def http(cluster: Serving) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(cluster.url, timeout=aiohttp.ClientTimeout(total=30)) as session:
+    async with aiohttp.ClientSession(cluster.url, timeout=aiohttp.ClientTimeout(total=DEADLINE_S)) as session:
         yield session
 
 
@@ -125,14 +125,25 @@ async def test_too_many_at_once_are_a_429_and_those_that_run_end(http: aiohttp.C
         assert 'route="/v1/completions",status="429"' in await answer.text()
 
 
+async def until_none_in_flight(http: aiohttp.ClientSession) -> None:
+    """A server may be done with what it was asked before the proxy is."""
+    page = ""
+    while "\ntrtdisagg_proxy_requests_in_flight 0" not in page:
+        async with http.get("/metrics", headers=bearer(SECRET)) as answer:
+            page = await answer.text()
+
+
 async def test_a_client_that_leaves_is_not_in_flight_any_more(cluster: Serving, http: aiohttp.ClientSession) -> None:
     before = cluster["both-0"].state()["cancelled"]
+    cluster["both-0"].ask("flags", {"token_delay_ms": 100})
     async with http.post(
         COMPLETIONS, json={**BODY, "max_tokens": 2000, "stream": True}, headers=bearer(ALICE_KEY)
     ) as answer:
         await answer.content.readany()
         answer.close()
     await cluster["both-0"].wait("cancelled", before + 1)
+    cluster["both-0"].ask("flags", {"token_delay_ms": 1})
+    await until_none_in_flight(http)
     async with http.post(COMPLETIONS, json=BODY, headers=bearer(ALICE_KEY)) as answer:
         assert answer.status == 200
 
@@ -157,7 +168,7 @@ async def test_browsers(http: aiohttp.ClientSession) -> None:
 
 async def test_a_change_of_the_file_counts(cluster: Serving, directory: Path, http: aiohttp.ClientSession) -> None:
     async def until(key: str, status: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             while True:
                 async with http.get("/v1/models", headers=bearer(key)) as answer:
                     if answer.status == status:
@@ -169,7 +180,7 @@ async def test_a_change_of_the_file_counts(cluster: Serving, directory: Path, ht
     await until(carol_key, 200)
     await until(BOB_KEY, 401)
     write(directory / "keys.yaml", "- {name: nobody}")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         while "API keys stay as they were" not in cluster.proxy.log.read_text():
             await until(carol_key, 200)
     await until(carol_key, 200)
@@ -219,4 +230,4 @@ def test_files_that_cannot_be_used_end_the_start(tmp_path: Path, fields: dict[st
         assert isinstance(report, Failed)
         assert report.fatal
         assert about in report.message
-        assert proxy.process.wait(30) != 0
+        assert proxy.process.wait(DEADLINE_S) != 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.serving import MODEL, serving
+from helpers.serving import DEADLINE_S, MODEL, serving
 
 from trtdisagg.protocol.control import Member
 
@@ -23,7 +23,7 @@ def ask(url: str, **body: Any) -> str:
     headers = {"X-Request-Id": "mine", "Content-Type": "application/json"}
     headers["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     request = urllib.request.Request(f"{url}/v1/completions", data, headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
         return str(answer.read().decode())
 
 
@@ -32,7 +32,7 @@ def test_a_proxy_that_ends_has_written_all_lines(tmp_path: Path) -> None:
     with serving(tmp_path, {"context-0": [], "generation-0": []}, access_log=str(path)) as cluster:
         ask(cluster.url, stream=True)
         cluster.proxy.process.terminate()
-        cluster.proxy.process.wait(30)
+        cluster.proxy.process.wait(DEADLINE_S)
     [line] = [json.loads(text) for text in path.read_text().splitlines()]
     assert line["request_id"] == "mine"
     assert (line["status"], line["path"], line["servers"]) == (200, "both", ["context-0", "generation-0"])
@@ -132,7 +132,7 @@ def test_spans_go_to_the_collector(tmp_path: Path) -> None:
             with serving(tmp_path, {"context-0": [], "generation-0": []}, otlp_traces_endpoint=endpoint) as cluster:
                 ask(cluster.url)
                 cluster.proxy.process.terminate()
-                cluster.proxy.process.wait(30)
+                cluster.proxy.process.wait(DEADLINE_S)
         finally:
             collector.shutdown()
             thread.join()

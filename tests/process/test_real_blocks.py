@@ -20,6 +20,7 @@ from trtdisagg.proxy.http.pool import Pool
 from trtdisagg.proxy.index.index import Index
 from trtdisagg.proxy.path.request import decode_incoming
 from trtdisagg.proxy.routing.ask import Ask
+from trtdisagg.proxy.texts import texts
 from trtdisagg.proxy.texts.texts import Texts
 from trtdisagg.registry.members import Roster
 
@@ -49,7 +50,7 @@ class World:
         return self.index.match(self.member, Ask(model="tiny", chains=reading.chains))
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not holds():
                 await asyncio.sleep(0.01)
 
@@ -61,7 +62,8 @@ class World:
         return int(usage["prompt_tokens"])
 
 
-async def test_a_prompt_is_found_where_it_was_computed(tmp_path: Path) -> None:
+async def test_a_prompt_is_found_where_it_was_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "SHORT_TIMEOUT_S", 60.0)  # it is not to go on unread
     model = tiny_model.write(tmp_path / "model")
     with started(make_spec(model, "both-0"), tmp_path) as engine:
         await asyncio.to_thread(engine.ready)

@@ -8,7 +8,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +76,15 @@ class House:
         _, info = await anyio.to_thread.run_sync(get, f"{self.url}/cluster_info")
         return {role.removesuffix("_servers"): len(found) for role, found in info["current_workers"].items()}
 
-    async def until(self, context: int, generation: int, timeout_s: float = DEADLINE_S) -> None:
+    async def until(self, context: int, generation: int) -> None:
         """Poll what another process finds out for itself."""
-        await self.until_so(lambda info: info == {"context": context, "generation": generation}, timeout_s)
-
-    async def until_so(self, is_so: Callable[[dict[str, int]], bool], timeout_s: float = DEADLINE_S) -> None:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                if is_so(info := await self.info()):
-                    return
-            assert time.monotonic() < deadline, info
+        deadline = time.monotonic() + DEADLINE_S
+        info: dict[str, int] = {}
+        while info != {"context": context, "generation": generation}:
+            assert time.monotonic() < deadline, f"{info}: {(self.directory / 'proxy.log').read_text()}"
             await anyio.sleep(0.02)
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                info = await self.info()
 
 
 @pytest.fixture
@@ -106,7 +103,7 @@ def one_etcd(tmp_path: Path) -> Iterator[Etcd]:
 
 
 def inside(house: House, **fields: Any) -> RegistrySpec:
-    defaults: dict[str, Any] = {"heartbeat_s": 0.5, "inactive_s": 2.0}
+    defaults: dict[str, Any] = {"heartbeat_s": 0.5, "inactive_s": 30.0}
     return RegistrySpec(uri=house.url, cluster_name="prod", **{**defaults, **fields})
 
 
@@ -149,13 +146,13 @@ async def test_who_leaves_hears_when_nothing_counts_on_it(house: House) -> None:
 
 
 async def until_in_use(registrar: Registrar, engine: FakeEngine, num: int) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(DEADLINE_S):
         while registrar.in_use(engine.member.identity) != num:
             await anyio.sleep(0.01)
 
 
-async def test_a_proxy_that_starts_again_knows_all_within_a_second(house: House) -> None:
-    spec = inside(house, heartbeat_s=60.0, inactive_s=120.0)
+async def test_a_proxy_that_starts_again_knows_all_before_the_next_heartbeat(house: House) -> None:
+    spec = inside(house, heartbeat_s=300.0, inactive_s=600.0)
     proxy = house.proxy(registry=spec)
     engines = [house.engine(name) for name in ("context-0", "generation-0")]
     async with house.registering(open_registrar(spec)) as registrar:
@@ -164,7 +161,7 @@ async def test_a_proxy_that_starts_again_knows_all_within_a_second(house: House)
         proxy.process.kill()
         proxy.process.wait()
         await anyio.to_thread.run_sync(functools.partial(house.proxy, registry=spec))
-        await house.until(1, 1, timeout_s=1.5)
+        await house.until(1, 1)
         assert await house.complete() == 200
 
 
@@ -175,8 +172,8 @@ async def test_an_agent_that_dies_is_missed_when_its_leases_end(house: House) ->
     store = open_store(spec)
     await store.put(entries_of(engine.member, "prod"), 1.0)
     await store.close()
-    await house.until(1, 1)
-    await house.until(0, 0, timeout_s=3)
+    await anyio.to_thread.run_sync(log_until, house, f"Server {engine.url} is removed")
+    await house.until(0, 0)
 
 
 async def test_a_worker_of_tensorrt_llm_registers_itself(house: House, tmp_path: Path) -> None:
@@ -216,7 +213,7 @@ def get_status(request: urllib.request.Request) -> int:
 
 
 def in_etcd(one: Etcd, **fields: Any) -> RegistrySpec:
-    return RegistrySpec(uri=one.uri, cluster_name="prod", **{"heartbeat_s": 0.5, "inactive_s": 3.0, **fields})
+    return RegistrySpec(uri=one.uri, cluster_name="prod", **{"heartbeat_s": 0.5, "inactive_s": 30.0, **fields})
 
 
 @with_etcd
@@ -249,7 +246,7 @@ async def test_etcd_away_frozen_and_back(house: House, one_etcd: Etcd) -> None:
 def log_until(house: House, words: str, times: int = 1) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while (house.directory / "proxy.log").read_text().count(words) < times:
-        assert time.monotonic() < deadline, words
+        assert time.monotonic() < deadline, f"{words}: {(house.directory / 'proxy.log').read_text()}"
         time.sleep(0.05)
 
 
@@ -272,7 +269,7 @@ async def test_an_upstream_worker_in_etcd_is_looked_after_by_health(house: House
 
 @with_etcd
 async def test_the_older_keys(house: House, one_etcd: Etcd) -> None:
-    spec = MetadataSpec(uri=one_etcd.uri, refresh_interval_s=0.2, health_check_timeout_s=0.5)
+    spec = MetadataSpec(uri=one_etcd.uri, refresh_interval_s=0.2, health_check_timeout_s=10)
     house.proxy(metadata=spec)
     context, generation = house.engine("context-0"), house.engine("generation-0")
     async with house.registering(open_metadata_registrar(spec)) as registrar:

@@ -9,12 +9,11 @@ import signal
 import sys
 from pathlib import Path
 
-import pytest
 from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster, running
 from helpers.ports import free_port
 from helpers.tmux import needs_tmux, terminal
 
-pytestmark = [needs_tmux, pytest.mark.timeout(120)]
+pytestmark = [needs_tmux]
 
 _OURS = ("PYTHONPATH", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "TRTDISAGG_TEST")
 _HEADINGS = "restarts run wait KV in/s out/s TTFT TPOT GB/s"

@@ -51,7 +51,7 @@ class Service(Cluster):
 
 
 def tell(url: str) -> None:
-    urllib.request.urlopen(url, data=b"", timeout=20).close()
+    urllib.request.urlopen(url, data=b"", timeout=60).close()
 
 
 @contextlib.contextmanager
@@ -87,8 +87,8 @@ def test_a_service_from_its_start_to_its_end(tmp_path: Path) -> None:
         assert ear.until("WATCHDOG=1")
         assert not answer.done()
         tell(f"{generation}/fake/go")
-        assert answer.result(20) == 200
-        assert it.process.wait(20) == 0
+        assert answer.result(60) == 200
+        assert it.process.wait(60) == 0
         heard = ear.rest()
         assert heard.count("READY=1") == heard.count("STOPPING=1") == 1
         assert [line for line in heard if line.startswith("STATUS=")][-1].startswith("STATUS=stopping: SIGTERM, ")
@@ -103,12 +103,12 @@ def test_a_service_reloads(tmp_path: Path) -> None:
         assert it.ask() == 200
         assert "STOPPING=1" not in ear.rest()
         it.process.send_signal(signal.SIGTERM)
-        assert it.process.wait(20) == 0
+        assert it.process.wait(60) == 0
 
 
 def test_a_service_that_does_not_come_up_is_never_ready(tmp_path: Path) -> None:
     with service(tmp_path, "--fail-for-good") as (it, ear):
-        assert it.process.wait(30) == 1
+        assert it.process.wait(60) == 1
         heard = ear.rest()
         assert "READY=1" not in heard
         assert "STOPPING=1" in heard

@@ -6,13 +6,12 @@ import shlex
 import sys
 from pathlib import Path
 
-import pytest
 from helpers.cluster import REPOSITORY, TRTDISAGG
 from helpers.ports import free_port
 from helpers.slurm import Slurm, needs_slurm, slurm
 from helpers.waiting import until
 
-pytestmark = [*needs_slurm, pytest.mark.timeout(300)]
+pytestmark = [*needs_slurm]
 
 FAKE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py")]
 
@@ -40,7 +39,9 @@ srun --het-group=0,1 {shlex.join(TRTDISAGG)} up --srun {file} > {log} 2>&1
 """
     with slurm(3) as box:
         job = box.submit(script)
-        until(lambda: bool(ask(box, "node01", port)), "it serves", 60, lambda: log.read_text() if log.exists() else "")
+        until(
+            lambda: bool(ask(box, "node01", port)), "it serves", instead=lambda: log.read_text() if log.exists() else ""
+        )
         assert [len(box.processes(node, having="fakes/engine.py")) for node in box.nodes] == [1, 1, 1]
         down = box.try_(*TRTDISAGG, "down", str(file), on="node01")
         assert down.returncode == 0, down.stderr + log.read_text()

@@ -6,11 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
 from helpers.cluster import REPOSITORY, TRTDISAGG
 from helpers.slurm import needs_slurm, slurm
 
-pytestmark = [*needs_slurm, pytest.mark.timeout(300)]
+pytestmark = [*needs_slurm]
 
 FAKE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py")]
 CLUSTER = f"""\

@@ -308,7 +308,7 @@ async def test_the_guardian_clears_up_by_itself(place: Place, tmp_path: Path) ->
         (guardian,) = [pid for pid, c in commands if "guardian.py" in " ".join(c[-3:]) and str(place.run_dir) in c]
         process.kill()
         process.wait()
-    assert wait_until_gone(guardian, timeout_s=10)
+    assert wait_until_gone(guardian, timeout_s=60)
     assert left_over(str(tmp_path)) == []
 
 

@@ -16,8 +16,6 @@ from helpers.browser import browser_page, needs_browser
 from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster
 from helpers.ports import free_port
 
-pytestmark = [pytest.mark.timeout(240)]
-
 FAKE = [sys.executable, str(REPOSITORY / "tests" / "fakes" / "engine.py")]
 CLUSTER = f"""\
 model: fake
@@ -71,7 +69,7 @@ async def test_a_sweep_that_is_interrupted_goes_on_and_ends_in_a_report(place: C
         read_until(process, "aggregated: starting")
         process.send_signal(signal.SIGINT)
         read_until(process, "--resume out goes on")
-        assert process.wait(60) == 130
+        assert process.wait(120) == 130
     assert place.left_over() == []
     first = (out / "1p1d" / "run.json").read_bytes()
     assert not (out / "aggregated" / "run.json").exists()

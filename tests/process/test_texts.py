@@ -42,6 +42,14 @@ def tokenizer(model: Path) -> Tokenizer:
     return load_tokenizer(files_at(model))
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be read is not to go on unread."""
+    monkeypatch.setattr(texts, "SHORT_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(texts, "LONG_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(texts, "PAGE_TIMEOUT_S", 60.0)
+
+
 @contextlib.asynccontextmanager
 async def running(model: Path, num_processes: int = 1) -> AsyncIterator[Texts]:
     texts = Texts({"m": str(model)}, Deadlines(), num_processes=num_processes)
@@ -67,7 +75,7 @@ async def read(texts: Texts, **fields: Any) -> Reading:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.01)
 
@@ -168,14 +176,15 @@ async def test_short_ones_pass_long_ones(model: Path) -> None:
 
 
 async def test_nobody_waits_for_ever(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "PAGE_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(process, "STUCK_S", 0.5)
     async with running(model) as found:
         await read(found, prompt="a")
+        monkeypatch.setattr(texts, "PAGE_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(process, "STUCK_S", 0.5)
         os.kill(pid := found.pids[0], signal.SIGSTOP)
         with pytest.raises(DeadlineError):
             await found.tokenize("m", b'{"prompt": "a"}', None)
         await until(lambda: found.pids not in ([], [pid]))
+        monkeypatch.setattr(process, "STUCK_S", 60.0)
         await read(found, prompt="a")
 
 

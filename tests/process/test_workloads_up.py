@@ -13,8 +13,6 @@ from helpers.plans import FAKE_ENGINE
 from helpers.ports import free_port
 from helpers.trained_tokenizers import trained
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
