@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.cluster import Cluster
-from helpers.traces import until
+from helpers.waiting import until
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 

@@ -13,7 +13,7 @@ import pytest
 from helpers.cluster import REPOSITORY, Cluster, post, running
 from helpers.oracle import PROMPTS, RECORDED_TOKENS, greedy, recorded
 from helpers.ports import free_port
-from helpers.traces import until
+from helpers.waiting import until
 
 pytestmark = [pytest.mark.real_model, pytest.mark.filterwarnings("ignore")]
 

@@ -173,7 +173,7 @@ async def test_a_node_agent_does_not_outlive_its_head(place: Place, tmp_path: Pa
     meet = tmp_path / "meet"
     with NodeProcess("node01", meet) as one:
         async with head(meet, "node01", timeout_s=5.0) as nodes:
-            plan = nodes.plan(await nodes.links.gather(60), start_timeout_s=60)
+            plan = nodes.plan(await nodes.links.gather(60), backoff_s=60)
             async with nodes.running(plan, place) as agent:
                 await agent.until_ready()
                 there = pids(agent)

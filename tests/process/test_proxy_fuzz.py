@@ -14,7 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 from helpers.serving import MODEL, Serving, serving
-from helpers.traces import until
+from helpers.waiting import until
 from hypothesis import strategies as st
 
 from trtdisagg.protocol.decoding import TIMEOUT_HEADER

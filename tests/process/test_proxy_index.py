@@ -15,7 +15,7 @@ from fakes import words
 from helpers import tiny_tokenizer
 from helpers.cluster import post
 from helpers.serving import DEADLINE_S, MODEL, FakeEngine, Serving, serving
-from helpers.traces import until
+from helpers.waiting import until
 
 from trtdisagg.protocol.proxy_spec import ModelSpec, RouterSpec
 from trtdisagg.text.model_files import files_at

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -16,6 +18,7 @@ import msgspec
 import psutil
 import pytest
 from helpers.agents import down, fake_plan, left_over, running_agent
+from helpers.cluster import REPOSITORY
 
 from trtdisagg.errors import (
     AlreadyRunningError,
@@ -276,17 +279,28 @@ anyio.run(lambda: run_agent(fake_plan(*flags), Place(Path(run_dir), Path(log_dir
 """
 
 
-def agent_process(place: Place, *flags: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def agent_process(place: Place, *flags: str) -> Iterator[subprocess.Popen[str]]:
     """An agent in a process of its own, ready."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", AGENT, str(place.run_dir), str(place.log_dir), *flags],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    argv = [sys.executable, "-c", AGENT, str(place.run_dir), str(place.log_dir), *flags]
+    env = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def guardian_of(pid: int, place: Place) -> psutil.Process:
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if str(place.run_dir) in child.cmdline():
+                found.append(child)
+    (guardian,) = found
+    return guardian
 
 
 async def test_nothing_outlives_a_killed_agent(place: Place, tmp_path: Path) -> None:
@@ -304,19 +318,17 @@ async def test_nothing_outlives_a_killed_agent(place: Place, tmp_path: Path) -> 
 
 async def test_the_guardian_clears_up_by_itself(place: Place, tmp_path: Path) -> None:
     with agent_process(place, "--spawn-grandchild") as process:
-        commands = [(p.pid, p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
-        (guardian,) = [pid for pid, c in commands if "guardian.py" in " ".join(c[-3:]) and str(place.run_dir) in c]
+        guardian = guardian_of(process.pid, place)
         process.kill()
         process.wait()
-    assert wait_until_gone(guardian, timeout_s=60)
+    assert wait_until_gone(guardian.pid, timeout_s=60)
     assert left_over(str(tmp_path)) == []
 
 
 async def test_a_killed_guardian_is_replaced(place: Place, tmp_path: Path) -> None:
     async with running_agent(fake_plan("--spawn-grandchild"), place) as agent:
         await agent.until_ready()
-        (guardian,) = [p for p in psutil.Process().children() if str(place.run_dir) in p.cmdline()]
-        guardian.kill()
+        guardian_of(os.getpid(), place).kill()
         await agent.until(lambda: "the guardian was killed; another one is started" in agent.events)
         await down(place)
         assert await agent.until_over() == 0
@@ -325,7 +337,7 @@ async def test_a_killed_guardian_is_replaced(place: Place, tmp_path: Path) -> No
 async def test_agent_and_guardian_killed_together(place: Place, tmp_path: Path) -> None:
     """The kernel ends the server, and the next agent finds the rest by the mark."""
     with agent_process(place, "--spawn-grandchild") as process:
-        (guardian,) = [p for p in psutil.Process(process.pid).children() if str(place.run_dir) in p.cmdline()]
+        guardian = guardian_of(process.pid, place)
         process.send_signal(signal.SIGSTOP)
         guardian.kill()
         process.kill()

@@ -30,11 +30,11 @@ class Follower:
         generation.transceiver.hearing.follow(self.heard.put_nowait, self.retracted.put_nowait)
 
     async def next(self) -> Announcement:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await self.heard.get()
 
     async def next_retracted(self) -> AnnouncementKey:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await self.retracted.get()
 
 
@@ -141,7 +141,7 @@ async def test_the_end_of_a_server_ends_what_was_told(who: str) -> None:
         assert await follower.next_retracted() == heard.key
         with pytest.raises(HandoverError, match="connected no more"):
             await generation.transceiver.prefetch(heard, [4], 0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(telling):  # the other side learns of it by the end of the connection
                 await asyncio.sleep(0)
 
@@ -163,7 +163,7 @@ async def test_movers_serve_while_anything_is_told() -> None:
     async with pair(transports=[transport]) as (context, _, _):
         number = context.transceiver.telling.announce("generation-0", 0, None)
         assert number is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while transport.serving[-1:] != [True]:
                 await asyncio.sleep(0)
             context.transceiver.telling.retract(number)

@@ -97,7 +97,7 @@ async def test_calls_are_done_over_there() -> None:
         assert await ends.remote.fetch(PART) == MOVED
         await ends.remote.forget("i")
         ends.remote.set_serving(True)
-        assert await asyncio.wait_for(ends.mover.serving.get(), 5)
+        assert await asyncio.wait_for(ends.mover.serving.get(), 60)
         assert ends.mover.asked == [PEER, PART, "i"]
 
 
@@ -140,7 +140,7 @@ async def test_a_call_cancelled_at_once_is_answered() -> None:
         fetch.cancel()
         ends.mover.may_end.set()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(fetch, 5)
+            await asyncio.wait_for(fetch, 60)
 
 
 async def test_the_end_of_a_rank_ends_its_calls_and_is_told() -> None:
@@ -184,6 +184,6 @@ async def test_the_end_of_rank_0_ends_what_runs() -> None:
         await ends.mover.was_cancelled.wait()
         assert not ends.serving.done()
         ends.mover.may_end.set()
-        await asyncio.wait_for(ends.serving, 5)
+        await asyncio.wait_for(ends.serving, 60)
         with pytest.raises(HandoverError, match="the server ends"):
             await fetch

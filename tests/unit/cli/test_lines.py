@@ -85,7 +85,7 @@ def test_nobody_reads_any_more() -> None:
         stdout=write_end,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": root},
-        timeout=30,
+        timeout=60,
         check=False,
     )
     os.close(write_end)

@@ -33,4 +33,4 @@ async def test_memory_is_not_taken_from_under_a_step_by_a_second_signal() -> Non
     assert not done
     executor.may_end.set()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(closing, 10)
+        await asyncio.wait_for(closing, 60)

@@ -83,7 +83,7 @@ class Told:
         self.is_told.set()
 
     async def error(self) -> str | None:
-        await asyncio.wait_for(self.is_told.wait(), 10)
+        await asyncio.wait_for(self.is_told.wait(), 60)
         assert len(self.errors) == 1
         return self.errors[0]
 

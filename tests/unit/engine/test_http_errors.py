@@ -206,7 +206,7 @@ async def test_client_that_leaves_before_the_first_token(stream: bool) -> None:
         asking = asyncio.create_task(face.post(COMPLETIONS, {**GOOD, "stream": stream}))
         await face.executor.enqueued.wait()
         asking.cancel()
-        await asyncio.wait_for(face.executor.cancellation.wait(), 10)
+        await asyncio.wait_for(face.executor.cancellation.wait(), 60)
         assert face.executor.cancelled == [1]
         face.executor.steps_itself = True
         await face.complete()
@@ -234,7 +234,7 @@ async def test_client_that_leaves_while_its_guide_is_made() -> None:
         while face.service.num_requests:
             await asyncio.sleep(0)
         may_go_on.set()
-        await asyncio.wait_for(face.executor.cancellation.wait(), 10)
+        await asyncio.wait_for(face.executor.cancellation.wait(), 60)
         assert face.executor.cancelled == [1]
         assert not face.executor.running
 
@@ -243,7 +243,7 @@ async def test_client_that_leaves_within_a_stream() -> None:
     async with http_face("a" * 100, steps_itself=False) as face:
         async with face.reading(COMPLETIONS, {**GOOD, "stream": True, "max_tokens": 50}) as stream:
             await stream.next()
-        await asyncio.wait_for(face.executor.cancellation.wait(), 10)
+        await asyncio.wait_for(face.executor.cancellation.wait(), 60)
         assert face.executor.cancelled == [1]
 
 

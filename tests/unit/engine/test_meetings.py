@@ -44,9 +44,9 @@ async def test_who_is_named_early_is_met_when_there_is_a_transceiver() -> None:
         meetings.meet(peer(incarnation))
     meetings.gone("b")
     async with meetings.open(exchange):
-        assert (await asyncio.wait_for(reports.get(), 5)).incarnation == "a"
+        assert (await asyncio.wait_for(reports.get(), 60)).incarnation == "a"
         meetings.meet(peer("c"))
-        assert (await asyncio.wait_for(reports.get(), 5)).incarnation == "c"
+        assert (await asyncio.wait_for(reports.get(), 60)).incarnation == "c"
         meetings.gone("c")
     assert (exchange.met, exchange.ended) == (["a", "c"], ["c"])
     assert reports.empty()
@@ -55,7 +55,7 @@ async def test_who_is_named_early_is_met_when_there_is_a_transceiver() -> None:
 async def test_a_meeting_that_lasts_holds_up_nothing() -> None:
     reports: list[Linked] = []
     meetings, exchange = Meetings(reports.append), FakeExchange()
-    async with asyncio.timeout(5), meetings.open(exchange):
+    async with asyncio.timeout(60), meetings.open(exchange):
         meetings.meet(peer("a"))
         await asyncio.sleep(0)
     assert reports == []
@@ -68,5 +68,5 @@ async def test_a_server_without_transports_says_that_it_cannot() -> None:
     meetings = Meetings(reports.put_nowait)
     async with meetings.open(None):
         meetings.meet(peer("a"))
-        linked = await asyncio.wait_for(reports.get(), 5)
+        linked = await asyncio.wait_for(reports.get(), 60)
         assert "cache_transceiver_config.backend" in (linked.error or "")

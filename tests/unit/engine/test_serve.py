@@ -83,7 +83,7 @@ class Process:
     async def report(self, kind: type[ReportKind]) -> ReportKind:
         """The next report of a kind."""
         while True:
-            line = await asyncio.wait_for(asyncio.to_thread(self._reports.readline), 10)
+            line = await asyncio.wait_for(asyncio.to_thread(self._reports.readline), 60)
             if isinstance(report := decode_report(line), kind):
                 return report
 
@@ -91,7 +91,7 @@ class Process:
 @asynccontextmanager
 async def client(ready: Report) -> AsyncIterator[aiohttp.ClientSession]:
     assert isinstance(ready, Ready)
-    timeout = aiohttp.ClientTimeout(total=10)
+    timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(f"http://{ready.host}:{ready.port}", timeout=timeout) as session:
         yield session
 
@@ -122,7 +122,7 @@ async def test_from_loading_to_drained() -> None:
             process.executor.step(6)
             async with await asking as answer:
                 assert (await answer.json())["choices"][0]["text"] == "Hello"
-        assert await asyncio.wait_for(task, 10) == 0
+        assert await asyncio.wait_for(task, 60) == 0
         assert process.closed
 
 
@@ -138,7 +138,7 @@ async def test_held_blocks_are_waited_for(caplog: pytest.LogCaptureFixture) -> N
         assert not task.done()
         assert "draining; waits for: 2 blocks held for generation servers" in caplog.text
         process.executor.num_held_blocks = 0
-        assert await asyncio.wait_for(task, 10) == 0
+        assert await asyncio.wait_for(task, 60) == 0
         assert "drained" in caplog.messages
 
 
@@ -159,7 +159,7 @@ async def test_second_signal_ends_streams_with_an_error() -> None:
             text = await answer.text()
         assert text.startswith('data: {"id"')
         assert "The server is shutting down" in text
-        assert await asyncio.wait_for(task, 10) == 128 + signal.SIGTERM
+        assert await asyncio.wait_for(task, 60) == 128 + signal.SIGTERM
 
 
 async def test_second_signal_ends_at_once() -> None:
@@ -170,7 +170,7 @@ async def test_second_signal_ends_at_once() -> None:
         terminate()
         await process.report(Beat)
         terminate()
-        assert await asyncio.wait_for(task, 10) == 128 + signal.SIGTERM
+        assert await asyncio.wait_for(task, 60) == 128 + signal.SIGTERM
         assert process.closed
 
 
@@ -180,7 +180,7 @@ async def test_signal_while_it_loads_ends_it() -> None:
     async with process.running() as task:
         await process.report(Loading)
         terminate()
-        assert await asyncio.wait_for(task, 10) == 128 + signal.SIGTERM
+        assert await asyncio.wait_for(task, 60) == 128 + signal.SIGTERM
 
 
 async def test_health_says_that_it_loads() -> None:
@@ -271,7 +271,7 @@ async def test_engine_that_cannot_generate_is_not_ready() -> None:
     process.open_engine = broken  # type: ignore[method-assign]
     async with process.running() as task:
         with pytest.raises(StartupError, match="no token could be generated: NaN"):
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, 60)
         assert process.closed
 
 

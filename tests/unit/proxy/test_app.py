@@ -35,7 +35,7 @@ async def app(pages: Pages, roster: Roster | None = None, **fields: Any) -> Asyn
         base = f"http://127.0.0.1:{sock.getsockname()[1]}"
         async with (
             serving(App(means, Completions(means), pages).handle, [sock], 1000),
-            aiohttp.ClientSession(base, timeout=aiohttp.ClientTimeout(total=10)) as http,
+            aiohttp.ClientSession(base, timeout=aiohttp.ClientTimeout(total=60)) as http,
         ):
             yield http
 

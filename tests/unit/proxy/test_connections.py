@@ -59,7 +59,7 @@ async def scripted(pool: Pool, script: Script) -> AsyncIterator[Scripted]:
     listener = server.listener = await asyncio.start_server(connected, "127.0.0.1", 0)
     host, port = listener.sockets[0].getsockname()
     server.url = f"{host}:{port}"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         yield server
         listener.close()
         pool.close_idle()

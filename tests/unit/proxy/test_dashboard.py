@@ -81,7 +81,7 @@ def up_s(state: bytes) -> float:
 async def test_browsers_share_one_stream_and_without_them_there_is_none(tmp_path: Path) -> None:
     agent = Agent(tmp_path / "a")
     feed = DashboardFeed(str(agent.path))
-    async with asyncio.timeout(20), agent.running(), feed.running():
+    async with asyncio.timeout(60), agent.running(), feed.running():
         assert agent.num_opened == 0
         async with contextlib.aclosing(feed.watch()) as one, contextlib.aclosing(feed.watch()) as other:
             assert up_s(await anext(one)) == up_s(await anext(other)) == 0
@@ -102,7 +102,7 @@ async def test_browsers_share_one_stream_and_without_them_there_is_none(tmp_path
 async def test_paths_stay_on_the_machine(tmp_path: Path) -> None:
     agent = Agent(tmp_path / "a")
     feed = DashboardFeed(str(agent.path))
-    async with asyncio.timeout(20), agent.running(), feed.running(), contextlib.aclosing(feed.watch()) as states:
+    async with asyncio.timeout(60), agent.running(), feed.running(), contextlib.aclosing(feed.watch()) as states:
         text = (await anext(states)).decode()
     assert "context-0" in text
     assert "/home/me" not in text
@@ -113,7 +113,7 @@ async def test_paths_stay_on_the_machine(tmp_path: Path) -> None:
 async def test_an_agent_that_is_away_is_found_again(tmp_path: Path) -> None:
     agent = Agent(tmp_path / "a")
     feed = DashboardFeed(str(agent.path))
-    async with asyncio.timeout(20), feed.running(), contextlib.aclosing(feed.watch()) as states:
+    async with asyncio.timeout(60), feed.running(), contextlib.aclosing(feed.watch()) as states:
         assert b"does not answer" in await anext(states)
         async with agent.running():
             assert up_s(await anext(states)) == 0
@@ -122,7 +122,7 @@ async def test_an_agent_that_is_away_is_found_again(tmp_path: Path) -> None:
 
 async def test_a_proxy_started_by_hand_says_so() -> None:
     feed = DashboardFeed(None)
-    async with asyncio.timeout(20), feed.running(), contextlib.aclosing(feed.watch()) as states:
+    async with asyncio.timeout(60), feed.running(), contextlib.aclosing(feed.watch()) as states:
         assert msgspec.json.decode(await anext(states)) == {"error": NO_AGENT}
 
 

@@ -92,17 +92,17 @@ def test_the_set_up_runs_before_the_program_and_ends_the_task_where_it_fails(tmp
     text = script(tmp_path, ALL_KEYS.replace("module load cuda", "cd /"))
     lines = text[text.index("program=(") : text.index("rm -f")]
     probe = 'printf "%s|" "${step[@]}"; "${step[@]: -4}" sh -c \'echo "$PWD, $A"\''
-    out = subprocess.run(["bash", "-c", lines + probe], capture_output=True, text=True, check=True, timeout=20).stdout
+    out = subprocess.run(["bash", "-c", lines + probe], capture_output=True, text=True, check=True, timeout=60).stdout
     words, _, said = out.rpartition("|")
     assert words.split("|")[:2] == ["--cpus-per-task=16", "--mpi=pmix"]
     assert said.splitlines()[-1] == "/, b 'c' $d"
     lines = lines.replace("cd /", "false")
-    assert subprocess.run(["bash", "-c", lines + probe], capture_output=True, timeout=20, check=False).returncode == 1
+    assert subprocess.run(["bash", "-c", lines + probe], capture_output=True, timeout=60, check=False).returncode == 1
 
 
 def test_bash_reads_it(tmp_path: Path) -> None:
     job = make_job(tmp_path / 'it\'s 100% "odd" $x', more=ALL_KEYS, load_command=["load", "a b"])
-    done = subprocess.run(["bash", "-n", str(job.script)], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(["bash", "-n", str(job.script)], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

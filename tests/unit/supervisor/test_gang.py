@@ -99,7 +99,7 @@ class World:
                     part()
 
             tasks.start_soon(tell)
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 try:
                     self.how = await self.gang.run(self.pids.extend)
                 except OSError as e:

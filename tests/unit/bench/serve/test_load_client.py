@@ -67,7 +67,7 @@ async def test_an_answer_that_never_comes() -> None:
         outcome = await ask(endpoint.url, timeout_s=0.05)
         assert (outcome.error, outcome.message) == ("timeout", "no whole answer within 0.05 s")
         assert outcome.ended_at >= outcome.sent_at + 0.05  # so long the load has taken
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while endpoint.num_connections:  # the client has left
                 await asyncio.sleep(0.005)
 
@@ -103,7 +103,7 @@ async def test_a_server_that_wants_no_second_request_is_not_asked_one() -> None:
         for _ in range(3):
             outcome = Outcome(index=0, max_tokens=1)
             assert await client.ask("/v1/completions", BODY, outcome, is_streamed=False, timeout_s=10) == "a"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while endpoint.num_connections:
                 await asyncio.sleep(0.005)
 
@@ -125,7 +125,7 @@ async def test_a_client_that_leaves_closes_its_connection() -> None:
     async with Endpoint(streamed(50, gate=asyncio.Event())) as endpoint:
         outcome = await ask(endpoint.url, leave_after=1)
         assert (outcome.is_cancelled, outcome.num_seen, outcome.error) == (True, 1, None)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while endpoint.num_connections:
                 await asyncio.sleep(0.005)
 

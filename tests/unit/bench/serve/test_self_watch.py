@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def looks(watch: SelfWatch, number: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(watch.late_s) < number:
             await asyncio.sleep(INTERVAL_S)
 

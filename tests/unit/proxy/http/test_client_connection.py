@@ -37,14 +37,14 @@ async def path(request: web.BaseRequest) -> web.Response:
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[list[bytes], bytes]:
     """The lines of a head, and the body."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[:-2]
         length = next((int(line[16:]) for line in lines if line.startswith(b"Content-Length: ")), 0)
         return lines, await reader.readexactly(length)
 
 
 async def rest(reader: asyncio.StreamReader) -> bytes:
-    return await asyncio.wait_for(reader.read(), 10)
+    return await asyncio.wait_for(reader.read(), 60)
 
 
 async def test_requests_are_answered_in_their_order_however_many_come_at_once() -> None:
@@ -101,7 +101,7 @@ async def test_the_older_http_is_closed_unless_it_asks() -> None:
 async def test_a_head_has_no_body() -> None:
     async with connected(path) as (reader, writer):
         writer.write(b"HEAD /here HTTP/1.1\r\nHost: x\r\n\r\n" + GET % b"/there")
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
         assert b"Content-Length: 5\r\n" in head
         assert (await read_answer(reader))[1] == b"/there"
 
@@ -130,9 +130,9 @@ async def test_who_leaves_has_nothing_running() -> None:
 
     async with connected(handler) as (_, writer):
         writer.write((GET % b"/") * 2)
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), 60)
         writer.close()
-        await asyncio.wait_for(cancelled.wait(), 10)
+        await asyncio.wait_for(cancelled.wait(), 60)
 
 
 async def test_a_body_that_nobody_reads_is_taken_all_the_same() -> None:
@@ -192,7 +192,7 @@ async def test_what_comes_behind_a_request_and_is_no_http_is_answered_after_it()
 
     async with connected(handler) as (reader, writer):
         writer.write(GET % b"/here")
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), 60)
         writer.write(b"nonsense\r\n\r\n")
         await writer.drain()
         go_on.set()
@@ -242,7 +242,7 @@ async def test_a_stream_is_sent_as_it_comes() -> None:
     async with connected(handler) as (reader, writer):
         for _ in range(2):
             writer.write(GET % b"/")
-            answer = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
+            answer = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60)
             assert b"Transfer-Encoding: chunked\r\n" in answer
             assert answer.endswith(b"1\r\n0\r\n1\r\n1\r\n1\r\n2\r\n0\r\n\r\n")
 
@@ -258,7 +258,7 @@ async def test_a_stream_behind_a_closed_door_is_the_last_of_its_connection() -> 
         async with serving(handler, [sock], 1000) as door:
             reader, writer = await asyncio.open_connection(*sock.getsockname())
             writer.write(GET % b"/")
-            await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
+            await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60)
             await door.close()
             writer.write(GET % b"/")
             answer = await rest(reader)

@@ -52,7 +52,7 @@ async def served(tls: Tls) -> AsyncIterator[Callable[[Path], asyncio.Task[str]]]
     async def ask(trusted: Path) -> str:
         context = ssl.create_default_context(cafile=str(trusted))
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http,
             http.get(f"https://localhost:{port}/", ssl=context) as answer,
         ):
             return await answer.text()
@@ -79,7 +79,7 @@ async def test_a_changed_certificate_is_used_for_who_comes_then(made: Path, spec
             await ask(made / "second.pem")
         shutil.copy(made / "second.pem", spec.cert_file)
         shutil.copy(made / "second.key", spec.key_file)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await reloaded.wait()
         assert await ask(made / "second.pem") == "here"
     watching.cancel()
@@ -99,7 +99,7 @@ async def test_files_that_do_not_go_together_change_nothing(
     async with served(tls) as ask:
         await asyncio.sleep(0)  # it has looked
         shutil.copy(made / "second.pem", spec.cert_file)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await tried.wait()
         assert await ask(made / "first.pem") == "here"
     assert caplog.text.count("the key is not the certificate's") == 1
@@ -131,7 +131,7 @@ async def test_who_never_agrees_on_tls_is_not_waited_for(
             reader, writer = await asyncio.open_connection(*sock.getsockname())
             writer.write(b"\x16\x03\x01")  # the first bytes of a handshake, and no more
             with contextlib.suppress(ConnectionError):
-                assert await asyncio.wait_for(reader.read(), 10) == b""
+                assert await asyncio.wait_for(reader.read(), 60) == b""
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
@@ -145,7 +145,7 @@ async def test_who_speaks_no_tls_is_no_trouble(spec: TlsSpec, made: Path, caplog
             reader, writer = await asyncio.open_connection(*sock.getsockname())
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             with contextlib.suppress(ConnectionError):
-                assert b"here" not in await asyncio.wait_for(reader.read(), 10)
+                assert b"here" not in await asyncio.wait_for(reader.read(), 60)
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()

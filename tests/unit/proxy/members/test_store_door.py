@@ -52,7 +52,7 @@ class Running:
         self._changed.set()
 
     async def until_told(self, *keys: str) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while not self.told or set(self.told[-1]) != set(keys):
                 self._changed = anyio.Event()
                 await self._changed.wait()
@@ -200,7 +200,7 @@ async def test_a_restart_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         it.door._about = type(it.door._about)(
             id="another", cluster="test", cluster_name="prod", heartbeat_s=1, inactive_s=2
         )
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await noticed.wait()
 
 
@@ -234,7 +234,7 @@ class Source:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while not is_so():
             await anyio.sleep(0.005)
 

@@ -77,12 +77,12 @@ class Bench:
         return route
 
     async def until_waiting(self, number: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.admission.num_waiting != number:
                 await asyncio.sleep(0)
 
     async def until_served(self, number: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.served) != number:
                 await asyncio.sleep(0)
 

@@ -63,12 +63,12 @@ async def test_lines_are_written_now_and_then(tmp_path: Path, monkeypatch: pytes
     with log.opened():
         writing = asyncio.create_task(log.run())
         log.add(record(request_id="first"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not lines(path):
                 await asyncio.sleep(0.001)
         path.unlink()
         log.add(record(request_id="second"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not path.exists() or not lines(path):
                 await asyncio.sleep(0.001)
         writing.cancel()

@@ -72,10 +72,10 @@ async def test_whatever_is_cut_and_when_all_arrives_once_in_order(tmp_path: Path
                 if j == 250:
                     nodes.relay.cut()
                     nodes.relay.mend()
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 while nodes.notices.count("node01 is back") <= i:
                     await anyio.sleep(0.01)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while len(process.lines) < len(expected) or len(node.heard) < len(expected):
                 await anyio.sleep(0.01)
         assert process.lines == expected
@@ -105,7 +105,7 @@ async def test_a_file_that_leads_to_a_head_of_before_is_looked_at_again(tmp_path
             await anyio.wait_all_tasks_blocked()
             async with head(tmp_path / "meet", "node01") as nodes:
                 await nodes.links.gather(20)
-                with anyio.fail_after(20):
+                with anyio.fail_after(60):
                     await node.is_in.wait()
                 assert node.secret == nodes.links.secret
         tasks.cancel_scope.cancel()
@@ -127,7 +127,7 @@ async def test_a_head_without_descriptors_takes_nodes_in_when_it_has_some_again(
             resource.setrlimit(resource.RLIMIT_NOFILE, (used - 1, before[1]))
             try:
                 early.connect(("127.0.0.1", nodes.links.port))
-                with anyio.fail_after(20):
+                with anyio.fail_after(60):
                     while not nodes.notices:
                         await anyio.sleep(0.01)
             finally:

@@ -269,7 +269,7 @@ def test_many_threads_may_ask_at_once() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=60)
     assert [allowed(guides.open(s)) for s in specs] == [allowed(GUIDES.open(s)) for s in specs]
 
 
