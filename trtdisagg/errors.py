@@ -102,6 +102,12 @@ class AuthenticationError(RequestError):
     headers = {"WWW-Authenticate": "Bearer"}
 
 
+class OperatorError(AuthenticationError):
+    """A page for operators was asked for without the cluster's secret; a browser asks its user for a password then."""
+
+    headers = {"WWW-Authenticate": 'Basic realm="trtdisagg"'}
+
+
 class ModelNotFoundError(RequestError):
     """No server of this cluster has the model."""
 

@@ -154,7 +154,10 @@ def _checked_secret(path: Path) -> Path:
     try:
         mode = path.stat().st_mode
     except OSError as e:
-        raise StartupError(f"The secret_file {path} cannot be read: {e.strerror}") from e
+        way_out = (
+            f"; `(umask 077; openssl rand -hex 32 > {path})` makes one" if isinstance(e, FileNotFoundError) else ""
+        )
+        raise StartupError(f"The secret_file {path} cannot be read: {e.strerror}{way_out}") from e
     if stat.S_IMODE(mode) & 0o077:
         raise StartupError(f"The secret_file {path} can be read by others; `chmod 600` it")
     return path

@@ -10,10 +10,11 @@ A page that is in no list is for operators.
 
 from __future__ import annotations
 
+import base64
 import hmac
 from typing import Literal
 
-from trtdisagg.errors import AuthenticationError
+from trtdisagg.errors import OperatorError
 from trtdisagg.proxy.door.keys import Client, Keys, bearer
 from trtdisagg.proxy.members.store_door import ROUTES
 
@@ -45,7 +46,7 @@ class Guard:
     def let_in(self, path: str, authorization: str | None) -> Client | None:
         """
         :returns: the client, where the page is for clients.
-        :raises AuthenticationError: not who it is for.
+        :raises AuthenticationError: not who it is for; of a page for operators, OperatorError.
         """
         match visitors_of(path):
             case "clients":
@@ -55,9 +56,20 @@ class Guard:
         return None
 
     def _check_secret(self, authorization: str | None) -> None:
-        given = bearer(authorization).encode(errors="surrogateescape")
+        given = (bearer(authorization) or _password(authorization)).encode(errors="surrogateescape")
         if self._secret is None or not hmac.compare_digest(given, self._secret.encode()):
-            raise AuthenticationError(
+            raise OperatorError(
                 "This page is for who knows the cluster's secret: `Authorization: Bearer SECRET`"
                 + ("" if self._secret else "; this cluster has none: name a `secret_file`")
             )
+
+
+def _password(authorization: str | None) -> str:
+    """What a browser's `Authorization: Basic base64(NAME:PASSWORD)` brings, with any name; empty: nothing."""
+    scheme, _, encoded = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from trtdisagg.config.api_keys import ApiKey, make_api_key
@@ -65,6 +67,18 @@ def test_pages_of_operators_want_the_secret() -> None:
         with pytest.raises(AuthenticationError):
             guard.let_in("/metrics", given)
     assert Guard(keys, None).let_in("/health", None) is None
+
+
+def test_a_browser_brings_the_secret_as_a_password() -> None:
+    guard = Guard(Keys([ALICE], 0.0), "sword:fish")
+    assert guard.let_in("/dashboard", "Basic " + base64.b64encode(b"me:sword:fish").decode()) is None
+    for given in (b"me:swordfish", b"sword:fish", b"\xff:\xff"):
+        with pytest.raises(AuthenticationError) as e:
+            guard.let_in("/dashboard", "Basic " + base64.b64encode(given).decode())
+        assert e.value.headers["WWW-Authenticate"].startswith("Basic ")
+    for nothing in ("Basic", "Basic \udcff", "Basic !", "Digest bWU6c3dvcmQ6ZmlzaA=="):
+        with pytest.raises(AuthenticationError):
+            guard.let_in("/dashboard", nothing)
 
 
 def test_a_client_has_so_many_in_flight_and_no_more() -> None:
