@@ -94,6 +94,8 @@ def test_nobody_is_there() -> None:
         (["--goodput", "ttft:-1"], "--goodput ttft:-1"),
         (["tpot:3"], "unexpected extra argument (tpot:3)"),
         (["--ramp-to", "3"], "give --request-rate"),
+        (["--arrivals", "constant", "--burstiness", "3"], "--burstiness is about random gaps"),
+        (["--save-detailed"], "give it, too"),
         (["--turns", "2"], "give --endpoint chat"),
     ],
 )

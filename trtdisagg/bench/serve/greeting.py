@@ -75,8 +75,10 @@ async def only_model(client: Client, url: str) -> str:
         names = [model.id for model in msgspec.json.decode(body, type=_Models).data]
     except msgspec.MsgspecError as e:
         raise MeasureError(f"{url}/v1/models is not a list of models ({e}); name one with --model") from e
-    if len(names) != 1:
-        raise MeasureError(f"{url} has the models {', '.join(sorted(names)) or '(none)'}; name one with --model")
+    if not names:
+        raise MeasureError(f"{url} has no model: it may still be starting")
+    if len(names) > 1:
+        raise MeasureError(f"{url} has the models {', '.join(sorted(names))}; name one with --model")
     return names[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -60,20 +61,21 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What the endpoint runs on, for the figures per GPU or core; 0: nobody said."""
 
     def __post_init__(self) -> None:
-        if wrong := _contradiction(self):
+        for wrong in _contradictions(self):
             raise ConfigError(wrong)
 
 
-def _contradiction(load: Load) -> str | None:
+def _contradictions(load: Load) -> Iterator[str]:
     if taken := load.extra_body.keys() & _OURS.keys():
         name = min(taken)
-        return f"--extra-body {name}: that is what {_OURS[name] or 'the workload'} says"
+        yield f"--extra-body {name}: that is what {_OURS[name] or 'the workload'} says"
     if math.isinf(load.request_rate) and load.ramp_to is not None:
-        return "a ramp begins at a rate: give --request-rate"
+        yield "a ramp begins at a rate: give --request-rate"
+    if load.arrivals == "constant" and load.burstiness != 1:
+        yield "--burstiness is about random gaps; those of --arrivals constant are equal"
     if not load.is_streamed and load.cancel_rate:
-        return "--cancel-rate is about tokens, and only a stream shows them: leave --no-stream out"
+        yield "--cancel-rate is about tokens, and only a stream shows them: leave --no-stream out"
     if not load.is_streamed and (unseen := load.goodput.keys() - {"e2el"}):
-        return f"--goodput {min(unseen)} cannot be seen with --no-stream; e2el can"
+        yield f"--goodput {min(unseen)} cannot be seen with --no-stream; e2el can"
     if unknown := load.goodput.keys() - set(GOALS):
-        return f"--goodput {min(unknown)}: there are {', '.join(GOALS)}"
-    return None
+        yield f"--goodput {min(unknown)}: there are {', '.join(GOALS)}"

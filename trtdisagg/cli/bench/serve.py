@@ -35,6 +35,8 @@ def command(*, wanted: Wanted, file: Path | None, words: tuple[str, ...], goodpu
     Ctrl-C reports what was measured until then.
     """
     load = load_of(goodput=goodput_of(goodput, words), **said)
+    if load.is_detailed and file is None:
+        raise click.UsageError("--save-detailed is about what --json FILE tells: give it, too")
     with writing(file) as write:
         report, signum = measure(load, functools.partial(_build, wanted))
         try:

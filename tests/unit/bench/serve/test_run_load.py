@@ -238,6 +238,9 @@ async def test_the_model_is_found() -> None:
         with pytest.raises(MeasureError, match="has the models a, b; name one with --model"):
             await find_model(Load(url=endpoint.url))
         assert await find_model(Load(url=endpoint.url, model="b")) == "b"
+    async with Endpoint(streamed(), models=()) as endpoint:
+        with pytest.raises(MeasureError, match="has no model: it may still be starting"):
+            await find_model(Load(url=endpoint.url))
 
 
 async def test_options_that_an_endpoint_refuses_are_left_out() -> None:
