@@ -99,7 +99,7 @@ async def test_what_was_taken_back_while_it_was_read_is_not_valid() -> None:
 async def test_a_server_whose_piece_did_not_come_in_time_is_met_anew() -> None:
     """Its links were aborted: the request itself would find them so."""
     transport = GatedTransport()
-    async with pair(transports=[transport], transfer_timeout_ms=200) as (context, generation, follower):
+    async with pair(transports=[transport], transfer_timeout_ms=2000) as (context, generation, follower):
         number = context.transceiver.telling.announce("generation-0", 0, None)
         assert number is not None
         context.transceiver.telling.tell(number, [1, 2, 3, 4], [7])

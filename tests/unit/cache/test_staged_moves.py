@@ -98,13 +98,13 @@ async def test_a_writer_that_hangs_keeps_its_slots_and_touches_nothing_else(way:
     async with (
         server("context-0", seed=1, transports=hanging(may_write), staging_bytes=16384) as context,
         server("context-1", seed=2, transports=writing, staging_bytes=16384) as other,
-        server("generation-0", transports=writing_too, staging_bytes=16384, transfer_timeout_ms=600) as generation,
+        server("generation-0", transports=writing_too, staging_bytes=16384, transfer_timeout_ms=2000) as generation,
     ):
         await generation.transceiver.meet(context.address)
         may_write.clear()
         before, slots = generation.pool.tensor.clone(), slots_of(generation)
         claim = await generation.transceiver.claim(context.hold(1, [3]))
-        with pytest.raises(HandoverError, match=r"no transfer within 0\.6 s"):
+        with pytest.raises(HandoverError, match=r"no transfer within 2 s"):
             await claim.fetch([0])
         assert slots.num_quarantined == 1
         assert ours[0].is_serving, "between hosts the write would never end"

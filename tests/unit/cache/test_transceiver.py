@@ -112,7 +112,7 @@ async def test_withdrawn_blocks_are_free_at_once_and_nobody_else_is_hurt() -> No
 
 
 async def test_a_claim_keeps_the_lease_alive() -> None:
-    async with server("context-0", seed=1, lease_ms=300) as context, server("generation-0") as generation:
+    async with server("context-0", seed=1, lease_ms=1000) as context, server("generation-0") as generation:
         claim = await generation.transceiver.claim(context.hold(1, [3]))
         for request_id in (10, 11):  # each takes a whole lease
             context.hold(request_id, [4])
@@ -438,13 +438,13 @@ async def test_transports_learn_whether_anything_is_held() -> None:
 
 
 async def test_a_silent_generation_server_is_taken_for_gone() -> None:
-    async with server("context-0", keepalive_s=0.02) as context, server("generation-0", keepalive_s=9) as generation:
+    async with server("context-0", keepalive_s=0.2) as context, server("generation-0", keepalive_s=90) as generation:
         await generation.transceiver.claim(context.hold(1, [3]))
         await context.releases.wait(1)
 
 
 async def test_a_silent_context_server_is_taken_for_gone() -> None:
-    async with server("context-0") as context, server("generation-0", keepalive_s=0.02) as generation:
+    async with server("context-0") as context, server("generation-0", keepalive_s=0.2) as generation:
         claim = await generation.transceiver.claim(context.hold(1, [3]))
         heard = []
         context.transceiver._offers._handle = lambda stream, message: heard.append(message)  # and answers nothing

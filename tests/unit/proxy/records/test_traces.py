@@ -94,7 +94,7 @@ def test_a_span_for_the_request_and_one_for_each_leg() -> None:
     assert (int.from_bytes(root.trace_id), int.from_bytes(root.span_id)) == (0xABC, 100)
     assert int.from_bytes(root.parent_span_id) == 7
     assert (root.end_time_unix_nano - root.start_time_unix_nano) / 1e9 == pytest.approx(0.3, abs=1e-3)
-    assert abs(root.start_time_unix_nano - before) < 5e9, "on the wall clock"
+    assert abs(root.start_time_unix_nano - before) < 60e9, "on the wall clock"
     told = attributes(root)
     assert (told["gen_ai.request.id"], told["http.response.status_code"]) == ("abc", 200)
     assert told["gen_ai.latency.time_to_first_token"] == pytest.approx(0.2)

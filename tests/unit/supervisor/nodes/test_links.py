@@ -57,7 +57,7 @@ async def test_whatever_is_cut_and_when_all_arrives_once_in_order(tmp_path: Path
     node, process = Node(tmp_path / "meet"), Process()
     async with head(tmp_path / "meet", "node01") as nodes, anyio.create_task_group() as tasks:
         tasks.start_soon(node.link.run)
-        (there,) = await nodes.links.gather(20)
+        (there,) = await nodes.links.gather(60)
         assert (there.name, there.address, there.host, there.is_here) == ("node01", "127.0.0.1", host(2), True)
         link = nodes.links._links["node01"]
         link.processes["p"] = process
@@ -90,7 +90,7 @@ async def test_the_nodes_hear_with_what_the_head_ends(tmp_path: Path) -> None:
         with contextlib.suppress(CrashLoopError):
             async with head(tmp_path / "meet", "node01") as nodes:
                 tasks.start_soon(node.link.run)
-                await nodes.links.gather(20)
+                await nodes.links.gather(60)
                 raise CrashLoopError("again and again")
         tasks.cancel_scope.cancel()
     assert node.heard == [Bye(exit_code=CrashLoopError.exit_code, reason="the head goes down")]
@@ -104,7 +104,7 @@ async def test_a_file_that_leads_to_a_head_of_before_is_looked_at_again(tmp_path
             tasks.start_soon(node.link.run)
             await anyio.wait_all_tasks_blocked()
             async with head(tmp_path / "meet", "node01") as nodes:
-                await nodes.links.gather(20)
+                await nodes.links.gather(60)
                 with anyio.fail_after(60):
                     await node.is_in.wait()
                 assert node.secret == nodes.links.secret
@@ -134,7 +134,7 @@ async def test_a_head_without_descriptors_takes_nodes_in_when_it_has_some_again(
                 resource.setrlimit(resource.RLIMIT_NOFILE, before)
         assert nodes.notices[0] == "node agents cannot come in: [Errno 24] Too many open files"
         tasks.start_soon(node.link.run)
-        await nodes.links.gather(20)
+        await nodes.links.gather(60)
         tasks.cancel_scope.cancel()
 
 
@@ -150,6 +150,6 @@ async def test_whoever_comes_and_says_something_else_keeps_nobody_out(tmp_path: 
             if said:
                 await stranger.send(said)
             tasks.start_soon(node.link.run)
-            await nodes.links.gather(20)
+            await nodes.links.gather(60)
         assert nodes.notices == []
         tasks.cancel_scope.cancel()
