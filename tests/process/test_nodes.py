@@ -63,10 +63,10 @@ async def test_servers_of_other_nodes_live_there_and_end_with_the_cluster(place:
                 assert str(agent.server("context-1").url).startswith("127.0.0.4:")
                 assert {parent(pids(agent)[name]) for name in ("context-0", "generation-0")} == {one.process.pid}
                 assert parent(pids(agent)["context-1"]) == two.process.pid
-                assert "context-1 serves on port" in place.log_file("context-1").read_text()
                 assert await ask(agent) == 200
                 await down(place)
                 assert await agent.until_over() == 0
+            assert "context-1 serves on port" in place.log_file("context-1").read_text()
             nodes.links.exit_code = 3
         for node in (one, two):
             code, said = await node.ended()

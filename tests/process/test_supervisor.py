@@ -68,6 +68,18 @@ async def test_lines_are_in_the_log_and_told(place: Place) -> None:
     assert place.log_file("context-0").read_text().splitlines()[0] == line
 
 
+async def test_a_log_that_cannot_be_written_for_a_while_holds_nobody_up(place: Place) -> None:
+    """Whoever opens a pipe to write waits for a reader, as one waits for a file server that is away."""
+    place.log_dir.mkdir(parents=True)
+    os.mkfifo(log := place.log_file("context-0"))
+    async with running_agent(fake_plan(), place) as agent:
+        await agent.until_ready()
+        with await anyio.to_thread.run_sync(log.open) as reader:
+            assert "serves on port" in await anyio.to_thread.run_sync(reader.readline)
+            await down(place)
+            await agent.until_over()
+
+
 async def test_events_are_streamed_past_then_future(place: Place) -> None:
     async with running_agent(fake_plan(), place) as agent:
         await agent.until_ready()

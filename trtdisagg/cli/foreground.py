@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ import click
 from rich.live import Live
 
 from trtdisagg.cli.background import LOG_NAME
-from trtdisagg.cli.stdout import lasting_stdout
+from trtdisagg.cli.stdout import write_stdout
 from trtdisagg.cli.terminal import console, wants_colour
 from trtdisagg.cli.values import ROLE_STYLES
 from trtdisagg.cli.views import cluster_view
 from trtdisagg.protocol.control import ClusterStatus
+from trtdisagg.supervisor.aside import Aside
 from trtdisagg.supervisor.logfile import LogFile
 from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
@@ -63,21 +64,22 @@ def run_with_lines(
         what happens goes to a log file, too.
     :returns: its exit code; raises as `run_agent` does.
     """
-    told = lines_of(plan, place, on_ready=on_ready, of_children=of_children)
-    return anyio.run(functools.partial(run_agent, plan, place, wish=wish, **told))
+    with lines_of(plan, place, on_ready=on_ready, of_children=of_children) as told:
+        return anyio.run(functools.partial(run_agent, plan, place, wish=wish, **told))
 
 
+@contextlib.contextmanager
 def lines_of(
     plan: Plan, place: Place, *, on_ready: Callable[[str], None], of_children: bool = True
-) -> Mapping[str, Any]:
+) -> Iterator[Mapping[str, Any]]:
     """What `run_agent` calls with what happens, so that it is printed; see `run_with_lines`."""
-    lines = Lines(plan, of_children=of_children, log_file=None if of_children else place.log_file(LOG_NAME))
 
     def ready(url: str) -> None:
         lines.event(hint(plan, url))
         on_ready(url)
 
-    return {"on_ready": ready, "on_event": lines.event, "on_line": lines.child}
+    with Lines(plan, of_children=of_children, log_file=None if of_children else place.log_file(LOG_NAME)) as lines:
+        yield {"on_ready": ready, "on_event": lines.event, "on_line": lines.child}
 
 
 class _Screen:
@@ -116,7 +118,7 @@ class _Screen:
 
 
 class Lines:
-    """`12:03:04.123 context-0 | text`, or without children `12:03:04.123 text`.
+    """`12:03:04.123 context-0 | text`, or without children `12:03:04.123 text`. Nobody waits until they are written.
 
     :param log_file: where to, instead of stdout; put aside when it is full.
     """
@@ -125,9 +127,18 @@ class Lines:
         self._of_children = of_children
         self._width = max(len(name) for name in [_AGENT, *(child.name for child in plan.children)])
         self._colours = {child.name: ROLE_STYLES[child.role] for child in plan.children}
-        self._out = lasting_stdout()
         self._log = LogFile(log_file) if log_file else None
         self._wants_colour = wants_colour()
+        self._aside = Aside(self._write)
+
+    def __enter__(self) -> Lines:
+        self._aside.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._aside.__exit__(*error)
+        if self._log is not None and self._aside.is_over:
+            self._log.close()
 
     def event(self, text: str) -> None:
         for line in text.splitlines():
@@ -143,12 +154,15 @@ class Lines:
         return click.style(f"{name:<{self._width}}", fg=self._colours.get(name), bold=name == _AGENT) + " | "
 
     def _print(self, line: str) -> None:
-        line = f"{datetime.now():%H:%M:%S.%f}"[:-3] + f" {line}"
+        line = f"{datetime.now():%H:%M:%S.%f}"[:-3] + f" {line}\n"
+        self._aside.put("", (line if self._wants_colour else click.unstyle(line)).encode(errors="replace"))
+
+    def _write(self, _: str, line: bytes) -> None:
         if self._log is None:
-            click.echo(line, file=self._out, color=self._wants_colour)
+            write_stdout(line)
             return
         with contextlib.suppress(OSError):  # a full disk: there is nobody left to tell
-            self._log.write(f"{line}\n".encode(errors="replace"))
+            self._log.write(line)
 
 
 def _hint_once(plan: Plan, say: Callable[[str], None]) -> Callable[[ClusterStatus], None]:

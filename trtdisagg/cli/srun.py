@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _alone(wish: Wish, on_ready: Callable[[str], None]) -> int:
 def _lead(party: Party, wish: Wish, on_ready: Callable[[str], None]) -> int:
     place = _place(wish.loaded)
 
-    def told(plan: Plan) -> Mapping[str, Any]:
+    def told(plan: Plan) -> AbstractContextManager[Mapping[str, Any]]:
         _tell(wish.loaded, plan, place, servers_on(plan, party.here))
         return lines_of(plan, place, on_ready=on_ready)
 

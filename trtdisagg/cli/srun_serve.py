@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def serve_in_step(
         say_here: Callable[[str], None] = functools.partial(_event, party)
         return anyio.run(run_node, party, node_place(party, allocation.run, "serve"), say_here)
 
-    def told(plan: Plan) -> Mapping[str, Any]:
+    def told(plan: Plan) -> AbstractContextManager[Mapping[str, Any]]:
         say(*plan.notices)
         return lines_of(plan, place, on_ready=lambda _: None)
 

@@ -12,6 +12,7 @@ import hashlib
 import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +122,12 @@ async def run_head(
     plan_over: Callable[[NodesOf], Plan],
     *,
     wish: Wish | None,
-    told: Callable[[Plan], Mapping[str, Any]],
+    told: Callable[[Plan], AbstractContextManager[Mapping[str, Any]]],
 ) -> int:
     """Take the other agents in, and run the cluster over all nodes. To be called in the main thread.
 
     :param plan_over: makes the plan of it; may block.
-    :param told: called with the plan before anything starts; returns whom `run_agent` tells what happens.
+    :param told: called with the plan before anything starts; gives whom `run_agent` tells what happens.
     :returns: exit code of the command, which is that of all agents.
     :raises TrtdisaggError: as `run_agent`, and where nodes do not come or the servers do not fit on them.
     """
@@ -147,7 +148,8 @@ async def run_head(
             links.exit_code = 128 + stopped
             return links.exit_code
         plan = await anyio.to_thread.run_sync(plan_over, links.all_nodes)
-        return await run_agent(plan, place, wish=wish, nodes=links, **told(plan))
+        with told(plan) as callbacks:
+            return await run_agent(plan, place, wish=wish, nodes=links, **callbacks)
 
 
 async def _gather(links: NodeLinks) -> signal.Signals | None:

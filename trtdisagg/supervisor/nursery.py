@@ -26,7 +26,7 @@ from trtdisagg.supervisor.events import Event, Exited, Noticed, Reported, Spawne
 from trtdisagg.supervisor.gang import Gang, Process
 from trtdisagg.supervisor.guarded import Guardian
 from trtdisagg.supervisor.load_table import LoadTable
-from trtdisagg.supervisor.logfile import LogFile
+from trtdisagg.supervisor.logbook import LogBook
 from trtdisagg.supervisor.nodes.links import NodeLinks
 from trtdisagg.supervisor.nodes.meeting_point import MeetingPoint
 from trtdisagg.supervisor.place import Place
@@ -86,16 +86,15 @@ class Nursery:
         """By incarnation."""
         self._plans: dict[str, ChildPlan] = {}
         """Likewise."""
-        self._logs: dict[str, LogFile] = {}
-        self._failing_logs: set[str] = set()
+        self._logs = LogBook(place.log_file, self._log_fails)
         self._clearing = Clearing(lambda text: on_event(Noticed(at=time.monotonic(), text=text)))
 
     def __enter__(self) -> Nursery:
+        self._logs.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for log in self._logs.values():
-            log.close()
+    def __exit__(self, *error: object) -> None:
+        self._logs.__exit__(*error)
 
     def add(self, plan: ChildPlan, incarnation: str) -> Callable[[], Coroutine[None, None, None]]:
         """Take a child in, which can be signalled from now on.
@@ -112,15 +111,12 @@ class Nursery:
             on_report=functools.partial(self._report, plan.name, incarnation),
         )
         self._children[incarnation], self._plans[incarnation] = child, plan
-        self._logs.setdefault(plan.name, LogFile(self._place.log_file(plan.name)))
         return functools.partial(self._run, child, life)
 
     def forget(self, name: str) -> None:
         """A child that does not come back."""
         self._clearing.forget(name)
-        self._failing_logs.discard(name)
-        if (log := self._logs.pop(name, None)) is not None:
-            log.close()
+        self._logs.forget(name)
 
     def plan_of(self, incarnation: str | None) -> ChildPlan | None:
         """The plan that a child runs by; None: it does not run."""
@@ -246,12 +242,9 @@ class Nursery:
     def _report(self, name: str, incarnation: str, report: Report) -> None:
         self._on_event(Reported(at=time.monotonic(), name=name, incarnation=incarnation, report=report))
 
+    def _log_fails(self, name: str, error: OSError) -> None:
+        self._on_event(Noticed(at=time.monotonic(), text=f"{name}: its log cannot be written: {error}"))
+
     def _line(self, name: str, line: bytes) -> None:
-        try:
-            self._logs[name].write(line)
-            self._failing_logs.discard(name)
-        except OSError as e:
-            if name not in self._failing_logs:
-                self._failing_logs.add(name)
-                self._on_event(Noticed(at=time.monotonic(), text=f"{name}: its log cannot be written: {e}"))
+        self._logs.write(name, line)
         self._on_line(name, line.decode(errors="replace").rstrip("\r\n"))

@@ -16,6 +16,7 @@ from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.plan import Plan
 
+ROOT = Path(__file__).parents[3]
 PLAN = Plan(
     cluster="c",
     file=None,
@@ -35,28 +36,28 @@ def without_time(text: str) -> str:
     return "".join(line[13:] + "\n" for line in text.splitlines())
 
 
-def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = Lines(PLAN, of_children=True)
-    lines.event("two\nlines")
-    lines.child("generation-0", "says")
-    assert without_time(capsys.readouterr().out) == ("agent        | two\nagent        | lines\ngeneration-0 | says\n")
+def test_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    with Lines(PLAN, of_children=True) as lines:
+        lines.event("two\nlines")
+        lines.child("generation-0", "says")
+    assert without_time(capfd.readouterr().out) == ("agent        | two\nagent        | lines\ngeneration-0 | says\n")
 
 
-def test_lines_without_children(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = Lines(PLAN, of_children=False)
-    lines.event("up")
-    lines.child("generation-0", "says")
-    assert without_time(capsys.readouterr().out) == "up\n"
+def test_lines_without_children(capfd: pytest.CaptureFixture[str]) -> None:
+    with Lines(PLAN, of_children=False) as lines:
+        lines.event("up")
+        lines.child("generation-0", "says")
+    assert without_time(capfd.readouterr().out) == "up\n"
 
 
-def test_lines_of_the_background_go_to_its_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    lines = Lines(PLAN, of_children=False, log_file=tmp_path / "agent.log")
-    lines.event("up")
-    lines.child("generation-0", "says")
+def test_lines_of_the_background_go_to_its_log(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with Lines(PLAN, of_children=False, log_file=tmp_path / "agent.log") as lines:
+        lines.event("up")
+        lines.child("generation-0", "says")
     assert without_time((tmp_path / "agent.log").read_text()) == "up\n"
-    assert capsys.readouterr().out == ""
-    unwritable = Lines(PLAN, of_children=False, log_file=tmp_path / "nowhere" / "agent.log")
-    unwritable.event("a log that cannot be written stops nobody")
+    assert capfd.readouterr().out == ""
+    with Lines(PLAN, of_children=False, log_file=tmp_path / "nowhere" / "agent.log") as unwritable:
+        unwritable.event("a log that cannot be written stops nobody")
 
 
 def test_hint_is_a_command() -> None:
@@ -79,14 +80,38 @@ def test_nobody_reads_any_more() -> None:
     )
     read_end, write_end = os.pipe()
     os.close(read_end)
-    root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-c", code],
         stdout=write_end,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=60,
         check=False,
     )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (7, b"")
+
+
+def test_who_reads_slowly_holds_nobody_up() -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from trtdisagg.cli.foreground import lines_of\n"
+        "from unit.cli.test_lines import PLAN\n"
+        "with lines_of(PLAN, Path(), on_ready=print) as told:\n"
+        "    for i in range(2000): told['on_line']('generation-0', 'x' * 100)\n"
+        "    print('done', file=sys.stderr, flush=True)\n"
+        "sys.exit(7)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline() == "done\n"
+        assert "x" * 100 in process.stdout.read()
+    assert process.returncode == 7
