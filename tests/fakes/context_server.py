@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 import msgspec
 from helpers.kv import fill
 
+from trtdisagg.cache.holds import Offer
 from trtdisagg.cache.layout import rank_shape
 from trtdisagg.cache.movers.rank import RankMover
 from trtdisagg.cache.pool import KvPool
@@ -50,7 +51,7 @@ async def serve(transports: list[Transport], tables: list[list[int]]) -> None:
         ) as transceiver,
     ):
         tickets = [
-            transceiver.hold(i, blocks, len(blocks) * SHAPE.tokens_per_block, lambda i=i: print(i, flush=True))
+            transceiver.hold(Offer(i, blocks, len(blocks) * SHAPE.tokens_per_block, lambda i=i: print(i, flush=True)))
             for i, blocks in enumerate(tables, 1)
         ]
         print(msgspec.json.encode(tickets).decode(), flush=True)

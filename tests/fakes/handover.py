@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from trtdisagg.cache.announcements import Announcement, AnnouncementKey
+from trtdisagg.cache.holds import Offer
 from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.interfaces import OnFetched
 from trtdisagg.errors import HandoverError
@@ -69,21 +70,13 @@ class FakeHandover:
         self.follower: Follower | None = None
         self.prefetches: dict[AnnouncementKey, Fetch] = {}
 
-    def hold(
-        self,
-        request_id: int,
-        blocks: list[int],
-        num_tokens: int,
-        on_released: Callable[[], None],
-        dp_rank: int = 0,
-        *,
-        reader: str | None = None,
-    ) -> Ticket:
+    def hold(self, offer: Offer) -> Ticket:
         if self.is_refusing:
             raise HandoverError("not now")
-        assert request_id not in self.held
-        self.held[request_id] = Held(list(blocks), num_tokens, on_released)
-        return ticket(request_id, num_tokens, blocks, dp_rank)
+        assert offer.request_id not in self.held
+        blocks = list(offer.blocks)
+        self.held[offer.request_id] = Held(blocks, offer.num_tokens, offer.on_released)
+        return ticket(offer.request_id, offer.num_tokens, blocks, offer.dp_rank)
 
     def withdraw(self, ticket: Ticket) -> None:
         if ticket.request_id in self.held:

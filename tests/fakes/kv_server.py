@@ -24,6 +24,7 @@ import msgspec
 from helpers.kv import LAYOUT, Server, divided, server
 
 from trtdisagg.cache.claims import Claim
+from trtdisagg.cache.holds import Offer
 from trtdisagg.cache.layout import Runs
 from trtdisagg.cache.transports.local import LocalLink
 from trtdisagg.errors import HandoverError
@@ -82,7 +83,9 @@ class Obeying:
             case "hold":
                 request_id, blocks = command.pop("request_id"), command.pop("blocks")
                 num_tokens = len(blocks) * self._kv.layout.tokens_per_block
-                ticket = transceiver.hold(request_id, blocks, num_tokens, lambda: say(released=request_id), **command)
+                ticket = transceiver.hold(
+                    Offer(request_id, blocks, num_tokens, lambda: say(released=request_id), **command)
+                )
                 say(ticket=ticket)
             case "claim":
                 await self._claimed(msgspec.convert(command["ticket"], Ticket))

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import torch
 
+from trtdisagg.cache.holds import Offer
 from trtdisagg.cache.layout import Runs, rank_shape
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.movers.rank import RankMover
@@ -118,7 +119,7 @@ class Server:
     def hold(self, request_id: int, blocks: list[int], num_tokens: int | None = None, **more: Any) -> Ticket:
         if num_tokens is None:
             num_tokens = len(blocks) * self.layout.tokens_per_block
-        return self.transceiver.hold(request_id, blocks, num_tokens, self.releases.callback(request_id), **more)
+        return self.transceiver.hold(Offer(request_id, blocks, num_tokens, self.releases.callback(request_id), **more))
 
     def read(self, blocks: list[int], num_tokens: int, dp_rank: int = 0) -> torch.Tensor:
         """[layer, head, k|v, token, value]: what the ranks have in these blocks, all copies of a head the same."""

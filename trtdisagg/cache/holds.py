@@ -20,11 +20,30 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from trtdisagg.errors import HandoverError
+
+
+class Offer(NamedTuple):
+    """One request's KV, for a generation server."""
+
+    request_id: int
+    """For logs; the ticket carries a number of its own."""
+    blocks: Sequence[int]
+    """In token order."""
+    num_tokens: int
+    """Whose KV is in them."""
+    on_released: Callable[[], None]
+    """Called exactly once, from any thread, when nobody may read the blocks any more: they were fetched, given back or
+    withdrawn, the lease ended, the peer that had claimed them is lost, or the holder closes."""
+    dp_rank: int = 0
+    """With attention data parallelism: whose blocks they are."""
+    reader: str | None = None
+    """Name of the server that will most likely come for them: when it ends, they are released at once."""
 
 
 class Hold(msgspec.Struct):

@@ -19,7 +19,7 @@ import msgspec
 
 from trtdisagg.cache.announcements import Telling
 from trtdisagg.cache.greeting import RefusedError, greet
-from trtdisagg.cache.holds import Holds
+from trtdisagg.cache.holds import Holds, Offer
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.streams import SILENT_BEATS, PeerLostError, PeerStream
 from trtdisagg.cache.waiting import wait_out
@@ -96,24 +96,14 @@ class Offers:
         """Serve; from here on there are tasks."""
         self._start(self._watch())
 
-    def hold(
-        self,
-        request_id: int,
-        blocks: Sequence[int],
-        num_tokens: int,
-        on_released: Callable[[], None],
-        dp_rank: int = 0,
-        *,
-        reader: str | None = None,
-    ) -> Ticket:
+    def hold(self, offer: Offer) -> Ticket:
         """Hold blocks under a lease from now on. From any thread.
 
-        :param request_id: for logs; the ticket carries the number of the hold.
-        :param on_released: called once, when nobody may read the blocks any more.
-        :param reader: name of the generation server that will come for them, where that is known.
         :raises HandoverError: when we end.
         """
-        hold_id = self.holds.add(request_id, len(blocks), on_released, self._incarnation(reader))
+        hold_id = self.holds.add(
+            offer.request_id, len(offer.blocks), offer.on_released, self._incarnation(offer.reader)
+        )
         self._tell_watch()
         return Ticket(
             server=self._me.me.server,
@@ -121,10 +111,10 @@ class Offers:
             host=self.host,
             port=self.port,
             request_id=hold_id,
-            num_tokens=num_tokens,
-            blocks=list(blocks),
+            num_tokens=offer.num_tokens,
+            blocks=list(offer.blocks),
             lease_ms=self._me.lease_ms,
-            dp_rank=dp_rank,
+            dp_rank=offer.dp_rank,
         )
 
     def withdraw(self, ticket: Ticket) -> None:

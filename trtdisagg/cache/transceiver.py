@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +23,7 @@ import msgspec
 from trtdisagg.cache.announcements import Announcement, Hearing, Telling
 from trtdisagg.cache.claims import Claim, Claims
 from trtdisagg.cache.connecting import Connector
+from trtdisagg.cache.holds import Offer
 from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.offers import Offers
 from trtdisagg.cache.peers import forgotten
@@ -131,28 +132,12 @@ class Transceiver:
 
     # --- the context side -------------------------------------------------------------------------------------------
 
-    def hold(
-        self,
-        request_id: int,
-        blocks: Sequence[int],
-        num_tokens: int,
-        on_released: Callable[[], None],
-        dp_rank: int = 0,
-        *,
-        reader: str | None = None,
-    ) -> Ticket:
+    def hold(self, offer: Offer) -> Ticket:
         """Hold blocks for a generation server. From any thread.
 
-        :param request_id: for logs; the ticket carries a number of its own.
-        :param blocks: in token order.
-        :param on_released: called exactly once, from any thread, when nobody may read the blocks any more: they were
-            fetched, given back or withdrawn, the lease ended, the peer that had claimed them is lost, or we close.
-        :param dp_rank: whose blocks they are.
-        :param reader: name of the generation server that will come for them, where that is known: when it ends, they
-            are released at once.
         :raises HandoverError: when we are closed; `on_released` is not called then.
         """
-        return self._offers.hold(request_id, blocks, num_tokens, on_released, dp_rank, reader=reader)
+        return self._offers.hold(offer)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Release what a ticket of ours names before its lease ends, if it is still held. From any thread."""

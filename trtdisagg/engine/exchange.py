@@ -14,6 +14,7 @@ import msgspec
 from torch import Tensor
 
 from trtdisagg.cache.announcements import Announcement
+from trtdisagg.cache.holds import Offer
 from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.interfaces import Handover
 from trtdisagg.engine.messages import Announced, Fetched, Message, Prefetched, Released, Retracted
@@ -89,12 +90,14 @@ class Exchange:
         """
         released = partial(self._post, Released(sequence.id))
         ticket = self._handover.hold(
-            sequence.id,
-            sequence.blocks,
-            sequence.num_computed,
-            released,
-            sequence.dp_rank,
-            reader=sequence.request.reader,
+            Offer(
+                sequence.id,
+                sequence.blocks,
+                sequence.num_computed,
+                released,
+                sequence.dp_rank,
+                sequence.request.reader,
+            )
         )
         sequence.offer = msgspec.structs.replace(ticket, text_hash=_text_hash(sequence.tokens, sequence.num_computed))
         return sequence.offer

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from trtdisagg.cache.announcements import Announcement, AnnouncementKey
+from trtdisagg.cache.holds import Offer
 from trtdisagg.cache.transceiver import Transceiver
 from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.interfaces import OnFetched, OnPrefetched
@@ -55,17 +56,8 @@ class TransceiverHandover:
 
     # --- from the engine's thread -----------------------------------------------------------------------------------
 
-    def hold(
-        self,
-        request_id: int,
-        blocks: list[int],
-        num_tokens: int,
-        on_released: Callable[[], None],
-        dp_rank: int = 0,
-        *,
-        reader: str | None = None,
-    ) -> Ticket:
-        return self._transceiver.hold(request_id, blocks, num_tokens, on_released, dp_rank, reader=reader)
+    def hold(self, offer: Offer) -> Ticket:
+        return self._transceiver.hold(offer)
 
     def withdraw(self, ticket: Ticket) -> None:
         self._transceiver.withdraw(ticket)

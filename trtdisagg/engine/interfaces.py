@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from trtdisagg.cache.announcements import Announcement, AnnouncementKey
+from trtdisagg.cache.holds import Offer
 from trtdisagg.cache.transfers import Transfer
 from trtdisagg.engine.step import Step
 from trtdisagg.protocol.guide import GuideSpec
@@ -86,22 +87,9 @@ class Handover(Protocol):
         claim, fetch -> on_fetched        claim, fetch, forget -> on_fetched        claim, forget
     """
 
-    def hold(
-        self,
-        request_id: int,
-        blocks: list[int],
-        num_tokens: int,
-        on_released: Callable[[], None],
-        dp_rank: int = 0,
-        *,
-        reader: str | None = None,
-    ) -> Ticket:
-        """
-        Offer the KV of the first `num_tokens` tokens, in `blocks`, to a generation server.
+    def hold(self, offer: Offer) -> Ticket:
+        """Offer KV to a generation server.
 
-        :param dp_rank: with attention data parallelism: whose blocks they are.
-        :param reader: name of the server that will most likely fetch it: with its end the blocks are released.
-        :param on_released: nobody reads the blocks any more: fetched, given back, or the lease ended.
         :raises TrtdisaggError: when nothing can be offered; then `on_released` is never called.
         """
 

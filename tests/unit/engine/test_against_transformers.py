@@ -9,6 +9,7 @@ import pytest
 from fakes.handover import ticket
 from helpers import tiny_llama
 
+from trtdisagg.cache.holds import Offer
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.engine.executor import Executor
 from trtdisagg.engine.request import Output, Request, SamplingParams
@@ -72,18 +73,9 @@ class PoolOffer:
     def follow(self, *_: object) -> None:
         """Nothing is announced."""
 
-    def hold(
-        self,
-        request_id: int,
-        blocks: list[int],
-        num_tokens: int,
-        on_released: Callable[[], None],
-        dp_rank: int,
-        *,
-        reader: str | None,
-    ) -> Ticket:
-        self.released[request_id] = on_released
-        return ticket(request_id, num_tokens, blocks)
+    def hold(self, offer: Offer) -> Ticket:
+        self.released[offer.request_id] = offer.on_released
+        return ticket(offer.request_id, offer.num_tokens, list(offer.blocks))
 
 
 class PoolFetch:
