@@ -23,7 +23,7 @@ _KEYS = {
     "--time": "time",
 }
 """Options of sbatch that have keys of their own."""
-_OURS = {
+OURS = {
     "--array": "a job runs one cluster",
     "--chdir": "the run's folder is where the job's files go",
     "--clusters": "submit it on a machine of that cluster; other clusters' jobs are not waited for",
@@ -42,7 +42,7 @@ _OURS = {
     "--wait": "`trtdisagg slurm submit` waits",
     "--wrap": "the job has a script",
 }
-"""Options of sbatch that are not to be given, and why."""
+"""Options of sbatch that are not to be given, by variables neither, and why."""
 _WORD = (re.compile(r"[\w.,:+@%-]+"), "letters, digits and . , : + @ % _ - only")
 _FORMS = {
     "partition": _WORD,
@@ -96,7 +96,7 @@ def _problem(text: str) -> str | None:
     for option, key in _KEYS.items():
         if option.startswith(matched[1]):
             return f"say slurm.{key}"
-    for option, why in _OURS.items():
+    for option, why in OURS.items():
         if option.startswith(matched[1]):
             return f"not {option}: {why}"
     return None

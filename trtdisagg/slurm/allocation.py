@@ -17,8 +17,6 @@ _NOT_IN_A_STEP = (
     "this is no task of a Slurm step (there is no SLURM_STEP_ID), so there are no nodes to run on; start it as "
     "`srun --ntasks-per-node=1 trtdisagg ...`, in a batch script, too"
 )
-_HET_GROUPS = ("SLURM_JOB_NODELIST_HET_GROUP_", "SLURM_JOB_NODELIST_PACK_GROUP_")
-"""Of a job with several parts; the second is its name in jobs that `srun` itself has made, and in old versions."""
 
 
 class GivenNode(msgspec.Struct, kw_only=True, frozen=True):
@@ -27,11 +25,8 @@ class GivenNode(msgspec.Struct, kw_only=True, frozen=True):
     name: str
     num_gpus: int | None = None
     """None: only the node itself knows."""
-    num_cores: int = 0
-    """0: not said."""
     num_tasks: int = 1
     """Of this step."""
-    het_group: int = 0
 
 
 class Allocation(msgspec.Struct, kw_only=True, frozen=True):
@@ -113,20 +108,12 @@ def read_allocation(env: Mapping[str, str]) -> Allocation:
     index = _number(env, "SLURM_NODEID")
     if index >= len(names):
         raise ConfigError(f"SLURM_NODEID={index}: the step has {len(names)} nodes")
-    cores, groups = _cores(env), _het_groups(env)
-    num_gpus = _gpus_per_node(env) if not any(groups.values()) else None
+    num_gpus = _gpus_per_node(env)
     return Allocation(
         job_id=_text(env, "SLURM_JOB_ID"),
         step_id=env["SLURM_STEP_ID"],
         nodes=[
-            GivenNode(
-                name=name,
-                num_gpus=num_gpus,
-                num_cores=cores.get(name, 0),
-                num_tasks=tasks[i],
-                het_group=groups.get(name, 0),
-            )
-            for i, name in enumerate(names)
+            GivenNode(name=name, num_gpus=num_gpus, num_tasks=number) for name, number in zip(names, tasks, strict=True)
         ],
         node=names[index],
         proc_id=_number(env, "SLURM_PROCID"),
@@ -138,32 +125,12 @@ def read_allocation(env: Mapping[str, str]) -> Allocation:
 # --- variables ------------------------------------------------------------------------------------------------------
 
 
-def _cores(env: Mapping[str, str]) -> dict[str, int]:
-    """By node, those of the job; a step may be on some of its nodes alone."""
-    if "SLURM_JOB_CPUS_PER_NODE" not in env or "SLURM_JOB_NODELIST" not in env:
-        return {}
-    numbers = repeated_numbers(env["SLURM_JOB_CPUS_PER_NODE"], "SLURM_JOB_CPUS_PER_NODE")
-    names = node_names(env["SLURM_JOB_NODELIST"])
-    return dict(zip(names, numbers, strict=True)) if len(names) == len(numbers) else {}
-
-
-def _het_groups(env: Mapping[str, str]) -> dict[str, int]:
-    """The part of a heterogeneous job that each node belongs to."""
-    if "SLURM_HET_SIZE" not in env:
-        return {}
-    groups: dict[str, int] = {}
-    for group in range(_number(env, "SLURM_HET_SIZE")):
-        lists = (env[f"{prefix}{group}"] for prefix in _HET_GROUPS if f"{prefix}{group}" in env)
-        groups |= dict.fromkeys(node_names(next(lists, env["SLURM_STEP_NODELIST"])), group)
-    return groups
-
-
 def _gpus_per_node(env: Mapping[str, str]) -> int | None:
     """`8`, `h200:8` or `a100:4,h200:4`, of each node of the job; None: it is not said.
 
-    With `--gpus-per-task` a task sees fewer than that.
+    With `--gpus-per-task` a task sees fewer than that, and of a heterogeneous job it is said of one part only.
     """
-    if "SLURM_GPUS_PER_NODE" not in env or "SLURM_GPUS_PER_TASK" in env:
+    if "SLURM_GPUS_PER_NODE" not in env or env.keys() & {"SLURM_GPUS_PER_TASK", "SLURM_HET_SIZE"}:
         return None
     text = env["SLURM_GPUS_PER_NODE"]
     try:

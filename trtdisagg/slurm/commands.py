@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from trtdisagg.config.slurm_checks import OURS
 from trtdisagg.errors import StartupError
 
-_SPELT = {"array": "SBATCH_ARRAY_INX", "mem": "SBATCH_MEM_PER_NODE", "time": "SBATCH_TIMELIMIT"}
+_SPELT = {"--array": "SBATCH_ARRAY_INX", "--mem": "SBATCH_MEM_PER_NODE", "--time": "SBATCH_TIMELIMIT"}
 """Options whose variables are called otherwise."""
 _CONFIGURATION = "SLURM_CONF"
 _TIMEOUT_S = 60.0
@@ -61,10 +62,10 @@ def job_state(job_id: str) -> JobState:
 
 def without_overrides(env: Mapping[str, str], script: str) -> dict[str, str]:
     """An environment without the variables that to sbatch mean more than what stands in a script: of sites' defaults,
-    `SBATCH_PARTITION`, those stay for which it asks for nothing else. Nor has it those of a job that this is part of,
-    which would be options of `srun` in the new one (`SLURM_LABELIO`)."""
-    options = {*re.findall(r"^#SBATCH --([a-z-]+)", script, flags=re.MULTILINE), "array", "requeue", "wait"}
-    spelt = {_SPELT.get(option, f"SBATCH_{option.upper().replace('-', '_')}") for option in options}
+    `SBATCH_PARTITION`, those stay for which it asks for nothing else, and that are not what it is made for. Nor has it
+    those of a job that this is part of, which would be options of `srun` in the new one (`SLURM_LABELIO`)."""
+    options = {*re.findall(r"^#SBATCH (--[a-z-]+)", script, flags=re.MULTILINE), *OURS}
+    spelt = {_SPELT.get(option, f"SBATCH_{option[2:].upper().replace('-', '_')}") for option in options}
     of_a_job = ("SLURM_", "SLURMD_", "SRUN_") if "SLURM_JOB_ID" in env else ()
     return {
         name: value

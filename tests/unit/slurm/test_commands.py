@@ -12,7 +12,7 @@ from trtdisagg.slurm.script import render_job
 
 def test_what_the_file_says_means_more_than_variables(tmp_path: Path) -> None:
     """To sbatch it is the other way round."""
-    theirs = {"SBATCH_ACCOUNT": "theirs", "SBATCH_TIMELIMIT": "5", "SBATCH_SIGNAL": "KILL", "SBATCH_WAIT": "1"}
+    theirs = {"SBATCH_ACCOUNT": "theirs", "SBATCH_TIMELIMIT": "5", "SBATCH_SIGNAL": "KILL", "SBATCH_EXPORT": "NONE"}
     kept = {"SBATCH_PARTITION": "theirs", "SBATCH_CONSTRAINT": "ib", "HOME": "/me"}
     script = render_job(make_job(tmp_path, more='slurm: {account: mine, time: "60"}\n'))
     assert without_overrides({**theirs, **kept}, script) == kept
