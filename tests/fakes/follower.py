@@ -17,7 +17,7 @@ from trtdisagg.protocol.spec import EngineSpec
 from trtdisagg.protocol.stats import Stats
 
 BEAT_S = 0.5
-_JOIN_TIMEOUT_S = 20.0
+_JOIN_TIMEOUT_S = 60.0
 
 
 @contextlib.asynccontextmanager

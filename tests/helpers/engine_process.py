@@ -37,7 +37,7 @@ def make_spec(model: Path, name: str, **changes: Any) -> EngineSpec:
         "max_num_tokens": 32,
         "num_blocks": 32,
         "tokens_per_block": 8,
-        "transfer": TransferSpec(transports=["local"]),
+        "transfer": TransferSpec(transports=["local"], lease_ms=600_000),
     }
     return EngineSpec(name=name, **{**fields, **changes})
 

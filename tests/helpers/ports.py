@@ -6,9 +6,11 @@ import fcntl
 import os
 import random
 import socket
+from pathlib import Path
 
-_PORTS = range(10_000, 30_000)
-"""Below those that the kernel gives to connections that go out: none of them comes in between."""
+_OUTGOING = range(*map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()))
+"""The kernel gives these to connections that go out, which may come in between."""
+_PORTS = [port for port in range(10_000, 60_000) if port not in _OUTGOING] or range(10_000, 30_000)
 _LOCKS = os.open(
     f"/tmp/trtdisagg-test-ports-{os.geteuid()}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
 )
@@ -22,7 +24,7 @@ def free_port() -> int:
         if port not in _given and _is_ours(port):
             _given.add(port)
             return port
-    raise AssertionError(f"none of {_PORTS} is free")
+    raise AssertionError(f"none of {len(_PORTS)} ports is free")
 
 
 def _is_ours(port: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from helpers.cluster import Cluster, runtime_directory
+from helpers.cluster import TEST_MARK, Cluster, runtime_directory
 from helpers.waiting import until
 
 SHM = Path("/dev/shm")
@@ -21,26 +21,26 @@ def leaving_nothing(cluster: Cluster, ports: set[int]) -> Iterator[Cluster]:
 
     :param ports: that it listens on.
     """
-    traces = Traces(cluster, ports)
     cluster.up()
     try:
         yield cluster
     finally:
+        traces = Traces(cluster, ports)
         down = cluster.down("-t", "20")
     assert down.returncode == 0, down.stderr + cluster.logs()
     until(lambda: not traces.left(), "nothing is left over", instead=traces.left)
 
 
 class Traces:
-    """Looks at the machine before a cluster is there, and again when it is gone.
+    """Looks at a cluster while it is there, and again when it is gone.
 
-    :param ports: that it will listen on.
+    :param ports: that it listens on.
     """
 
     def __init__(self, cluster: Cluster, ports: set[int]) -> None:
         self._cluster = cluster
         self._ports = ports
-        self._segments = set(os.listdir(SHM))
+        self._segments = set(_segments_of(cluster))
 
     def left(self) -> dict[str, list[str]]:
         """By kind; a cluster that has left nothing: no kind."""
@@ -50,7 +50,7 @@ class Traces:
             "ports": [str(port) for port in self._ports & _ports_listened_on()],
             "sockets": [line for line in _unix_sockets() if str(run) in line],
             "files": [str(path) for path in run.rglob("*") if path.name != "trtdisagg"],
-            "segments": sorted(set(os.listdir(SHM)) - self._segments - set(_segments_in_use())),
+            "segments": sorted(self._segments & set(os.listdir(SHM))),
         }
         return {kind: things for kind, things in found.items() if things}
 
@@ -92,10 +92,11 @@ def _unix_sockets() -> list[str]:
     return Path("/proc/net/unix").read_text().splitlines()
 
 
-def _segments_in_use() -> Iterator[str]:
-    """Names in /dev/shm that a living process has mapped: those of others who use this machine meanwhile."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            for line in (process / "maps").read_text().splitlines():
-                if f" {SHM}/" in line:
-                    yield line.partition(f" {SHM}/")[2]
+def _segments_of(cluster: Cluster) -> Iterator[str]:
+    """Names in /dev/shm that its processes have mapped: others use this machine, too."""
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get(TEST_MARK) == cluster.env[TEST_MARK]:
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
+                    if f" {SHM}/" in line:
+                        yield line.partition(f" {SHM}/")[2]

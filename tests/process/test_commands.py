@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from helpers.cluster import REPOSITORY, TRTDISAGG, Cluster, post, running
 from helpers.ports import free_port
-from helpers.waiting import DEADLINE_S
+from helpers.waiting import DEADLINE_S, until
 
 from trtdisagg.protocol.control import ClusterStatus
 
@@ -144,7 +144,7 @@ def test_a_server_that_keeps_dying(tmp_path: Path) -> None:
         url, body = f"http://127.0.0.1:{port}/v1/completions", {"model": "fake-model", "prompt": "x"}
         assert post(url, body)[0] >= 500
         next(line for line in up.stdout if "context-0: given up" in line)
-        assert cluster.server("generation-0")["state"] == "ready", "one that can do without the other goes on"
+        until(lambda: cluster.server("generation-0")["state"] == "ready", "one that can do without the other goes on")
         assert post(url, body)[0] >= 500
         stderr = up.communicate(timeout=DEADLINE_S)[1]
     assert up.returncode == 5
@@ -178,7 +178,7 @@ def test_a_port_in_use_names_who_has_it(tmp_path: Path) -> None:
 # --- in the foreground ----------------------------------------------------------------------------------------------
 
 
-def until(master: int, text: bytes, seen: bytes = b"") -> bytes:
+def read_until(master: int, text: bytes, seen: bytes = b"") -> bytes:
     """Read a terminal until some text comes."""
     deadline = time.monotonic() + DEADLINE_S
     while text not in seen:
@@ -205,10 +205,10 @@ def in_a_terminal(cluster: Cluster, *args: str) -> tuple[subprocess.Popen[bytes]
 def test_a_terminal_gets_the_table_and_ctrl_c_takes_the_cluster_down(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, cluster_text(free_port()))
     process, master = in_a_terminal(cluster)
-    seen = until(master, b"curl http://127.0.0.1")
+    seen = read_until(master, b"curl http://127.0.0.1")
     assert b"restarts" in seen
     os.killpg(process.pid, signal.SIGINT)
-    seen = until(master, b"stopping", seen)
+    seen = read_until(master, b"stopping", seen)
     assert process.wait(DEADLINE_S) == 130
     os.close(master)
     assert cluster.left_over() == []
@@ -219,7 +219,7 @@ def test_a_terminal_that_goes_away(tmp_path: Path, how: list[str]) -> None:
     """Drained and down, although nothing can be written any more."""
     cluster = Cluster(tmp_path, cluster_text(free_port()))
     process, master = in_a_terminal(cluster, *how)
-    seen = until(master, b"curl http://127.0.0.1")
+    seen = read_until(master, b"curl http://127.0.0.1")
     assert not re.search(rb"\x1b\[[0-9;]*3\dm", seen), "NO_COLOR is set"
     os.close(master)
     os.kill(process.pid, signal.SIGHUP)  # as the kernel sends where the terminal is the controlling one

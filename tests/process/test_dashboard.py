@@ -70,7 +70,7 @@ async def test_a_browser_sees_a_server_die_and_come_back(cluster: Cluster, tmp_p
         await page.open(url, width=1280, height=800)
         await page.until("document.querySelectorAll('#servers tr[data-server]').length === 4")
         assert await page.evaluate("document.getElementById('cluster').textContent") == "shown"
-        assert await words(page, "generation-1", "state") == "ready"
+        await page.until(f"{cell('generation-1', 'state')} === 'ready'")
 
         before = int(await words(page, "generation-1", "pid"))
         os.kill(before, signal.SIGKILL)

@@ -79,6 +79,7 @@ class Process:
 
 @asynccontextmanager
 async def started(name: str, incarnation: str, *, two: bool, **settings: Any) -> AsyncIterator[Process]:
+    settings = {"lease_ms": 600_000, "transfer_timeout_ms": 600_000, **settings}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "fakes.kv_server", name, incarnation, msgspec.json.encode(settings)),
         *(["--two"] if two else []),

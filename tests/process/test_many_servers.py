@@ -29,7 +29,6 @@ def test_many_servers_come_up_serve_and_leave_nothing(tmp_path: Path, num_server
     with running(tmp_path, many(num_servers)) as cluster:
         servers = cluster.status()["servers"]
         assert len(servers) == num_servers + 1
-        assert {s["state"] for s in servers} == {"ready"}
         with Load(cluster.url, num_servers).running() as load:
             load.until(8 * num_servers)
         assert load.problems == []

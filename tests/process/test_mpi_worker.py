@@ -89,13 +89,15 @@ def world(kind: str, directory: Path, prefixes: Sequence[list[str]], *args: str)
 
 
 @contextlib.contextmanager
-def proxy(directory: Path, file: Path) -> Iterator[None]:
-    with (directory / "proxy.log").open("wb") as log:
+def proxy(directory: Path, file: Path) -> Iterator[Path]:
+    """:returns: its log."""
+    path = directory / "proxy.log"
+    with path.open("wb") as log:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         argv = [*TRTDISAGG, "proxy", "-c", str(file)]
         process = subprocess.Popen(argv, stdout=log, stderr=log, cwd=directory, env=environment)
     try:
-        yield
+        yield path
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(DEADLINE_S)
@@ -153,8 +155,8 @@ def test_they_serve_as_one_server_alone_does(kind: str, tmp_path: Path) -> None:
     with world(kind, tmp_path, [[], []], "disaggregated_mpi_worker", "-c", str(file)) as started:
         started.until_serves("context-0", "generation-0")
         assert all("(deleted)" in line for line in started.shared_memory()), "nothing is left, however they end"
-        with proxy(tmp_path, file):
-            until(lambda: is_healthy(port), "the proxy routes")
+        with proxy(tmp_path, file) as log_of_proxy:
+            until(lambda: is_healthy(port), "the proxy routes", instead=log_of_proxy.read_text)
             handed_over = text_of(port)
         counts = moved(generation)
         assert (counts["trtdisagg_kv_transfers_total"], counts["trtdisagg_kv_transfer_failures_total"]) == (1, 0)
