@@ -9,7 +9,7 @@ import pytest
 from helpers.serve_reports import serve_report
 from helpers.sweeps import filled, sweep_of
 
-from trtdisagg.bench.sweep import pictures
+from trtdisagg.bench.sweep import over_load, pictures, trade_off
 from trtdisagg.bench.sweep.folder import Folder, write
 from trtdisagg.bench.sweep.labels import place
 from trtdisagg.bench.sweep.page import best, page, rows
@@ -85,13 +85,13 @@ def test_variants_of_several_sweeps_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_pictures_say_what_they_show(results: Results) -> None:
-    made = pictures.throughput(results)
+    made = trade_off.throughput(results)
     (axes,) = made.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("output tok/s per user", "output tok/s per GPU")
     assert [text.get_text() for text in made.legends[0].get_texts()] == ["a", "b", "Pareto front"]
     assert {"1", "8"} <= {text.get_text() for text in axes.texts}
 
-    times = pictures.latency(results, "concurrency").axes
+    times = over_load.latency(results, "concurrency").axes
     assert [axes.get_ylabel() for axes in times] == [
         "time to first token (TTFT), ms",
         "time per output token (TPOT), ms",
@@ -99,8 +99,8 @@ def test_pictures_say_what_they_show(results: Results) -> None:
     assert ["target\n500 ms" in [text.get_text() for text in axes.texts] for axes in times] == [True, False]
     assert [text.get_text() for text in times[0].get_xticklabels()] == ["1", "8"]
 
-    assert pictures.goodput(results, "concurrency").axes[0].get_ylabel() == "good requests/s per GPU"
-    assert "2 variants" in pictures._throughput_alt(results)
+    assert over_load.goodput(results, "concurrency").axes[0].get_ylabel() == "good requests/s per GPU"
+    assert "2 variants" in trade_off.throughput_alt(results)
 
 
 def test_the_page_stands_alone_and_takes_no_name_for_markup(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_what_was_not_seen_is_not_shown(tmp_path: Path) -> None:
     assert [(it.what, it.value) for it in best(results)] == [("most output", "7.0 tok/s")]
     assert rows(results)[0].values == ["0.00", "7", "-", "-", "-", "-", "-", "-", "180"]
     assert [picture.name for picture in pictures.draw(results)] == ["latency-concurrency"]
-    (axes,) = pictures.latency(results, "concurrency").axes
+    (axes,) = over_load.latency(results, "concurrency").axes
     assert axes.get_ylabel() == "time of a whole answer (E2EL), ms"
 
 
@@ -169,11 +169,11 @@ def test_many_points_are_told_apart_all_the_same(tmp_path: Path) -> None:
     names, loads = [f"variant-{i}" for i in range(10)], [1, 2, 4, 96, 128]
     cells = {(name, f"c{c:03d}"): figures(100 - c / 2, c * (i + 1)) for i, name in enumerate(names) for c in loads}
     results = gather([filled(tmp_path / "s", sweep_of(*names, concurrencies=loads), cells)])
-    (axes,) = pictures.throughput(results).axes
+    (axes,) = trade_off.throughput(results).axes
     assert sorted(text.get_text() for text in axes.texts)[:-1] == sorted(["1", "128"] * 10 + ["2", "4", "96"])
     styles = [(line.get_color(), line.get_marker()) for line in axes.lines[1:]]
     assert len({*styles}) == 10
-    ticks = pictures.latency(results, "concurrency").axes[0].get_xticklabels()
+    ticks = over_load.latency(results, "concurrency").axes[0].get_xticklabels()
     assert [tick.get_text() for tick in ticks] == ["1", "2", "4", "96", ""]
 
 

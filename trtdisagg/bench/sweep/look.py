@@ -38,6 +38,8 @@ _TICK_SHARE = 0.07
 """Of an axis, that a tick's word takes."""
 _WIDE_RANGE = 8.0
 """From here on an axis is logarithmic, where it may be."""
+WHOLE: dict[str, Any] = {"linewidth": 1.8, "clip_on": False}
+"""A line whose points at zero are seen, too."""
 _DPI = 150
 _SIZE_IN = (10.4, 5.2)
 _ROW_IN = 0.21
@@ -110,6 +112,11 @@ def legend(made: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     rows = math.ceil(len(labels) / columns)
     made.set_size_inches(_SIZE_IN[0], _SIZE_IN[1] + _ROW_IN * max(0, rows - 2))
     made.legend(handles, labels, loc="outside lower left", ncols=min(len(handles), columns), frameon=False)
+
+
+def xy(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Points as matplotlib takes them."""
+    return [x for x, _ in places], [y for _, y in places]
 
 
 def from_zero(axes: Axes, which: Which, values: Sequence[float]) -> None:

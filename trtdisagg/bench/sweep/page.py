@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from trtdisagg.bench.sweep.pictures import Picture, targets
+from trtdisagg.bench.sweep.pictures import Picture
 from trtdisagg.bench.sweep.results import Point, Results
 
 _FEW = 30
@@ -129,7 +129,6 @@ def page(results: Results, pictures: Sequence[Picture]) -> str:
     env.filters["base64"] = lambda data: base64.b64encode(data).decode()
     told: dict[str, Any] = {
         "results": results,
-        "targets": targets(results),
         "best": best(results),
         "pictures": pictures,
         "columns": columns(results),

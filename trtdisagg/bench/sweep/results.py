@@ -80,6 +80,11 @@ class Results(msgspec.Struct, kw_only=True, frozen=True):
         return [point for series in self.series for point in series.points]
 
     @property
+    def targets(self) -> str:
+        """`TTFT 500 ms, TPOT 30 ms`"""
+        return ", ".join(f"{name.upper()} {ms:g} ms" for name, ms in self.goodput.items())
+
+    @property
     def has_repetitions(self) -> bool:
         return any(len(point.reports) > 1 for point in self.points)
 
