@@ -26,7 +26,7 @@ from trtdisagg.supervisor.nodes.greeting import RefusedError, admit
 from trtdisagg.supervisor.nodes.link import Link
 from trtdisagg.supervisor.nodes.node import Node
 from trtdisagg.supervisor.nodes.remote import RemoteProcess
-from trtdisagg.supervisor.nodes.rendezvous import Rendezvous, announced
+from trtdisagg.supervisor.nodes.rendezvous import Rendezvous, stay_findable
 from trtdisagg.supervisor.nodes.stream import Stream, StreamError, exchange, passing
 
 BEATS_PER_TIMEOUT = 10
@@ -84,7 +84,7 @@ class NodeLinks:
         self._last_refusal = ""
         """Of anybody: one that does not know the secret may be a node of ours, or may not."""
         self._changed = anyio.Event()
-        self._announcing = anyio.CancelScope()
+        self._is_closing = False
 
     def _link(self, name: str) -> Link:
         return Link(
@@ -114,7 +114,7 @@ class NodeLinks:
     async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, TrtdisaggError):
             self.exit_code = error.exit_code
-        self._announcing.cancel()
+        self._is_closing = True
         with anyio.CancelScope(shield=True):
             await self._say_bye("the head goes down")
         self._tasks.cancel_scope.cancel()
@@ -130,27 +130,15 @@ class NodeLinks:
 
         :raises StartupError: when the directory cannot be written now.
         """
-        await self._tasks.start(self._announce, directory, where)
-
-    async def _announce(self, directory: Path, where: Rendezvous, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with self._announcing:
-            async with announced(directory, where):
-                task_status.started()
-                await self._until(lambda: self._is_complete)
-            while True:
-                await self._until(lambda: not self._is_complete)
-                try:
-                    async with announced(directory, where):
-                        await self._until(lambda: self._is_complete)
-                except StartupError as e:
-                    self.on_notice(e.message)
-                    await self._until(lambda: self._is_complete)
+        await self._tasks.start(functools.partial(stay_findable, self, directory, where))
 
     @property
-    def _is_complete(self) -> bool:
-        return all(link.state == "here" for link in self._links.values())
+    def is_complete(self) -> bool:
+        """Whether no node is missing, or none is wanted any more."""
+        return self._is_closing or all(link.state == "here" for link in self._links.values())
 
-    async def _until(self, is_so: Callable[[], bool]) -> None:
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until something holds that follows from the coming and going of nodes."""
         while not is_so():
             await self._changed.wait()
 
@@ -302,6 +290,6 @@ class NodeLinks:
         for link in self._links.values():
             link.dismiss(self.exit_code, reason)
         with anyio.move_on_after(_BYE_TIMEOUT_S):
-            await self._until(
+            await self.until(
                 lambda: all(link.state != "here" or link.session.has_all_arrived for link in self._links.values())
             )

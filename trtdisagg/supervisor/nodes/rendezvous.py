@@ -12,12 +12,14 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
 import msgspec
+from anyio.abc import TaskStatus
 
 from trtdisagg.errors import StartupError
 from trtdisagg.files import write_whole
@@ -66,6 +68,35 @@ async def announced(directory: Path, rendezvous: Rendezvous) -> AsyncIterator[No
     finally:
         with anyio.move_on_after(_WITHDRAW_S, shield=True):
             await anyio.to_thread.run_sync(_withdraw, file, content, abandon_on_cancel=True)
+
+
+class Head(Protocol):
+    """The part of `NodeLinks` that is needed here."""
+
+    on_notice: Callable[[str], None]
+
+    @property
+    def is_complete(self) -> bool: ...
+
+    async def until(self, is_so: Callable[[], bool]) -> None: ...
+
+
+async def stay_findable(head: Head, directory: Path, where: Rendezvous, *, task_status: TaskStatus[None]) -> None:
+    """Until cancelled, have node agents find a head whenever one is missing; it is started when the first may look.
+
+    :raises StartupError: when the directory cannot be written at the beginning; later that is told, and all goes on.
+    """
+    async with announced(directory, where):
+        task_status.started()
+        await head.until(lambda: head.is_complete)
+    while True:
+        await head.until(lambda: not head.is_complete)
+        try:
+            async with announced(directory, where):
+                await head.until(lambda: head.is_complete)
+        except StartupError as e:
+            head.on_notice(e.message)
+            await head.until(lambda: head.is_complete)
 
 
 def _write(file: Path, content: bytes) -> None:
