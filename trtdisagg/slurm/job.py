@@ -72,8 +72,8 @@ def plan_job(loaded: Loaded, folder: Path, *, num_nodes: int, program: Sequence[
     :raises ConfigError: the job is too short or too small to serve, or its folder has no name for Slurm.
     """
     settings = loaded.cluster.slurm
-    if odd := set("\\\n") & set(str(folder)):
-        raise ConfigError(f"slurm.output_dir: Slurm takes no {odd.pop()!r} in names of files, as in {str(folder)!r}")
+    if odd := set("\\\n,:" if settings.container else "\\\n") & set(str(folder)):
+        raise ConfigError(f"slurm.output_dir: Slurm would misread the {odd.pop()!r} of {str(folder)!r}")
     rules = loaded.cluster.supervision
     notice_s = min(math.ceil(rules.drain_timeout_s + rules.kill_timeout_s) + EARLY_S, _MAX_NOTICE_S)
     if settings.time is not None and seconds(settings.time) <= notice_s:

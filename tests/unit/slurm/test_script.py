@@ -117,9 +117,12 @@ def test_shellcheck_has_nothing_to_say(tmp_path: Path, load_command: list[str]) 
 
 
 def test_what_slurm_takes_for_no_name_of_a_file(tmp_path: Path) -> None:
-    """Behind a backslash it leaves % as it is."""
-    with pytest.raises(ConfigError, match=r"slurm.output_dir: Slurm takes no '\\\\' in names of files, as in '/"):
+    """Behind a backslash it leaves % as it is; what is mounted into a container stands in a list."""
+    with pytest.raises(ConfigError, match=r"slurm.output_dir: Slurm would misread the '\\\\' of '/"):
         make_job(tmp_path / "back\\slash")
+    make_job(tmp_path / "a,b")
+    with pytest.raises(ConfigError, match=r"slurm.output_dir: Slurm would misread the ',' of '/"):
+        make_job(tmp_path / "c,d", more=ALL_KEYS)
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("8", 8), ("h200:4", 4)])
