@@ -79,7 +79,7 @@ class Routes(Generic[_T]):
         for known, methods in self._methods.items():
             if known.endswith("/") and path.startswith(known):
                 return methods
-        raise NotFoundError(f"There is no route {path[:SHOWN_CHARS]}")
+        raise NotFoundError(f"There is no route {path[:SHOWN_CHARS]}; see /openapi.json")
 
 
 def _all(methods: Sequence[str] | dict[str, _T]) -> list[str]:
