@@ -74,3 +74,16 @@ def test_the_last_lines_are_those_of_the_first_task(tmp_path: Path) -> None:
     assert folders.last_lines(job.folder) == ["of the script"]
     (job.logs / "0.log").write_text("".join(f"{i:09}\n" for i in range(9999)))
     assert folders.last_lines(job.folder) == [f"{i:09}" for i in range(9979, 9999)]
+
+
+def test_logs_of_another_job_of_the_same_run_are_kept(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    folders.put_logs_aside(job.folder)
+    assert not list(job.folder.glob("logs-*")), "there were none"
+    for number in (1, 2):
+        (job.logs / "0.log").write_text(f"{number}")
+        folders.put_logs_aside(job.folder)
+        assert (job.folder / f"logs-{number}" / "0.log").read_text() == f"{number}"
+    job.logs.rmdir()
+    folders.put_logs_aside(job.folder)
+    assert list(job.logs.iterdir()) == []
