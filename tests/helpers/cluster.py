@@ -121,7 +121,7 @@ def environment(directory: Path) -> dict[str, str]:
         "PYTHONPATH": str(REPOSITORY),
         "XDG_RUNTIME_DIR": str(runtime_directory(directory)),
         "XDG_STATE_HOME": str(directory / "state"),
-        TEST_MARK: str(directory),
+        TEST_MARK: str(runtime_directory(directory)),
         "NO_COLOR": "1",
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -50,8 +51,9 @@ def test_the_cluster_that_runs_here(cluster: Cluster, endpoint: str) -> None:
     assert found["num_cores"] == len({core for server in cluster.status()["servers"] for core in server["cores"]})
     assert found["output_throughput_per_core"] == pytest.approx(found["output_throughput"] / found["num_cores"])
     assert found["p50_e2el_ms"] >= 35, "four more tokens, each 10 ms later"
-    assert found["mean_ttft_ms"] + 4 * found["mean_tpot_ms"] == pytest.approx(found["mean_e2el_ms"])
-    assert found["mean_itl_ms"] == pytest.approx(found["mean_tpot_ms"])
+    rounded = functools.partial(pytest.approx, abs=0.1)
+    assert found["mean_ttft_ms"] + 4 * found["mean_tpot_ms"] == rounded(found["mean_e2el_ms"])
+    assert found["mean_itl_ms"] == rounded(found["mean_tpot_ms"])
     assert not [words for words in found["warnings"] if "ITL" in words or "counts as" in words]
 
 
