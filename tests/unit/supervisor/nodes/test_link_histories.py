@@ -240,7 +240,7 @@ ACTS: list[Callable[[World], None]] = [
 ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(ACTS), min_size=30, max_size=60))
 def test_what_the_head_believes_is_what_is_so(story: list[Callable[[World], None]]) -> None:
     world = World()
