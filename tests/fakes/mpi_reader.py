@@ -10,7 +10,7 @@ from helpers.kv import NUM_BLOCKS, SHAPE
 
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports import open_transports
-from trtdisagg.protocol.peers import MpiMemory
+from trtdisagg.protocol.memory import MpiMemory
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from trtdisagg.cache.layout import Runs
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports.base import check_bounds
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.peers import Memory, UcxMemory
+from trtdisagg.protocol.memory import Memory, UcxMemory
 
 
 class WritingTransport:

@@ -25,8 +25,9 @@ from trtdisagg.cache.transports import Link, Transport
 from trtdisagg.cache.transports.local import LocalTransport
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvLayout, Ticket
+from trtdisagg.protocol.memory import LocalMemory, Memory, Region
 from trtdisagg.protocol.parallel import Parallel
-from trtdisagg.protocol.peers import LocalMemory, Memory, PeerRanks, Region
+from trtdisagg.protocol.peers import PeerRanks
 from trtdisagg.protocol.spec import PeerAddress, TransferSpec
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from trtdisagg.protocol.peers import Met, Moved, Part, PeerRanks, RankMemory
+from trtdisagg.protocol.memory import RankMemory
+from trtdisagg.protocol.peers import Met, Moved, Part, PeerRanks
 
 
 class Mover(Protocol):

@@ -7,7 +7,7 @@
 
     memfd    | block 0 | ... | block n-1 | pattern | sink | staging | pad | nonce ... |      on a CPU
              ^ address                   |                          |     ^ nonce_offset(region.num_bytes), its own page
-             '--------- tensor ----------'-- beside the blocks: protocol.peers.Region
+             '--------- tensor ----------'-- beside the blocks: protocol.memory.Region
 
 On a host the pool is a memfd: a process of the same host and user maps it through `/proc/PID/fd/FD`, nothing lies in
 /dev/shm, and the kernel takes it back with its last holder. Pages count only once they are touched; the first touch
@@ -31,7 +31,7 @@ import torch
 from trtdisagg.cache.layout import block_bytes
 from trtdisagg.errors import StartupError
 from trtdisagg.protocol.handover import KvShape
-from trtdisagg.protocol.peers import TEST_BYTES, Region
+from trtdisagg.protocol.memory import TEST_BYTES, Region
 
 NONCE_BYTES = 16
 _WARM_SLICE_BYTES = 1 << 20

@@ -24,7 +24,7 @@ import msgspec
 
 from trtdisagg.errors import TrtdisaggError
 from trtdisagg.protocol.lines import own_stdout, write_line
-from trtdisagg.protocol.peers import Memory
+from trtdisagg.protocol.memory import Memory
 from trtdisagg.protocol.probe import MAX_PIECE_BYTES, Layouts, Library, LinkRate, MemoryRate, ProbeLine
 from trtdisagg.protocol.spec import Transport as TransportName
 

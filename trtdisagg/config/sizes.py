@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 PATTERN = r"^([0-9]{1,12}) ?([KMGT]?)i?B?$"
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+GIB = 2**30
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 
 def size_bytes(size: int | str) -> int:

@@ -3,7 +3,7 @@
     openai    client  -> proxy -> server     requests in OpenAI's form
     answers   server  -> proxy -> client     and what comes back
     handover  context  -> proxy  -> generation: what makes two legs one request
-    peers     server  <-> server             the stream that goes with a KV transfer
+    peers     server  <-> server             the stream that goes with a KV transfer; `memory`: where the KV is
     helping   rank    <-> rank of another    KV that is packed on its way
     movers    rank 0  <-> rank of its own    what the movers of a server are told
     spec, proxy_spec   agent -> child        the file it is started with; `parallel`: how ranks divide a model

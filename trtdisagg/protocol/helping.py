@@ -26,7 +26,8 @@ from __future__ import annotations
 import msgspec
 
 from trtdisagg.protocol import WIRE_VERSION
-from trtdisagg.protocol.peers import Challenge, Memory, Ping, Refused, Region
+from trtdisagg.protocol.memory import Memory, Region
+from trtdisagg.protocol.peers import Challenge, Ping, Refused
 
 MAX_RUNS = 1 << 15
 """Of a piece: they fit into a frame."""

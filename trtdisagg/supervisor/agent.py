@@ -64,6 +64,7 @@ from trtdisagg.supervisor.pace import Pace
 from trtdisagg.supervisor.place import Place
 from trtdisagg.supervisor.plan import Plan
 from trtdisagg.supervisor.reducer import reduce
+from trtdisagg.supervisor.showing import Showing
 from trtdisagg.supervisor.signals import Signals
 from trtdisagg.supervisor.state import PROXY, ClusterState, Stop, current_name, initial
 from trtdisagg.supervisor.status_feed import StatusFeed
@@ -72,10 +73,6 @@ from trtdisagg.supervisor.wish import Wish
 
 _LATE_S = 2.0
 """A clock that rings so late means that this process did not run, rather than that all children fell silent."""
-_SHOW_S = 1.0
-"""Between two statuses in which only counters have changed."""
-_TELL_S = 5.0
-"""The same, where only the service manager gets them."""
 _NUM_LINES_IN_STATUS = 8
 
 
@@ -108,7 +105,6 @@ class Agent:
         self._plans = {child.name: child for child in plan.children}
         self._journal = Journal()
         self._feed = StatusFeed(self.status)
-        self._on_status = on_status
         self._on_ready = on_ready
         self._on_event = on_event
         self._operations = Operations(self, wish)
@@ -121,9 +117,9 @@ class Agent:
             self.handle,
         )
         self._notifier = Notifier()
+        self._showing = Showing(self.status, self._feed, self._notifier, on_status)
         self._signals = Signals(on_stop=self.handle, reload=lambda: self.soon(self._reload), tell=self._tell_status)
         self._wake_at: float | None = None
-        self._shown_at = self._touched_at = 0.0
         self._poked = anyio.Event()
         self._changed = anyio.Event()
         self._finished = anyio.Event()
@@ -209,7 +205,7 @@ class Agent:
         self._apply(event)
         if not (isinstance(event, Reported) and isinstance(event.report, Beat | Linked)):
             self._settle()
-            self._show()
+            self._showing.show()
         self._poked.set()
 
     def _apply(self, event: Event) -> None:
@@ -246,22 +242,7 @@ class Agent:
         self._telling.update(view.routable(self.state, self.plan, self.plan_of))
         self._changed.set()
         self._changed = anyio.Event()
-        if now > self._touched_at + _SHOW_S:
-            self._touched_at = now
-            self._feed.touch()
-        if now > self._shown_at + (_TELL_S if self._on_status is None else _SHOW_S):
-            self._show()
-
-    def _show(self) -> None:
-        """Show what is so to those who look; where nobody does, no status is made."""
-        self._shown_at = self._touched_at = time.monotonic()
-        self._feed.touch()
-        if self._on_status is None and not self._notifier.is_heard:
-            return
-        status = self.status()
-        self._notifier.tell(status)
-        if self._on_status is not None:
-            self._on_status(status)
+        self._showing.counters_changed(now)
 
     def _carry_out(self, action: Event) -> None:
         match action:

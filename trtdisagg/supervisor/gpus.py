@@ -18,6 +18,7 @@ import anyio.to_thread
 import msgspec
 import psutil
 
+from trtdisagg.config.sizes import GIB
 from trtdisagg.supervisor.nvml import handle_of, session
 
 DEADLINE_S = 20.0
@@ -25,7 +26,6 @@ _POLL_S = 0.2
 _ANSWER_S = 5.0
 _SLACK_BYTES = 256 * 1024**2
 """What the driver itself may keep after a GPU was used for the first time."""
-_GIB = 1024**3
 
 
 class Usage(msgspec.Struct, kw_only=True, frozen=True):
@@ -103,15 +103,15 @@ class BaseLines:
         if usage is None:
             return f"GPU {gpu} does not answer"
         return (
-            f"GPU {gpu} has {usage.used_bytes / _GIB:.2f} GiB in use still, of which "
-            f"{self._used_bytes[gpu] / _GIB:.2f} GiB were there before the first start; {_holders(usage.holders)}"
+            f"GPU {gpu} has {usage.used_bytes / GIB:.2f} GiB in use still, of which "
+            f"{self._used_bytes[gpu] / GIB:.2f} GiB were there before the first start; {_holders(usage.holders)}"
         )
 
 
 def _holders(holders: dict[int, int]) -> str:
     if not holders:
         return "the driver does not say whose it is"
-    return "held by " + ", ".join(f"pid {pid} ({_name(pid)}) {held / _GIB:.2f} GiB" for pid, held in holders.items())
+    return "held by " + ", ".join(f"pid {pid} ({_name(pid)}) {held / GIB:.2f} GiB" for pid, held in holders.items())
 
 
 def _name(pid: int) -> str:

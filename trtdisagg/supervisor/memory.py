@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import msgspec
 
 from trtdisagg.config.server_keys import ServerSection
+from trtdisagg.config.sizes import GIB
 from trtdisagg.errors import ConfigError, StartupError
 from trtdisagg.supervisor.division import Divided
 from trtdisagg.text.dimensions import ModelDimensions
@@ -26,8 +27,6 @@ CPU_POOL_BYTES = 2 * 1024**3
 UNKNOWN_MODEL_BLOCKS = 1024
 UNKNOWN_MODEL_SEQ_LEN = 2048
 """For programs of the user's own (`command`) with a model that is not here."""
-
-_GIB = 1024**3
 
 
 class Room(msgspec.Struct, kw_only=True, frozen=True):
@@ -120,7 +119,7 @@ def _too_little(name: str, section: ServerSection, max_seq_len: int, needed_byte
     fraction = section.kv_cache_config.free_gpu_memory_fraction
     return (
         f"{name}: too little memory {room.where}: a request of max_seq_len {max_seq_len} needs "
-        f"{needed_bytes / _GIB:.2f} GiB of KV cache, and there are {room.share(fraction) / _GIB:.2f} GiB: "
-        f"{fraction:g} of {room.free_bytes / _GIB:.2f} GiB free less {room.weight_bytes / _GIB:.2f} GiB of weights, "
+        f"{needed_bytes / GIB:.2f} GiB of KV cache, and there are {room.share(fraction) / GIB:.2f} GiB: "
+        f"{fraction:g} of {room.free_bytes / GIB:.2f} GiB free less {room.weight_bytes / GIB:.2f} GiB of weights, "
         f"divided by {room.num_ranks}. Free some memory, lower max_seq_len, or start fewer servers"
     )

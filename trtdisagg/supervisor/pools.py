@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from trtdisagg.config.sizes import GIB
 from trtdisagg.supervisor.child_plan import ChildPlan
 from trtdisagg.supervisor.claims import Memory, Spot
 from trtdisagg.supervisor.division import Divided
@@ -19,8 +20,6 @@ from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.memory import Pool, Room, size_pool
 from trtdisagg.supervisor.server_plan import dtype_of
 from trtdisagg.supervisor.slots import Slot
-
-_GIB = 1024**3
 
 
 class Beside(msgspec.Struct, kw_only=True, frozen=True):
@@ -116,5 +115,5 @@ def pool_notices(new: Sequence[Slot], pools: Mapping[str, Pool]) -> Iterator[str
         if pool.num_bytes is not None and slot.section.kv_cache_config.max_tokens is None:
             num_tokens = pool.num_blocks * slot.section.kv_cache_config.tokens_per_block
             ranks = f" in {len(pool.rank_bytes or [])} ranks" if len(pool.rank_bytes or []) > 1 else ""
-            size = f"{pool.num_bytes / _GIB:.2f} GiB ({num_tokens} tokens{ranks})"
+            size = f"{pool.num_bytes / GIB:.2f} GiB ({num_tokens} tokens{ranks})"
             yield f"{path}: the KV cache of each server has {size}; kv_cache_config.max_tokens sets another size"

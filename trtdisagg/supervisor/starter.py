@@ -11,11 +11,10 @@ import re
 
 import yaml
 
+from trtdisagg.config.sizes import GIB
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.starter_sizes import DTYPE, Sizes, choose_sizes
 from trtdisagg.text.dimensions import ModelDimensions
-
-_GIB = 2**30
 
 
 def starter_file(host: Host, model: str, dimensions: ModelDimensions, *, file: str, port: int) -> str:
@@ -48,7 +47,7 @@ def machine_words(host: Host) -> str:
     names = sorted({gpu.name for gpu in host.gpus})
     gpus = f"{len(host.gpus)} GPU{'s' * (len(host.gpus) > 1)} ({', '.join(names)})" if names else "no GPU"
     cores = f"{len(host.cores)} CPU core{'s' * (len(host.cores) > 1)}"
-    return f"{cores}, {host.memory_bytes / _GIB:.0f} GiB of free memory, {gpus}"
+    return f"{cores}, {host.memory_bytes / GIB:.0f} GiB of free memory, {gpus}"
 
 
 def _word(text: str) -> str:
@@ -144,5 +143,5 @@ def _sizes_text(sizes: Sizes, model: ModelDimensions) -> str:
     length = _LENGTH.format(trained=model.max_positions, max_seq_len=sizes.max_seq_len)
     if sizes.max_tokens is None:
         return length + _GPU_POOL
-    size = sizes.max_tokens * model.kv_bytes_per_token(DTYPE) / _GIB
+    size = sizes.max_tokens * model.kv_bytes_per_token(DTYPE) / GIB
     return length + _POOL.format(size=size, max_tokens=sizes.max_tokens)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from trtdisagg.config.sizes import GIB
 from trtdisagg.errors import StartupError
 from trtdisagg.supervisor.host import Host
 from trtdisagg.supervisor.memory import CPU_POOL_BYTES
@@ -25,7 +26,6 @@ _SHARE = 0.8
 """Of the memory that is free."""
 _PROCESS_BYTES = 512 * 2**20
 """Of an engine process beside weights and KV cache."""
-_GIB = 2**30
 
 
 class Sizes(msgspec.Struct, kw_only=True, frozen=True):
@@ -90,8 +90,8 @@ def _sizes(num_servers: int, max_seq_len: int, max_tokens: int | None) -> Sizes:
 
 
 def _too_little(where: str, num_servers: int, free_bytes: int, model: ModelDimensions) -> str:
-    weights = num_servers * model.weight_bytes(DTYPE) / _GIB
+    weights = num_servers * model.weight_bytes(DTYPE) / GIB
     return (
-        f"too little memory on {where} for {num_servers} servers of this model: {free_bytes / _GIB:.1f} GiB are free, "
+        f"too little memory on {where} for {num_servers} servers of this model: {free_bytes / GIB:.1f} GiB are free, "
         f"and the weights alone take {weights:.1f} GiB. Free some, or give a smaller one with --model"
     )

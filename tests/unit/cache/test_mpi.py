@@ -23,7 +23,7 @@ from trtdisagg.cache.transports.mpi_pmi import answer
 from trtdisagg.cache.transports.mpi_serving import NONCE_BYTES
 from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream
 from trtdisagg.errors import HandoverError, StartupError
-from trtdisagg.protocol.peers import MpiMemory
+from trtdisagg.protocol.memory import MpiMemory
 
 
 @pytest.fixture

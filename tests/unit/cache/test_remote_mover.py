@@ -13,7 +13,8 @@ from helpers.kv import LAYOUT, connected
 from trtdisagg.cache.movers.remote import RemoteMover, serve_mover
 from trtdisagg.cache.streams import PeerLostError
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.peers import Met, Moved, Part, PeerRanks, RankMemory
+from trtdisagg.protocol.memory import RankMemory
+from trtdisagg.protocol.peers import Met, Moved, Part, PeerRanks
 
 pytestmark = pytest.mark.anyio
 

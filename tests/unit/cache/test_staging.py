@@ -17,7 +17,7 @@ from trtdisagg.cache.movers.pieces import as_asked, into_slot, out_of_slot, piec
 from trtdisagg.cache.movers.staging import SLOT_BYTES, Slots, halves, staging_bytes
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.helping import MAX_RUNS
-from trtdisagg.protocol.peers import Region
+from trtdisagg.protocol.memory import Region
 from trtdisagg.protocol.spec import TransferSpec
 
 pytestmark = pytest.mark.anyio

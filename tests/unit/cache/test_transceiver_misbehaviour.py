@@ -15,18 +15,10 @@ from trtdisagg.cache.movers.remote import RemoteMover
 from trtdisagg.cache.streams import PeerLostError, PeerStream
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import Ticket
+from trtdisagg.protocol.memory import RankMemory
 from trtdisagg.protocol.movers import Answer, ToMover
 from trtdisagg.protocol.parallel import Parallel
-from trtdisagg.protocol.peers import (
-    Challenge,
-    Finish,
-    Finished,
-    FromGeneration,
-    PeerRanks,
-    RankMemory,
-    Refused,
-    Welcome,
-)
+from trtdisagg.protocol.peers import Challenge, Finish, Finished, FromGeneration, PeerRanks, Refused, Welcome
 from trtdisagg.protocol.spec import PeerAddress
 
 pytestmark = pytest.mark.anyio

@@ -21,7 +21,7 @@ from trtdisagg.cache.pool import KvPool, pattern
 from trtdisagg.cache.transports import Transport, open_transports
 from trtdisagg.cache.transports.local import LocalTransport
 from trtdisagg.errors import HandoverError, StartupError
-from trtdisagg.protocol.peers import TEST_BYTES, AgentMemory, Region
+from trtdisagg.protocol.memory import TEST_BYTES, AgentMemory, Region
 
 
 @pytest.fixture

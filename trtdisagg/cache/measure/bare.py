@@ -18,7 +18,7 @@ from trtdisagg.cache.measure.bare_nixl import BareNixl
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports import Link, Transport, open_transports
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.peers import RankMemory
+from trtdisagg.protocol.memory import RankMemory
 
 Work = Callable[[], None]
 _SCRATCH_BYTES = 128 << 20

@@ -14,7 +14,7 @@ from trtdisagg.cache.layout import Ints, Runs
 from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports.nixl_library import make_agent
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.peers import AgentMemory, RankMemory
+from trtdisagg.protocol.memory import AgentMemory, RankMemory
 
 
 class BareNixl:

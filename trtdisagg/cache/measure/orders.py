@@ -7,7 +7,8 @@ import msgspec
 
 from trtdisagg.protocol.bench_kv import Way
 from trtdisagg.protocol.handover import KvLayout
-from trtdisagg.protocol.peers import Met, Part, PeerRanks, RankMemory
+from trtdisagg.protocol.memory import RankMemory
+from trtdisagg.protocol.peers import Met, Part, PeerRanks
 from trtdisagg.protocol.spec import Transport
 
 

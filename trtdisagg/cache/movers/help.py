@@ -30,7 +30,7 @@ from trtdisagg.protocol.helping import (
     RankWelcome,
     Unable,
 )
-from trtdisagg.protocol.peers import RankMemory
+from trtdisagg.protocol.memory import RankMemory
 
 _DECODER = msgspec.msgpack.Decoder(FromHolder)
 

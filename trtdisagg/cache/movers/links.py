@@ -22,7 +22,7 @@ from trtdisagg.cache.movers.staged import Staged
 from trtdisagg.cache.transports import Link, Transport, name_of
 from trtdisagg.cache.waiting import in_thread, wait_out
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.peers import Memory, RankMemory, Region
+from trtdisagg.protocol.memory import Memory, RankMemory, Region
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from trtdisagg.cache.movers.staged import Read, Staged
 from trtdisagg.cache.pool import KvPool, pattern
 from trtdisagg.cache.waiting import in_thread
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.peers import TEST_BYTES, Region
+from trtdisagg.protocol.memory import TEST_BYTES, Region
 
 _FEW_BYTES = 64
 _SMALL_RUN_BYTES = 4096

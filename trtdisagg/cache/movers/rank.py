@@ -35,7 +35,8 @@ from trtdisagg.cache.waiting import all_of, in_thread, wait_out
 from trtdisagg.errors import HandoverError
 from trtdisagg.protocol.handover import KvLayout
 from trtdisagg.protocol.helping import RankHello
-from trtdisagg.protocol.peers import Met, Moved, Part, PeerRanks, RankMemory
+from trtdisagg.protocol.memory import RankMemory
+from trtdisagg.protocol.peers import Met, Moved, Part, PeerRanks
 from trtdisagg.protocol.spec import TransferSpec
 
 log = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from trtdisagg.cache.mover import Mover
 from trtdisagg.cache.streams import KEEPALIVE_S, PeerLostError, PeerStream
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError
+from trtdisagg.protocol.memory import RankMemory
 from trtdisagg.protocol.movers import (
     Answer,
     Call,
@@ -36,7 +37,7 @@ from trtdisagg.protocol.movers import (
     SetServing,
     ToMover,
 )
-from trtdisagg.protocol.peers import Met, Moved, Part, PeerRanks, Ping, Pong, RankMemory
+from trtdisagg.protocol.peers import Met, Moved, Part, PeerRanks, Ping, Pong
 
 log = logging.getLogger(__name__)
 

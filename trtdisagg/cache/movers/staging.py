@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 
 from trtdisagg.cache.layout import block_bytes
 from trtdisagg.protocol.handover import KvShape
-from trtdisagg.protocol.peers import Region
+from trtdisagg.protocol.memory import Region
 from trtdisagg.protocol.spec import TransferSpec
 
 SLOT_BYTES = 4 << 20

@@ -1,6 +1,6 @@
 """What a mover asks of a way to move KV: say where our memory is, connect to a peer's, read from it or write into it.
 
-Runs count from block 0 on both sides and may lie anywhere in the two regions (`protocol.peers.Region`): what may be
+Runs count from block 0 on both sides and may lie anywhere in the two regions (`protocol.memory.Region`): what may be
 touched for whom is the mover's business.
 
 All methods may block, so they are called from worker threads; a Link is used by several at once.
@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 
 from trtdisagg.cache.layout import Runs
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.peers import Memory
+from trtdisagg.protocol.memory import Memory
 
 
 class Link(Protocol):

@@ -18,7 +18,7 @@ from trtdisagg.cache.copying import copy_runs
 from trtdisagg.cache.layout import Runs
 from trtdisagg.cache.pool import KvPool, nonce_offset
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.peers import LocalMemory, Memory
+from trtdisagg.protocol.memory import LocalMemory, Memory
 
 WARM_BYTES = 128 << 20
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14

@@ -28,7 +28,7 @@ from trtdisagg.cache.transports.mpi_library import MEET_TIMEOUT_S, Bytes, Librar
 from trtdisagg.cache.transports.mpi_serving import NONCE_BYTES, PIECE_BYTES, PIECES_UNDERWAY, Pauses, Server
 from trtdisagg.cache.transports.mpi_stream import Greeting, Meeting, Read, Stream
 from trtdisagg.errors import HandoverError, StartupError
-from trtdisagg.protocol.peers import Memory, MpiMemory, Region
+from trtdisagg.protocol.memory import Memory, MpiMemory, Region
 
 _KEY_BYTES = 32
 _PROBE_BYTES = 64

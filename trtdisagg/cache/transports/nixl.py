@@ -28,7 +28,7 @@ from trtdisagg.cache.pool import KvPool
 from trtdisagg.cache.transports.base import check_bounds, name_of
 from trtdisagg.cache.transports.nixl_library import load, make_agent
 from trtdisagg.errors import HandoverError, StartupError
-from trtdisagg.protocol.peers import AgentMemory, Memory, NixlMemory
+from trtdisagg.protocol.memory import AgentMemory, Memory, NixlMemory
 
 SERVE_EVERY_S = {True: 0.01, False: 0.001}
 """How often a target looks for what peers want of it, by whether all are on its host: waking a thread for it takes

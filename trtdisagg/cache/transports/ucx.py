@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from trtdisagg.cache.transports.nixl import NixlTransport
-from trtdisagg.protocol.peers import AgentMemory, UcxMemory
+from trtdisagg.protocol.memory import AgentMemory, UcxMemory
 
 
 class UcxTransport(NixlTransport):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,12 +19,12 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 from aiohttp import web
 
-from trtdisagg.errors import AuthenticationError, BodyTooLargeError, RequestError
-from trtdisagg.net import is_loopback
+from trtdisagg.errors import BodyTooLargeError, RequestError
 from trtdisagg.protocol.proxy_spec import RegistrySpec
 from trtdisagg.proxy.http.client_connection import Handler
 from trtdisagg.proxy.http.pages import Pages, json_page
 from trtdisagg.proxy.http.whole_answer import AnyAnswer
+from trtdisagg.proxy.members.callers import check_caller
 from trtdisagg.registry.http_store import About
 from trtdisagg.registry.leases import MAX_KEY_BYTES, MAX_VALUE_BYTES, Leases
 from trtdisagg.registry.records import prefix_of
@@ -43,13 +42,6 @@ NEWS_S = 2.0
 """For how long a follower waits for a change at most."""
 LATE_S = 1.0
 """A clock that rings so late means that this process did not run, rather than that nobody renewed."""
-
-
-class ForbiddenError(RequestError):
-    """From another host, without a secret."""
-
-    http_status = 403
-    code = "forbidden"
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,28 +220,6 @@ class StoreDoor:
         self._news.set()
         self._news = asyncio.Event()
         self._on_entries(self._leases.under(self._prefix))
-
-
-def check_caller(request: web.BaseRequest, secret: str | None) -> None:
-    """
-    :param secret: the cluster's; None: there is none.
-    :raises RequestError: whoever asks may not.
-    """
-    if secret is not None:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode(errors="surrogateescape")
-        if not hmac.compare_digest(given, secret.encode()):
-            raise AuthenticationError("The cluster's secret is missing or wrong; see --secret-file")
-    elif not _is_from_here(request):
-        raise ForbiddenError(
-            "This cluster has no secret, so only its own host may register servers; give it a secret_file"
-        )
-    elif "Origin" in request.headers:  # a page of anybody's, in a browser on this host
-        raise ForbiddenError("This cluster has no secret, so no web page may ask here; give it a secret_file")
-
-
-def _is_from_here(request: web.BaseRequest) -> bool:
-    peer = request.transport.get_extra_info("peername") if request.transport else None
-    return isinstance(peer, tuple) and is_loopback(peer[0])
 
 
 def _param(request: web.BaseRequest, *names: str) -> str:

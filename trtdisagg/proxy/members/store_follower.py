@@ -16,8 +16,9 @@ from aiohttp import web
 
 from trtdisagg.errors import UnavailableError
 from trtdisagg.proxy.http.pages import JSON, Pages
+from trtdisagg.proxy.members.callers import check_caller
 from trtdisagg.proxy.members.registry_source import RegistrySource
-from trtdisagg.proxy.members.store_door import ENTRIES, ROUTES, Held, check_caller
+from trtdisagg.proxy.members.store_door import ENTRIES, ROUTES, Held
 from trtdisagg.proxy.workers.fellows import Fellows, SilentError, ask, exchange
 
 RETRY_S = 0.2

@@ -18,7 +18,7 @@ from aiohttp import web
 from trtdisagg.errors import RegistryError, TrtdisaggError
 from trtdisagg.protocol.proxy_spec import RegistrySpec
 from trtdisagg.proxy.http.http_server import serving
-from trtdisagg.proxy.members import store_door
+from trtdisagg.proxy.members import callers, store_door
 from trtdisagg.proxy.members.members_door import open_members_door
 from trtdisagg.proxy.members.store_door import Held, StoreDoor
 from trtdisagg.proxy.members.store_follower import StoreFollower, held_by_others
@@ -178,7 +178,7 @@ async def test_the_secret_is_asked_for(secret: str | None) -> None:
 
 
 async def test_without_a_secret_only_this_host_is_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_door, "_is_from_here", lambda _: False)
+    monkeypatch.setattr(callers, "_is_from_here", lambda _: False)
     async with running() as it, client(it) as store:
         with pytest.raises(RegistryError, match="403 This cluster has no secret"):
             await store.put({"k": "v"}, 1)
