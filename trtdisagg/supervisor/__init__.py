@@ -19,7 +19,7 @@ What becomes of a wish, as `scale generation=3`:
 
     command -> client -> control            the socket, and who may use it
       -> operations                         what has to change: meant, wish, difference; replanning finds the places
-      -> events -> reducer, transitions     the state after it: state, child
+      -> events -> reducer, transitions     the state after it: state, child, changes
       -> decide                             what the state calls for now, and when to look again
       -> agent -> nursery -> gang -> processes   each child is started, heard (pipes), signalled
       -> events                             of what they say: hearing

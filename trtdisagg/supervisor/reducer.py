@@ -6,6 +6,7 @@ import functools
 
 from msgspec.structs import replace
 
+from trtdisagg.supervisor.changes import alone, called_back, forgiven, gone, hurried, never_started, revived
 from trtdisagg.supervisor.child import Child
 from trtdisagg.supervisor.events import (
     Abandon,
@@ -38,16 +39,7 @@ from trtdisagg.supervisor.events import (
     Woke,
 )
 from trtdisagg.supervisor.state import PROXY, ClusterState, Holder, Roll, Stop, is_replaced
-from trtdisagg.supervisor.transitions import (
-    alone,
-    called_back,
-    forgiven,
-    gone,
-    hurried,
-    never_started,
-    next_child,
-    revived,
-)
+from trtdisagg.supervisor.transitions import next_child
 
 _OfAnIncarnation = Spawned | Reported | Exited | Canary | Terminate | Hurry | Kill | Switch | Introduce | Unmet
 _ChildEvent = _OfAnIncarnation | Spawn | Leave | LeaveAsked | Stay | Stall | BackOff | GiveUp | Abandon
