@@ -149,7 +149,7 @@ def _upstream() -> Iterator[str]:
         for key, entry in sorted(entries.items()):
             if isinstance(entry, NoEffect):
                 yield f"| {_where(struct)}`{key}` | {entry.because} |"
-    yield "\n## What TensorRT-LLM has and is not there yet\n\n"
+    yield "\n## What TensorRT-LLM has and is not there yet\n"
     yield "A file that asks for one of these is refused; values that ask for nothing (`false`, `1`) are accepted.\n"
     yield "| key | asks for |\n|---|---|"
     for struct, entries in TABLE.items():

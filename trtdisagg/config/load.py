@@ -28,6 +28,7 @@ from trtdisagg.errors import ConfigError
 
 _SWEEP_KEYS = {"variants", "grid", "concurrencies", "request_rates"}
 """Of the other kind of file that is about clusters."""
+_SUBMIT_KEYS = {"worker_config", "hardware"}
 _WORDING = {
     "`": "",
     "Expected": "expected",
@@ -84,8 +85,7 @@ def load(
     """
     path = Path(path)
     root, given = read(path), parse(overrides)
-    if "cluster" in root.children and not _SWEEP_KEYS.isdisjoint(root.children):
-        raise ConfigError(f"{path} says how to measure clusters: it is for `trtdisagg bench sweep`, not a cluster file")
+    _refuse_other_kinds(path, root)
     made = assemble(root, path.parent, given, only_routes=only_routes, elsewhere=elsewhere, env=env)
     return Loaded(
         cluster=made.cluster,
@@ -95,6 +95,18 @@ def load(
         name=_name(made.cluster, path),
         overrides=compare(root, given),
     )
+
+
+def _refuse_other_kinds(path: Path, root: Located) -> None:
+    """
+    :raises ConfigError: a file about clusters that is no cluster file.
+    """
+    if "cluster" in root.children and not _SWEEP_KEYS.isdisjoint(root.children):
+        raise ConfigError(f"{path} says how to measure clusters: it is for `trtdisagg bench sweep`, not a cluster file")
+    if root.children.keys() >= _SUBMIT_KEYS:
+        raise ConfigError(
+            f"{path} is for TensorRT-LLM's submit.py; docs/slurm.md says what its keys are called in a cluster file"
+        )
 
 
 def assemble(

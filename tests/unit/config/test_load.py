@@ -350,6 +350,7 @@ def test_a_wrong_file_is_told_where_it_is_wrong(load_text: Load, text: str, mess
     ("text", "message"),
     [
         ("", "c.yaml: no servers"),
+        ("worker_config: {}\nhardware: {}", "c.yaml is for TensorRT-LLM's submit.py; docs/slurm.md says"),
         (
             "cluster: x.yaml\nconcurrencies: [1]",
             "c.yaml says how to measure clusters: it is for `trtdisagg bench sweep`",
