@@ -140,7 +140,7 @@ def test_without_waiting_the_id_is_printed(file: Path) -> None:
     ("players", "message"),
     [
         ({}, "There is no sbatch on this machine: submit from a node that has Slurm's commands"),
-        ({"sbatch": "echo 'sbatch: error: Invalid qos' >&2; exit 1"}, "sbatch: sbatch: error: Invalid qos"),
+        ({"sbatch": "echo 'sbatch: error: Invalid qos' >&2; exit 1"}, "trtdisagg: error: sbatch: Invalid qos"),
         ({"sbatch": "echo hello"}, "sbatch has not said the job's id, but: 'hello'"),
         (
             {"sbatch": SBATCH, "squeue": "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"},
@@ -154,3 +154,4 @@ def test_what_slurm_refuses(file: Path, players: dict[str, str], message: str, m
     result = slurm("submit", file)
     assert result.exit_code == 1
     assert message in result.stderr
+    assert any(file.parent.glob("slurm-runs/*")) is ("squeue" in players), "of a job that is refused there is no folder"

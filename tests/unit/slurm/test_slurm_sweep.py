@@ -127,14 +127,6 @@ def test_what_slurm_refuses_is_told_and_the_others_go_on(players: Path, tmp_path
     assert call("--resume", "out", "--only", "bad", "--no-wait").exit_code == 1
 
 
-def test_a_job_that_slurm_refuses_leaves_no_folder(players: Path, tmp_path: Path) -> None:
-    words = ["slurm", "submit", "cluster.yaml", "--partition", "none"]
-    done = CliRunner().invoke(cli, words)
-    assert (done.exit_code, done.stdout) == (1, ""), done.output
-    assert done.stderr.endswith("error: sbatch: invalid partition\n")
-    assert list((tmp_path / "slurm-runs").iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
