@@ -79,17 +79,17 @@ def test_one_cluster_over_the_nodes_of_a_step(cluster: Cluster) -> None:
         assert post(f"{url}/v1/completions", {"model": "fake-model", "prompt": "a"})[0] == 200
         cluster.file.write_text(cluster.file.read_text() + "proxy: {max_queue_size: 9}\n")
         step.start_later(1, "up", "--srun", str(cluster.file), "--rejoin", "0")
-        until(lambda: "node02 is there again" in step.said(0), "it is back", 30, lambda: step.said(0) + step.said(4))
+        until(lambda: "node02 is there again" in step.said(0), "it is back", 60, lambda: step.said(0) + step.said(4))
         done = cluster.run("scale", "generation=3")
         assert done.returncode == 0, done.stderr
         assert nodes_of(cluster)["generation-2"] == ["node02"]
         post_fake(server(cluster, "generation-2")["url"], "deafen")
         step.tasks[4].send_signal(signal.SIGTERM)
-        until(lambda: "generation-2 goes to node01" in step.said(0), "it moves", 30, lambda: step.said(0))
+        until(lambda: "generation-2 goes to node01" in step.said(0), "it moves", 60, lambda: step.said(0))
         assert nodes_of(cluster)["generation-2"] == ["node02"], "as long as it drains"
         step.tasks[4].send_signal(signal.SIGTERM)
         assert step.tasks[4].wait(20) == 143, step.said(4)
-        until(lambda: nodes_of(cluster)["generation-2"] == ["node01"], "it has moved", 30, lambda: step.said(0))
+        until(lambda: nodes_of(cluster)["generation-2"] == ["node01"], "it has moved", 60, lambda: step.said(0))
         step.signal(signal.SIGTERM)
         assert step.exit_codes() == [143, 143, -signal.SIGKILL, 1, 143], step.said(0)
     assert (cluster.directory / "exit-code").read_text() == "143\n"

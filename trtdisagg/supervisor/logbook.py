@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -60,4 +61,5 @@ class LogBook:
         except OSError as e:
             if name not in self._failing:
                 self._failing.add(name)
-                self._loop.call_soon_threadsafe(functools.partial(self._on_failure, name, e))
+                with contextlib.suppress(RuntimeError):  # the run is over, and what hung has come back
+                    self._loop.call_soon_threadsafe(functools.partial(self._on_failure, name, e))
