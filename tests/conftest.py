@@ -12,10 +12,6 @@ import pytest
 from helpers import nvml
 from helpers.cluster import runtime_directory
 
-hypothesis.settings.register_profile("any machine", deadline=None)
-hypothesis.settings.load_profile("any machine")
-"""How long an example takes says nothing on a machine that others use."""
-
 for name in filter(
     re.compile(r"(SLURM|PMI|OMPI)|(?i:.*_proxy)$|(COLUMNS|LINES|FORCE_COLOR|NOTIFY_SOCKET)$").match, [*os.environ]
 ):
@@ -25,6 +21,13 @@ for name in filter(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="the same tests with large counts")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The same examples each time, but with --soak; how long one takes says nothing on a machine that others use."""
+    slow, soak = hypothesis.HealthCheck.too_slow, config.getoption("--soak")
+    hypothesis.settings.register_profile("ours", deadline=None, derandomize=not soak, suppress_health_check=[slow])
+    hypothesis.settings.load_profile("ours")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

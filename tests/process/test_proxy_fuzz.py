@@ -95,8 +95,7 @@ def rss_bytes(pid: int) -> int:
 
 def fuzz(num_rounds: int, num_examples: int) -> hypothesis.settings:
     return hypothesis.settings(
-        max_examples=num_examples * num_rounds, derandomize=num_rounds == 1, database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
+        max_examples=num_examples * num_rounds, database=None, suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ async def two_servers(script: str, path: str, wish: dict[str, Any], *, stream: b
             return comparable(put_together(parse_events(so_far + await answer.text())))
 
 
-RANDOM = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+RANDOM = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 @RANDOM

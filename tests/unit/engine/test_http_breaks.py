@@ -14,7 +14,7 @@ from unit.engine.test_http_agreement import CHAT, Wish, comparable, scripts, str
 
 pytestmark = pytest.mark.anyio
 
-RANDOM = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+RANDOM = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 BREAKS = st.lists(st.integers(1, 5), min_size=1, max_size=3)
 TOOLS: dict[str, Any] = {"tools": [{"type": "function", "function": {"name": "weather"}}]}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo 🎉"}}\n</tool_call>'

@@ -97,7 +97,7 @@ async def test_two_servers_say_what_one_says(path: str, script: str, fields: dic
     assert summary(stream) == summary(await on_one_server(script, path, **fields))
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(script=st.text("ab🎉é", max_size=6), stop=st.text("ab🎉", min_size=1, max_size=3))
 async def test_two_servers_agree_on_any_text_and_stop(script: str, stop: str) -> None:
     stream = await over_two_servers(script, PATHS[0], stop=stop)
