@@ -17,6 +17,8 @@ from helpers.engine_process import Engine, ask_context, make_spec, started_gang
 from trtdisagg.protocol.parallel import Parallel
 from trtdisagg.protocol.spec import TransferSpec
 
+pytestmark = pytest.mark.timeout(600)  # up to seven processes that load torch
+
 NUM_TOKENS = 16
 WANTED = {"logprobs": 0, "frequency_penalty": 2.0}
 """Else a model as tiny as this one says one token over and over."""
