@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import itertools
+import os
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from helpers.cluster import runtime_directory
 from helpers.waiting import DEADLINE_S
 
 _NAMES = ("chromium", "chromium-headless-shell", "google-chrome")
@@ -107,6 +109,7 @@ async def browser_page(directory: Path) -> AsyncIterator[Page]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(runtime_directory(directory))},  # it has a socket there
     )
     try:
         port = await asyncio.wait_for(_debugging_port(process), DEADLINE_S)
@@ -119,13 +122,16 @@ async def browser_page(directory: Path) -> AsyncIterator[Page]:
                 yield page
                 listening.cancel()
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
 
 
 async def _debugging_port(process: asyncio.subprocess.Process) -> int:
     assert process.stderr is not None
+    said = b""
     async for line in process.stderr:
+        said += line
         if found := re.search(rb"DevTools listening on ws://127.0.0.1:(\d+)/", line):
             return int(found[1])
-    raise AssertionError("the browser ended before it listened")
+    raise AssertionError(f"the browser ended before it listened: {said.decode()}")
