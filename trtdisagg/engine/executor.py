@@ -25,6 +25,7 @@ from trtdisagg.engine.messages import Add, Broken, Cancel, Listen, Shutdown
 from trtdisagg.engine.phases import FirstTokens, enter_generation
 from trtdisagg.engine.progress import Progress, Pulse
 from trtdisagg.engine.request import Output, Request
+from trtdisagg.engine.responses import Responses
 from trtdisagg.engine.sampling import Sampler
 from trtdisagg.errors import OverloadedError, RequestError, UnavailableError
 from trtdisagg.protocol.kv_events import KvEvent
@@ -246,26 +247,3 @@ class Executor:
             except ValueError as e:
                 raise RequestError(f"Token {token} of the output so far does not follow the guide: {e}") from e
         return guide
-
-
-class Responses:
-    """Outputs that wait to be taken."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._outputs: list[Output] = []
-
-    def put(self, outputs: list[Output]) -> None:
-        with self._changed:
-            self._outputs += outputs
-            self._changed.notify_all()
-
-    def take(self, request_id: int | None, timeout_s: float) -> list[Output]:
-        def wanted(output: Output) -> bool:
-            return request_id is None or output.request_id == request_id
-
-        with self._changed:
-            self._changed.wait_for(lambda: any(map(wanted, self._outputs)), timeout_s)
-            taken = [o for o in self._outputs if wanted(o)]
-            self._outputs = [o for o in self._outputs if not wanted(o)]
-        return taken

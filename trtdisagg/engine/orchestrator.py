@@ -18,11 +18,12 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from trtdisagg.engine.executor import Deliver, Responses
+from trtdisagg.engine.executor import Deliver
 from trtdisagg.engine.local import Opened, open_executor
 from trtdisagg.engine.options import EngineOptions
 from trtdisagg.engine.relay import Relay
 from trtdisagg.engine.request import Output, Request
+from trtdisagg.engine.responses import Responses
 from trtdisagg.engine.rotation import Member, Rotation
 from trtdisagg.errors import ConfigError
 from trtdisagg.protocol.spec import Transport
