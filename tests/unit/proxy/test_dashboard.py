@@ -78,8 +78,8 @@ def up_s(state: bytes) -> float:
     return value
 
 
-async def test_browsers_share_one_stream_and_without_them_there_is_none(tmp_path: Path) -> None:
-    agent = Agent(tmp_path / "a")
+async def test_browsers_share_one_stream_and_without_them_there_is_none(short_path: Path) -> None:
+    agent = Agent(short_path / "a")
     feed = DashboardFeed(str(agent.path))
     async with asyncio.timeout(60), agent.running(), feed.running():
         assert agent.num_opened == 0
@@ -99,8 +99,8 @@ async def test_browsers_share_one_stream_and_without_them_there_is_none(tmp_path
             assert up_s(await anext(late)) == 20, "and not what was true when others looked"
 
 
-async def test_paths_stay_on_the_machine(tmp_path: Path) -> None:
-    agent = Agent(tmp_path / "a")
+async def test_paths_stay_on_the_machine(short_path: Path) -> None:
+    agent = Agent(short_path / "a")
     feed = DashboardFeed(str(agent.path))
     async with asyncio.timeout(60), agent.running(), feed.running(), contextlib.aclosing(feed.watch()) as states:
         text = (await anext(states)).decode()
@@ -110,8 +110,8 @@ async def test_paths_stay_on_the_machine(tmp_path: Path) -> None:
     assert "4242" not in text
 
 
-async def test_an_agent_that_is_away_is_found_again(tmp_path: Path) -> None:
-    agent = Agent(tmp_path / "a")
+async def test_an_agent_that_is_away_is_found_again(short_path: Path) -> None:
+    agent = Agent(short_path / "a")
     feed = DashboardFeed(str(agent.path))
     async with asyncio.timeout(60), feed.running(), contextlib.aclosing(feed.watch()) as states:
         assert b"does not answer" in await anext(states)
@@ -152,8 +152,8 @@ async def served(control_socket: str | None) -> AsyncIterator[str]:
 
 @pytest.mark.browser
 @needs_browser
-async def test_everything_is_shown_at_every_width(tmp_path: Path) -> None:
-    agent = Agent(tmp_path / "a")
+async def test_everything_is_shown_at_every_width(tmp_path: Path, short_path: Path) -> None:
+    agent = Agent(short_path / "a")
     async with agent.running(), served(str(agent.path)) as url, browser_page(tmp_path) as page:
         await page.open(url, width=1280, height=800)
         await page.until("document.querySelectorAll('#servers tr[data-server]').length === 4")

@@ -111,8 +111,8 @@ async def compute(opened: Opened) -> Tensor:
     return await asyncio.to_thread(LeaderRunner(Summing(opened.ranks), opened.gang).run, STEP)
 
 
-async def test_a_step_is_computed_by_all_and_goodbye_ends_them(tmp_path: Path) -> None:
-    async with open_three(tmp_path, usual) as (opened, followers):
+async def test_a_step_is_computed_by_all_and_goodbye_ends_them(short_path: Path) -> None:
+    async with open_three(short_path, usual) as (opened, followers):
         await opened.gang.loaded()
         for _ in range(3):
             assert (await compute(opened)).tolist() == [[15 + 3, 18 + 3]]
@@ -120,7 +120,7 @@ async def test_a_step_is_computed_by_all_and_goodbye_ends_them(tmp_path: Path) -
     assert not opened.gang.ended.done()
 
 
-async def test_a_rank_that_ends_is_named_at_once(tmp_path: Path) -> None:
+async def test_a_rank_that_ends_is_named_at_once(short_path: Path) -> None:
     lost: list[str] = []
     has_ended = threading.Event()
 
@@ -128,7 +128,7 @@ async def test_a_rank_that_ends_is_named_at_once(tmp_path: Path) -> None:
         place.steps.send(encode(Loaded()))
         has_ended.wait(TIMEOUT_S)
 
-    async with open_three(tmp_path, short, lost.append) as (opened, followers):
+    async with open_three(short_path, short, lost.append) as (opened, followers):
         await opened.gang.loaded()
         has_ended.set()
         async with asyncio.timeout(TIMEOUT_S):
@@ -139,29 +139,29 @@ async def test_a_rank_that_ends_is_named_at_once(tmp_path: Path) -> None:
     assert isinstance(followers[0].error, (StreamEndedError, RuntimeError))  # it ends, too
 
 
-async def test_a_rank_that_fails_says_why_before_it_is_loaded(tmp_path: Path) -> None:
+async def test_a_rank_that_fails_says_why_before_it_is_loaded(short_path: Path) -> None:
     def poor(place: Place, ranks: Ranks) -> None:
         place.steps.send(encode(Ending("no memory")))
 
     with pytest.raises(StartupError, match="rank 2 of context-0 has ended: no memory"):
-        async with open_three(tmp_path, poor) as (opened, _):
+        async with open_three(short_path, poor) as (opened, _):
             await opened.gang.loaded()
 
 
-async def test_a_rank_that_ends_within_a_step_is_the_reason_told(tmp_path: Path) -> None:
+async def test_a_rank_that_ends_within_a_step_is_the_reason_told(short_path: Path) -> None:
     """What rank 0 gets is an error of its collective; which rank it was, the streams say."""
 
     def faint(place: Place, ranks: Ranks) -> None:
         place.steps.send(encode(Loaded()))
         place.steps.receive()
 
-    async with open_three(tmp_path, faint) as (opened, _):
+    async with open_three(short_path, faint) as (opened, _):
         await opened.gang.loaded()
         with pytest.raises(EngineBrokenError, match=r"^rank 2 of context-0 has ended$"):
             await compute(opened)
 
 
-async def test_a_step_that_fails_in_rank_0_ends_the_gang(tmp_path: Path) -> None:
+async def test_a_step_that_fails_in_rank_0_ends_the_gang(short_path: Path) -> None:
     class Failing:
         def run(self, step: Step) -> Tensor:
             raise ValueError("no such layer")
@@ -173,7 +173,7 @@ async def test_a_step_that_fails_in_rank_0_ends_the_gang(tmp_path: Path) -> None
         with pytest.raises(StreamEndedError):
             place.steps.receive()
 
-    async with open_three(tmp_path, alone, first=alone) as (opened, _):
+    async with open_three(short_path, alone, first=alone) as (opened, _):
         await opened.gang.loaded()
         with pytest.raises(EngineBrokenError, match="a step of context-0 failed in rank 0: ValueError: no such layer"):
             await asyncio.to_thread(LeaderRunner(Failing(), opened.gang).run, STEP)
@@ -181,7 +181,7 @@ async def test_a_step_that_fails_in_rank_0_ends_the_gang(tmp_path: Path) -> None
             await asyncio.shield(opened.gang.ended)
 
 
-async def test_what_others_compute_is_progress(tmp_path: Path) -> None:
+async def test_what_others_compute_is_progress(short_path: Path) -> None:
     """Two ranks that have nothing to say are silent; the sum of what all have said only grows."""
     told = threading.Event()
 
@@ -191,7 +191,7 @@ async def test_what_others_compute_is_progress(tmp_path: Path) -> None:
         told.set()
         assert isinstance(place.steps.receive(), Goodbye)
 
-    async with open_three(tmp_path, eager) as (opened, _):
+    async with open_three(short_path, eager) as (opened, _):
         await opened.gang.loaded()
         assert await asyncio.to_thread(told.wait, TIMEOUT_S)
         async with asyncio.timeout(TIMEOUT_S):
@@ -213,7 +213,7 @@ async def test_ticks_are_told_while_the_streams_other_way_is_waited_on() -> None
 
 
 async def test_a_rank_that_does_not_go_is_not_waited_for_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trtdisagg.engine.gang.gang.GOODBYE_TIMEOUT_S", 0.1)
 
@@ -223,7 +223,7 @@ async def test_a_rank_that_does_not_go_is_not_waited_for_for_ever(
         with pytest.raises(StreamEndedError):
             place.steps.receive()  # then the connection is cut
 
-    async with open_three(tmp_path, stubborn) as (opened, followers):
+    async with open_three(short_path, stubborn) as (opened, followers):
         await opened.gang.loaded()
     assert followers[1].error is None
 

@@ -62,12 +62,12 @@ def gathering(spec: EngineSpec, timeout_s: float = TIMEOUT_S) -> Iterator[Gather
 
 
 @contextmanager
-def at_an_address(tmp_path: Path, parallel: Parallel = TWO, **changes: Any) -> Iterator[list[EngineSpec]]:
+def at_an_address(short_path: Path, parallel: Parallel = TWO, **changes: Any) -> Iterator[list[EngineSpec]]:
     """Specs of ranks that meet by TCP, whose rank 0 has inherited a socket."""
     listener = socket.create_server(("127.0.0.1", 0))
     common = {"gang_socket": None, "gang_address": f"127.0.0.1:{listener.getsockname()[1]}", **changes}
     yield [
-        gang_spec(tmp_path, parallel, rank, **common, gang_fd=None if rank else listener.detach())
+        gang_spec(short_path, parallel, rank, **common, gang_fd=None if rank else listener.detach())
         for rank in range(parallel.num_ranks)
     ]
 
@@ -77,11 +77,11 @@ def join_and_close(spec: EngineSpec, secret: bytes = SECRET) -> None:
         stream.close()
 
 
-def test_all_ranks_come_in_any_order(tmp_path: Path) -> None:
+def test_all_ranks_come_in_any_order(short_path: Path) -> None:
     four = Parallel(tp_size=2, pp_partition=[1, 1])
 
     def meet(rank: int) -> Any:
-        spec = gang_spec(tmp_path, four, rank)
+        spec = gang_spec(short_path, four, rank)
         return join(spec, SECRET, TIMEOUT_S) if rank else Gathering(spec, SECRET, TIMEOUT_S).gather()
 
     members, *places = on_each_rank(4, meet)
@@ -96,22 +96,22 @@ def test_all_ranks_come_in_any_order(tmp_path: Path) -> None:
         assert members[Seat(rank, "kv")].sock.recv(1) == b""
     for stream in [*members.values(), *(s for place in places for s in place)]:
         stream.close()
-    assert list(tmp_path.iterdir()) == []  # nobody else is to come
+    assert list(short_path.iterdir()) == []  # nobody else is to come
 
 
-def test_only_the_owner_may_come_to_the_socket(tmp_path: Path) -> None:
-    with gathering(gang_spec(tmp_path, TWO)) as gatherer:
+def test_only_the_owner_may_come_to_the_socket(short_path: Path) -> None:
+    with gathering(gang_spec(short_path, TWO)) as gatherer:
         with pytest.raises(ConfigError):  # once it is told so, the socket is open
-            join_and_close(gang_spec(tmp_path, TWO, rank=2))
-        assert stat.S_IMODE(os.stat(tmp_path / "gang").st_mode) == 0o600
+            join_and_close(gang_spec(short_path, TWO, rank=2))
+        assert stat.S_IMODE(os.stat(short_path / "gang").st_mode) == 0o600
     assert "rank 1 did not come" in str(gatherer.error)
 
 
-def test_a_socket_that_was_left_behind_is_replaced(tmp_path: Path) -> None:
+def test_a_socket_that_was_left_behind_is_replaced(short_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as old:
-        old.bind(str(tmp_path / "gang"))
-    with gathering(gang_spec(tmp_path, TWO)) as gatherer:
-        join_and_close(gang_spec(tmp_path, TWO, rank=1))
+        old.bind(str(short_path / "gang"))
+    with gathering(gang_spec(short_path, TWO)) as gatherer:
+        join_and_close(gang_spec(short_path, TWO, rank=1))
         assert len(gatherer.result()) == 2
 
 
@@ -124,54 +124,54 @@ def test_a_socket_that_was_left_behind_is_replaced(tmp_path: Path) -> None:
     ],
 )
 def test_who_is_no_rank_of_the_server_is_told_why(
-    tmp_path: Path, changes: dict[str, Any], secret: bytes, reason: str
+    short_path: Path, changes: dict[str, Any], secret: bytes, reason: str
 ) -> None:
-    spec = msgspec.structs.replace(gang_spec(tmp_path, TWO, rank=1), **changes)
-    with gathering(gang_spec(tmp_path, TWO)) as gatherer, pytest.raises(ConfigError, match=reason):
+    spec = msgspec.structs.replace(gang_spec(short_path, TWO, rank=1), **changes)
+    with gathering(gang_spec(short_path, TWO)) as gatherer, pytest.raises(ConfigError, match=reason):
         join_and_close(spec, secret)
     assert reason in str(gatherer.error)
     assert "rank 1 did not come" in str(gatherer.error)
 
 
-def test_what_only_one_rank_has_may_differ(tmp_path: Path) -> None:
-    with gathering(gang_spec(tmp_path, TWO)):
-        join_and_close(gang_spec(tmp_path, TWO, rank=1, cores=[1], num_threads=3, parent_pid=1, report_fd=9))
+def test_what_only_one_rank_has_may_differ(short_path: Path) -> None:
+    with gathering(gang_spec(short_path, TWO)):
+        join_and_close(gang_spec(short_path, TWO, rank=1, cores=[1], num_threads=3, parent_pid=1, report_fd=9))
 
 
-def test_no_rank_comes_twice(tmp_path: Path) -> None:
+def test_no_rank_comes_twice(short_path: Path) -> None:
     three = Parallel(tp_size=3)
-    with gathering(gang_spec(tmp_path, three)):
-        join_and_close(gang_spec(tmp_path, three, rank=2))
+    with gathering(gang_spec(short_path, three)):
+        join_and_close(gang_spec(short_path, three, rank=2))
         with pytest.raises(ConfigError, match="another process is this rank already"):
-            join_and_close(gang_spec(tmp_path, three, rank=2))
+            join_and_close(gang_spec(short_path, three, rank=2))
 
 
-def test_another_wire_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with gathering(gang_spec(tmp_path, TWO)):
+def test_another_wire_version_is_refused(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with gathering(gang_spec(short_path, TWO)):
         monkeypatch.setattr("trtdisagg.engine.gang.greeting.WIRE_VERSION", -1)
         with pytest.raises(ConfigError, match="wire version"):
-            join_and_close(gang_spec(tmp_path, TWO, rank=1))
+            join_and_close(gang_spec(short_path, TWO, rank=1))
 
 
-def test_a_rank_that_is_missing_at_the_deadline_is_named(tmp_path: Path) -> None:
+def test_a_rank_that_is_missing_at_the_deadline_is_named(short_path: Path) -> None:
     three = Parallel(tp_size=3)
-    gatherer = Gatherer(gang_spec(tmp_path, three), SECRET, timeout_s=3)
+    gatherer = Gatherer(gang_spec(short_path, three), SECRET, timeout_s=3)
     gatherer.thread.start()
-    place = join(gang_spec(tmp_path, three, rank=1), SECRET, TIMEOUT_S)
+    place = join(gang_spec(short_path, three, rank=1), SECRET, TIMEOUT_S)
     assert gatherer.result() == {}
     assert gatherer.error == "context-0: rank 2 did not come within 3 s"
     assert place.steps.sock.recv(1) == b""  # and the others are let go
     for stream in place:
         stream.close()
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
-def test_without_rank_0_a_rank_gives_up(tmp_path: Path) -> None:
+def test_without_rank_0_a_rank_gives_up(short_path: Path) -> None:
     with pytest.raises(StartupError, match="rank 0 of context-0 does not listen on"):
-        join(gang_spec(tmp_path, TWO, rank=1), SECRET, timeout_s=0)
+        join(gang_spec(short_path, TWO, rank=1), SECRET, timeout_s=0)
 
 
-def test_who_only_pretends_to_be_rank_0_is_not_followed(tmp_path: Path) -> None:
+def test_who_only_pretends_to_be_rank_0_is_not_followed(short_path: Path) -> None:
     """Somebody else has opened the socket, and lets everybody in."""
 
     def pretend(listener: socket.socket) -> None:
@@ -183,37 +183,37 @@ def test_who_only_pretends_to_be_rank_0_is_not_followed(tmp_path: Path) -> None:
             sock.sendall(encode(Admitted(proof=b"p" * 32)))
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(tmp_path / "gang"))
+        listener.bind(str(short_path / "gang"))
         listener.listen()
         thread = threading.Thread(target=pretend, args=[listener])
         thread.start()
         with pytest.raises(StartupError, match="does not know the secret of context-0"):
-            join_and_close(gang_spec(tmp_path, TWO, rank=1))
+            join_and_close(gang_spec(short_path, TWO, rank=1))
         thread.join()
 
 
 @pytest.mark.parametrize("noise", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x03abc", b"GET / HTTP/1.1\r\n\r\n"])
-def test_noise_does_not_keep_ranks_out(tmp_path: Path, noise: bytes) -> None:
-    with gathering(gang_spec(tmp_path, TWO)) as gatherer:
+def test_noise_does_not_keep_ranks_out(short_path: Path, noise: bytes) -> None:
+    with gathering(gang_spec(short_path, TWO)) as gatherer:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
-            while stranger.connect_ex(str(tmp_path / "gang")):
+            while stranger.connect_ex(str(short_path / "gang")):
                 assert gatherer.thread.is_alive()
             stranger.sendall(noise)
-        join_and_close(gang_spec(tmp_path, TWO, rank=1))
+        join_and_close(gang_spec(short_path, TWO, rank=1))
         assert len(gatherer.result()) == 2
 
 
-def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
-    path = str(tmp_path / ("x" * 120))
+def test_a_path_too_long_for_a_socket_is_said(short_path: Path) -> None:
+    path = str(short_path / ("x" * 120))
     with pytest.raises(StartupError, match=r"cannot open the socket .*AF_UNIX path too long"):
-        Gathering(gang_spec(tmp_path, TWO, gang_socket=path), SECRET).gather()
+        Gathering(gang_spec(short_path, TWO, gang_socket=path), SECRET).gather()
     with pytest.raises(StartupError, match=r"cannot be reached at .*AF_UNIX path too long"):
-        join(gang_spec(tmp_path, TWO, rank=1, gang_socket=path), SECRET, timeout_s=0)
+        join(gang_spec(short_path, TWO, rank=1, gang_socket=path), SECRET, timeout_s=0)
 
 
-def test_ranks_of_several_hosts_meet_at_an_address(tmp_path: Path) -> None:
+def test_ranks_of_several_hosts_meet_at_an_address(short_path: Path) -> None:
     """Each with a host and a secret file of its own. A vanished host ends their connections, on `kv` at any time."""
-    with at_an_address(tmp_path) as (spec, other), gathering(spec) as gatherer:
+    with at_an_address(short_path) as (spec, other), gathering(spec) as gatherer:
         place = join(msgspec.structs.replace(other, host="192.0.2.1", secret_file="/elsewhere"), SECRET, TIMEOUT_S)
         members = gatherer.result()
         assert set(members) == {Seat(1, "steps"), Seat(1, "kv")}
@@ -227,17 +227,17 @@ def test_ranks_of_several_hosts_meet_at_an_address(tmp_path: Path) -> None:
             stream.close()
 
 
-def test_a_stranger_who_says_nothing_keeps_nobody_out(tmp_path: Path) -> None:
-    with at_an_address(tmp_path) as (spec, other), gathering(spec) as gatherer:
+def test_a_stranger_who_says_nothing_keeps_nobody_out(short_path: Path) -> None:
+    with at_an_address(short_path) as (spec, other), gathering(spec) as gatherer:
         address = split_address(str(spec.gang_address))
         with socket.create_connection(address), socket.create_connection(address):
             join_and_close(other)
             assert len(gatherer.result()) == 2
 
 
-def test_a_stranger_is_not_listened_to_for_long(tmp_path: Path) -> None:
+def test_a_stranger_is_not_listened_to_for_long(short_path: Path) -> None:
     """Who has no secret yet cannot make rank 0 keep what it says."""
-    with at_an_address(tmp_path) as (spec, other), gathering(spec) as gatherer:
+    with at_an_address(short_path) as (spec, other), gathering(spec) as gatherer:
         with socket.create_connection(split_address(str(spec.gang_address))) as stranger:
             stranger.sendall((MAX_FROM_FOLLOWER_BYTES + 1).to_bytes(4))
             while stranger.recv(1 << 16):
@@ -246,8 +246,8 @@ def test_a_stranger_is_not_listened_to_for_long(tmp_path: Path) -> None:
         assert len(gatherer.result()) == 2
 
 
-def test_an_address_where_nobody_listens_is_said(tmp_path: Path) -> None:
-    with at_an_address(tmp_path) as (spec, other):
+def test_an_address_where_nobody_listens_is_said(short_path: Path) -> None:
+    with at_an_address(short_path) as (spec, other):
         assert spec.gang_fd is not None
         os.close(spec.gang_fd)
         with pytest.raises(StartupError, match=r"does not listen on 127.0.0.1:\d+: Connection refused"):
@@ -271,7 +271,7 @@ def test_an_address_where_nobody_listens_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_a_meeting_that_cannot_be_is_refused(
-    tmp_path: Path, changes: dict[str, Any], has_secret: bool, words: str
+    short_path: Path, changes: dict[str, Any], has_secret: bool, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        check_meeting(msgspec.structs.replace(gang_spec(tmp_path, TWO), **changes), has_secret=has_secret)
+        check_meeting(msgspec.structs.replace(gang_spec(short_path, TWO), **changes), has_secret=has_secret)
