@@ -25,7 +25,7 @@ def cluster_file(directory: Path, *misbehaviour: str) -> Path:
 
 
 def measured(file: Path, seen: list[Running]) -> None:
-    sizes: dict[str, Any] = {"max_prompt": 128, "max_streams": 4, "seconds": 600.0}
+    sizes: dict[str, Any] = {"max_prompt": 128, "max_streams": 4, "seconds": 60.0}
     measure = functools.partial(measure_profile, **sizes, stage=lambda _: None, while_up=seen.append)
     profile = anyio.run(measure, file, [])
     assert profile.model == "smollm2-135m-instruct"
