@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 from helpers.cluster import runtime_directory
+from helpers.ports import free_port
 from helpers.waiting import DEADLINE_S
 
 from trtdisagg.protocol.commands import Command, encode_command
@@ -111,6 +112,7 @@ class FakeEngine(Child):
             "model_path": "none",
             "max_seq_len": 4096,
             "num_blocks": 1000,
+            "port": free_port(),  # nobody else's, should it come back
         }
         self.spec = EngineSpec(cluster="test", name=name, role=role, **{**defaults, **fields})
         super().__init__([*ENGINE, *flags], self.spec, directory / f"{name}.json")
