@@ -17,7 +17,7 @@ import msgspec
 
 from trtdisagg.cache.waiting import wait_out
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.frames import LENGTH_BYTES, FrameTooLargeError, frame, read_length
+from trtdisagg.protocol.frames import LENGTH_BYTES, UNREADABLE, frame, read_length
 from trtdisagg.protocol.peers import Ping
 
 MAX_FRAME_BYTES = 1 << 20
@@ -71,7 +71,7 @@ class PeerStream(Generic[Incoming]):
             lost = PeerLostError(f"the connection to the peer was lost{why}")
             lost.has_ended = isinstance(e, (asyncio.IncompleteReadError, ConnectionResetError))
             raise lost from e
-        except (FrameTooLargeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        except UNREADABLE as e:
             raise PeerLostError(f"the peer sent what is not of our protocol: {e}") from e
 
     def send(self, message: msgspec.Struct) -> None:

@@ -10,12 +10,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+import msgspec
+
 _LENGTH = struct.Struct(">I")
 LENGTH_BYTES = _LENGTH.size
 
 
 class FrameTooLargeError(ValueError):
     """A message is longer than any should be: this is another kind of stream."""
+
+
+UNREADABLE = (FrameTooLargeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What frames and the msgpack in them raise where the other end is not of our kind."""
 
 
 def frame(message: bytes) -> bytes:

@@ -23,7 +23,7 @@ from typing import TypeVar
 import msgspec
 
 from trtdisagg.errors import HandoverError
-from trtdisagg.protocol.frames import LENGTH_BYTES, FrameTooLargeError, frame, read_length
+from trtdisagg.protocol.frames import LENGTH_BYTES, UNREADABLE, frame, read_length
 
 FRAME_TIMEOUT_S = 10.0
 """What has begun must be there then."""
@@ -90,7 +90,7 @@ class Stream:
         try:
             length = read_length(self.receive_raw(LENGTH_BYTES), _MAX_FRAME_BYTES)
             message: Message | Unable = msgspec.msgpack.decode(self.receive_raw(length), type=kind | Unable)
-        except (FrameTooLargeError, msgspec.MsgspecError) as e:
+        except UNREADABLE as e:
             raise HandoverError(f"mpi: the peer sent what is no {kind.__name__}: {e}") from e
         if isinstance(message, Unable):
             raise HandoverError(f"mpi: the peer cannot: {message.error}")

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from trtdisagg.engine.gang.messages import FromFollower, FromLeader
-from trtdisagg.protocol.frames import FrameReader, FrameTooLargeError, frame
+from trtdisagg.protocol.frames import UNREADABLE, FrameReader, frame
 
 MAX_FRAME_BYTES = 1 << 28
 """A step that names a million blocks fits 50 times; what is longer is no message of ours."""
@@ -78,13 +78,13 @@ class Frames(Generic[Incoming]):
             raise StreamEndedError("the connection has ended")
         try:
             self._bodies.extend(self._reader.feed(data))
-        except FrameTooLargeError as e:
+        except UNREADABLE as e:
             raise StreamEndedError(f"what came is not of our protocol: {e}") from e
 
     def _take(self) -> Incoming:
         try:
             return self._decoder.decode(self._bodies.popleft())
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        except UNREADABLE as e:
             raise StreamEndedError(f"what came is not of our protocol: {e}") from e
 
     def received(self) -> list[Incoming]:

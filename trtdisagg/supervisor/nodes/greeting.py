@@ -44,7 +44,8 @@ async def admit(stream: Stream, secret: bytes, check: Callable[[Hello], Welcome]
         raise StreamError(f"{type(hello).__name__} came instead of Hello")
     try:
         if not hmac.compare_digest(hello.proof, prove("node", secret, nonce, hello.nonce, hello.node.encode())):
-            raise RefusedError(f"{hello.node} does not know the secret of this run")
+            # What a stranger says is not for the terminal as it is.
+            raise RefusedError(f"{ascii(hello.node[:64])[1:-1]} does not know the secret of this run")
         if hello.wire_version != WIRE_VERSION:
             raise RefusedError(
                 f"{hello.node} speaks wire version {hello.wire_version}, the head {WIRE_VERSION}: "

@@ -12,7 +12,7 @@ import anyio.abc
 import msgspec
 
 from trtdisagg.net import join_address
-from trtdisagg.protocol.frames import FrameReader, FrameTooLargeError, frame
+from trtdisagg.protocol.frames import UNREADABLE, FrameReader, frame
 from trtdisagg.protocol.nodes import MAX_MESSAGE_BYTES, Envelope
 from trtdisagg.supervisor.nodes.session import GapError, Session
 
@@ -20,7 +20,6 @@ NUM_MISSED = 3
 """So many signs of life in a row, and a connection counts as gone: the other end's host may have vanished."""
 _CONNECT_TIMEOUT_S = 2.0
 _ENDS = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, TimeoutError)
-_BAD = (FrameTooLargeError, msgspec.DecodeError)
 
 T = TypeVar("T")
 
@@ -76,7 +75,7 @@ class Stream:
                 with anyio.fail_after(timeout_s):
                     await self._fill()
             return decoder.decode(self._frames.popleft())
-        except _BAD as e:
+        except UNREADABLE as e:
             raise StreamError(f"what came is not of our protocol: {e}") from e
         except _ENDS as e:
             raise StreamError(_words(e, f"nothing came for {timeout_s:g} s")) from e
@@ -196,7 +195,7 @@ def _is_new(session: Session, envelope: Envelope) -> bool:
 def _decoded(decoder: msgspec.msgpack.Decoder[T], message: msgspec.Raw) -> T:
     try:
         return decoder.decode(message)
-    except msgspec.DecodeError as e:
+    except UNREADABLE as e:
         raise StreamError(f"what came is not of our protocol: {e}") from e
 
 

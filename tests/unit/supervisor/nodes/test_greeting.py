@@ -77,6 +77,11 @@ async def test_who_does_not_is_refused() -> None:
     assert [str(result) for result in results] == ["node01 does not know the secret of this run"] * 2
 
 
+async def test_the_name_of_a_stranger_is_told_so_that_it_does_no_harm() -> None:
+    came, _ = await meet(SECRET, b"a guess", node="\x1b[2J\n" + 1000 * "x")
+    assert str(came) == f"\\x1b[2J\\n{59 * 'x'} does not know the secret of this run"
+
+
 async def test_another_release_is_refused_by_its_version() -> None:
     results = await meet(SECRET, SECRET, wire_version=0)
     assert all("speaks wire version 0" in str(result) for result in results)

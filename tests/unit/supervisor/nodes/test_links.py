@@ -14,6 +14,7 @@ from helpers.nodes import head
 from helpers.plans import host
 
 from trtdisagg.errors import CrashLoopError, StartupError
+from trtdisagg.protocol.frames import frame
 from trtdisagg.protocol.nodes import Bye, Line, Signal, ToHead, ToNode
 from trtdisagg.supervisor.nodes.head_link import HeadLink, Membership
 from trtdisagg.supervisor.nodes.rendezvous import Rendezvous, announced
@@ -139,10 +140,22 @@ async def test_a_head_without_descriptors_takes_nodes_in_when_it_has_some_again(
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, b"\0\0\0\x01", b"\0\0\0\x02\xc0\xc0"], ids=repr
+    "said",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xff" * 64,
+        b"\0\0\0\x01",
+        b"\0\0\0\x02\xc0\xc0",
+        b"\0\0\0\x02\x81\xa1",
+        frame(b"\x82\xa4type\xa5hello\xa4node\xa1\xff"),
+        frame(b"\x82\xa4type\xa5hello\xa4none" + 10000 * b"\x91"),
+    ],
+    ids=range(8),
 )
 async def test_whoever_comes_and_says_something_else_keeps_nobody_out(tmp_path: Path, said: bytes) -> None:
-    """Nothing, another protocol, a message that is too large, half a message, one that means nothing."""
+    """Nothing, another protocol, a message that is too large, half a message, one that means nothing, one that ends
+    within, a name that is no text, a value of too many values in each other."""
     node = Node(tmp_path / "meet")
     async with head(tmp_path / "meet", "node01") as nodes, anyio.create_task_group() as tasks:
         async with await anyio.connect_tcp("127.0.0.1", nodes.links.port) as stranger:
