@@ -8,7 +8,6 @@ What the messages are is known by whoever sends them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import msgspec
 
@@ -28,15 +27,15 @@ def frame(message: bytes) -> bytes:
     return _LENGTH.pack(len(message)) + message
 
 
-def read_length(head: bytes, max_bytes: int) -> int:
+def read_length(stream: bytes | bytearray, max_bytes: int, start: int = 0) -> int:
     """
-    :param head: LENGTH_BYTES bytes.
-    :raises FrameTooLargeError: when the message behind them is too long.
+    :param stream: at least LENGTH_BYTES from `start` on, where a frame begins.
+    :raises FrameTooLargeError: when its message is too long.
     """
-    (length,) = _LENGTH.unpack(head)
+    length: int = _LENGTH.unpack_from(stream, start)[0]
     if length > max_bytes:
         raise FrameTooLargeError(f"a message of {length} bytes; at most {max_bytes} are taken")
-    return int(length)
+    return length
 
 
 class FrameReader:
@@ -46,20 +45,21 @@ class FrameReader:
         self._max_bytes = max_bytes
         self._buffer = bytearray()
 
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Take the next piece; gives the messages that it completes, to be taken all before the next one.
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Take the next piece.
 
+        :returns: the messages that it completes.
         :raises FrameTooLargeError: when a message is too long.
         """
         buffer = self._buffer
         buffer += piece
+        messages: list[bytes] = []
         start = 0
-        while len(buffer) - start >= LENGTH_BYTES:
-            end = start + LENGTH_BYTES + read_length(bytes(buffer[start : start + LENGTH_BYTES]), self._max_bytes)
-            if len(buffer) < end:
+        while (body := start + LENGTH_BYTES) <= len(buffer):
+            end = body + read_length(buffer, self._max_bytes, start)
+            if end > len(buffer):
                 break
-            with memoryview(buffer) as view:
-                message = bytes(view[start + LENGTH_BYTES : end])
-            yield message
+            messages.append(bytes(memoryview(buffer)[body:end]))  # copied once
             start = end
         del buffer[:start]
+        return messages
