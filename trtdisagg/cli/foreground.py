@@ -138,7 +138,8 @@ class Lines:
     def __exit__(self, *error: object) -> None:
         self._aside.__exit__(*error)
         if self._log is not None and self._aside.is_over:
-            self._log.close()
+            with contextlib.suppress(OSError):  # there is nobody left to tell
+                self._log.close()
 
     def event(self, text: str) -> None:
         for line in text.splitlines():

@@ -37,7 +37,8 @@ class LogBook:
         self._aside.__exit__(*error)
         if self._aside.is_over:
             for log in self._logs.values():
-                log.close()
+                with contextlib.suppress(OSError):  # there is nobody left to tell
+                    log.close()
 
     def write(self, name: str, line: bytes) -> None:
         """Have a line, with its end, written into the log of a child."""
@@ -48,15 +49,13 @@ class LogBook:
         self._aside.put(name, _NO_MORE)
 
     def _do(self, name: str, line: bytes) -> None:
-        if line == _NO_MORE:
-            self._failing.discard(name)
-            if (log := self._logs.pop(name, None)) is not None:
-                log.close()
-            return
-        if name not in self._logs:
-            self._logs[name] = LogFile(self._path_of(name))
+        log = self._logs.pop(name, None) or LogFile(self._path_of(name))
         try:
-            self._logs[name].write(line)
+            if line == _NO_MORE:
+                log.close()
+            else:
+                self._logs[name] = log
+                log.write(line)
             self._failing.discard(name)
         except OSError as e:
             if name not in self._failing:

@@ -66,10 +66,14 @@ class LogFile:
         self._num_bytes += os.write(self._fd, line)
 
     def close(self) -> None:
-        for fd in (self._fd, self._times_fd):
-            if fd is not None:
-                os.close(fd)
-        self._fd = self._times_fd = None
+        """
+        :raises OSError: what was written is lost, as some file servers say only now.
+        """
+        fds, self._fd, self._times_fd = (self._times_fd, self._fd), None, None
+        with contextlib.ExitStack() as stack:  # both, whatever becomes of the first
+            for fd in fds:
+                if fd is not None:
+                    stack.callback(os.close, fd)
 
     def _open(self) -> None:
         self._times_fd = os.open(times_file(self._path), _FLAGS, 0o600)

@@ -45,6 +45,25 @@ def test_a_time_is_noted_at_most_so_often(tmp_path: Path) -> None:
     assert marks == ["0 10.000", "10 10.500", "20 9.000"], "a clock that was set back, too"
 
 
+def test_a_file_server_that_has_lost_what_was_written_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_close, closed = os.close, []
+
+    def close(fd: int) -> None:
+        real_close(fd)
+        closed.append(fd)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    log = LogFile(tmp_path / "a.log")
+    log.write(b"one\n")
+    monkeypatch.setattr(logfile.os, "close", close)
+    with pytest.raises(OSError, match="quota"):
+        log.close()
+    log.close()
+    assert len(closed) == len(set(closed)) == 2, "a number that is closed again may be somebody else's by now"
+
+
 def test_a_full_disk_is_told_and_the_next_line_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_full = False
     real_write = os.write
