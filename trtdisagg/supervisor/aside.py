@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 
 MAX_BYTES = 16 * 1024 * 1024
+_BYTES_BESIDE = 100
+"""That a line takes in memory, beside its own: empty ones must not fill it either."""
 _END_S = 5.0
 """For what still waits, at the end."""
 
@@ -37,6 +39,8 @@ class Aside:
 
     def __exit__(self, *_: object) -> None:
         """Wait until all is written, but not for ever; see `is_over`."""
+        for name in list(self._num_left_out):
+            self._tell_left_out(name)
         self._waiting.put(None)
         self._thread.join(_END_S)
 
@@ -46,18 +50,26 @@ class Aside:
         return not self._thread.is_alive()
 
     def put(self, name: str, line: bytes) -> None:
-        if self._num_bytes_put - self._num_bytes_written + len(line) > self._max_bytes:
+        """Have a line written; an empty one, which may mean something, in any case."""
+        if line and self._num_bytes_put - self._num_bytes_written + _size(line) > self._max_bytes:
             self._num_left_out[name] = self._num_left_out.get(name, 0) + 1
             return
-        if number := self._num_left_out.pop(name, 0):
-            self._put(name, f"[{number} lines are left out here: they could not be written in time]\n".encode())
+        self._tell_left_out(name)
         self._put(name, line)
 
+    def _tell_left_out(self, name: str) -> None:
+        if number := self._num_left_out.pop(name, 0):
+            self._put(name, f"[{number} lines are left out here: they could not be written in time]\n".encode())
+
     def _put(self, name: str, line: bytes) -> None:
-        self._num_bytes_put += len(line)
+        self._num_bytes_put += _size(line)
         self._waiting.put((name, line))
 
     def _run(self) -> None:
         while (item := self._waiting.get()) is not None:
             self._write(*item)
-            self._num_bytes_written += len(item[1])
+            self._num_bytes_written += _size(item[1])
+
+
+def _size(line: bytes) -> int:
+    return len(line) + _BYTES_BESIDE
