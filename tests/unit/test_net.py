@@ -5,6 +5,7 @@ import socket
 
 import psutil
 import pytest
+from helpers.ports import free_port
 
 from trtdisagg.net import holder, is_loopback
 
@@ -20,8 +21,7 @@ def test_what_others_can_reach(host: str) -> None:
 
 
 def test_who_has_a_port() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    with socket.create_server(("127.0.0.1", port := free_port())):
         assert holder(port).startswith(f"pid {os.getpid()} (")
     assert holder(port) == "a process of another user"
 

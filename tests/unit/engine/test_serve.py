@@ -17,6 +17,7 @@ import pytest
 from fakes.executor import FakeExecutor
 from helpers import tiny_tokenizer
 from helpers.http_face import SPEC, make_tokenizer
+from helpers.ports import free_port
 
 from trtdisagg.engine.http.delivery import Delivery
 from trtdisagg.engine.serve import Loaded, Server
@@ -184,10 +185,7 @@ async def test_signal_while_it_loads_ends_it() -> None:
 
 
 async def test_health_says_that_it_loads() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = Process()
+    process, port = Process(), free_port()
     process.may_load.clear()
     async with process.running(msgspec.structs.replace(SPEC, port=port)):
         await process.report(Loading)

@@ -4,16 +4,17 @@ import os
 import socket
 
 import pytest
+from helpers.ports import free_port
 
 from trtdisagg.errors import StartupError
 from trtdisagg.supervisor.ports import check_free
 
 
 def test_a_port_in_use_names_who_has_it() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        with pytest.raises(StartupError, match=rf"proxy cannot listen on 127.0.0.1:{port}: .* pid {os.getpid()} \("):
-            check_free("127.0.0.1", port, "proxy")
+    port = free_port()
+    words = rf"proxy cannot listen on 127.0.0.1:{port}: .* pid {os.getpid()} \("
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(StartupError, match=words):
+        check_free("127.0.0.1", port, "proxy")
     check_free("127.0.0.1", port, "proxy")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from fakes.openai_endpoint import Answer, Endpoint, chunk, event, never, raw, refused, streamed
 from fakes.tiny_http import Connection
 from helpers.certificates import make_certificate, needs_openssl
+from helpers.ports import free_port
 
 from trtdisagg.bench.program import MeasureError
 from trtdisagg.bench.serve.client import Client
@@ -73,8 +73,7 @@ async def test_an_answer_that_never_comes() -> None:
 
 
 async def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     assert (await ask(url)).error == "connection refused"
     with pytest.raises(MeasureError, match="does not answer: Connect"):
         await find_model(Load(url=url))

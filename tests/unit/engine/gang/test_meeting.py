@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from helpers.gangs import TIMEOUT_S, gang_spec, on_each_rank
+from helpers.ports import free_port
 
 from trtdisagg.engine.gang.frames import Frames, encode
 from trtdisagg.engine.gang.greeting import Seat
@@ -64,8 +65,8 @@ def gathering(spec: EngineSpec, timeout_s: float = TIMEOUT_S) -> Iterator[Gather
 @contextmanager
 def at_an_address(short_path: Path, parallel: Parallel = TWO, **changes: Any) -> Iterator[list[EngineSpec]]:
     """Specs of ranks that meet by TCP, whose rank 0 has inherited a socket."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    common = {"gang_socket": None, "gang_address": f"127.0.0.1:{listener.getsockname()[1]}", **changes}
+    listener = socket.create_server(("127.0.0.1", port := free_port()))
+    common = {"gang_socket": None, "gang_address": f"127.0.0.1:{port}", **changes}
     yield [
         gang_spec(short_path, parallel, rank, **common, gang_fd=None if rank else listener.detach())
         for rank in range(parallel.num_ranks)
