@@ -22,17 +22,18 @@ def leaving_nothing(cluster: Cluster, ports: set[int]) -> Iterator[Cluster]:
     :param ports: that it listens on.
     """
     cluster.up()
+    traces = Traces(cluster, ports)
     try:
         yield cluster
     finally:
-        traces = Traces(cluster, ports)
+        traces.look()
         down = cluster.down("-t", "20")
     assert down.returncode == 0, down.stderr + cluster.logs()
     until(lambda: not traces.left(), "nothing is left over", instead=traces.left)
 
 
 class Traces:
-    """Looks at a cluster while it is there, and again when it is gone.
+    """Looks at a cluster while it is there, as often as it is told to, and again when it is gone.
 
     :param ports: that it listens on.
     """
@@ -40,7 +41,12 @@ class Traces:
     def __init__(self, cluster: Cluster, ports: set[int]) -> None:
         self._cluster = cluster
         self._ports = ports
-        self._segments = set(_segments_of(cluster))
+        self._segments: set[str] = set()
+        self.look()
+
+    def look(self) -> None:
+        """What its processes share now: those that were killed meanwhile may have left theirs."""
+        self._segments.update(_segments_of(self._cluster))
 
     def left(self) -> dict[str, list[str]]:
         """By kind; a cluster that has left nothing: no kind."""
