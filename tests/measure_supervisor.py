@@ -1,6 +1,6 @@
 """Measures what the supervisor costs: a script, because times on a shared machine are figures, not tests.
 
-    python -m tests.measure_supervisor [--servers 64] [--idle 30] [--rounds 3]
+    python tests/measure_supervisor.py [--servers 64] [--idle 30] [--rounds 3]
 
 Times of day are the best of several rounds; CPU time is counted by the kernel and hardly depends on who else works.
 """
