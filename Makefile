@@ -13,9 +13,9 @@ up: install
 	$(BIN)/trtdisagg up examples/smollm2.yaml
 
 # Three files at a time, also on two cores: most tests of processes wait. They come first, as tests/conftest.py orders
-# them: what takes long is not left for the end.
+# them: what takes long is not left for the end. Where everything hangs, it ends all the same, and says in what.
 test: install $(STAMPS)/tests $(STAMPS)/openmpi
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --maxfail 20
 
 soak: install $(STAMPS)/tests $(STAMPS)/openmpi
 	$(BIN)/python -m pytest --soak

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -37,6 +39,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rooms = [[path for path in paths if path.parent.name == room] for room in ("e2e", "process")]
     place = {path: i / len(room) for room in rooms for i, path in enumerate(room)}
     items.sort(key=lambda item: place.get(item.path, 1.0))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(settings: Any) -> Generator[None, Any, Any]:
+    """Who was interrupted and hangs where it clears up, as in the end of `with Popen()`, is interrupted again."""
+    is_set = yield
+    if settings.method == "signal":
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout, settings.timeout)
+    return is_set
 
 
 @pytest.fixture(scope="session")
