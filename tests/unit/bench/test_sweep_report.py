@@ -137,6 +137,14 @@ def test_goodput_of_sweeps_with_other_targets_is_not_compared(tmp_path: Path) ->
     assert gather(folders).goodput == {}
 
 
+def test_goodput_over_loads_of_which_none_had_targets_is_not_drawn(tmp_path: Path) -> None:
+    rates = sweep_of("a", concurrencies=[], request_rates=[2.0], goodput=GOALS)
+    with_targets = filled(tmp_path / "a", rates, {("a", "r2"): {"request_goodput": 1.0}})
+    without = filled(tmp_path / "b", sweep_of("b"), {("b", "c001"): {}})
+    names = [picture.name for picture in pictures.draw(gather([with_targets, without]))]
+    assert names == ["throughput", "latency-concurrency", "latency-rate", "goodput-rate"]
+
+
 def test_nothing_was_measured(tmp_path: Path) -> None:
     folder = filled(tmp_path / "s", sweep_of("a"), {})
     folder.write_failure("a", "no GPU")

@@ -36,11 +36,12 @@ def draw(results: Results) -> Iterator[Picture]:
     if results.front():
         yield _picture("throughput", throughput_alt(results), throughput(results))
     for kind, words in LOADS.items():
-        if not any(point.kind == kind for point in results.points):
+        points = [point for point in results.points if point.kind == kind]
+        if not points:
             continue
         alt = f"Median and 99th percentile of the {' and the '.join(times(results, kind).values())} over {words}."
         yield _picture(f"latency-{kind}", alt, latency(results, kind))
-        if results.goodput:
+        if results.goodput and any(point.figure("request_goodput") is not None for point in points):
             alt = f"Goodput over {words}: requests a second that keep {results.targets}."
             yield _picture(f"goodput-{kind}", alt, goodput(results, kind))
 
