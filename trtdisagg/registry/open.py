@@ -105,11 +105,16 @@ def open_gateway(spec: RegistrySpec) -> Gateway:
 
 def read_secret(path: str | None) -> str | None:
     """
-    :raises StartupError: the file cannot be read.
+    :raises StartupError: the file cannot be read, or nothing is in it.
     """
     if path is None:
         return None
     try:
-        return Path(path).read_text().strip()
+        secret = Path(path).read_text().strip()
     except OSError as e:
         raise StartupError(f"cannot read the secret file {path}: {e.strerror or e}") from e
+    except UnicodeDecodeError:  # which tells bytes of it
+        raise StartupError(f"the secret file {path} is not UTF-8") from None
+    if not secret:  # which everybody knows
+        raise StartupError(f"the secret file {path} is empty")
+    return secret
