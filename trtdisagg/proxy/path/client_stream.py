@@ -51,7 +51,7 @@ class ClientStream:
             raise ConnectionResetError("the client is gone")
         self.begun = True
         self._transport = self._request.transport
-        self._last = data
+        last = data
         self.num_events = data.count(_EVENT_END)
         if self.form is not None:
             data = self.form.begin(data)
@@ -62,7 +62,7 @@ class ClientStream:
         await self.response.write(data)
         if writer is None or self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        self._writer = writer
+        self._writer, self._last = writer, last
 
     def feed(self, data: bytes) -> bool:
         """Send bytes; False: the client does not keep up."""

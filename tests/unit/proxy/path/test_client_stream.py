@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from aiohttp import HttpVersion11
+from aiohttp import HttpVersion11, web
 
 from trtdisagg.proxy.door.visit import Visit
 from trtdisagg.proxy.path.client_stream import ClientStream
@@ -45,3 +45,17 @@ def test_however_the_end_mark_comes_it_is_the_end(end: bytes, size: int) -> None
     assert fed(*(stream[i : i + size] for i in range(0, len(stream), size))).is_complete
     cut = stream[: -len(2 * end) - 1]
     assert not fed(*(cut[i : i + size] for i in range(0, len(cut), size))).is_complete
+
+
+@pytest.mark.anyio
+async def test_an_answer_whose_client_has_left_before_it_is_not_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(*_: object) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(web.StreamResponse, "prepare", gone)
+    request: Any = Wire()
+    request.transport = request
+    stream = ClientStream(request, Visit(None))
+    with pytest.raises(ConnectionResetError):
+        await stream.begin(b"data: {}\n\ndata: [DONE]\n\n")
+    assert not stream.is_complete
