@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from typing import IO, cast
 
@@ -20,10 +21,13 @@ def discard_stdout() -> None:
 
 
 def write_stdout(data: bytes) -> None:
-    """The same, past all buffers: a thread that hangs in it holds no lock."""
+    """Write to stdout past all buffers, where a thread that hangs in it holds no lock; as `lasting_stdout`."""
     try:
         while data:
-            data = data[os.write(sys.stdout.fileno(), data) :]
+            try:
+                data = data[os.write(sys.stdout.fileno(), data) :]
+            except BlockingIOError:  # another program that has this terminal, or pipe, does not want to wait
+                select.select([], [sys.stdout.fileno()], [])
     except OSError:
         discard_stdout()
 

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from trtdisagg.cli.foreground import Lines, hint
+from trtdisagg.cli.stdout import write_stdout
 from trtdisagg.config.supervisor_keys import SupervisionConfig
 from trtdisagg.protocol.proxy_spec import ProxySpec
 from trtdisagg.supervisor.child_plan import ChildPlan
@@ -90,6 +92,18 @@ def test_nobody_reads_any_more() -> None:
     )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (7, b"")
+
+
+def test_a_pipe_that_does_not_wait_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    read: list[bytes] = []
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(fileno=lambda: write_end))
+    monkeypatch.setattr("select.select", lambda *_: read.append(os.read(read_end, 1 << 20)))
+    write_stdout(b"x" * 300_000)
+    os.close(write_end)
+    with open(read_end, "rb") as rest:
+        assert len(b"".join(read) + rest.read()) == 300_000
 
 
 def test_who_reads_slowly_holds_nobody_up() -> None:
