@@ -12,7 +12,9 @@ from rich.table import Table
 
 from trtdisagg.bench.serve.report import ServeReport
 from trtdisagg.bench.workloads.core_model import core_model_stats
-from trtdisagg.errors import ConfigError
+from trtdisagg.cli.bench.files import told
+
+_CSV = "--op-stats-csv"
 
 
 def core_model_view(report: ServeReport) -> Table:
@@ -34,17 +36,15 @@ def stats_writing(file: Path | None) -> Iterator[Callable[[ServeReport], None]]:
     if file is None:
         yield lambda _: None
         return
-    try:
-        opened = file.open("a", newline="", encoding="utf-8")
-    except OSError as e:
-        raise ConfigError(f"--op-stats-csv {file} cannot be written: {e.strerror or e}") from e
-    with opened as stream:
+    with told(file, _CSV):
+        file.open("a").close()
 
-        def write(report: ServeReport) -> None:
-            stats = core_model_stats(report)
+    def write(report: ServeReport) -> None:
+        stats = core_model_stats(report)
+        with told(file, _CSV), file.open("a", newline="", encoding="utf-8") as stream:
             rows = csv.DictWriter(stream, [*stats])
             if stream.tell() == 0:
                 rows.writeheader()
             rows.writerow(stats)
 
-        yield write
+    yield write

@@ -33,12 +33,12 @@ def writing(file: Path | None, option: str = "--json") -> Iterator[Callable[[msg
     if file is None:
         yield lambda _: None
         return
-    with _told(file, option):
+    with told(file, option):
         descriptor, name = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}.")
     temporary = Path(name)
 
     def write(report: msgspec.Struct) -> None:
-        with _told(file, option):
+        with told(file, option):
             temporary.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
             temporary.chmod(0o644)
             temporary.replace(file)
@@ -51,7 +51,10 @@ def writing(file: Path | None, option: str = "--json") -> Iterator[Callable[[msg
 
 
 @contextlib.contextmanager
-def _told(file: Path, option: str) -> Iterator[None]:
+def told(file: Path, option: str) -> Iterator[None]:
+    """
+    :raises ConfigError: in place of an OSError, where the file is written.
+    """
     try:
         yield
     except OSError as e:

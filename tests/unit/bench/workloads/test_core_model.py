@@ -134,6 +134,14 @@ def test_a_file_that_cannot_be_written_is_told_before_the_load(tmp_path: Path) -
         pytest.fail("nothing is to be measured")
 
 
+def test_a_disk_that_is_full_by_then_is_told_in_a_line() -> None:
+    with (
+        pytest.raises(ConfigError, match="--op-stats-csv /dev/full cannot be written: No space left on device"),
+        stats_writing(Path("/dev/full")) as write,
+    ):
+        write(REPORT)
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
