@@ -128,8 +128,8 @@ def pattern(path: Path) -> str:
 
 
 def _directives(options: Iterable[str]) -> str:
-    """sbatch reads quotes as a shell does."""
-    parts = (option.partition("=") for option in options)
+    """sbatch reads quotes as a shell does, but takes a backslash in them for one that quotes."""
+    parts = (option.replace("\\", "\\\\").partition("=") for option in options)
     return "".join(f"#SBATCH {name}{equals}{value and shlex.quote(value)}\n" for name, equals, value in parts)
 
 

@@ -22,7 +22,7 @@ slurm:
   job_name: mine
   gpus_per_node: h200:8
   cpus_per_task: 16
-  extra_args: [--constraint=ib&fast, --mem=64G, '--comment=it is # mine', --contiguous]
+  extra_args: [--constraint=ib&fast, --mem=64G, '--comment=it is # mine', --contiguous, '--wckey=a\\b']
   mpi: pmix
   setup: [module load cuda, 'echo "it''s $HOME"']
   env: {A: "b 'c' $d"}
@@ -72,6 +72,7 @@ def test_every_key_is_used(tmp_path: Path) -> None:
         "--mem=64G",
         "--comment='it is # mine'",
         "--contiguous",
+        r"--wckey='a\\b'",
     ]
     assert "program=(trtdisagg)\n" in text, "in a container it is the image's"
 
