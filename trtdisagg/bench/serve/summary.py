@@ -142,7 +142,7 @@ def _about_tokens(load: Load, done: Sequence[Outcome]) -> list[str]:
         found.append(
             "chunks have several tokens, and the server does not say how many each has: ITL counts them as equal"
         )
-    num_short = sum((outcome.num_tokens or math.inf) < outcome.max_tokens for outcome in done)
+    num_short = sum((num := outcome.num_tokens) is not None and num < outcome.max_tokens for outcome in done)
     if num_short > MANY_SHORT * len(done) and not load.ignore_eos:
         found.append(f"{num_short} of {len(done)} answers ended before their limit; --ignore-eos asks for all tokens")
     return found

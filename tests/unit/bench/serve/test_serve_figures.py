@@ -125,6 +125,7 @@ def test_what_to_know_before_figures_are_compared() -> None:
     assert "no sum of them" in warned(outcome(100, num_by=(1,), num_input_tokens=None))
     assert "no figure of them" in warned(outcome(), is_streamed=False)
     assert "1 of 1 answers ended before" in warned(outcome(100, num_by=(1,), max_tokens=9))
+    assert "1 of 1 answers ended before" in warned(outcome(num_tokens=0), is_streamed=False)
     assert warned(outcome(100, num_by=(1,), max_tokens=9), ignore_eos=True) == ""
 
 
