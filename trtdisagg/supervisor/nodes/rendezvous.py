@@ -8,16 +8,17 @@ in looks again until its deadline.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import anyio
-import anyio.to_thread
 import msgspec
 from anyio.abc import TaskStatus
 
@@ -60,14 +61,14 @@ async def announced(directory: Path, rendezvous: Rendezvous) -> AsyncIterator[No
     file, content = directory / _FILE, msgspec.json.encode(rendezvous)
     try:
         try:
-            await anyio.to_thread.run_sync(_write, file, content, abandon_on_cancel=True)
+            await _in_thread(_write, file, content)
         except OSError as e:
             what = f"{file}, where the other nodes look for the head, cannot be written"
             raise StartupError(f"{what}: {e.strerror}") from e
         yield
     finally:
         with anyio.move_on_after(_WITHDRAW_S, shield=True):
-            await anyio.to_thread.run_sync(_withdraw, file, content, abandon_on_cancel=True)
+            await _in_thread(_withdraw, file, content)
 
 
 class Head(Protocol):
@@ -97,6 +98,30 @@ async def stay_findable(head: Head, directory: Path, where: Rendezvous, *, task_
         except StartupError as e:
             head.on_notice(e.message)
             await head.until(lambda: head.is_complete)
+
+
+async def _in_thread(work: Callable[[Path, bytes], None], file: Path, content: bytes) -> None:
+    """As anyio does it, but in a thread that does not keep this process from ending while it hangs."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[OSError | None] = loop.create_future()
+
+    def tell(error: OSError | None) -> None:
+        if not over.done():
+            over.set_result(error)
+
+    def run() -> None:
+        error = None
+        try:
+            work(file, content)
+        except OSError as e:
+            error = e
+        finally:
+            with contextlib.suppress(RuntimeError):  # all is over, and what hung has come back
+                loop.call_soon_threadsafe(tell, error)
+
+    threading.Thread(target=run, name="rendezvous", daemon=True).start()
+    if (error := await over) is not None:
+        raise error
 
 
 def _write(file: Path, content: bytes) -> None:

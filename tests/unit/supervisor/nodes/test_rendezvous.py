@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 
+import anyio
 import pytest
 from msgspec.structs import replace
 
+import trtdisagg
 from trtdisagg.errors import StartupError
 from trtdisagg.supervisor.nodes.rendezvous import Rendezvous, announced, default_directory, look
 
@@ -70,6 +73,24 @@ async def test_a_file_that_was_replaced_while_it_was_read_is_looked_at_again(
             patch.setattr(os, "fstat", fail)
             assert look(tmp_path / "d") is None
         assert look(tmp_path / "d") == HEAD
+
+
+async def test_a_file_system_that_hangs_keeps_no_process_from_ending(tmp_path: Path) -> None:
+    """Whoever opens a pipe to read waits for a writer, as one waits for a file server that is away."""
+    code = f"""
+import anyio, os
+from pathlib import Path
+from trtdisagg.supervisor.nodes import rendezvous
+rendezvous._WITHDRAW_S = 0.01
+async def run():
+    async with rendezvous.announced(Path({str(tmp_path)!r}), rendezvous.Rendezvous(host="h", port=1, secret=None)):
+        os.unlink({str(tmp_path / "head.json")!r})
+        os.mkfifo({str(tmp_path / "head.json")!r})
+anyio.run(run)
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(trtdisagg.__file__).parents[1])}
+    with anyio.fail_after(60):
+        await anyio.run_process([sys.executable, "-c", code], env=env)
 
 
 async def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
