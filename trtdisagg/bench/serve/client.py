@@ -37,7 +37,7 @@ class Client:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
         authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._fields = f"Host: {parts.netloc.rpartition('@')[2]}\r\n{authorization}"
+        self._fields = f"Host: {parts.netloc}\r\n{authorization}"
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
 
@@ -161,6 +161,8 @@ class Client:
 def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
+        if "@" in parts.netloc:  # a password may be, which is not to be repeated
+            raise ConfigError("--url: there is no place for a user in it; --api-key-file has a client's key")
         _ = parts.port
     except ValueError as e:
         raise ConfigError(f"--url {url}: {e}") from e

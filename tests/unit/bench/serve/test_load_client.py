@@ -142,6 +142,13 @@ async def test_what_is_no_url(url: str) -> None:
         await ask(url)
 
 
+@pytest.mark.parametrize("url", ["http://me:swordfish@x", "me:swordfish@x:port"])
+async def test_a_password_in_an_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError, match="--api-key-file") as refused:
+        await ask(url)
+    assert "swordfish" not in refused.value.message
+
+
 @needs_openssl
 async def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path, "localhost")
