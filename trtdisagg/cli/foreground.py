@@ -16,7 +16,7 @@ import click
 from rich.live import Live
 
 from trtdisagg.cli.background import LOG_NAME
-from trtdisagg.cli.stdout import write_stdout
+from trtdisagg.cli.stdout import stdout_by, write_stdout
 from trtdisagg.cli.terminal import console, wants_colour
 from trtdisagg.cli.values import ROLE_STYLES
 from trtdisagg.cli.views import cluster_view
@@ -39,12 +39,20 @@ _QUESTION = "What is the capital of France?"
 def run_with_table(
     plan: Plan, place: Place, wish: Wish | None = None, *, on_ready: Callable[[str], None] = lambda _: None
 ) -> int:
-    """Run an agent under a live table.
+    """Run an agent under a live table, which a terminal that is held (Ctrl-S) keeps from nothing else.
 
     :param on_ready: called with the address for clients when the cluster can serve.
     :returns: its exit code; raises as `run_agent` does.
     """
-    with Live(console=console(), auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
+    with (
+        Aside(lambda _, text: write_stdout(text)) as aside,
+        Live(
+            console=console(stdout_by(functools.partial(aside.put, ""))),
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as live,
+    ):
         show = _Screen(plan, live).show
         return anyio.run(functools.partial(run_agent, plan, place, wish=wish, on_status=show, on_ready=on_ready))
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import select
 import sys
+from collections.abc import Callable
 from typing import IO, cast
 
 
 def lasting_stdout() -> IO[str]:
     """Stdout for a program that outlives its reader: when nobody reads any more, nothing is written any more."""
     return cast(IO[str], _Lasting())
+
+
+def stdout_by(put: Callable[[bytes], None]) -> IO[str]:
+    """Stdout for a program that must not wait for its reader.
+
+    :param put: has what is written passed on to `write_stdout`.
+    """
+    return cast(IO[str], _Put(put))
 
 
 def discard_stdout() -> None:
@@ -53,3 +62,15 @@ class _Lasting:
 
     def fileno(self) -> int:
         return sys.stdout.fileno()
+
+
+class _Put(_Lasting):
+    def __init__(self, put: Callable[[bytes], None]) -> None:
+        self._put = put
+
+    def write(self, text: str) -> int:
+        self._put(text.encode(errors="replace"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Whoever writes it has no buffer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import IO
 
 import click
 from rich.console import Console
@@ -17,9 +18,9 @@ def say(*messages: object) -> None:
         click.echo(str(message), err=True)
 
 
-def console() -> Console:
+def console(stdout: IO[str] | None = None) -> Console:
     """For tables on stdout: in colour on a terminal, unless NO_COLOR is set; into a pipe plain and nothing cut off."""
-    return Console(file=lasting_stdout(), width=None if sys.stdout.isatty() else _wide(), highlight=False)
+    return Console(file=stdout or lasting_stdout(), width=None if sys.stdout.isatty() else _wide(), highlight=False)
 
 
 def wants_colour() -> bool:
