@@ -119,11 +119,12 @@ def remove_directory(path: str) -> None:
 
 
 def remove_files(path: str) -> None:
-    """Remove what is in the run directory, but the lock."""
+    """Remove what is in the run directory, but the lock: each, whatever becomes of another."""
     with contextlib.suppress(OSError):
         for entry in os.listdir(path):
             if entry != LOCK:
-                os.unlink(os.path.join(path, entry))
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(path, entry))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,15 @@ def test_directories_are_private_and_gone_afterwards(place: Place) -> None:
     assert place.log_dir.exists()
 
 
+def test_what_cannot_be_removed_keeps_no_secret_there(place: Place) -> None:
+    with rundir.hold(place, "run"):
+        for i in range(4):
+            (place.run_dir / f"theirs-{i}").mkdir()
+            place.spec_file(f"ours-{i}").write_bytes(b"{}")
+        rundir.make_secret(place)
+    assert sorted(path.name for path in place.run_dir.iterdir()) == [f"theirs-{i}" for i in range(4)]
+
+
 def test_a_directory_for_logs_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
     place = Place.of("a key", "c", {"XDG_STATE_HOME": str(tmp_path / "state")})
