@@ -69,11 +69,12 @@ def plan_job(loaded: Loaded, folder: Path, *, num_nodes: int, program: Sequence[
     :param num_nodes: that the servers need; the file may say another number.
     :param program: how trtdisagg is called here.
     :param load: see `Job.load`.
-    :raises ConfigError: the job is too short or too small to serve, or its folder has no name for Slurm.
+    :raises ConfigError: the job is too short or too small to serve, or a folder has no name for Slurm.
     """
     settings = loaded.cluster.slurm
-    if odd := set("\\\n,:" if settings.container else "\\\n") & set(str(folder)):
-        raise ConfigError(f"slurm.output_dir: Slurm would misread the {odd.pop()!r} of {str(folder)!r}")
+    _check_name("output_dir", folder, "\\\n,:" if settings.container else "\\\n")
+    if settings.container:
+        _check_name("container", loaded.path.parent, ",:")
     rules = loaded.cluster.supervision
     notice_s = min(math.ceil(rules.drain_timeout_s + rules.kill_timeout_s) + EARLY_S, _MAX_NOTICE_S)
     if settings.time is not None and seconds(settings.time) <= notice_s:
@@ -95,6 +96,11 @@ def plan_job(loaded: Loaded, folder: Path, *, num_nodes: int, program: Sequence[
         notice_s=notice_s,
         load=list(load),
     )
+
+
+def _check_name(key: str, folder: Path, misread: str) -> None:
+    if odd := next((char for char in str(folder) if char in misread), None):
+        raise ConfigError(f"slurm.{key}: Slurm would misread the {odd!r} of {str(folder)!r}")
 
 
 def num_gpus(settings: SlurmConfig) -> int:

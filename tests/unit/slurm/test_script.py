@@ -124,6 +124,8 @@ def test_what_slurm_takes_for_no_name_of_a_file(tmp_path: Path) -> None:
     make_job(tmp_path / "a,b")
     with pytest.raises(ConfigError, match=r"slurm.output_dir: Slurm would misread the ',' of '/"):
         make_job(tmp_path / "c,d", more=ALL_KEYS)
+    with pytest.raises(ConfigError, match=r"slurm.container: Slurm would misread the ':' of '/.*/e:f'"):
+        make_job(tmp_path / "e:f", more=f"{ALL_KEYS}  output_dir: {tmp_path}/runs\n")
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("8", 8), ("h200:4", 4)])
