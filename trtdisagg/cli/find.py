@@ -110,6 +110,6 @@ def cluster_file(words: tuple[str | None, ...]) -> Path:
             f"there is no {DEFAULT_FILE} here; name a file, or let `trtdisagg init` write one for this machine"
         )
     file = Path(given.pop()) if given else DEFAULT_FILE
-    if not file.suffix and not file.exists():
+    if not file.suffix[1:].isalpha() and not file.exists():  # .yaml and .json are letters, the end of Qwen3-0.6B is not
         raise ConfigError(f"{file}: no such file; a cluster file for a model: `trtdisagg init --model {file}`")
     return file

@@ -107,10 +107,11 @@ def test_no_file_here_says_what_to_do() -> None:
     assert "let `trtdisagg init` write one" in result.stderr
 
 
-def test_a_model_in_place_of_a_file() -> None:
-    result = run("up", "organization/name")
+@pytest.mark.parametrize("name", ["organization/name", "Qwen/Qwen3-0.6B", "meta-llama/Llama-3.1-8B-Instruct"])
+def test_a_model_in_place_of_a_file(name: str) -> None:
+    result = run("up", name)
     assert result.exit_code == 2
-    assert "no such file; a cluster file for a model: `trtdisagg init --model organization/name`" in result.stderr
+    assert f"no such file; a cluster file for a model: `trtdisagg init --model {name}`" in result.stderr
 
 
 def test_a_cluster_file_in_place_of_a_sweep_file() -> None:
