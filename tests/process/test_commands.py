@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -217,13 +218,15 @@ def test_a_terminal_gets_the_table_and_ctrl_c_takes_the_cluster_down(tmp_path: P
 def test_a_terminal_that_is_held_holds_nobody_up(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, cluster_text(free_port()))
     process, master = in_a_terminal(cluster)
-    seen = read_until(master, b"curl http://127.0.0.1")
+    read_until(master, b"curl http://127.0.0.1")
     os.write(master, b"\x13")  # Ctrl-S
     restarted = cluster.run("restart", "context-0")
     assert restarted.returncode == 0, restarted.stderr
     os.write(master, b"\x11")
     os.killpg(process.pid, signal.SIGINT)
-    read_until(master, b"stopping", seen)
+    with contextlib.suppress(OSError):  # the end: nobody has the terminal any more
+        while os.read(master, 65536):
+            pass
     assert process.wait(DEADLINE_S) == 130
     os.close(master)
     assert cluster.left_over() == []
