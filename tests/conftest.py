@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import os
 import re
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +45,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_timeout_set_timer(settings: Any) -> Generator[None, Any, Any]:
-    """Who was interrupted and hangs where it clears up, as in the end of `with Popen()`, is interrupted again."""
+def pytest_timeout_set_timer(item: Any, settings: Any) -> Generator[None, Any, Any]:
+    """Who was interrupted and hangs where it clears up, as in the end of `with Popen()`, is interrupted again. What
+    waits in an event loop has to be cancelled there: it would go on, and whoever clears up would wait for it."""
     is_set = yield
     if settings.method == "signal":
         signal.setitimer(signal.ITIMER_REAL, settings.timeout, settings.timeout)
+    if inspect.iscoroutinefunction(item.obj):
+        item.obj = _in_time(item.obj, 0.9 * settings.timeout)
     return is_set
+
+
+def _in_time(test: Callable[..., Coroutine[Any, Any, None]], timeout_s: float) -> Callable[..., Any]:
+    @functools.wraps(test)
+    async def within(**given: Any) -> None:
+        async with asyncio.timeout(timeout_s):
+            await test(**given)
+
+    return within
 
 
 @pytest.fixture(scope="session")
