@@ -158,7 +158,7 @@ async def test_a_context_server_killed_during_a_transfer_and_started_anew_on_the
 
 
 async def test_a_generation_server_frozen_past_the_lease_uses_nothing_of_what_it_reads() -> None:
-    async with both(lease_ms=4000) as (context, generation):
+    async with both(lease_ms=4000, keepalive_s=600) as (context, generation):  # silence would end it, too
         assert await generation.claim(await context.hold(1, [3])) is None
         await generation.fetch_until_it_reads([0])
         generation.process.send_signal(signal.SIGSTOP)
