@@ -108,7 +108,8 @@ async def test_a_whole_answer_that_breaks_off_late_is_asked_for_again(
     tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:
     late = ["--foreign", "--hold-generation", "--die-at-token=3"]
-    engines = {"context-0": ["--foreign"], "generation-0": late, "generation-1": ["--foreign"]}
+    slow = ["--foreign", "--token-delay-ms=500"]  # the next attempt takes longer than deadlines are looked at
+    engines = {"context-0": slow, "generation-0": late, "generation-1": ["--foreign"]}
     with serving(tmp_path, engines, first_token_timeout_s=FIRST_TOKEN_S) as cluster:
         asking = [asyncio.create_task(complete(cluster, http, "late", 4, stream=False)) for _ in range(2)]
         await cluster["generation-0"].wait("running")  # one of them goes to the first server
