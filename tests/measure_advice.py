@@ -71,7 +71,7 @@ def asked(question: Question) -> Load:
     if question.request_rate is None:
         return drawn
     rate, num, seed = question.request_rate, question.num_requests, question.seed
-    times = arrivals(ServeLoad(url="http://localhost", num_prompts=num, request_rate=rate, seed=seed))
+    times = arrivals(ServeLoad(url="http://localhost", num_prompts=num, request_rate=rate, seed=seed), num)
     return msgspec.structs.replace(drawn, gaps=np.diff(times, prepend=0.0) * rate)
 
 
