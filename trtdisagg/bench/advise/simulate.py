@@ -95,7 +95,7 @@ def simulate(design: Design, load: Load, targets: Targets) -> Outcome:
 def run(design: Design, load: Load) -> tuple[Times, NativeOutcome]:
     """The times of each request."""
     times, found = _run(design, load)
-    if design.neighbours == Neighbours():
+    if design.neighbours == Neighbours() or sum(servers.num for servers in design.roles) == 1:
         return times, found
     beside, busy = design, Busy(0.0, 0.0)
     for _ in range(MAX_PASSES):

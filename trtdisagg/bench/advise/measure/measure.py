@@ -73,7 +73,7 @@ async def measure_profile(
         wanted = wanted._replace(seconds=0.4 * seconds)
         server = running.server("generation")
         async with _session(running) as session:
-            found = await _server(session, server, wanted, stage)
+            found = await _server(_asking(session, _url(server), server), server, wanted, stage)
         while_up(running)
     profile.servers["aggregated"] = found
     profile.num_kv_tokens["aggregated"] = server.kv_tokens or 0
@@ -119,23 +119,23 @@ async def _both(
     generation, context = running.server("generation"), running.server("context")
     alike = _alike(context, generation) and _compute_alike(*wanted.sections.values())
     part = wanted._replace(seconds=wanted.seconds * (0.6 if alike else 0.4))
-    servers = {"generation": await _server(session, generation, part, stage)}
+    to_generation, to_context = (_asking(session, _url(server), server) for server in (generation, context))
+    servers = {"generation": await _server(to_generation, generation, part, stage)}
     if alike:
         servers["context"] = servers["generation"]
     else:
-        servers["context"] = await _server(session, context, part, stage)
+        servers["context"] = await _server(to_context, context, part, stage)
     stage("prompts handed over, through the proxy")
     proxy = _asking(session, running.status.url, generation)
     await proxy.ask(SHORT, NUM_ANSWER)
     left = Budget(wanted.seconds - part.seconds * (1 if alike else 2))
     handed, firsts = await handovers(proxy, wanted.sizes(generation), left if generation.gpus else left.part(0.5))
-    direct = _asking(session, _url(context), context)
-    alone = [(await direct.ask(SHORT, 1)).first_s for _ in firsts]
+    alone = [(await to_context.ask(SHORT, 1)).first_s for _ in firsts]
     beside = Neighbours()
     if not generation.gpus:
         stage("both servers at work")
-        other, prompts = _asking(session, _url(generation), generation), servers["generation"].prefills
-        beside = await neighbours(direct, other, part.sizes(generation), functools.partial(interpolated, prompts), left)
+        prefill_s = functools.partial(interpolated, servers["generation"].prefills)
+        beside = await neighbours(to_context, to_generation, part.sizes(generation), prefill_s, left)
     links = [link for link in running.status.links if link.is_open]
     return Profile(
         date=time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -151,12 +151,9 @@ async def _both(
     )
 
 
-async def _server(
-    session: aiohttp.ClientSession, server: ServerStatus, wanted: Wanted, stage: Callable[[str], None]
-) -> ServerProfile:
+async def _server(asking: Asking, server: ServerStatus, wanted: Wanted, stage: Callable[[str], None]) -> ServerProfile:
     """Asked directly: whatever its role, it can do both."""
     sizes, budget = wanted.sizes(server), Budget(wanted.seconds)
-    asking = _asking(session, _url(server), server)
     await asking.ask(SHORT, NUM_ANSWER)  # a first request is no measure
     stage(f"{server.name}: prompts of up to {sizes.max_prompt} tokens")
     prompts = await prefills(asking, sizes, budget.part(0.45))
